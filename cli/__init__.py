@@ -1,0 +1,1 @@
+"""The command line, installed as ``perturbify.cli``: one file a command."""

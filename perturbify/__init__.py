@@ -1,0 +1,49 @@
+"""Put learnable noise behind every convolution of a network you own, train it, and check it honestly.
+
+After the CVPR 2020 paper "Learn2Perturb: an End-to-end Feature Perturbation Learning to Improve Adversarial Robustness".
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perturbify.errors import PerturbifyError as PerturbifyError
+    from perturbify.perturbation import Perturbation as Perturbation
+    from perturbify.perturbation import noise as noise
+    from perturbify.perturbation import perturbations as perturbations
+    from perturbify.normalize import Normalize as Normalize
+    from perturbify.surgery.config import PerturbConfig as PerturbConfig
+    from perturbify.surgery.wrap import plan as plan
+    from perturbify.surgery.wrap import unwrap as unwrap
+    from perturbify.surgery.wrap import wrap as wrap
+
+__version__ = "0.1.0"
+
+# Public names by the module that holds them: loaded on first use, so that the command line starts without torch.
+_PUBLIC = {
+    "Normalize": "perturbify.normalize",
+    "PerturbConfig": "perturbify.surgery.config",
+    "Perturbation": "perturbify.perturbation",
+    "PerturbifyError": "perturbify.errors",
+    "noise": "perturbify.perturbation",
+    "perturbations": "perturbify.perturbation",
+    "plan": "perturbify.surgery.wrap",
+    "unwrap": "perturbify.surgery.wrap",
+    "wrap": "perturbify.surgery.wrap",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'perturbify' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,50 @@
+"""The gradient an attack asks for: of the input alone, leaving the network as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@contextmanager
+def frozen_modes(model: nn.Module) -> Iterator[None]:
+    """Puts a network into eval mode for an attack and gives every module its own mode back, also after an error.
+
+    In eval mode batch-norm uses its running statistics and does not update them; the noise stays as it is.
+    """
+    was = [(m, m.training) for m in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in was:
+            module.training = training
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1) -> Tensor:
+    """Gradient of the cross-entropy with respect to the images, averaged over independent draws of the noise.
+
+    Each draw is a forward of its own, so draws are independent whoever shares one: also where the noise is shared by
+    the whole batch, repeating the batch in one forward would repeat one draw and average nothing.
+
+    Args:
+        model: A classifier; only its input gradient is computed, no ``.grad`` is touched.
+        x: Images, shape (N, C, H, W).
+        y: Labels, shape (N,), int64.
+        draws: Number of draws to average over (expectation over transformation); at least 1.
+
+    Returns:
+        Shape of ``x``.
+    """
+    total = torch.zeros_like(x)
+    for _ in range(draws):
+        images = x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            # Summed, so that an image's gradient does not depend on who else is in the batch.
+            loss = F.cross_entropy(model(images), y, reduction="sum")
+            total += torch.autograd.grad(loss, images)[0]
+    return total / draws

@@ -1,0 +1,303 @@
+"""One safetensors file that is the whole model: weights, θ, and in its metadata what it is.
+
+The file's tensors are the network's state dict under the source network's own keys, plus ``<convolution>.perturb.theta``
+for each site, plus ``normalize.mean`` and ``normalize.std`` where a normalisation layer is inside. The metadata has one
+entry, ``perturbify``: a JSON object with the fields of :class:`Header`. docs/checkpoint.md describes it for other readers.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from perturbify import zoo
+from perturbify.errors import CheckpointError, nearest
+from perturbify.files import check_output, replace_atomically
+from perturbify.normalize import Normalize
+from perturbify.surgery.config import PerturbConfig
+from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.wrap import wrap
+
+FORMAT = 1
+KEY = "perturbify"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        model: How to build the source network again (:class:`perturbify.zoo.ModelSpec` as a dict); None for a network
+            whose origin is not known: ``load`` then needs it.
+        source_class: Dotted name of the source network's class.
+        inputs: Shape for one image and dtype of every input that was wrapped, by argument name.
+        dtype: Floating dtype of the weights.
+        config: The settings of the surgery; None: a baseline without noise.
+        sites: Name, path, shape of the feature map, and shape of θ of every site.
+        normalize: Mean and std per channel of the layer inside; None: there is none.
+        classes: Names of the classes in the order of the logits, where known.
+        method: The defence it was trained by; None: not trained here.
+        recipe: The resolved recipe as TOML; None: not trained here.
+        trained: Epochs and steps done.
+        check: Summary of the last robustness check.
+        aliases: State-dict keys that share their tensor with another key, which holds it.
+        versions: Of the packages that wrote the file.
+        format: Version of this format.
+    """
+
+    model: dict[str, Any] | None
+    source_class: str
+    inputs: dict[str, dict[str, Any]]
+    dtype: str
+    config: dict[str, Any] | None
+    sites: list[dict[str, Any]]
+    normalize: dict[str, list[float]] | None
+    classes: list[str] | None = None
+    method: str | None = None
+    recipe: str | None = None
+    trained: dict[str, int] = field(default_factory=dict)
+    check: dict[str, Any] | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The metadata entry."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Header:
+        """Reads the metadata entry of the file ``path``.
+
+        Raises:
+            CheckpointError: It is damaged or of a newer format.
+        """
+        try:
+            raw = json.loads(text)
+            version = raw["format"]
+            if version > FORMAT:
+                raise CheckpointError(
+                    f"{path} has checkpoint format {version}; this perturbify reads up to {FORMAT}.",
+                    "Install a newer perturbify.",
+                )
+            return cls(**{f.name: raw[f.name] for f in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"The metadata of {path} is damaged ({error!r}).", "Fetch the file again.") from error
+
+
+def describe(model: Perturbed) -> Header:
+    """The header of a perturbed network, as far as the network itself knows it."""
+    surgery = model.surgery
+    plan = surgery.plan
+    spec = zoo.describe(model)
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    dtype = str(first.dtype if first is not None else torch.float32).removeprefix("torch.")
+    normalize = None
+    if surgery.normalizes:
+        normalize = {"mean": model.normalize.mean.flatten().tolist(), "std": model.normalize.std.flatten().tolist()}
+    return Header(
+        model=spec.to_dict() if spec else None,
+        source_class=f"{surgery.source_class.__module__}.{surgery.source_class.__qualname__}",
+        inputs={n: {"shape": list(s)} for n, s in zip(surgery.inputs, plan.input_shapes, strict=True)},
+        dtype=dtype,
+        config=asdict(plan.config) if plan.config else None,
+        sites=[
+            {"name": s.name, "path": s.path, "map_shape": list(s.map_shape), "theta_shape": list(s.theta_shape)}
+            for s in plan.sites
+        ],
+        normalize=normalize,
+        versions={p: importlib.metadata.version(p) for p in ("perturbify", "torch", "torchvision", "timm")},
+    )
+
+
+def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about: Any) -> Header:
+    """Writes a perturbed network to one safetensors file, in one move.
+
+    Args:
+        model: What :func:`perturbify.wrap` or :func:`perturbify.load` returned.
+        path: The file to be.
+        overwrite: Whether an existing file may be replaced.
+        **about: Further fields of :class:`Header` (``classes``, ``method``, ``recipe``, ``trained``, ``check``).
+
+    Returns:
+        The header that was written.
+
+    Raises:
+        CheckpointError: ``model`` is not a perturbed network.
+        OutputExists: The file exists.
+        PerturbifyError: The file cannot be written.
+    """
+    path = Path(path)
+    if not isinstance(model, Perturbed):
+        raise CheckpointError(f"{type(model).__name__} is not a wrapped network.", "Call perturbify.wrap(model) first.")
+    check_output(path, force=overwrite)
+    tensors, aliases = unique_tensors(model.state_dict())
+    header = replace(describe(model), aliases=aliases, **about)
+    write_tensors(path, tensors, {KEY: header.to_json()})
+    return header
+
+
+def load(path: str | Path, *, model: nn.Module | None = None, device: torch.device | str = "cpu") -> Perturbed:
+    """Reads a network back: with its noise, in eval mode, and the noise is on.
+
+    The architecture is built anew and operated on anew, so what is loaded has passed the parity probe on this machine
+    and with these library versions.
+
+    Args:
+        path: A file that :func:`save` wrote.
+        model: The source network, where the file does not know how to build it (networks made outside of the zoo).
+        device: Where it shall live.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, foreign, newer, or does not fit the network.
+        ModelError, SurgeryError: The network cannot be built or wrapped here.
+    """
+    path = Path(path)
+    header = read_header(path)
+    network = build(header, path, model)
+    load_tensors(network, read_tensors(path), header, path)
+    return network.to(device).eval()
+
+
+def read_header(path: str | Path) -> Header:
+    """Reads what a file says of itself, without its tensors.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, foreign, or newer.
+    """
+    path = Path(path)
+    metadata = read_metadata(path)
+    if KEY not in metadata:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not one of perturbify's.",
+            "Plain weights go with a model's name: --weights FILE.",
+        )
+    return Header.from_json(metadata[KEY], path)
+
+
+def build(header: Header, path: Path, model: nn.Module | None = None) -> Perturbed:
+    """Builds the network a header describes, with fresh weights.
+
+    Args:
+        header: From :func:`read_header`.
+        path: The file, for messages.
+        model: The source network, where the header does not know it.
+
+    Raises:
+        CheckpointError: The source network is needed, or gives other sites than the file has.
+    """
+    if model is None:
+        if header.model is None:
+            raise CheckpointError(
+                f"{path} does not say how to build its network, a {header.source_class}.",
+                "Pass that network: perturbify.load(path, model=network).",
+            )
+        model = zoo.build(zoo.ModelSpec.from_dict(header.model))
+    dtype = getattr(torch, header.dtype)
+    model = model.to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    example = {n: torch.rand(2, *i["shape"], generator=generator).to(dtype) for n, i in header.inputs.items()}
+    config = None if header.config is None else PerturbConfig(**_tuples(header.config))
+    normalize = None if header.normalize is None else Normalize(**header.normalize)
+    network = wrap(model, config, example_input=example, normalize=normalize)
+    ours = [(s.path, list(s.theta_shape)) for s in network.surgery.plan.sites]
+    theirs = [(s["path"], s["theta_shape"]) for s in header.sites]
+    if ours != theirs:
+        other = next((f"{a[0]} {a[1]} here, {b[0]} {b[1]} there" for a, b in zip(ours, theirs) if a != b), None)
+        raise CheckpointError(
+            f"{path} has {len(theirs)} noise sites, its network has {len(ours)} here"
+            + (f"; the first that differs: {other}." if other else "."),
+            f"It was written with {', '.join(f'{k} {v}' for k, v in header.versions.items())}.",
+        )
+    return network
+
+
+def load_tensors(network: Perturbed, tensors: Mapping[str, Tensor], header: Header, path: Path) -> None:
+    """Fills a network from a file's tensors; every key must fit.
+
+    Raises:
+        CheckpointError: A key is missing, unexpected, or of another shape.
+    """
+    state = dict(tensors) | {alias: tensors[kept] for alias, kept in header.aliases.items() if kept in tensors}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"The tensors of {path} do not fit its network: {detail}") from error
+
+
+def annotate(path: str | Path, **about: Any) -> Header:
+    """Changes fields of a file's header (such as ``check``) and leaves its tensors as they are.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+        PerturbifyError: The file cannot be written.
+    """
+    path = Path(path)
+    header = replace(read_header(path), **about)
+    write_tensors(path, read_tensors(path), {KEY: header.to_json()})
+    return header
+
+
+def unique_tensors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Splits a state dict into tensors to store and keys that share one of them (tied weights)."""
+    holders: dict[tuple[Any, ...], str] = {}
+    aliases: dict[str, str] = {}
+    for key, value in state.items():
+        place = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (key,)
+        if holders.setdefault(place, key) != key:
+            aliases[key] = holders[place]
+    return {k: v.detach().cpu().contiguous() for k, v in state.items() if k not in aliases}, aliases
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file in one move."""
+    # "format" is what other readers of safetensors files look for.
+    replace_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt", **metadata}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads all tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, or foreign.
+    """
+    return _read(path, lambda file: {key: file.get_tensor(key).clone() for key in file.keys()})  
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Reads the metadata of any safetensors file.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, or foreign.
+    """
+    return _read(path, lambda file: file.metadata()) or {}
+
+
+def _read(path: Path, get: Any) -> Any:
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
+        raise CheckpointError(f"There is no file {path}.", nearest(path.name, siblings) or None)
+    try:
+        with safe_open(path, "pt") as file:
+            return get(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a complete safetensors file ({' '.join(str(error).split())}).",
+            "It is damaged or of another kind; fetch or convert it again.",
+        ) from error
+
+
+def _tuples(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+
+

@@ -1,0 +1,99 @@
+"""A whole dataset, and the checks that each one passes before any long work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from perturbify.data.split import Split
+from perturbify.errors import DataError
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Images that mean and std are taken over: the error is far below that of the fourth digit mattering.
+_SAMPLE = 1_000
+_STD_FLOOR = 1 / 255  # one step of an eight-bit pixel
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset for classification.
+
+    Attributes:
+        name: Short name such as ``"cifar10"`` or ``"folder:pets"``; never an absolute path.
+        train: The training images.
+        test: The images that figures are measured on.
+        classes: One name a class; label k means ``classes[k]``.
+        input_size: (C, H, W) of an image; C is always 3, grey images are repeated.
+        mean: Mean of the training pixels in [0, 1], one number a channel.
+        std: Standard deviation of the same, positive.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def assemble(
+    name: str,
+    splits: Sequence[Split],
+    classes: tuple[str, ...],
+    side: tuple[int, int],
+    statistics: Statistics | None = None,
+) -> Data:
+    """Checks two splits against their classes and puts them together.
+
+    Args:
+        name: Short name of the dataset.
+        splits: The training images and the test images.
+        classes: One name a class.
+        side: (H, W) of an image, in pixels.
+        statistics: Published mean and std; measured on the training images by default.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: A split is empty, there are fewer than two classes, a label is outside the class list, or a
+            class has no training image.
+    """
+    train, test = splits
+    parts = {"training": train, "test": test}
+    for part, split in parts.items():
+        if not len(split):
+            raise DataError(f"The {part} split of {name} holds no images.")
+    if len(classes) < 2:
+        raise DataError(f"{name} has only one class, {classes[0]!r}.", "A classifier needs at least two.")
+    for part, split in parts.items():
+        outside = split.labels[(split.labels < 0) | (split.labels >= len(classes))]
+        if len(outside):
+            raise DataError(
+                f"The {part} split of {name} holds the label {outside[0]}, outside the {len(classes)} classes"
+                f" 0 to {len(classes) - 1} of its training split."
+            )
+    unseen = train.labels.bincount(minlength=len(classes)) == 0
+    if unseen.any():
+        label = int(unseen.nonzero()[0])
+        raise DataError(f"Class {label} of {name}, {classes[label]!r}, has no training images.")
+    mean, std = statistics or _measure(train)
+    return Data(name, train, test, classes, (3, *side), mean, std)
+
+
+def _measure(split: Split) -> Statistics:
+    """Mean and std per channel over evenly spaced images, to four digits."""
+    sample = torch.linspace(0, len(split) - 1, min(len(split), _SAMPLE)).round().long()
+    count, total, squares = 0, torch.zeros(3).double(), torch.zeros(3).double()
+    for x, _ in split.batches(64, order=sample):
+        x = x.double()
+        count += x.numel() // 3
+        total += x.sum((0, 2, 3))
+        squares += x.square().sum((0, 2, 3))
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=_STD_FLOOR)
+    return tuple(round(m, 4) for m in mean.tolist()), tuple(round(s, 4) for s in std.tolist())

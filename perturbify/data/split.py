@@ -1,0 +1,242 @@
+"""One part of a dataset, held in memory or decoded on the fly."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from perturbify.errors import DataError
+
+# Starting worker processes costs more than decoding this many images.
+_TINY = 256
+
+
+class Split(ABC):
+    """Images with labels, in a fixed order: uint8 in storage, floats in [0, 1] when read.
+
+    Attributes:
+        labels: The class of each image, int64 of shape (N,); known without decoding an image.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.labels)
+
+    def batches(
+        self, batch_size: int, *, order: Tensor | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Reads the images batch by batch, without touching torch's global random state.
+
+        Args:
+            batch_size: Images a batch, at least 1; the last batch may hold fewer.
+            order: Indices of the images to read, in that order, int64; all of them by default.
+            start: How many batches of that order to skip without reading them, to continue an epoch.
+
+        Yields:
+            Pixels, float32 of shape (B, C, H, W) in [0, 1], and their labels, int64 of shape (B,).
+
+        Raises:
+            DataError: An image cannot be decoded; names its file.
+        """
+        order = torch.arange(len(self)) if order is None else order.cpu()
+        chunks = order.split(batch_size)[start:] if len(order) else ()
+        for chunk, pixels in zip(chunks, self._read(chunks), strict=True):
+            yield pixels.float().div_(255), self.labels[chunk]
+
+    @abstractmethod
+    def subset(self, indices: Tensor) -> Split:
+        """The images at ``indices`` (int64), in that order."""
+
+    def balanced(self, n: int) -> Split:
+        """A small part of the split with as many images of each class as possible.
+
+        The first image of each class comes first, then the second of each, and so on until ``n`` are
+        found; no chance is involved, and a smaller part lies within a larger one.
+
+        Args:
+            n: How many images, at least 1; all of them when ``n`` is no less than the split holds.
+
+        Returns:
+            ``n`` images in ascending order of their index.
+
+        Raises:
+            DataError: ``n`` is less than 1.
+        """
+        if n < 1:
+            raise DataError(f"A part of a dataset needs at least one image, not {n}.")
+        if n >= len(self):
+            return self
+        by_class = self.labels.argsort(stable=True)
+        sizes = self.labels.bincount()
+        first_of_class = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        rank_in_class = torch.arange(len(self)) - first_of_class
+        return self.subset(by_class[rank_in_class.argsort(stable=True)[:n]].sort().values)
+
+    @abstractmethod
+    def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yields uint8 images of shape (B, C, H, W) for each chunk of indices."""
+
+
+class MemorySplit(Split):
+    """A split whose pixels lie in one tensor.
+
+    Args:
+        images: uint8 of shape (N, C, H, W).
+        labels: int64 of shape (N,).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__(labels)
+        self.images = images
+
+    @classmethod
+    def from_numpy(cls, pixels: np.ndarray, labels: np.ndarray, image_size: int | None) -> MemorySplit:
+        """Takes over arrays as most files hold them.
+
+        Args:
+            pixels: uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3); grey is repeated three times.
+            labels: Integers of shape (N,).
+            image_size: Side to fit the images to, in pixels; ``None`` leaves their size.
+        """
+        images = torch.from_numpy(pixels)
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        if image_size is not None and len(images):
+            images = fit(images, image_size)
+        return cls(images.expand(-1, 3, -1, -1), torch.from_numpy(labels.astype(np.int64)))
+
+    def subset(self, indices: Tensor) -> MemorySplit:
+        """The images at ``indices`` (int64), in that order."""
+        return MemorySplit(self.images[indices], self.labels[indices])
+
+    def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+        for chunk in chunks:
+            yield self.images[chunk]
+
+
+class DecodedSplit(Split):
+    """A split whose images are decoded, resized and cropped when they are asked for.
+
+    Args:
+        dataset: Gives ``(PIL image, label)`` for an index; its ``samples`` or ``filename()``, if it has one
+            of them, say which file an image comes from.
+        labels: int64 of shape (N,).
+        image_size: Side of the square that the images are fitted to, in pixels.
+        rows: The index within ``dataset`` of each image, int64 of shape (N,); 0..N-1 by default.
+        workers: Processes that decode; by default up to four, and none for a handful of images.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        labels: Tensor,
+        image_size: int,
+        *,
+        rows: Tensor | None = None,
+        workers: int | None = None,
+    ) -> None:
+        super().__init__(labels)
+        self.dataset = dataset
+        self.image_size = image_size
+        self.rows = torch.arange(len(labels)) if rows is None else rows
+        self.workers = workers
+
+    def subset(self, indices: Tensor) -> DecodedSplit:
+        """The images at ``indices`` (int64), in that order."""
+        return DecodedSplit(
+            self.dataset,
+            self.labels[indices],
+            self.image_size,
+            rows=self.rows[indices],
+            workers=self.workers,
+        )
+
+    def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+        workers = self.workers
+        if workers is None:
+            workers = 0 if sum(map(len, chunks)) <= _TINY else min(4, _cpu_count())
+        loader: DataLoader[Tensor | DataError] = DataLoader(
+            _Decoder(self.dataset, self.image_size),
+            sampler=[self.rows[chunk].tolist() for chunk in chunks],
+            batch_size=None,  # an item of the sampler is a whole batch already
+            num_workers=workers,
+            # The loader draws a seed for its workers; from the global generator that draw would make a run
+            # that was resumed in mid-epoch differ from one that was not.
+            generator=torch.Generator(),
+        )
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+class _Decoder(Dataset[Tensor | DataError]):
+    """Decodes whole batches, in this process or a worker."""
+
+    def __init__(self, dataset: Any, image_size: int) -> None:
+        self.dataset = dataset
+        self.image_size = image_size
+
+    def __getitem__(self, rows: list[int]) -> Tensor | DataError:
+        # Returned, not raised: an error that crosses from a worker is rewritten as its whole traceback.
+        try:
+            return torch.stack([self._decode(row) for row in rows])
+        except DataError as error:
+            return error
+
+    def _decode(self, row: int) -> Tensor:
+        from torchvision.transforms.v2 import functional as F
+
+        try:
+            image = as_rgb(self.dataset[row][0])
+        except Exception as error:  # decoders raise all kinds of things on a broken file
+            raise DataError(
+                f"The image {self._file(row)} cannot be decoded: {type(error).__name__}: {error}.",
+                "Replace or remove it.",
+            ) from error
+        return fit(F.pil_to_tensor(image), self.image_size)
+
+    def _file(self, row: int) -> str:
+        if hasattr(self.dataset, "samples"):
+            return str(self.dataset.samples[row][0])
+        if hasattr(self.dataset, "filename"):
+            return str(self.dataset.filename(row))
+        return f"number {row}"
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image of any mode to eight-bit RGB; transparency is dropped."""
+    if image.mode.startswith("I;16"):
+        # Pillow would clip every value above 255 to white.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def fit(images: Tensor, size: int) -> Tensor:
+    """Resizes the shorter side to ``size`` (bilinear, antialiased) and crops the centre.
+
+    Args:
+        images: uint8 of shape (..., C, H, W).
+        size: Side of the square, in pixels.
+
+    Returns:
+        uint8 of shape (..., C, size, size).
+    """
+    from torchvision.transforms.v2 import functional as F
+
+    return F.center_crop(F.resize(images, [size], antialias=True), [size, size])
+
+
+def _cpu_count() -> int:
+    """The CPUs this process may use, which on shared machines are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,138 @@
+"""Whatever else ``timm.data.create_dataset`` reads, as long as it can be indexed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from perturbify.data.builtin import HOW_TO_GET
+from perturbify.data.bundle import Data, assemble
+from perturbify.data.files import DEFAULT_SIZE, load_folder
+from perturbify.data.split import DecodedSplit, MemorySplit, Split, as_rgb
+from perturbify.errors import DataError, nearest
+
+_STREAMS = ("hfids", "tfds", "wds")
+SCHEMES = ("torch", "hfds", *_STREAMS)
+# For the hint alone; what timm knows decides.
+_TORCH_NAMES = (
+    "cifar10",
+    "cifar100",
+    "fashion_mnist",
+    "imagenet",
+    "kmnist",
+    "mnist",
+    "places365",
+    "qmnist",
+)
+
+
+def load_timm(name: str, root: Path, image_size: int | None, download: bool) -> Data:
+    """Loads the training and validation splits of a dataset that timm reads.
+
+    Args:
+        name: ``torch/NAME`` for one of torchvision's, ``hfds/NAME`` for one of the Hugging Face hub. The
+            latter's library looks into the network for itself, whatever ``download`` says.
+        root: Where the files lie.
+        image_size: Side to fit the images to, in pixels; by default the size they have where they come as one
+            array, else 224.
+        download: Whether missing files may be fetched.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: The dataset is a stream, cannot be built, or does not say its labels.
+    """
+    scheme = name.partition("/")[0]
+    if scheme in _STREAMS:
+        raise DataError(
+            f"{name} is a stream that cannot be indexed, and training needs to shuffle and resume.",
+            "Use a torch/ or hfds/ dataset, a .npz file or an image folder.",
+        )
+    if name in ("torch/folder", "torch/image_folder"):
+        # Where timm finds no folder of a split's name it takes the whole root, also for both splits.
+        return load_folder(root, image_size)
+    if scheme == "hfds" and importlib.util.find_spec("datasets") is None:
+        raise DataError(f"{name} needs the package datasets.", "Install it with pip install datasets.")
+    train = _create(name, root, "train", download)
+    try:
+        test = _create(name, root, "validation", download)
+    except DataError:
+        test = _create(name, root, "test", download)
+    labels = [_labels(name, dataset) for dataset in (train, test)]
+    classes = _classes(train, labels[0])
+    if _is_array(train) and _is_array(test):
+        memory = [
+            MemorySplit.from_numpy(np.asarray(dataset.data), y, image_size)
+            for dataset, y in zip((train, test), labels, strict=True)
+        ]
+        height, width = memory[0].images.shape[2:]
+        return assemble(name, memory, classes, (height, width))
+    size = image_size or DEFAULT_SIZE
+    splits: list[Split] = [
+        DecodedSplit(
+            _ReaderImages(dataset) if hasattr(dataset, "reader") else dataset, torch.from_numpy(y), size
+        )
+        for dataset, y in zip((train, test), labels, strict=True)
+    ]
+    return assemble(name, splits, classes, (size, size))
+
+
+def _create(name: str, root: Path, split: str, download: bool) -> Any:
+    from timm.data.dataset_factory import create_dataset
+
+    try:
+        return create_dataset(name, root=str(root), split=split, download=download)
+    except Exception as error:  # each library behind timm fails in its own way
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        guess = nearest(name.rpartition("/")[2], _TORCH_NAMES) if "Unknown" in reason else ""
+        raise DataError(
+            f"The {split} split of {name} cannot be loaded from {root}: {reason}.", guess or HOW_TO_GET
+        ) from error
+
+
+def _labels(name: str, dataset: Any) -> np.ndarray:
+    """The labels of all images, int64 of shape (N,), without decoding any."""
+    if hasattr(dataset, "targets"):
+        labels = np.asarray(dataset.targets)
+        # QMNIST keeps the label in front of who wrote the digit, when and where.
+        return (labels[:, 0] if labels.ndim == 2 else labels).astype(np.int64)
+    if hasattr(dataset, "reader") and hasattr(dataset.reader, "iter_targets"):
+        return np.fromiter(dataset.reader.iter_targets(), dtype=np.int64)
+    raise DataError(f"{name} does not say its labels without decoding all images.")
+
+
+def _classes(dataset: Any, labels: np.ndarray) -> tuple[str, ...]:
+    """Class names in the order of their labels; numbers where the dataset has no names."""
+    if hasattr(dataset, "classes"):
+        # ImageNet gives all synonyms of a class; the first is the usual name.
+        return tuple(name if isinstance(name, str) else name[0] for name in dataset.classes)
+    index_of = getattr(dataset.reader, "class_to_idx", None)
+    return tuple(
+        sorted(index_of, key=index_of.get) if index_of else map(str, range(labels.max(initial=-1) + 1))
+    )
+
+
+def _is_array(dataset: Any) -> bool:
+    """Whether the dataset holds its pixels as one array in memory."""
+    return isinstance(getattr(dataset, "data", None), np.ndarray | torch.Tensor)
+
+
+class _ReaderImages:
+    """The images behind timm's ``ImageDataset``, which itself would replace a broken one by its neighbour."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.reader = dataset.reader
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        file, label = self.reader[index]
+        with file, Image.open(file) as image:
+            return as_rgb(image), label
+
+    def filename(self, index: int) -> str:
+        return self.reader.filename(index)

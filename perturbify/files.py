@@ -1,0 +1,68 @@
+"""Writing files so that a reader finds the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from perturbify.errors import OutputExists, PerturbifyError
+
+
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file beside its destination and moves it there once it is complete and on disk.
+
+    Args:
+        path: Destination; an existing file is replaced.
+        write: Gets the temporary path and fills it.
+
+    Raises:
+        PerturbifyError: The file cannot be written; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise PerturbifyError(
+            f"{path} cannot be written: {error.strerror or error}.", "What was there before is untouched."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in one move; see :func:`replace_atomically`."""
+    replace_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def check_output(path: Path, *, force: bool = False) -> None:
+    """Makes sure, before any long work, that an output file can be written.
+
+    Args:
+        path: The file to be.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        OutputExists: There is a file already.
+        PerturbifyError: Its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise OutputExists(f"{path} is a folder.", "Name a file in it.")
+    if path.exists() and not force:
+        raise OutputExists(f"{path} exists already.", "Choose another name, or pass --force to replace it.")
+    folder = path.parent
+    if not folder.is_dir():
+        raise PerturbifyError(f"There is no folder {folder}.", "Create it first.")
+    if not os.access(folder, os.W_OK):
+        raise PerturbifyError(f"The folder {folder} cannot be written to.", "Choose another one.")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

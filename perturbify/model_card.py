@@ -1,0 +1,67 @@
+"""The model card that goes with a checkpoint: what it is, how to load it, what is known of its robustness."""
+
+from __future__ import annotations
+
+from perturbify.checkpoint import Header
+from perturbify.surgery.plan import times
+
+
+def model_card(header: Header) -> str:
+    """Writes a checkpoint's card as Markdown, from nothing but its header."""
+    model = header.model or {"name": header.source_class, "weights": "of the user"}
+    noise = "no noise (a baseline)"
+    if header.config is not None:
+        config = header.config
+        noise = (
+            f"{len(header.sites)} sites, one θ per {config['grain']}, a draw per {config['share']}, "
+            f"θ₀ = {config['theta_init']:g}, θ_min = {config['theta_min']:g}"
+        )
+    inputs = ", ".join(f"{name}: {times(tuple(about['shape']))}" for name, about in header.inputs.items())
+    lines = [
+        f"# {model['name']}, {header.method or 'converted, not trained'}",
+        "",
+        "A network with learnable noise behind its convolutions (Learn2Perturb, CVPR 2020), made with perturbify.",
+        "The noise stays on at inference: two passes over one image give two answers.",
+        "",
+        "```python",
+        "import perturbify",
+        'model = perturbify.load("model.safetensors")   # eval mode, noise on; pixels in [0, 1]',
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| network | `{model['name']}` |",
+        f"| started from | {model['weights']} weights |",
+        f"| noise | {noise} |",
+        f"| input | {inputs} |",
+        f"| normalisation inside | {'yes' if header.normalize else 'no'} |",
+        f"| classes | {len(header.classes) if header.classes else 'not recorded'} |",
+        f"| trained | {header.trained.get('epochs', 0)} epochs |",
+        f"| versions | {', '.join(f'{k} {v}' for k, v in header.versions.items())} |",
+        "",
+        "## Robustness",
+        "",
+        *_robustness(header),
+        "",
+    ]
+    if header.recipe:
+        lines += ["## Recipe", "", "```toml", header.recipe.strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _robustness(header: Header) -> list[str]:
+    if header.check is None:
+        return ["Not checked yet: `perturbify check model.safetensors --data …`."]
+    check = header.check
+    lines = [
+        f"Accuracy in percent on {check['n']} test images of {check['data']}, 95% Wilson interval; "
+        f"l∞ ε = {check['epsilon']:.4g} on pixels in [0, 1]. One fresh draw of the noise scores each image.",
+        "",
+        "| attack | noise | draws a step | accuracy |",
+        "|---|---|---|---|",
+    ]
+    for row in check["rows"]:
+        low, high = row["interval"]
+        accuracy = f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        lines.append(f"| {row['attack']} | {row['noise']} | {row['draws']} | {accuracy} |")
+    return lines

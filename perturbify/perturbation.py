@@ -1,0 +1,130 @@
+"""The perturbation module and the one switch that turns noise on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from perturbify.errors import InputSizeError
+
+CHILD = "perturb"
+"""Name under which a perturbation hangs below the module that convolves."""
+
+
+class Perturbation(nn.Module):
+    """Adds learnable Gaussian noise to a feature map: ``y = x + θ ⊙ ε``, ε ~ N(0, 1) (Learn2Perturb, eq. 4-6).
+
+    ε is drawn anew at every forward, in training and in inference alike; ``train()`` and ``eval()`` do not touch it,
+    :func:`noise` does. The draws come from torch's global generator of the feature map's device.
+
+    Args:
+        shape: Shape of θ without a batch dimension: (C, H, W) for grain *element*, (C, 1, 1) for *channel*,
+            (1, 1, 1) for *layer* (one spatial dimension fewer or more for 1-d and 3-d convolutions).
+        share: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
+        theta_init: Starting value of every entry of θ.
+        theta_min: Floor that :meth:`project_` lifts θ to.
+        device: Where θ lives.
+        dtype: Floating dtype of θ; the result always has the dtype of the feature map.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        share: str = "sample",
+        theta_init: float = 0.25,
+        theta_min: float = 0.01,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.full(tuple(shape), theta_init, device=device, dtype=dtype))
+        self.share = share
+        self.theta_min = theta_min
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Perturbs a feature map.
+
+        Args:
+            x: Shape (N, C, H, W), or (C, H, W) without a batch.
+
+        Returns:
+            A tensor like ``x``; ``x`` itself while the noise is off.
+
+        Raises:
+            InputSizeError: θ is per element and ``x`` has another size.
+        """
+        if not self.enabled:
+            return x
+        map_shape = x.shape[x.dim() - self.theta.dim() :]
+        if any(t not in (1, s) for t, s in zip(self.theta.shape, map_shape, strict=True)):
+            raise InputSizeError(
+                f"θ was made for a feature map of {_times(self.theta.shape)}, this one is {_times(map_shape)}.",
+                'Feed inputs of the size the network was wrapped for, or wrap it with grain="channel".',
+            )
+        draw_once = self.share == "batch" and x.dim() > self.theta.dim()
+        epsilon = torch.randn_like(x[:1] if draw_once else x)
+        return torch.addcmul(x, self.theta.to(x.dtype), epsilon)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Lifts θ to its floor: ``θ ← max(θ, θ_min)``."""
+        self.theta.clamp_(min=self.theta_min)
+
+    def extra_repr(self) -> str:
+        """Shows the shape of θ, who shares a draw, and whether the noise is on."""
+        return f"{_times(self.theta.shape)}, share={self.share!r}, enabled={self.enabled}"
+
+
+def child_name(call: int) -> str:
+    """Name of the perturbation of a module's call number ``call`` (from 0): perturb, perturb_1, perturb_2, …"""
+    return CHILD if call == 0 else f"{CHILD}_{call}"
+
+
+def site_name(owner: str, call: int) -> str:
+    """Name people read for a call of a module: the module's path, with ``#1`` for its second call, and so on."""
+    return (owner or "(root)") + (f"#{call}" if call else "")
+
+
+def perturbations(model: nn.Module) -> Iterator[tuple[str, Perturbation]]:
+    """Walks over the noise modules of a network.
+
+    Args:
+        model: Any module; one without noise yields nothing.
+
+    Yields:
+        Site name (such as ``layer1.0.conv1``, or ``layer1.0.conv1#1`` for that module's second call) and module.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, Perturbation):
+            owner, _, child = path.rpartition(".")
+            _, _, call = child.partition(f"{CHILD}_")
+            yield site_name(owner, int(call or 0)), module
+
+
+@contextmanager
+def noise(model: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Turns the noise of a network on or off inside a ``with`` block; independent of ``train()`` and ``eval()``.
+
+    Off means off: the network's outputs are those of the source network, bit for bit.
+
+    Args:
+        model: A network with or without noise modules.
+        enabled: What it shall be inside the block; each module goes back to what it was afterwards.
+    """
+    before = [(module, module.enabled) for _, module in perturbations(model)]
+    try:
+        for module, _ in before:
+            module.enabled = enabled
+        yield
+    finally:
+        for module, was in before:
+            module.enabled = was
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(str(s) for s in shape)

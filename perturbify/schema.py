@@ -1,0 +1,272 @@
+"""TOML tables to frozen dataclasses and back, strictly.
+
+A dataclass's own annotations say which keys a table has and of which type; :class:`Rules` adds what an
+annotation cannot say. :func:`read` collects every mistake instead of stopping at the first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from fractions import Fraction
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from perturbify.errors import nearest
+
+_SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+_BAD = object()  # stands for a value that has been reported already
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Which numbers a key takes; always finite ones.
+
+    Attributes:
+        least: The smallest one allowed.
+        above: All are greater than this.
+        most: The greatest one allowed.
+        below: All are smaller than this.
+        increasing: Of a list: each number is greater than the one before.
+        fraction: A string such as ``"8/255"`` is a number as well.
+    """
+
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+    below: float = math.inf
+    increasing: bool = False
+    fraction: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        """Whether the number is one of them."""
+        # Compared, not asked with isfinite: that one fails on an int of more than float's size.
+        finite = -math.inf < number < math.inf
+        return finite and self.least <= number <= self.most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        """As in "must be at least 0 and below 1"."""
+        bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        said = [f"{word} {bound:.10g}" for word, bound in bounds.items() if math.isfinite(bound)]
+        return " and ".join(said) or "finite"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two keys of one table owe each other.
+
+    Attributes:
+        key: The key that is named in the mistake.
+        other: The key it is held against.
+        holds: Says of their two values whether all is well.
+        demand: Follows the key's path in the mistake, as in ``"must be at most epochs"``.
+    """
+
+    key: str
+    other: str
+    holds: Callable[[Any, Any], bool]
+    demand: str
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the annotations of one dataclass cannot say.
+
+    Attributes:
+        ranges: Keys to the numbers they take; of a list, each number.
+        pairs: What two keys owe each other; asked only where both could be read.
+    """
+
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    pairs: tuple[Pair, ...] = ()
+
+
+def read(
+    cls: type, table: Mapping[str, Any], rules: Mapping[type, Rules], given: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
+    """Makes a dataclass, and the dataclasses within it, from a table.
+
+    Args:
+        cls: The dataclass. A field that is a dataclass itself is a section.
+        table: What ``tomllib`` read.
+        rules: The rules of each dataclass that has any.
+        given: Fields of ``cls`` that do not come from the table, with their values.
+
+    Returns:
+        The instance and no mistakes, or None and every mistake, each led by the key's dotted path.
+    """
+    reader = _Reader(rules, dict(_leaves(cls, given)))
+    made = reader.section(cls, table, "", given)
+    return made, reader.mistakes
+
+
+def write(settings: Any, *, skip: tuple[str, ...] = ()) -> str:
+    """The TOML text that :func:`read` turns into the same settings, with every key in it.
+
+    Args:
+        settings: A dataclass instance whose tables are dataclasses or dicts.
+        skip: Fields that do not go into the text.
+    """
+    top: list[str] = []
+    sections: list[str] = []
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if f.name in skip:
+            continue
+        if is_dataclass(value) or isinstance(value, dict):
+            table = value if isinstance(value, dict) else vars(value)
+            sections.append("\n".join([f"\n[{f.name}]", *(_line(k, v) for k, v in table.items())]))
+        else:
+            top.append(_line(f.name, value))
+    return "\n".join([*top, *sections, ""])
+
+
+@dataclass
+class _Reader:
+    """Walks the tables and remembers what is wrong."""
+
+    rules: Mapping[type, Rules]
+    paths: dict[str, str]  # dotted path of every key there is, to its last part
+    mistakes: list[str] = field(default_factory=list)
+
+    def section(self, cls: type, table: Any, prefix: str, given: Mapping[str, Any]) -> Any:
+        if not isinstance(table, Mapping):
+            return self.reject(prefix.rstrip("."), f"must be a table, not {_shown(table)}")
+        kinds, rules = get_type_hints(cls), self.rules.get(cls, Rules())
+        keys = {f.name: f for f in fields(cls) if f.name not in given}
+        for key in table:
+            if key not in keys:
+                self.reject(prefix + key, f"is unknown. {self.right_name(key, keys)}".rstrip(". "))
+        values = dict(given) | {
+            key: self.entry(f, kinds[key], table, prefix + key, rules.ranges.get(key, Range()))
+            for key, f in keys.items()
+        }
+        for pair in rules.pairs:
+            one, other = values[pair.key], values[pair.other]
+            if one is not _BAD and other is not _BAD and not pair.holds(one, other):
+                self.reject(prefix + pair.key, f"{pair.demand} ({_shown(one)} and {_shown(other)})")
+        return None if self.mistakes else cls(**values)
+
+    def entry(self, f: Field[Any], kind: Any, table: Mapping[str, Any], path: str, allowed: Range) -> Any:
+        if is_dataclass(kind):
+            return self.section(kind, table.get(f.name, {}), path + ".", {})  # type: ignore[arg-type]
+        if f.name in table:
+            return self.value(table[f.name], kind, path, allowed)
+        if f.default_factory is not MISSING:
+            return f.default_factory()
+        return self.reject(path, "is missing") if f.default is MISSING else f.default
+
+    def value(self, value: Any, kind: Any, path: str, allowed: Range) -> Any:
+        origin = get_origin(kind)
+        if origin is UnionType:  # X | None: TOML has no null, so a value that is there is an X
+            (kind,) = (arm for arm in get_args(kind) if arm is not NoneType)
+            return self.value(value, kind, path, allowed)
+        if origin is Literal:
+            return self.choice(value, get_args(kind), path)
+        if origin is tuple:
+            return self.items(value, get_args(kind)[0], path, allowed)
+        if origin is dict:
+            return self.free_table(value, path)
+        return self.scalar(value, kind, path, allowed)
+
+    def choice(self, value: Any, choices: tuple[str, ...], path: str) -> Any:
+        if isinstance(value, str) and value in choices:
+            return value
+        hint = nearest(value, choices, limit=1) if isinstance(value, str) else ""
+        said = ", ".join(_shown(choice) for choice in choices)
+        return self.reject(path, f"must be one of {said}, not {_shown(value)}. {hint}".rstrip(". "))
+
+    def items(self, value: Any, kind: Any, path: str, allowed: Range) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return self.reject(path, f"must be a list, not {_shown(value)}")
+        items = tuple(self.value(item, kind, f"{path}[{i}]", allowed) for i, item in enumerate(value))
+        if any(item is _BAD for item in items):
+            return _BAD
+        if allowed.increasing and not all(map(operator.lt, items, items[1:])):
+            return self.reject(path, f"must increase, unlike {_shown(items)}")
+        return items
+
+    def free_table(self, value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            return self.reject(path, f"must be a table, not {_shown(value)}")
+        try:
+            for item in value.values():
+                _text(item)
+        except TypeError as error:
+            return self.reject(path, f"holds {error}")
+        return value
+
+    def scalar(self, value: Any, kind: Any, path: str, allowed: Range) -> Any:
+        what = _SCALARS[kind]
+        number: Any = value
+        try:
+            if kind is float and allowed.fraction and isinstance(value, str) and "/" in value:
+                number = float(Fraction(value))
+            elif kind is float and type(value) is int:  # and not bool, which is an int to isinstance
+                number = float(value)
+        except (ValueError, ArithmeticError):
+            pass  # neither a fraction nor of a float's size: still of the wrong type below
+        if type(number) is not kind:
+            or_fraction = ' or a fraction such as "8/255"' if allowed.fraction else ""
+            return self.reject(path, f"must be {what}{or_fraction}, not {_shown(value)}")
+        if kind in (int, float) and number not in allowed:
+            return self.reject(path, f"must be {allowed}, not {_shown(value)}")
+        return number
+
+    def right_name(self, key: str, keys: Mapping[str, Any]) -> str:
+        """What was probably meant: the same key in another table, or a key like it in this one."""
+        elsewhere = [path for path, last in self.paths.items() if last == key]
+        if elsewhere:
+            return f"Did you mean {' or '.join(map(repr, elsewhere))}?"
+        return nearest(key, keys, limit=2)
+
+    def reject(self, path: str, wrong: str) -> Any:
+        self.mistakes.append(f"{path} {wrong}")
+        return _BAD
+
+
+def _leaves(cls: type, given: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The dotted path and the name of every key that is not a section."""
+    leaves = []
+    kinds = get_type_hints(cls)
+    for f in fields(cls):
+        if is_dataclass(kinds[f.name]):
+            leaves += _leaves(kinds[f.name], {}, f"{prefix}{f.name}.")
+        elif f.name not in given:
+            leaves.append((prefix + f.name, f.name))
+    return leaves
+
+
+def _shown(value: Any) -> str:
+    """A value as the author of the TOML would write it, near enough."""
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _line(key: str, value: Any) -> str:
+    # TOML has no null; a comment still shows the reader that the key exists.
+    return f"# {key} is not set" if value is None else f"{_key(key)} = {_text(value)}"
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _text(key)
+
+
+def _text(value: Any) -> str:
+    """A value in TOML's syntax."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str():
+            # A JSON string is a TOML string but for DEL, which TOML wants escaped.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list() | tuple():
+            return f"[{', '.join(map(_text, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{_key(k)} = {_text(v)}' for k, v in value.items())}}}"
+    raise TypeError(f"a {type(value).__name__}, which a recipe cannot keep")

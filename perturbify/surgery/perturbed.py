@@ -1,0 +1,121 @@
+"""The network after surgery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from perturbify.errors import InputSizeError
+from perturbify.normalize import Normalize
+from perturbify.surgery.plan import Plan, times
+from perturbify.surgery.program import Program
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """What was done to a network, kept with it.
+
+    Attributes:
+        source_class: Class of the source network; its methods do not know of the noise.
+        plan: The sites.
+        inputs: Names of the arguments that stay inputs; the others were fixed to their defaults.
+        programs: The network's forward in ``"train"`` and in ``"eval"`` mode; one object where the two agree.
+        constants: Names of the tensors that tracing added to the network.
+        normalizes: Whether a normalisation layer, ``normalize``, runs before the program.
+    """
+
+    source_class: type[nn.Module]
+    plan: Plan
+    inputs: tuple[str, ...]
+    programs: Mapping[str, Program]
+    constants: tuple[str, ...]
+    normalizes: bool = False
+
+
+class Perturbed(nn.Module):
+    """A network with a noise module behind each of its convolution calls.
+
+    It holds the source network's own modules, parameters and attributes under their own names, so every state-dict
+    key survives unchanged; each θ is ``<path of the convolution>.perturb.theta``. ``forward`` runs the program that
+    torch.fx wrote for the present mode. Noise is on until :func:`perturbify.noise` turns it off.
+
+    Made by :func:`perturbify.wrap`, not by hand.
+    """
+
+    normalize: Normalize
+    surgery: Surgery
+
+    @classmethod
+    def adopt(cls, network: nn.Module, surgery: Surgery) -> Perturbed:
+        """Makes a perturbed network of a source network's contents; the source must not be used afterwards."""
+        self = cls.__new__(cls)
+        self.__dict__ = network.__dict__
+        self.__dict__["surgery"] = surgery
+        return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the network, noise included.
+
+        Args:
+            *args: The inputs, as for the source network; images of shape (N, C, H, W), in [0, 1] where a
+                normalisation layer is inside.
+            **kwargs: The same by name.
+
+        Raises:
+            InputSizeError: θ is per element and the input has another size than at wrapping.
+            TypeError: An argument that was fixed to its default at wrapping.
+        """
+        surgery = self.surgery
+        inputs = self._bind(args, kwargs)
+        self._check_size(inputs)
+        if surgery.normalizes:
+            inputs = (self.normalize(inputs[0]), *inputs[1:])
+        return surgery.programs["train" if self.training else "eval"](self, *inputs)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        names = self.surgery.inputs
+        if len(args) == len(names) and not kwargs:
+            return args
+        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        if len(args) > len(names) or set(given) != set(names) or len(given) != len(args) + len(kwargs):
+            raise TypeError(
+                f"This wrapped {self.surgery.source_class.__name__} takes the inputs ({', '.join(names)}); any other "
+                "argument was fixed to its default. Pass an example_input with that argument to wrap() to keep it."
+            )
+        return tuple(given[n] for n in names)
+
+    def _check_size(self, inputs: tuple[Any, ...]) -> None:
+        plan = self.surgery.plan
+        if plan.config is None or plan.config.grain != "element":
+            return
+        shapes = tuple(tuple(i.shape[1:]) for i in inputs if isinstance(i, Tensor))
+        for shape, wanted in zip(shapes, plan.input_shapes, strict=False):
+            if shape != wanted:
+                raise InputSizeError(
+                    f"θ is per element and was made for inputs of {times(wanted)}, this one is {times(shape)}.",
+                    f'Resize to {times(wanted)}, wrap again for the new size, or wrap with grain="channel", '
+                    "which takes any size.",
+                )
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            surgery = self.__dict__.get("surgery")
+            if surgery is None or not hasattr(surgery.source_class, name):
+                raise
+            value = getattr(surgery.source_class, name)
+            if not callable(value) and not hasattr(value, "__get__"):
+                return value
+            raise AttributeError(
+                f"{surgery.source_class.__name__}.{name} would run the source network without its noise, so the "
+                f"wrapped one does not offer it. Use perturbify.unwrap(model).{name} if that is what you want."
+            ) from None
+
+    def extra_repr(self) -> str:
+        """Names the source network."""
+        plan = self.surgery.plan
+        return f"{self.surgery.source_class.__name__}, {len(plan.sites)} sites, {plan.parameters:,} entries of θ"

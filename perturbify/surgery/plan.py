@@ -1,0 +1,206 @@
+"""What a surgery does: its sites, what it skips and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from perturbify.errors import SurgeryError
+from perturbify.perturbation import child_name, site_name
+from perturbify.surgery.config import PerturbConfig
+from perturbify.surgery.sites import Call
+
+
+@dataclass(frozen=True)
+class Site:
+    """One θ and the convolution call (or calls) behind which it adds noise.
+
+    Attributes:
+        name: Name people read: the module's path, with ``#1`` for its second call.
+        owner: Dotted path of the module that convolves; θ is registered below it.
+        call: Which of that module's calls, from 0.
+        kind: Class of the convolution module, or name of the function it calls.
+        map_shape: Shape of the convolution's output for one image, (C, H, W).
+        theta_shape: Shape of θ.
+        calls: Number of calls in a forward that share this θ; 1 unless ``shared="module"``.
+        way: How the noise gets in: ``"fx"``, a node of the graph.
+        modes: In which modes the call happens: ``"train"``, ``"eval"`` or ``"both"``.
+    """
+
+    name: str
+    owner: str
+    call: int
+    kind: str
+    map_shape: tuple[int, ...]
+    theta_shape: tuple[int, ...]
+    calls: int = 1
+    way: str = "fx"
+    modes: str = "both"
+
+    @property
+    def path(self) -> str:
+        """Dotted path of the noise module."""
+        child = child_name(self.call)
+        return f"{self.owner}.{child}" if self.owner else child
+
+    @property
+    def parameters(self) -> int:
+        """Number of entries of θ."""
+        return math.prod(self.theta_shape)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A convolution call that gets no noise, and why; ``modes`` as for a :class:`Site`."""
+
+    name: str
+    kind: str
+    reason: str
+    modes: str = "both"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`perturbify.wrap` does to a network.
+
+    Attributes:
+        config: The settings it follows; None puts no noise in anywhere.
+        sites: One entry for each θ, in order of execution.
+        skipped: Convolution calls that get no noise.
+        input_shapes: Shape of each tensor input for one image; an element-grained θ fits these only.
+    """
+
+    config: PerturbConfig | None
+    sites: tuple[Site, ...]
+    skipped: tuple[Skipped, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def parameters(self) -> int:
+        """Number of entries of all θ together."""
+        return sum(s.parameters for s in self.sites)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return asdict(self) | {"theta_parameters": self.parameters}
+
+    def __str__(self) -> str:
+        rows = [("site", "kind", "feature map", "θ", "entries", "way", "modes")]
+        rows += [
+            (s.name, s.kind, times(s.map_shape), times(s.theta_shape), f"{s.parameters:,}", s.way, s.modes)
+            for s in self.sites
+        ]
+        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.append(f"{len(self.sites)} sites, {self.parameters:,} entries of θ, {len(self.skipped)} calls skipped")
+        lines += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class NumberedCall:
+    """A convolution call, which of its module's calls it is, and whether its filter is learned."""
+
+    call: Call
+    number: int
+    learned: bool
+
+
+def number_calls(calls: list[tuple[Call, bool]]) -> list[NumberedCall]:
+    """Counts, for each call, how often its module was called before."""
+    seen: dict[str, int] = {}
+    numbered = []
+    for call, learned in calls:
+        numbered.append(NumberedCall(call, seen.get(call.owner, 0), learned))
+        seen[call.owner] = seen.get(call.owner, 0) + 1
+    return numbered
+
+
+def make_plan(
+    by_mode: dict[str, list[NumberedCall]], config: PerturbConfig | None, input_shapes: tuple[tuple[int, ...], ...]
+) -> Plan:
+    """Decides for every convolution call whether it gets noise, and θ of which shape.
+
+    Args:
+        by_mode: The calls of a forward pass in mode ``"eval"`` and in mode ``"train"``.
+        config: The settings; None puts no noise in anywhere.
+        input_shapes: Shape of each tensor input for one image.
+
+    Raises:
+        SurgeryError: A shared θ would need two shapes.
+    """
+    sites: dict[tuple[str, int], Site] = {}
+    skipped: dict[tuple[str, int], Skipped] = {}
+    for mode, calls in by_mode.items():
+        counted: dict[tuple[str, int], int] = {}
+        for c in calls:
+            name = site_name(c.call.owner, c.number)
+            reason = _reason_to_skip(c, config)
+            if config is None or reason:
+                other = skipped.get((c.call.owner, c.number))
+                modes = mode if other is None or other.modes == mode else "both"
+                skipped[c.call.owner, c.number] = Skipped(name, c.call.kind, reason, modes)
+                continue
+            key = site_key(c, config)
+            counted[key] = counted.get(key, 0) + 1
+            site = _site(key, c.call, config, counted[key], mode)
+            known = sites.get(key)
+            if known and known.theta_shape != site.theta_shape:
+                raise SurgeryError(
+                    f"{c.call.owner} is called with feature maps of {times(known.map_shape)} and of "
+                    f"{times(site.map_shape)}, which one θ per element cannot serve.",
+                    'Use shared="call", or grain="channel".',
+                )
+            sites[key] = _merge(known, site) if known else site
+    return Plan(config, tuple(sites.values()), tuple(skipped.values()), input_shapes)
+
+
+def site_key(call: NumberedCall, config: PerturbConfig) -> tuple[str, int]:
+    """Which θ a call uses: its owner and the number of the call."""
+    return call.call.owner, 0 if config.shared == "module" else call.number
+
+
+def _site(key: tuple[str, int], call: Call, config: PerturbConfig, calls: int, mode: str) -> Site:
+    owner, number = key
+    return Site(
+        name=site_name(owner, number),
+        owner=owner,
+        call=number,
+        kind=call.kind,
+        map_shape=call.shape,
+        theta_shape=_theta_shape(call.shape, config),
+        calls=calls,
+        modes=mode,
+    )
+
+
+def _merge(known: Site, site: Site) -> Site:
+    modes = known.modes if known.modes == site.modes else "both"
+    return Site(**{**asdict(known), "calls": max(known.calls, site.calls), "modes": modes})
+
+
+def _theta_shape(map_shape: tuple[int, ...], config: PerturbConfig) -> tuple[int, ...]:
+    if config.grain == "element":
+        return map_shape
+    channels = map_shape[0] if config.grain == "channel" else 1
+    return (channels,) + (1,) * (len(map_shape) - 1)
+
+
+def _reason_to_skip(c: NumberedCall, config: PerturbConfig | None) -> str:
+    owner = c.call.owner
+    if config is None:
+        return "no noise asked for"
+    if not c.learned:
+        return "fixed filter, nothing learned"
+    if config.include and not any(fnmatchcase(owner, g) for g in config.include):
+        return "not in include"
+    if any(fnmatchcase(owner, g) for g in config.exclude):
+        return "in exclude"
+    return ""
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """A shape as people write it: 3×32×32."""
+    return "×".join(str(s) for s in shape)

@@ -1,0 +1,129 @@
+"""Which calls count: watch a real forward pass and write down every convolution it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from perturbify.errors import ModelError
+
+CONV_FUNCTIONS: dict[Callable[..., Any], int] = {
+    torch.conv1d: 1,
+    torch.conv2d: 2,
+    torch.conv3d: 3,
+    torch.conv_transpose1d: 1,
+    torch.conv_transpose2d: 2,
+    torch.conv_transpose3d: 3,
+}
+"""The functional convolutions and their number of spatial dimensions; ``F.conv2d`` is ``torch.conv2d``."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One convolution call of a forward pass.
+
+    Attributes:
+        owner: Dotted path of the convolution module, or of the module whose forward calls ``F.conv*``.
+        kind: Class of the convolution module, or name of the function.
+        shape: Shape of the output, without the batch dimension: (C, H, W) for a 2-d convolution.
+    """
+
+    owner: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one forward pass of a network did: its convolution calls in order, and its output."""
+
+    calls: tuple[Call, ...]
+    output: Any
+
+
+def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Observation:
+    """Runs one forward pass and records every convolution call, whoever makes it.
+
+    Each call of a ``_ConvNd`` (subclasses included) is one call, whatever happens inside it; ``F.conv*`` calls
+    outside of one are credited to the module whose forward is running.
+
+    Args:
+        model: Any network; its buffers may change as in any forward pass, so hand in a copy.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+
+    Raises:
+        ModelError: The network itself fails on these inputs.
+    """
+    watch = _Watch(model)
+    try:
+        with watch, torch.no_grad():
+            output = model(*args, **kwargs)
+    except Exception as error:
+        mode = "train" if model.training else "eval"
+        raise ModelError(
+            f"{type(model).__name__} itself fails on the example input in {mode} mode: {first_line(error)}.",
+            "Pass an example_input that the network takes in both modes.",
+        ) from error
+    return Observation(tuple(watch.calls), output)
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's text, without a final full stop."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+class _Watch(TorchFunctionMode):
+    """Follows which module is running (by global hooks, so that the network is not touched) and its convolutions."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._running: list[nn.Module] = []
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> _Watch:
+        self._hooks.enter_context(register_module_forward_pre_hook(self._enter_module))
+        self._hooks.enter_context(register_module_forward_hook(self._leave_module, always_call=True))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        self._hooks.close()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        spatial = CONV_FUNCTIONS.get(func)
+        if spatial is not None and not any(isinstance(m, _ConvNd) for m in self._running):
+            self._record(self._running[-1], func.__name__, result, spatial)
+        return result
+
+    def _enter_module(self, module: nn.Module, _inputs: object) -> None:
+        if id(module) in self._paths:
+            self._running.append(module)
+
+    def _leave_module(self, module: nn.Module, _inputs: object, output: object) -> None:
+        if id(module) not in self._paths:
+            return
+        self._running.pop()
+        inside_another = any(isinstance(m, _ConvNd) for m in self._running)
+        if isinstance(module, _ConvNd) and not inside_another and isinstance(output, Tensor):
+            self._record(module, type(module).__name__, output, len(module.kernel_size))
+
+    def _record(self, module: nn.Module, kind: str, output: Tensor, spatial: int) -> None:
+        # Convolutions also take a single image without a batch dimension.
+        shape = tuple(output.shape[output.dim() - spatial - 1 :])
+        self.calls.append(Call(self._paths[id(module)], kind, shape))

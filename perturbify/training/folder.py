@@ -1,0 +1,106 @@
+"""A run's folder: the resolved recipe, metrics, the model with its card, and the state to resume from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perturbify import recipe as recipes
+from perturbify.errors import OutputExists, PerturbifyError, TrainingError
+from perturbify.files import write_text
+from perturbify.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe: every setting of the run, as TOML."""
+        return self.path / "recipe.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line for each epoch that is complete."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The checkpoint people use."""
+        return self.path / "model.safetensors"
+
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.path / "README.md"
+
+    @property
+    def report(self) -> Path:
+        """The robustness report."""
+        return self.path / "report.json"
+
+    @property
+    def state(self) -> Path:
+        """What ``--resume`` needs."""
+        return self.path / "state.safetensors"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.recipe, self.metrics, self.model, self.card, self.report, self.state
+
+    def create(self, recipe: Recipe, *, force: bool) -> None:
+        """Makes the folder and writes the resolved recipe.
+
+        Args:
+            recipe: The resolved recipe.
+            force: Whether a run that is there already may be removed.
+
+        Raises:
+            OutputExists: There is something in the folder.
+            PerturbifyError: The folder cannot be written to.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputExists(f"{self.path} is a file.", "Name a folder for the run.")
+        if self.path.is_dir() and any(self.path.iterdir()) and not force:
+            raise OutputExists(
+                f"The folder {self.path} is not empty.",
+                "Choose another one, continue its run with --resume, or pass --force to replace that run.",
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in self.files:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise PerturbifyError(f"The folder {self.path} cannot be written to: {error.strerror}.") from error
+        write_text(self.recipe, recipes.to_toml(recipe))
+
+    def read_recipe(self) -> Recipe:
+        """The run's recipe.
+
+        Raises:
+            TrainingError: There is no run in the folder.
+        """
+        if not self.recipe.is_file() or not self.state.is_file():
+            raise TrainingError(
+                f"{self.path} holds no run that could go on.",
+                "A run can be resumed from its first saved state on; give the folder it writes to.",
+            )
+        return recipes.from_toml(self.recipe.read_text(encoding="utf-8"), self.path.name)
+
+    def read_metrics(self, *, before: int | None = None) -> list[dict[str, Any]]:
+        """The metrics of the epochs ``before`` a given one (all by default)."""
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        epochs = [json.loads(line) for line in lines if line.endswith("}")]
+        return [e for e in epochs if before is None or e["epoch"] < before]
+
+    def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
+        """Writes the metrics of all epochs, in one move: a killed run leaves no half line."""
+        write_text(self.metrics, "".join(json.dumps(e) + "\n" for e in epochs))

@@ -1,0 +1,244 @@
+"""The loop: warm-up of W with the noise off, then W- and θ-steps in turn, saved so that it can be killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perturbify import checkpoint, methods
+from perturbify import data as datasets
+from perturbify import recipe as recipes
+from perturbify.data import Data, augment
+from perturbify.errors import Diverged, TrainingError
+from perturbify.files import write_text
+from perturbify.model_card import model_card
+from perturbify.recipe import Recipe
+from perturbify.surgery.perturbed import Perturbed
+from perturbify.training import state
+from perturbify.training.folder import RunFolder
+from perturbify.training.metrics import Clock, EpochSums, Progress, is_finite, summarize_epoch
+from perturbify.training.phases import phase_at
+from perturbify.training.prepare import prepare
+from perturbify.training.seeds import seed_step, shuffled
+from perturbify.training.state import Position
+from perturbify.training.step import Learner
+
+OnStep = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        model: The network, in eval mode, noise on.
+        folder: Where the run lies.
+        metrics: One entry an epoch, as in ``metrics.jsonl``.
+    """
+
+    model: Perturbed
+    folder: RunFolder
+    metrics: list[dict[str, Any]]
+
+
+def finetune(
+    model: nn.Module,
+    recipe: Recipe | str | Path,
+    run_dir: str | Path,
+    *,
+    data: Data | None = None,
+    device: str = "auto",
+    download: bool = False,
+    force: bool = False,
+    on_step: OnStep | None = None,
+) -> Result:
+    """Trains the weights and the noise of a network in turn (Learn2Perturb, Algorithm 1).
+
+    Args:
+        model: A plain network, which is wrapped on a copy by the recipe's settings, with a normalisation layer inside;
+            or one that :func:`perturbify.wrap` or :func:`perturbify.load` returned, which is trained itself.
+        recipe: A recipe, or the name or file of one.
+        run_dir: A folder for the run; it must be empty or absent.
+        data: The images; by default those that the recipe names.
+        device: ``"auto"`` takes a GPU where there is one; else as torch names devices.
+        download: Whether a dataset that is not on this machine may be fetched.
+        force: Whether a run in the folder may be replaced.
+        on_step: Called after every step.
+
+    Returns:
+        The trained network and where its files lie.
+
+    Raises:
+        Diverged: A loss or θ is no longer finite; the last good state is kept in the folder.
+        PerturbifyError: Anything else that is wrong with model, recipe, data, device, or folder, before training.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
+    method = methods.get(recipe.method)
+    target = choose_device(device)
+    data = data or load_data(recipe, download=download)
+    network = prepare(model, recipe, data, method).to(target)
+    if network.surgery.plan.config is not None:
+        recipe = replace(recipe, perturb=network.surgery.plan.config)
+    folder = RunFolder(Path(run_dir))
+    folder.create(recipe, force=force)
+    learner = Learner(network, recipe, method)
+    state.save(folder.state, learner, _header(learner, data, Position.start()), Position.start())
+    return _train(learner, data, folder, Position.start(), on_step)
+
+
+def resume(
+    run_dir: str | Path,
+    *,
+    model: nn.Module | None = None,
+    data: Data | None = None,
+    device: str = "auto",
+    download: bool = False,
+    on_step: OnStep | None = None,
+) -> Result:
+    """Goes on with a run from its last saved state; on the CPU its results are those of the undisturbed run.
+
+    Args:
+        run_dir: The folder of the run.
+        model: The source network, where it did not come from the zoo.
+        data: The images, where the recipe does not name them.
+        device: As for :func:`finetune`.
+        download: As for :func:`finetune`.
+        on_step: Called after every step.
+
+    Raises:
+        TrainingError: There is no run in the folder.
+        CheckpointError: Its state is damaged.
+    """
+    folder = RunFolder(Path(run_dir))
+    recipe = folder.read_recipe()
+    target = choose_device(device)
+    saved = state.read(folder.state)
+    data = data or load_data(recipe, download=download)
+    network = checkpoint.build(saved.header, folder.state, model).to(target)
+    learner = Learner(network, recipe, methods.get(recipe.method))
+    saved.restore(learner)
+    return _train(learner, data, folder, saved.position, on_step)
+
+
+def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_step: OnStep | None) -> Result:
+    recipe, model = learner.recipe, learner.model
+    train = recipe.train
+    split = data.train if recipe.data.train_images is None else data.train.balanced(recipe.data.train_images)
+    device = next(model.parameters()).device
+    steps = _steps_per_epoch(len(split), train.batch_size)
+    history = folder.read_metrics(before=start.epoch)
+    clock, saved_at = Clock(), time.monotonic()
+
+    with _private_generators(device):
+        for epoch in range(start.epoch, train.epochs):
+            resuming = epoch == start.epoch
+            first, sums = (start.step, start.sums) if resuming else (0, EpochSums())
+            rates = learner.set_epoch(epoch)
+            model.train()
+            order = shuffled(len(split), recipe.seed, epoch)[: steps * train.batch_size]
+            if len(order) % train.batch_size == 1:
+                order = order[:-1]  # batch norm has no variance over one image
+            batches = split.batches(train.batch_size, order=order, start=first)
+            for step, (x, y) in enumerate(batches, start=first):
+                seed_step(recipe.seed, epoch, step)
+                x = augment(x.to(device), crop_padding=recipe.data.crop_padding, flip=recipe.data.flip)
+                phase = phase_at(epoch, step, steps, train, learner.method)
+                result = learner.step(x, y.to(device), phase, epoch)
+                if not (is_finite(result) and learner.thetas_are_finite()):
+                    raise _diverged(epoch, step, result.clean_loss, recipe, folder)
+                sums.add(result, phase.name, clock.lap(len(y)))
+
+                last = step == steps - 1
+                if last:
+                    history.append(summarize_epoch(epoch, sums, model, rates))
+                    folder.write_metrics(history)
+                if last or time.monotonic() - saved_at > 60 * train.save_minutes:
+                    position = Position(epoch + 1, 0, EpochSums()) if last else Position(epoch, step + 1, sums)
+                    state.save(folder.state, learner, _header(learner, data, position), position)
+                    saved_at = time.monotonic()
+                if on_step is not None:
+                    steps_left = steps * (train.epochs - epoch) - step - 1
+                    on_step(
+                        Progress(
+                            epoch,
+                            train.epochs,
+                            step,
+                            steps,
+                            phase.name,
+                            clock.images_per_second,
+                            clock.seconds_per_step * steps_left,
+                            result.clean_loss,
+                            result.adversarial_loss,
+                            history[-1] if last else None,
+                        )
+                    )
+
+    model.eval()
+    header = _header(learner, data, Position(train.epochs, 0, EpochSums()))
+    about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
+    header = checkpoint.save(model, folder.model, overwrite=True, **about)
+    write_text(folder.card, model_card(header))
+    return Result(model, folder, history)
+
+
+def load_data(recipe: Recipe, *, download: bool = False) -> Data:
+    """The dataset a recipe names."""
+    settings = recipe.data
+    return datasets.load(settings.name, root=settings.root, image_size=settings.image_size, download=download)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a name means; ``"auto"`` is a GPU where there is one.
+
+    Raises:
+        TrainingError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrainingError(f"There is no device {name!r} here ({reason}).", "Use --device cpu, or auto.") from error
+    return device
+
+
+def _steps_per_epoch(images: int, batch_size: int) -> int:
+    full, rest = divmod(images, batch_size)
+    return full + (rest > 1 or full == 0)
+
+
+def _header(learner: Learner, data: Data, position: Position) -> checkpoint.Header:
+    return replace(
+        checkpoint.describe(learner.model),
+        classes=list(data.classes),
+        method=learner.method.name,
+        recipe=recipes.to_toml(learner.recipe),
+        trained={"epochs": position.epoch, "steps_into_next": position.step},
+    )
+
+
+def _diverged(epoch: int, step: int, loss: float, recipe: Recipe, folder: RunFolder) -> Diverged:
+    kept = state.read(folder.state).position
+    what = f"the loss is {loss}" if loss != loss or loss in (float("inf"), float("-inf")) else "a loss or θ is not finite"
+    return Diverged(
+        f"Training diverged in epoch {epoch}, step {step}: {what}. "
+        f"The last good state (epoch {kept.epoch}, step {kept.step}) is kept in {folder.state}.",
+        f"Start again with a lower learning rate, such as --set optimizer.lr={recipe.optimizer.lr / 10:g}.",
+    )
+
+
+@contextmanager
+def _private_generators(device: torch.device) -> Iterator[None]:
+    """Gives the caller's random generators back as they were: every step reseeds them."""
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+        yield
+

@@ -1,0 +1,63 @@
+"""The phases of a run, as data: who learns in a step, and whether the noise is on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perturbify.methods import Method
+from perturbify.recipe import OptimizerSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What one kind of step does.
+
+    Attributes:
+        name: Its name in metrics and progress.
+        weights: Whether the network weights W take a step.
+        thetas: Whether the noise parameters θ take a step.
+        noise: Whether the noise is on.
+    """
+
+    name: str
+    weights: bool
+    thetas: bool
+    noise: bool
+
+
+WARM_UP = Phase("warm-up", weights=True, thetas=False, noise=False)
+W_STEP = Phase("W-step", weights=True, thetas=False, noise=True)
+THETA_STEP = Phase("θ-step", weights=False, thetas=True, noise=True)
+JOINT_STEP = Phase("joint step", weights=True, thetas=True, noise=True)
+PLAIN = Phase("plain", weights=True, thetas=False, noise=False)
+
+
+def phase_at(epoch: int, step: int, steps_per_epoch: int, settings: TrainSettings, method: Method) -> Phase:
+    """Which phase a step belongs to (Learn2Perturb, Algorithm 1).
+
+    Args:
+        epoch: From 0.
+        step: Step inside the epoch, from 0.
+        steps_per_epoch: Steps of an epoch; the alternation goes on across epochs.
+        settings: Length of the warm-up and of the turns.
+        method: The defence; one without noise has one phase.
+    """
+    if not method.noisy:
+        return PLAIN
+    if epoch < settings.warmup_epochs:
+        return WARM_UP
+    if settings.joint:
+        return JOINT_STEP
+    noisy_step = (epoch - settings.warmup_epochs) * steps_per_epoch + step
+    turn = noisy_step % (settings.w_steps + settings.theta_steps)
+    return W_STEP if turn < settings.w_steps else THETA_STEP
+
+
+def noisy_epoch(epoch: int, settings: TrainSettings) -> int:
+    """k of the harmonic τ: 1 in the first epoch in which noise is active."""
+    return epoch - settings.warmup_epochs + 1
+
+
+def learning_rate(settings: OptimizerSettings, epoch: int) -> float:
+    """The learning rate of an epoch (from 0): the factor ``decay`` applies from each milestone on."""
+    return settings.lr * settings.decay ** sum(epoch >= m for m in settings.milestones)

@@ -1,0 +1,85 @@
+"""From a network and a dataset to a perturbed network that fits it, or one clear error before any long work."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from perturbify import zoo
+from perturbify.data import Data
+from perturbify.errors import TrainingError
+from perturbify.methods import Method
+from perturbify.normalize import Normalize
+from perturbify.recipe import Recipe
+from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.plan import times
+from perturbify.surgery.wrap import wrap
+
+
+def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Perturbed:
+    """Wraps a network for a run, unless it is wrapped already, and checks that it fits data and method.
+
+    Args:
+        model: A plain network, which gets noise and a normalisation layer, or a perturbed one, used as it is.
+        recipe: Where noise goes and what θ starts from.
+        data: Gives the size of the images and the classes.
+        method: Whether there is noise at all.
+
+    Raises:
+        SurgeryError: The network cannot be wrapped.
+        TrainingError: A wrapped network does not fit the method, the images, or the classes.
+    """
+    if isinstance(model, Perturbed):
+        network = model
+        _check_wrapped(network, data, method)
+    else:
+        network = wrap(
+            model,
+            recipe.perturb if method.noisy else None,
+            example_input=torch.rand(2, *data.input_size, generator=torch.Generator().manual_seed(0)),
+            normalize=normalization(model, recipe, data),
+        )
+    _check_head(network, data)
+    return network
+
+
+def normalization(model: nn.Module, recipe: Recipe, data: Data) -> Normalize:
+    """The layer a plain network gets: as the recipe says, else as its weights were trained, else as the data are."""
+    if recipe.data.mean is not None and recipe.data.std is not None:
+        return Normalize(recipe.data.mean, recipe.data.std)
+    spec = zoo.describe(model)
+    learned = zoo.normalization(model) if spec is not None and spec.weights != "fresh" else None
+    return learned or Normalize(data.mean, data.std)
+
+
+def _check_wrapped(network: Perturbed, data: Data, method: Method) -> None:
+    plan = network.surgery.plan
+    if method.noisy != bool(plan.sites):
+        has = f"has {len(plan.sites)} noise sites" if plan.sites else "has no noise"
+        raise TrainingError(
+            f"The method {method.name} {'needs noise' if method.noisy else 'has no noise'}, this network {has}.",
+            "Start from the plain network, or choose another method.",
+        )
+    if plan.config is not None and plan.config.grain == "element" and plan.input_shapes[0] != data.input_size:
+        raise TrainingError(
+            f"θ is per element and was made for inputs of {times(plan.input_shapes[0])}; {data.name} has images of "
+            f"{times(data.input_size)}.",
+            "Convert with --input-size "
+            + "x".join(map(str, data.input_size))
+            + ', set data.image_size, or convert with grain="channel".',
+        )
+
+
+def _check_head(network: Perturbed, data: Data) -> None:
+    was = network.training
+    device = next(network.parameters()).device
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        logits = network.eval()(torch.rand(2, *data.input_size, device=device))
+    network.train(was)
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        raise TrainingError(f"{network.surgery.source_class.__name__} is not a classifier: it does not give one row of logits an image.")
+    if logits.shape[1] != len(data.classes):
+        raise TrainingError(
+            f"The model's head has {logits.shape[1]} classes, {data.name} has {len(data.classes)}.",
+            f"Build it with num_classes={len(data.classes)}, or choose the data it was made for.",
+        )

@@ -1,0 +1,96 @@
+"""The state a run resumes from: one safetensors file, apart from the checkpoint, without pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perturbify import checkpoint
+from perturbify.checkpoint import Header
+from perturbify.errors import CheckpointError
+from perturbify.training.metrics import EpochSums
+from perturbify.training.step import Learner
+
+KEY = "perturbify-state"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: the step to be done next, and the sums of the epoch it is in."""
+
+    epoch: int
+    step: int
+    sums: EpochSums
+
+    @classmethod
+    def start(cls) -> Position:
+        """The first step of a run."""
+        return cls(0, 0, EpochSums())
+
+
+def save(path: Path, learner: Learner, header: Header, position: Position) -> None:
+    """Writes the state in one move: network, momenta, position.
+
+    Raises:
+        PerturbifyError: The file cannot be written; the one before is untouched.
+    """
+    tensors, aliases = checkpoint.unique_tensors(learner.model.state_dict())
+    everything = {f"model/{k}": v for k, v in tensors.items()} | _momenta(learner)
+    about = {"header": replace(header, aliases=aliases).to_json(), "position": asdict(position)}
+    checkpoint.write_tensors(path, everything, {KEY: json.dumps(about)})
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state as read from its file."""
+
+    path: Path
+    header: Header
+    position: Position
+    tensors: dict[str, Tensor]
+
+    def restore(self, learner: Learner) -> None:
+        """Fills a network and its optimisers.
+
+        Raises:
+            CheckpointError: They do not fit.
+        """
+        weights = {k.removeprefix("model/"): v for k, v in self.tensors.items() if k.startswith("model/")}
+        checkpoint.load_tensors(learner.model, weights, self.header, self.path)
+        for name, optimizer in learner.optimizers.items():
+            for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+                buffer = self.tensors.get(f"momentum/{name}/{i}")
+                if buffer is not None:
+                    optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
+
+
+def read(path: Path) -> Saved:
+    """Reads a state.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    metadata: dict[str, str] = checkpoint.read_metadata(path)
+    try:
+        about: dict[str, Any] = json.loads(metadata[KEY])
+        raw = about["position"]
+        position = Position(raw["epoch"], raw["step"], EpochSums(**raw["sums"]))
+        header = Header.from_json(about["header"], path)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is not the state of a run.", "Give --resume the run's folder.") from error
+    return Saved(path, header, position, checkpoint.read_tensors(path))
+
+
+def _momenta(learner: Learner) -> dict[str, Tensor]:
+    momenta: dict[str, Tensor] = {}
+    for name, optimizer in learner.optimizers.items():
+        for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if isinstance(buffer, torch.Tensor):
+                momenta[f"momentum/{name}/{i}"] = buffer.detach().cpu().contiguous()
+    return momenta

@@ -1,0 +1,125 @@
+"""One step: attack, two forwards, one backward, one update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from perturbify.attacks import Linf, pgd
+from perturbify.methods import Method
+from perturbify.methods.learn2perturb import harmonic, regularizer, scaled_gamma
+from perturbify.perturbation import Perturbation, noise, perturbations
+from perturbify.recipe import OptimizerSettings, Recipe
+from perturbify.surgery.perturbed import Perturbed
+from perturbify.training.metrics import StepResult
+from perturbify.training.phases import Phase, learning_rate, noisy_epoch
+
+
+class Learner:
+    """A network with the two groups that learn in turn, each with its optimiser: weights W and noise θ.
+
+    Args:
+        model: The perturbed network.
+        recipe: Optimisers, attack, schedule.
+        method: The defence.
+    """
+
+    def __init__(self, model: Perturbed, recipe: Recipe, method: Method) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.method = method
+        self.noises: list[Perturbation] = [p for _, p in perturbations(model)]
+        self.thetas: list[nn.Parameter] = [p.theta for p in self.noises]
+        ids = {id(t) for t in self.thetas}
+        self.weights = [p for p in model.parameters() if id(p) not in ids and p.requires_grad]
+        self.optimizers: dict[str, Optimizer] = {"weights": _sgd(self.weights, recipe.optimizer)}
+        if self.thetas:
+            self.optimizers["thetas"] = _sgd(self.thetas, recipe.theta_optimizer)
+        a = recipe.attack
+        self._attack = Linf(a.epsilon, a.step_size, a.steps, a.random_start)
+
+    def set_epoch(self, epoch: int) -> dict[str, float]:
+        """Sets both learning rates for an epoch (from 0) and returns them."""
+        settings = {"weights": self.recipe.optimizer, "thetas": self.recipe.theta_optimizer}
+        rates = {name: learning_rate(settings[name], epoch) for name in self.optimizers}
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rates[name]
+        return rates
+
+    def step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int) -> StepResult:
+        """Takes one step.
+
+        Args:
+            x: Images, shape (N, C, H, W), in [0, 1], augmented.
+            y: Labels, shape (N,).
+            phase: Who learns.
+            epoch: From 0; decides on the attack and on τ.
+
+        Returns:
+            Losses before the update. Where a loss is not finite, nothing has been updated.
+        """
+        attack = self.recipe.attack
+        share = attack.weight if self.method.adversarial and epoch >= attack.from_epoch else 0.0
+        with noise(self.model, phase.noise):
+            attacked = pgd(self.model, x, y, self._attack) if share else None
+            clean_loss, clean_correct = _classify(self.model, x, y)
+            loss = (1 - share) * clean_loss
+            adversarial_loss, adversarial_correct = None, 0
+            if attacked is not None:
+                adversarial_loss, adversarial_correct = _classify(self.model, attacked, y)
+                loss = loss + share * adversarial_loss
+        result = StepResult(
+            len(y),
+            clean_loss.item(),
+            clean_correct,
+            None if adversarial_loss is None else adversarial_loss.item(),
+            adversarial_correct,
+        )
+        if loss.isfinite():
+            self._update(loss, phase, epoch)
+        return result
+
+    def thetas_are_finite(self) -> bool:
+        """Whether every entry of every θ is a number."""
+        return all(bool(theta.isfinite().all()) for theta in self.thetas)
+
+    def _update(self, loss: Tensor, phase: Phase, epoch: int) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        learning = list(self.weights) if phase.weights else []
+        if phase.thetas and self.method.theta_from_loss:
+            learning += self.thetas
+        if learning:
+            loss.backward(inputs=learning)
+        if phase.thetas:
+            train = self.recipe.train
+            gamma = scaled_gamma(train.gamma, train.batch_size)
+            tau = harmonic(noisy_epoch(epoch, train))
+            (gamma * regularizer(self.thetas, tau)).backward(inputs=self.thetas)
+        if phase.weights:
+            self.optimizers["weights"].step()
+        if phase.thetas:
+            self.optimizers["thetas"].step()
+            for perturbation in self.noises:
+                perturbation.project_()
+
+
+def _classify(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
+    logits = model(x)
+    # GoogLeNet and Inception give auxiliary logits as well while they train; the main ones come first.
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return F.cross_entropy(logits, y), int((logits.argmax(1) == y).sum())
+
+
+def _sgd(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> SGD:
+    return SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+    )

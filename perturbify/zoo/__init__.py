@@ -1,0 +1,23 @@
+"""Zoo: a name becomes a network that remembers how to be built again.
+
+Names mean, in this order, the paper's CIFAR networks, timm's models, torchvision's models, and the user's
+own ``package.module:factory``. :func:`create` tags what it builds with a :class:`ModelSpec`, which a
+checkpoint keeps.
+"""
+
+from perturbify.zoo.build import build, create
+from perturbify.zoo.facts import describe, input_size, normalization
+from perturbify.zoo.names import also_known_as, model_names, resolve
+from perturbify.zoo.spec import ModelSpec
+
+__all__ = [
+    "ModelSpec",
+    "also_known_as",
+    "build",
+    "create",
+    "describe",
+    "input_size",
+    "model_names",
+    "normalization",
+    "resolve",
+]

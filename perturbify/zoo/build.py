@@ -1,0 +1,288 @@
+"""Building: a spec becomes a network, with fresh, pretrained, or given weights."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perturbify.errors import ModelError, PerturbifyError, WeightsError, nearest
+from perturbify.zoo.names import LIBRARIES, constructor, resolve, working_directory_importable
+from perturbify.zoo.spec import ModelSpec, tag
+from perturbify.zoo.weights import fit_weights, read_weights
+
+PATIENCE_SECONDS = 10.0  # how long a server may be silent before the network counts as absent
+
+# Arguments by which a library would fetch or unpickle weights behind our back.
+_RESERVED = {"checkpoint_path", "pretrained", "pretrained_backbone", "weights", "weights_backbone"}
+
+# What torchvision changes in a network when it comes with weights, beyond the weights.
+_WITH_WEIGHTS: dict[str, dict[str, Any]] = {
+    "googlenet": {"transform_input": True, "aux_logits": False},
+    "inception_v3": {"transform_input": True},
+    "fcn_resnet50": {"aux_loss": True},
+    "fcn_resnet101": {"aux_loss": True},
+    "deeplabv3_resnet50": {"aux_loss": True},
+    "deeplabv3_resnet101": {"aux_loss": True},
+    "deeplabv3_mobilenet_v3_large": {"aux_loss": True},
+}
+
+# A class count that no model has: what changes its shape under it is the head.
+_NOBODYS_CLASSES = 7919
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    reset_head: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """Builds a network by name, in train mode, tagged with its :class:`ModelSpec` (``perturbify_spec``).
+
+    Args:
+        name: A name as :func:`resolve` takes it.
+        num_classes: Outputs; the constructor's default when not given.
+        pretrained: Fetch the library's own weights (torchvision's ``"DEFAULT"``). With another class count
+            than theirs the head is fresh.
+        weights: A weights file, as :func:`perturbify.zoo.weights.read_weights` takes it.
+        reset_head: With ``weights``: load all but the head, which stays fresh.
+        **kwargs: More for the constructor, JSON values only.
+
+    Raises:
+        UnknownModel: No library has it.
+        WeightsError: Weights that cannot be fetched, read, or fitted.
+        ModelError: The constructor rejects its arguments, fails, or returns something else.
+    """
+    if pretrained and weights is not None:
+        raise WeightsError(
+            "`--pretrained` and `--weights` both say where the weights come from.", "Give one of the two."
+        )
+    if reset_head and weights is None:
+        raise WeightsError(
+            "`--reset-head` says how to load a file, and no file is given.", "Add `--weights FILE`."
+        )
+    arguments = kwargs if num_classes is None else {**kwargs, "num_classes": num_classes}
+    spec = ModelSpec(resolve(name), arguments, "fresh")
+    if pretrained:
+        return _pretrained(spec)
+    model = build(spec)
+    if weights is None:
+        return model
+    file = read_weights(weights)
+    fit_weights(
+        model,
+        file.state,
+        source=f"{Path(weights).name!r}",
+        head=lambda: _head(spec, model),
+        reset_head=reset_head,
+    )
+    return tag(model, replace(spec, weights=file.label + ", head fresh" * reset_head), file.normalization)
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """Builds a spec's architecture with fresh weights, tagged with the spec as it is; touches no network.
+
+    A user's ``package.module:factory`` is imported and called: build only specs whose factory you would run.
+
+    Raises:
+        UnknownModel: No library has it.
+        ModelError: The constructor rejects its arguments, fails, or returns something else.
+    """
+    return tag(_construct(replace(spec, name=resolve(spec.name))), spec)
+
+
+def skeleton(spec: ModelSpec) -> nn.Module:
+    """Builds a spec's architecture without memory, on the meta device, where its constructor allows that."""
+    try:
+        with torch.device("meta"):
+            return _construct(spec)
+    except ModelError as error:
+        if isinstance(error.__cause__, TypeError):  # arguments are wrong on every device
+            raise
+        return _construct(spec)  # some constructors look at values, torchvision's regnets for one
+
+
+def _construct(spec: ModelSpec, **extra: Any) -> nn.Module:
+    """Calls the constructor with the spec's arguments and these, which are not for the record."""
+    library, _, bare = spec.name.partition(":")
+    kwargs = {**spec.kwargs, **extra}
+    if library in LIBRARIES and (taken := _RESERVED & spec.kwargs.keys()):
+        raise ModelError(
+            f"{spec.name} takes no {min(taken)!r} here.",
+            "Use `--pretrained` or `--weights FILE` to say which weights.",
+        )
+    function = constructor(spec.name)
+    call: Callable[..., Any] = function
+    if library == "timm":
+        import timm
+
+        call = lambda **kw: timm.create_model(bare, **kw)  # noqa: E731 -- timm resolves the tag, the function does not
+    elif library == "torchvision" and "weights" not in extra:
+        kwargs = _quiet(bare, function) | kwargs
+    with _explaining(spec, function), working_directory_importable():
+        model = call(**kwargs)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{spec.name} returned a {type(model).__name__}, not a network.",
+            "The factory must return an nn.Module.",
+        )
+    return model
+
+
+def _quiet(bare: str, function: Callable[..., Any]) -> dict[str, Any]:
+    """What torchvision's constructor needs to build afresh without fetching a backbone or warning."""
+    quiet: dict[str, Any] = {}
+    if "weights_backbone" in inspect.signature(function).parameters:
+        quiet["weights_backbone"] = None
+    if bare.removeprefix("quantized_") in ("googlenet", "inception_v3"):
+        quiet["init_weights"] = True
+    return quiet
+
+
+@contextlib.contextmanager
+def _explaining(spec: ModelSpec, function: Callable[..., Any]) -> Iterator[None]:
+    """Turns whatever a constructor raises into one ModelError that says what to do."""
+    try:
+        yield
+    except PerturbifyError:
+        raise
+    except Exception as error:
+        found = re.match(r"(.+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        if not isinstance(error, TypeError) or not found or found[2] not in spec.kwargs:
+            raise ModelError(f"{spec.name} could not be built: {type(error).__name__}: {error}") from error
+        callee, argument = found.groups()
+        accepted = _accepted(function, callee)
+        hint = nearest(argument, accepted) or (f"It takes {', '.join(accepted)}." if accepted else None)
+        if argument == "num_classes":
+            hint = "Let the factory take num_classes, or leave the class count out and fix it in the factory."
+        raise ModelError(f"{spec.name} takes no argument {argument!r}.", hint) from error
+
+
+def _accepted(function: Callable[..., Any], callee: str) -> list[str]:
+    """Names the arguments of a constructor, or of the class it hands its ``**kwargs`` to, where seen."""
+
+    def named(f: Callable[..., Any]) -> list[str]:
+        parameters = inspect.signature(f).parameters.values()
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return []
+        return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+    inner = getattr(inspect.unwrap(function), "__globals__", {}).get(callee.split(".")[0])
+    return named(function) or (named(inner) if callable(inner) else [])
+
+
+def _head(spec: ModelSpec, model: nn.Module) -> frozenset[str]:
+    """Finds the head as the state-dict names whose shapes follow the number of classes."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    try:
+        other = skeleton(replace(spec, kwargs={**spec.kwargs, "num_classes": _NOBODYS_CLASSES})).state_dict()
+    except ModelError:  # the constructor takes no num_classes
+        return frozenset()
+    return frozenset(name for name, tensor in other.items() if tensor.shape != shapes.get(name, tensor.shape))
+
+
+def _pretrained(spec: ModelSpec) -> nn.Module:
+    library, _, bare = spec.name.partition(":")
+    if library == "timm":
+        return _pretrained_timm(spec, bare)
+    if library == "torchvision":
+        return _pretrained_torchvision(spec, bare)
+    raise WeightsError(f"No library offers weights for {spec.name}.", "Give a file with `--weights FILE`.")
+
+
+def _pretrained_timm(spec: ModelSpec, bare: str) -> nn.Module:
+    import timm
+
+    offered = timm.models.get_pretrained_cfg(bare)
+    if not (offered and offered.has_weights):
+        raise WeightsError(f"timm offers no weights for {bare}.", "Give a file with `--weights FILE`.")
+    with _fetching(spec.name):
+        model = _construct(spec, pretrained=True)
+    same_head = spec.kwargs.get("num_classes", offered.num_classes) == offered.num_classes
+    return tag(model, replace(spec, weights="pretrained" if same_head else "pretrained, head fresh"))
+
+
+def _pretrained_torchvision(spec: ModelSpec, bare: str) -> nn.Module:
+    implied = _WITH_WEIGHTS.get(bare.removeprefix("quantized_"), {})
+    as_published = {
+        k: v for k, v in spec.kwargs.items() if k != "num_classes" and (k, v) not in implied.items()
+    }
+    with _fetching(spec.name):
+        model = _construct(replace(spec, kwargs=as_published), weights="DEFAULT")
+    spec = replace(spec, kwargs=implied | spec.kwargs, weights="pretrained")
+    if "num_classes" not in spec.kwargs:
+        return tag(model, spec)
+    fresh = build(spec)
+    state = model.state_dict()
+    same_head = all(
+        state[name].shape == tensor.shape for name, tensor in fresh.state_dict().items() if name in state
+    )
+    fit_weights(
+        fresh,
+        state,
+        source=f"torchvision's {bare}",
+        head=lambda: _head(spec, fresh),
+        reset_head=not same_head,
+    )
+    return fresh if same_head else tag(fresh, replace(spec, weights="pretrained, head fresh"))
+
+
+@contextlib.contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """Lets a library fetch weights, soon gives up where there is no network, and says so in one sentence."""
+    silence = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE_SECONDS)
+    try:
+        with _cached_only_when_offline():
+            yield
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, ModelError) else error
+        if not _fetching_failed(cause):
+            raise
+        why = str(cause).partition("\n")[0] or type(cause).__name__
+        raise WeightsError(
+            f"The pretrained weights of {name} could not be fetched: {why.rstrip('.')}.",
+            "Fetch them where there is a network and give the file with `--weights FILE`.",
+        ) from error
+    finally:
+        socket.setdefaulttimeout(silence)
+
+
+def _fetching_failed(error: BaseException | None) -> bool:
+    """Whether it is a network's, a hub's, or a disk's error; by its module, which we need not import."""
+    clients = {"huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3"}
+    return isinstance(error, OSError) or any(
+        c.__module__.partition(".")[0] in clients for c in type(error).__mro__
+    )
+
+
+@contextlib.contextmanager
+def _cached_only_when_offline() -> Iterator[None]:
+    """Offline, the hub's client retries for most of a minute; here it is told to use its cache alone."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    if not before:
+        try:
+            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD")).close()
+        except urllib.error.HTTPError:  # it answers, and that is enough
+            pass
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

@@ -1,0 +1,116 @@
+"""Facts about a network: what it was built from, the images it expects, and how they are normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from perturbify.errors import ModelError
+from perturbify.normalize import Normalize
+from perturbify.zoo.build import skeleton
+from perturbify.zoo.cifar_resnet import CifarResNet
+from perturbify.zoo.spec import NORMALIZATION, SPEC, ModelSpec
+
+# The constants of the Learn2Perturb authors' release.
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2023, 0.1994, 0.2010)
+
+
+def describe(model: nn.Module) -> ModelSpec | None:
+    """Says what a network was built from.
+
+    Args:
+        model: A network of :func:`create` or :func:`build`, or one of ``timm.create_model``.
+
+    Returns:
+        Its tag; for an untagged timm model a spec that builds the same state-dict names and shapes and
+        prints the same; else None.
+    """
+    spec = getattr(model, SPEC, None)
+    if spec is not None:
+        return spec
+    cfg = getattr(model, "pretrained_cfg", None)
+    if not isinstance(cfg, dict) or not cfg.get("architecture") or not hasattr(model, "num_classes"):
+        return None
+    name = ".".join(filter(None, (f"timm:{cfg['architecture']}", cfg.get("tag"))))
+    try:
+        spec = ModelSpec(name, {**_timm_arguments(model), "num_classes": model.num_classes}, "as given")
+        twin = skeleton(spec)
+    except (ModelError, KeyError):  # KeyError: an architecture that this timm does not have
+        return None
+    same = _shapes(twin) == _shapes(model) and str(twin) == str(
+        model
+    )  # the shapes do not show the activations
+    return spec if same else None
+
+
+def input_size(model: nn.Module) -> tuple[int, int, int] | None:
+    """The images a network was made for, (C, H, W), as timm or torchvision say; 32×32 for ours."""
+    if isinstance(model, CifarResNet):
+        return model.in_chans, 32, 32
+    if cfg := _timm_cfg(model):
+        arguments = _timm_arguments(model)
+        channels, *size = cfg["input_size"]
+        size = arguments.get("img_size") or size
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(arguments.get("in_chans", channels)), int(height), int(width)
+    crop = getattr(_torchvision_preset(model), "crop_size", None)
+    return (3, crop[0], crop[0]) if crop else None
+
+
+def normalization(model: nn.Module) -> Normalize | None:
+    """How a network's images are to be normalised.
+
+    What its weights file stated wins; then timm's configuration, the preset of torchvision's weights, or the
+    CIFAR constants of Learn2Perturb for our own.
+
+    Returns:
+        A new layer for pixels in [0, 1]; None where nothing is known, as for a user's own network, or where
+        the network takes another number of channels than the constants are for.
+    """
+    stated = getattr(model, NORMALIZATION, None)
+    if stated is not None:
+        return Normalize(*stated)
+    constants: tuple[Sequence[float], Sequence[float]] | None = None
+    if isinstance(model, CifarResNet):
+        constants = CIFAR_MEAN, CIFAR_STD
+    elif cfg := _timm_cfg(model):
+        constants = cfg["mean"], cfg["std"]
+    elif hasattr(preset := _torchvision_preset(model), "mean"):
+        constants = preset.mean, preset.std
+    size = input_size(model)
+    if constants is None or (size is not None and size[0] != len(constants[0])):
+        return None
+    return Normalize(*constants)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _timm_cfg(model: nn.Module) -> dict[str, Any] | None:
+    cfg = getattr(model, "pretrained_cfg", None)
+    return cfg if isinstance(cfg, dict) and {"input_size", "mean", "std"} <= cfg.keys() else None
+
+
+def _timm_arguments(model: nn.Module) -> dict[str, Any]:
+    """The constructor's arguments: from the tag, or as timm itself keeps them from 1.0.31 on."""
+    spec = getattr(model, SPEC, None)
+    return dict(spec.kwargs if spec else getattr(model, "_model_args", {}))
+
+
+def _torchvision_preset(model: nn.Module) -> Any:
+    """The transforms of a torchvision model's default weights; None unless they are for single images."""
+    spec = getattr(model, SPEC, None)
+    if spec is None or not spec.name.startswith("torchvision:"):
+        return None
+    import torchvision
+
+    default = getattr(torchvision.models.get_model_weights(spec.name.partition(":")[2]), "DEFAULT", None)
+    preset = default and default.transforms()
+    takes_clips = (
+        len(getattr(preset, "crop_size", ())) == 2
+    )  # the presets for images have one number, for video two
+    return None if takes_clips else preset

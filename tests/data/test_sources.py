@@ -1,0 +1,203 @@
+"""Names, and the datasets behind them."""
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perturbify.data import Data, dataset_names, load
+from perturbify.data.builtin import default_root
+from perturbify.errors import DataError
+
+
+def pixels(data: Data) -> torch.Tensor:
+    return torch.cat([x for part in (data.train, data.test) for x, _ in part.batches(512)])
+
+
+def test_digits_are_all_there_split_evenly_and_always_alike() -> None:
+    from sklearn.datasets import load_digits
+
+    data = load("digits")
+    assert (len(data.train), len(data.test)) == (1_442, 355)
+    assert data.classes == tuple("0123456789")
+    assert data.input_size == (3, 8, 8)
+    total = torch.from_numpy(load_digits().target).bincount()
+    assert torch.equal(data.test.labels.bincount(), total // 5)
+    x = pixels(data)
+    assert x.min() == 0
+    assert x.max() == 1
+    assert torch.equal(x[:, 0], x[:, 2])
+    # As many of each pixel value as in the source: no image is lost or doubled.
+    source = (torch.from_numpy(load_digits().images) * 255 / 16).round().long()
+    assert torch.equal((x[:, 0] * 255).round().long().flatten().bincount(), source.flatten().bincount())
+    assert torch.equal(pixels(load("digits")), x)
+
+
+def test_mean_and_std_are_those_of_the_training_pixels() -> None:
+    data = load("digits")
+    (x, _) = next(data.train.batches(len(data.train)))
+    assert data.mean == pytest.approx(x.mean((0, 2, 3)).tolist(), abs=0.005)
+    assert data.std == pytest.approx(x.std((0, 2, 3)).tolist(), abs=0.005)
+
+
+def test_an_image_size_enlarges_images_in_memory() -> None:
+    data = load("digits", image_size=12)
+    assert data.input_size == (3, 12, 12)
+    assert next(data.test.batches(2))[0].shape == (2, 3, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cifar-10", "Did you mean 'cifar10'"),
+        ("digit", "Did you mean 'digits'"),
+        ("CIFAR100", "'cifar100'"),
+        ("no/such/path", "There is no dataset, file or folder 'no/such/path'"),
+        ("~nobody-here/x.npz", "There is no dataset"),
+    ],
+)
+def test_an_unknown_name_is_told_its_neighbours_and_the_other_ways(name: str, expected: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load(name)
+    assert expected in str(caught.value)
+    assert "A path to a .npz file or to an image folder works too." in str(caught.value)
+
+
+def test_a_misspelt_path_is_told_the_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "flowers.npz").touch()
+    with pytest.raises(DataError, match=r"Did you mean 'flowers\.npz'"):
+        load(str(tmp_path / "flower.npz"))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").touch()
+    with pytest.raises(DataError, match=r"neither a \.npz file nor a folder"):
+        load(str(tmp_path / "data.csv"))
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_an_image_size_below_one_is_refused(size: int) -> None:
+    with pytest.raises(DataError, match="not at least one pixel"):
+        load("digits", image_size=size)
+
+
+def test_the_names_load() -> None:
+    assert dataset_names() == ("cifar10", "cifar100", "digits")
+
+
+def test_the_default_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PERTURBIFY_DATA", str(tmp_path))
+    assert default_root() == tmp_path
+    monkeypatch.delenv("PERTURBIFY_DATA")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_root() == tmp_path / ".cache/perturbify/data"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_that_is_missing_says_where_it_looked_and_creates_nothing(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load(name, root=tmp_path / "data")
+    assert str(tmp_path / "data" / "cifar-10") in str(caught.value)
+    assert "--download" in caught.value.hint
+    assert "--data FOLDER" in caught.value.hint
+    assert not (tmp_path / "data").exists()
+
+
+def test_cifar_without_a_network_is_one_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")  # a port where nobody answers
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(DataError, match=r"cifar10 cannot be downloaded to .*Without a network"):
+        load("cifar10", root=tmp_path, download=True)
+
+
+@pytest.mark.parametrize("as_path", [True, False])
+def test_cifar_files_with_another_md5_are_refused(as_path: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for part in ("data_batch_1", "test_batch", "batches.meta"):
+        (folder / part).write_bytes(b"not the published bytes")
+    with pytest.raises(DataError, match="has another md5"):
+        load(str(tmp_path)) if as_path else load("cifar10", root=tmp_path)
+
+
+def write_mnist(root: Path, count: int = 30) -> np.ndarray:
+    """MNIST's own file format, as torchvision unpacks it."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    for part in ("train", "t10k"):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4i", 0x803, count, 28, 28) + images.tobytes()
+        )
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, count) + labels.tobytes())
+    return images
+
+
+def test_a_torchvision_set_comes_through_timm_in_its_own_size(tmp_path: Path) -> None:
+    images = write_mnist(tmp_path)
+    data = load("torch/mnist", root=tmp_path)
+    assert data.name == "torch/mnist"
+    assert data.input_size == (3, 28, 28)
+    assert data.classes[3] == "3 - three"
+    x, y = next(data.train.batches(30))
+    assert torch.equal((x * 255).round().byte(), torch.from_numpy(images)[:, None].expand(-1, 3, -1, -1))
+    assert torch.equal(y, torch.arange(30) % 10)
+    assert load("torch/mnist", root=tmp_path, image_size=16).input_size == (3, 16, 16)
+
+
+def test_qmnist_labels_are_the_digits(tmp_path: Path) -> None:
+    raw = tmp_path / "QMNIST" / "raw"
+    raw.mkdir(parents=True)
+    table = np.full((20, 8), 77, dtype=">i4")
+    table[:, 0] = np.arange(20) % 10
+    for part in ("train", "test"):
+        (raw / f"qmnist-{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4i", 0x803, 20, 28, 28) + bytes(20 * 28 * 28)
+        )
+        (raw / f"qmnist-{part}-labels-idx2-int").write_bytes(
+            struct.pack(">3i", 0xC02, 20, 8) + table.tobytes()
+        )
+    data = load("torch/qmnist", root=tmp_path)
+    assert data.train.labels.tolist() == [*range(10), *range(10)]
+
+
+def test_an_image_folder_by_its_torchvision_name_keeps_its_two_parts_apart(tmp_path: Path) -> None:
+    for part, count in (("train", 3), ("test", 2)):
+        for k, name in enumerate("ab" * count):
+            (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / f"{k}.png")
+    data = load("torch/image_folder", root=tmp_path, image_size=8)
+    assert (len(data.train), len(data.test)) == (6, 4)
+
+
+def test_a_missing_torchvision_set_is_one_sentence_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train split of torch/qmnist cannot be loaded") as caught:
+        load("torch/qmnist", root=tmp_path)
+    assert str(tmp_path) in caught.value.message
+    assert "\n" not in str(caught.value)
+    assert "--download" in caught.value.hint
+
+
+def test_an_unknown_torchvision_set_is_told_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Did you mean 'qmnist'"):
+        load("torch/qmnits", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tfds/mnist", "wds/x", "hfids/user/name"])
+def test_streams_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match="is a stream that cannot be indexed"):
+        load(name)
+
+
+def test_importing_the_room_stays_light() -> None:
+    code = "import sys, perturbify.data; print({'torchvision', 'timm', 'sklearn'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,487 @@
+"""Recipes: every mistake is named, every built-in is right, and nothing is lost on the way to TOML."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from perturbify import recipe
+from perturbify.errors import RecipeError, nearest
+from perturbify.recipe import (
+    RULES,
+    AttackSettings,
+    CheckSettings,
+    DataSettings,
+    OptimizerSettings,
+    Recipe,
+    TrainSettings,
+)
+from perturbify.surgery.config import PerturbConfig
+
+SECTIONS = {name: kind for name, kind in get_type_hints(Recipe).items() if is_dataclass(kind)}
+
+LEAST = """
+model = "resnet18"
+[data]
+name = "digits"
+[train]
+epochs = 3
+batch_size = 8
+warmup_epochs = 1
+[optimizer]
+lr = 0.1
+[theta_optimizer]
+lr = 0.2
+"""
+
+
+def mistakes_of(*overrides: str, tmp_path: Path, base: str = LEAST) -> list[str]:
+    """The mistakes that a recipe, else right and as small as can be, has after the overrides."""
+    path = tmp_path / "mine.toml"
+    path.write_text(base, encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(path, overrides)
+    head, *mistakes = str(caught.value).splitlines()
+    count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    assert head == f"Recipe 'mine' has {count}:"
+    return [mistake.strip() for mistake in mistakes]
+
+
+# Reading
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    read = recipe.from_toml(LEAST, "least")
+    assert read == Recipe(
+        name="least",
+        model="resnet18",
+        data=DataSettings("digits"),
+        train=TrainSettings(epochs=3, batch_size=8, warmup_epochs=1),
+        optimizer=OptimizerSettings(lr=0.1),
+        theta_optimizer=OptimizerSettings(lr=0.2),
+    )
+    assert read.perturb == PerturbConfig()
+    assert read.attack == AttackSettings()
+    assert read.check == CheckSettings()
+
+
+def test_an_integer_is_a_number_and_a_fraction_is_a_pixel_size() -> None:
+    read = recipe.from_toml(
+        LEAST.replace("lr = 0.1", "lr = 1")
+        + '[attack]\nepsilon = "8/255"\nstep_size = 1\n[check]\nepsilon = "4/255"',
+        "x",
+    )
+    assert (read.optimizer.lr, type(read.optimizer.lr)) == (1.0, float)
+    assert read.attack.epsilon == 8 / 255
+    assert type(read.attack.step_size) is float
+    assert read.check.epsilon == 4 / 255
+
+
+def test_import_is_light() -> None:
+    code = "import sys, perturbify.recipe; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "mistake"),
+    [
+        # types
+        ("train.epochs=true", "train.epochs must be an integer, not true"),
+        ("train.epochs=2.0", "train.epochs must be an integer, not 2.0"),
+        ("train.epochs=two", 'train.epochs must be an integer, not "two"'),
+        ("data.flip=1", "data.flip must be true or false, not 1"),
+        ("data.name=3", "data.name must be a string, not 3"),
+        ("data.root=false", "data.root must be a string, not false"),
+        ("optimizer.lr=true", "optimizer.lr must be a number, not true"),
+        ('optimizer.lr="1/10"', 'optimizer.lr must be a number, not "1/10"'),
+        (f"optimizer.lr=1{'0' * 400}", f"optimizer.lr must be a number, not 1{'0' * 400}"),
+        ("attack.epsilon=8/0", 'attack.epsilon must be a number or a fraction such as "8/255", not "8/0"'),
+        ("attack.epsilon=a/b", 'attack.epsilon must be a number or a fraction such as "8/255", not "a/b"'),
+        ("perturb.include=conv1", 'perturb.include must be a list, not "conv1"'),
+        ("perturb.include=[1]", "perturb.include[0] must be a string, not 1"),
+        ("optimizer.milestones=[1, 2.5]", "optimizer.milestones[1] must be an integer, not 2.5"),
+        ("model_args=3", "model_args must be a table, not 3"),
+        ("model_args.since=2020-01-01", "model_args holds a date, which a recipe cannot keep"),
+        ("check=3", "check must be a table, not 3"),
+        ("seed.deeper=3", 'seed must be an integer, not {"deeper": 3}'),
+        # ranges
+        ("train.epochs=0", "train.epochs must be at least 1, not 0"),
+        ("train.batch_size=0", "train.batch_size must be at least 1, not 0"),
+        ("train.warmup_epochs=-1", "train.warmup_epochs must be at least 0, not -1"),
+        ("train.w_steps=0", "train.w_steps must be at least 1, not 0"),
+        ("train.theta_steps=0", "train.theta_steps must be at least 1, not 0"),
+        ("train.gamma=-1e-4", "train.gamma must be at least 0, not -0.0001"),
+        ("train.save_minutes=0", "train.save_minutes must be above 0, not 0"),
+        ("optimizer.lr=-0.1", "optimizer.lr must be at least 0, not -0.1"),
+        ("optimizer.lr=nan", "optimizer.lr must be at least 0, not NaN"),
+        ("optimizer.lr=inf", "optimizer.lr must be at least 0, not Infinity"),
+        ("theta_optimizer.momentum=1", "theta_optimizer.momentum must be at least 0 and below 1, not 1"),
+        ("theta_optimizer.decay=0", "theta_optimizer.decay must be above 0 and at most 1, not 0"),
+        ("optimizer.milestones=[2, 1]", "optimizer.milestones must increase, unlike [2, 1]"),
+        ("optimizer.milestones=[2, 2]", "optimizer.milestones must increase, unlike [2, 2]"),
+        ("attack.epsilon=0", "attack.epsilon must be above 0 and at most 1, not 0"),
+        ("attack.epsilon=8", "attack.epsilon must be above 0 and at most 1, not 8"),
+        ("attack.epsilon=300/255", 'attack.epsilon must be above 0 and at most 1, not "300/255"'),
+        ("attack.steps=0", "attack.steps must be at least 1, not 0"),
+        ("attack.weight=1.5", "attack.weight must be at least 0 and at most 1, not 1.5"),
+        ("check.images=0", "check.images must be at least 1, not 0"),
+        ("check.eot_draws=0", "check.eot_draws must be at least 1, not 0"),
+        ("seed=-1", "seed must be at least 0 and at most 4294967295, not -1"),
+        ("perturb.theta_min=0", "perturb.theta_min must be above 0, not 0"),
+        # choices
+        (
+            "method=vanila",
+            'method must be one of "learn2perturb", "learn2perturb-r", "vanilla", "none", not "vanila". '
+            "Did you mean 'vanilla'?",
+        ),
+        ("perturb.share=7", 'perturb.share must be one of "sample", "batch", not 7'),
+        # two keys against each other
+        ("train.warmup_epochs=4", "train.warmup_epochs must be at most epochs (4 and 3)"),
+        ("data.mean=[0.5]", "data.mean and std come together, one number a channel ([0.5] and null)"),
+        ("data.std=[0.5]", "data.mean and std come together, one number a channel (null and [0.5])"),
+        ("optimizer.momentum=0", "optimizer.nesterov needs a momentum above 0 (true and 0.0)"),
+        ("perturb.theta_init=0.001", "perturb.theta_init must be at least theta_min (0.001 and 0.01)"),
+        # names
+        ("train.epoch=3", "train.epoch is unknown. Did you mean 'epochs' or 'warmup_epochs'?"),
+        ("trian.epochs=3", "trian is unknown. Did you mean 'train'?"),
+        ("train.lr=3", "train.lr is unknown. Did you mean 'optimizer.lr' or 'theta_optimizer.lr'?"),
+        ("epochs=3", "epochs is unknown. Did you mean 'train.epochs'?"),
+        ("name=other", "name is unknown. Did you mean 'data.name'?"),
+        ("data.qqq=3", "data.qqq is unknown"),
+        # absence
+        ("data.name=", "data.name is missing"),
+        ("model=", "model is missing"),
+        ("train.epochs", "train.epochs is an override without a value, as in key=value"),
+    ],
+)
+def test_each_mistake(override: str, mistake: str, tmp_path: Path) -> None:
+    assert mistakes_of(override, tmp_path=tmp_path) == [mistake]
+
+
+def test_means_and_stds_of_different_lengths_or_none_at_all(tmp_path: Path) -> None:
+    for mean, std in (("[0.5]", "[0.5, 0.5]"), ("[]", "[]")):
+        (mistake,) = mistakes_of(f"data.mean={mean}", f"data.std={std}", tmp_path=tmp_path)
+        assert mistake.startswith("data.mean and std come together")
+
+
+def test_all_mistakes_at_once(tmp_path: Path) -> None:
+    base = """
+    seeds = 1
+    method = "learn2perturb-x"
+    [train]
+    epochs = 0
+    batch_size = "8"
+    gama = 1
+    [optimizer]
+    lr = -1
+    milestones = [3, true, -2]
+    """
+    found = mistakes_of("foo", "attack.epsilon=2", base=base, tmp_path=tmp_path)
+    assert [mistake.split()[0] for mistake in found] == [
+        "foo",
+        "seeds",
+        "model",
+        "method",
+        "data.name",
+        "train.gama",
+        "train.epochs",
+        "train.batch_size",
+        "train.warmup_epochs",
+        "optimizer.lr",
+        "optimizer.milestones[1]",
+        "optimizer.milestones[2]",
+        "theta_optimizer.lr",
+        "attack.epsilon",
+    ]
+
+
+def test_invalid_toml_names_the_line() -> None:
+    with pytest.raises(RecipeError, match=r"'x' is not valid TOML: .*line 2"):
+        recipe.from_toml('model = "a"\nseed = = 3\n', "x")
+
+
+def test_an_integer_too_long_for_python_is_a_recipe_error() -> None:
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        recipe.from_toml(f"seed = {'9' * 5000}", "x")
+
+
+# Finding
+
+
+def test_unknown_recipe_names_the_nearest_and_that_a_path_works() -> None:
+    with pytest.raises(RecipeError, match=r"no recipe 'cifra10'. Did you mean 'cifar10' .*path to a \.toml"):
+        recipe.load("cifra10")
+    with pytest.raises(RecipeError, match=r"Built in: cifar10, cifar100, digits, smoke\. A path"):
+        recipe.load("zzz")
+    with pytest.raises(RecipeError, match=r"Did you mean 'digits'"):
+        recipe.load("somewhere/digit.toml")
+
+
+def test_a_path_is_read_and_names_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(LEAST, encoding="utf-8")
+    assert recipe.load(path) == recipe.load(str(path)) == recipe.from_toml(LEAST, "mine")
+    assert recipe.text(path) == LEAST
+
+
+def test_a_file_that_is_no_text_is_a_recipe_error(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        recipe.load(path)
+
+
+# Overrides
+
+
+def test_overrides_are_typed_by_toml_and_else_bare_strings() -> None:
+    read = recipe.load(
+        "digits",
+        [
+            "train.epochs=5",
+            "optimizer.lr = 1e-3",
+            "optimizer.milestones=[2, 4]",
+            "data.root=/some/where=else",
+            "data.flip=true",
+            "attack.epsilon=4/255",
+            'perturb.include=["layer1*"]',
+            "model_args.width=1.5",
+            "model_args.deep.er=1",
+            "method=none",
+            "seed=1",
+            "seed=2",
+        ],
+    )
+    assert read.train.epochs == 5
+    assert (read.optimizer.lr, read.optimizer.milestones) == (1e-3, (2, 4))
+    assert (read.data.root, read.data.flip) == ("/some/where=else", True)
+    assert read.attack.epsilon == 4 / 255
+    assert read.perturb.include == ("layer1*",)
+    assert read.model_args == {"width": 1.5, "deep": {"er": 1}}
+    assert (read.method, read.seed) == ("none", 2)
+
+
+def test_an_override_cannot_smuggle_in_a_second_key() -> None:
+    with pytest.raises(RecipeError, match="seed must be an integer"):
+        recipe.load("digits", ["seed=1\nmethod='none'"])
+
+
+def test_overrides_as_a_mapping() -> None:
+    read = recipe.load(
+        "smoke", {"train.epochs": 4, "data.train_images": None, "optimizer.milestones": (1, 2)}
+    )
+    assert read.train.epochs == 4
+    assert read.data.train_images is None
+    assert read.optimizer.milestones == (1, 2)
+
+
+def test_nothing_after_the_sign_takes_a_key_out() -> None:
+    read = recipe.load("cifar10", ["data.mean=", "data.std="])
+    assert (read.data.mean, read.data.std) == (None, None)
+
+
+# The built-in recipes
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_built_in_is_valid_and_says_where_it_comes_from(name: str) -> None:
+    read = recipe.load(name)
+    assert read.name == name
+    assert recipe.from_toml(recipe.to_toml(read), name) == read
+    head = recipe.text(name).split("\n\n")[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    for said in ("Source:", f"Command: perturbify finetune --recipe {name}\n", "Figures:"):
+        assert said in head
+
+
+def test_the_built_ins_are_the_four_of_the_issue() -> None:
+    assert recipe.names() == ("cifar10", "cifar100", "digits", "smoke")
+
+
+def test_cifar10_has_the_constants_of_the_paper() -> None:
+    """METHODS.md, section 1."""
+    sgd = OptimizerSettings(lr=0.1, momentum=0.9, nesterov=True, milestones=(150, 250), decay=0.1)
+    assert recipe.load("cifar10") == Recipe(
+        name="cifar10",
+        model="cifar_resnet20",
+        method="learn2perturb",
+        data=DataSettings(
+            "cifar10",
+            crop_padding=4,
+            flip=True,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2023, 0.1994, 0.2010),
+        ),
+        perturb=PerturbConfig(grain="element", share="sample", theta_init=0.25, theta_min=0.01),
+        train=TrainSettings(
+            epochs=350, batch_size=128, warmup_epochs=20, w_steps=1, theta_steps=1, gamma=1e-4
+        ),
+        optimizer=replace(sgd, weight_decay=3e-4),
+        theta_optimizer=replace(sgd, weight_decay=0.0),
+        attack=AttackSettings(epsilon=8 / 255, step_size=0.01, steps=7, random_start=True, weight=0.5),
+        check=CheckSettings(images=1000, epsilon=8 / 255, step_size=0.01, steps=7, eot_draws=10),
+    )
+
+
+def test_cifar100_differs_from_cifar10_in_the_dataset_alone() -> None:
+    ours, paper = recipe.load("cifar100"), recipe.load("cifar10")
+    assert ours.data == replace(paper.data, name="cifar100", mean=None, std=None)
+    assert replace(ours, name=paper.name, data=paper.data) == paper
+
+
+# The rules
+
+
+def test_every_number_has_a_rule_and_every_rule_a_key() -> None:
+    for cls in (Recipe, *SECTIONS.values()):
+        kinds = get_type_hints(cls)
+        numbers = {
+            f.name for f in fields(cls) if "int" in str(kinds[f.name]) or "float" in str(kinds[f.name])
+        }
+        assert set(RULES[cls].ranges) == numbers
+        assert {key for pair in RULES[cls].pairs for key in (pair.key, pair.other)} <= set(kinds)
+
+
+# Properties
+
+# A busy machine is no mistake of ours.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def floats(least: float = 0.0, most: float = 1e6, *, above: bool = False) -> st.SearchStrategy[float]:
+    return st.floats(least, most, exclude_min=above)
+
+
+counts = st.integers(1, 10**6)
+words = st.text(st.characters(codec="utf-8"), max_size=12)
+pixels = floats(most=1.0, above=True)
+values = st.recursive(
+    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def data_settings(draw: st.DrawFn) -> DataSettings:
+    channels = draw(st.integers(0, 4))
+    mean, std = None, None
+    if channels:
+        mean = draw(st.tuples(*[floats(most=1.0)] * channels))
+        std = draw(st.tuples(*[floats(above=True)] * channels))
+    optional = st.none() | counts
+    return DataSettings(
+        draw(words),
+        draw(st.none() | words),
+        draw(optional),
+        draw(optional),
+        draw(counts),
+        draw(st.booleans()),
+        mean,
+        std,
+    )
+
+
+@st.composite
+def perturb_configs(draw: st.DrawFn) -> PerturbConfig:
+    theta_min = draw(floats(above=True))
+    globs = st.lists(words, max_size=3).map(tuple)
+    return PerturbConfig(
+        grain=draw(st.sampled_from(["element", "channel", "layer"])),
+        share=draw(st.sampled_from(["sample", "batch"])),
+        theta_init=draw(floats(theta_min)),
+        theta_min=theta_min,
+        include=draw(globs),
+        exclude=draw(globs),
+        shared=draw(st.sampled_from(["call", "module"])),
+    )
+
+
+@st.composite
+def train_settings(draw: st.DrawFn) -> TrainSettings:
+    epochs = draw(counts)
+    return TrainSettings(
+        epochs=epochs,
+        batch_size=draw(counts),
+        warmup_epochs=draw(st.integers(0, epochs)),
+        w_steps=draw(counts),
+        theta_steps=draw(counts),
+        joint=draw(st.booleans()),
+        gamma=draw(floats()),
+        save_minutes=draw(floats(above=True)),
+    )
+
+
+optimizers = st.builds(
+    OptimizerSettings,
+    lr=floats(),
+    momentum=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    nesterov=st.booleans(),
+    weight_decay=floats(),
+    milestones=st.sets(st.integers(0, 1000), max_size=4).map(lambda epochs: tuple(sorted(epochs))),
+    decay=pixels,
+)
+recipes = st.builds(
+    Recipe,
+    name=st.just("mine"),
+    model=words,
+    model_args=st.dictionaries(words, values, max_size=3),
+    method=st.sampled_from(["learn2perturb", "learn2perturb-r", "vanilla", "none"]),
+    seed=st.integers(0, 2**32 - 1),
+    data=data_settings(),
+    perturb=perturb_configs(),
+    train=train_settings(),
+    optimizer=optimizers,
+    theta_optimizer=optimizers,
+    attack=st.builds(AttackSettings, pixels, pixels, counts, st.booleans(), floats(most=1.0), counts),
+    check=st.builds(CheckSettings, counts, pixels, pixels, counts, counts, counts),
+)
+
+
+@patient
+@given(recipes)
+def test_toml_and_back_is_the_same_recipe(made: Recipe) -> None:
+    written = recipe.to_toml(made)
+    assert recipe.from_toml(written, "mine") == made
+    for section, kind in SECTIONS.items():
+        assert f"\n[{section}]\n" in written
+        assert all(f"\n{f.name} = " in written or f"\n# {f.name} is not set" in written for f in fields(kind))
+
+
+def keys_by_section() -> dict[str, list[str]]:
+    return {section: [f.name for f in fields(kind)] for section, kind in SECTIONS.items()}
+
+
+@patient
+@given(st.data())
+def test_a_misspelt_key_is_reported_with_the_right_one(data: st.DataObject) -> None:
+    section = data.draw(st.sampled_from(sorted(SECTIONS)))
+    own = keys_by_section()[section]
+    right = data.draw(st.sampled_from([key for key in own if len(key) > 3]))
+    at = data.draw(st.integers(0, len(right) - 1))
+    wrong = right[:at] + data.draw(st.sampled_from(["", "_", "x"])) + right[at + 1 :]
+    assume(all(wrong not in keys for keys in keys_by_section().values()))
+    with pytest.raises(RecipeError) as caught:
+        recipe.load("digits", {f"{section}.{wrong}": 1})
+    (mistake,) = str(caught.value).splitlines()[1:]
+    assert mistake == f"  {section}.{wrong} is unknown. {nearest(wrong, own, limit=2)}"
+    assert repr(right) in mistake
+
+
+@patient
+@given(st.sampled_from(["", *sorted(SECTIONS)]), st.from_regex(r"[a-z_]{1,12}", fullmatch=True), values)
+def test_any_unknown_key_is_reported(section: str, key: str, value: Any) -> None:
+    known = keys_by_section().get(section, [f.name for f in fields(Recipe) if f.name != "name"])
+    assume(key not in known)
+    path = f"{section}.{key}".lstrip(".")
+    with pytest.raises(RecipeError) as caught:
+        recipe.load("digits", {path: value})
+    (mistake,) = str(caught.value).splitlines()[1:]
+    assert mistake.startswith(f"  {path} is unknown")
