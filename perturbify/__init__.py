@@ -9,6 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perturbify.checkpoint import load as load
+    from perturbify.checkpoint import save as save
+    from perturbify.checks import CheckPlan as CheckPlan
+    from perturbify.checks import check as check
     from perturbify.errors import PerturbifyError as PerturbifyError
     from perturbify.perturbation import Perturbation as Perturbation
     from perturbify.perturbation import noise as noise
@@ -18,18 +22,26 @@ if TYPE_CHECKING:
     from perturbify.surgery.wrap import plan as plan
     from perturbify.surgery.wrap import unwrap as unwrap
     from perturbify.surgery.wrap import wrap as wrap
+    from perturbify.training import finetune as finetune
+    from perturbify.training import resume as resume
 
 __version__ = "0.1.0"
 
 # Public names by the module that holds them: loaded on first use, so that the command line starts without torch.
 _PUBLIC = {
+    "CheckPlan": "perturbify.checks",
     "Normalize": "perturbify.normalize",
     "PerturbConfig": "perturbify.surgery.config",
     "Perturbation": "perturbify.perturbation",
     "PerturbifyError": "perturbify.errors",
+    "check": "perturbify.checks",
+    "finetune": "perturbify.training",
+    "load": "perturbify.checkpoint",
     "noise": "perturbify.perturbation",
     "perturbations": "perturbify.perturbation",
     "plan": "perturbify.surgery.wrap",
+    "resume": "perturbify.training",
+    "save": "perturbify.checkpoint",
     "unwrap": "perturbify.surgery.wrap",
     "wrap": "perturbify.surgery.wrap",
 }

@@ -146,7 +146,13 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
     return header
 
 
-def load(path: str | Path, *, model: nn.Module | None = None, device: torch.device | str = "cpu") -> Perturbed:
+def load(
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+    trust_factory: bool = False,
+) -> Perturbed:
     """Reads a network back: with its noise, in eval mode, and the noise is on.
 
     The architecture is built anew and operated on anew, so what is loaded has passed the parity probe on this machine
@@ -156,14 +162,17 @@ def load(path: str | Path, *, model: nn.Module | None = None, device: torch.devi
         path: A file that :func:`save` wrote.
         model: The source network, where the file does not know how to build it (networks made outside of the zoo).
         device: Where it shall live.
+        trust_factory: Whether a factory of the user's that the file names (``package.module:factory``) may be run.
+            Such a file runs code of its writer's choosing; those with timm, torchvision and our own models never do.
 
     Raises:
-        CheckpointError: The file is missing, truncated, foreign, newer, or does not fit the network.
+        CheckpointError: The file is missing, truncated, foreign, newer, does not fit the network, or names a factory
+            that is not trusted.
         ModelError, SurgeryError: The network cannot be built or wrapped here.
     """
     path = Path(path)
     header = read_header(path)
-    network = build(header, path, model)
+    network = build(header, path, model, trust_factory=trust_factory)
     load_tensors(network, read_tensors(path), header, path)
     return network.to(device).eval()
 
@@ -184,16 +193,19 @@ def read_header(path: str | Path) -> Header:
     return Header.from_json(metadata[KEY], path)
 
 
-def build(header: Header, path: Path, model: nn.Module | None = None) -> Perturbed:
+def build(
+    header: Header, path: Path, model: nn.Module | None = None, *, trust_factory: bool = False
+) -> Perturbed:
     """Builds the network a header describes, with fresh weights.
 
     Args:
         header: From :func:`read_header`.
         path: The file, for messages.
         model: The source network, where the header does not know it.
+        trust_factory: As for :func:`load`.
 
     Raises:
-        CheckpointError: The source network is needed, or gives other sites than the file has.
+        CheckpointError: A factory is not trusted, or the source network is needed, or gives other sites than the file has.
     """
     if model is None:
         if header.model is None:
@@ -201,7 +213,13 @@ def build(header: Header, path: Path, model: nn.Module | None = None) -> Perturb
                 f"{path} does not say how to build its network, a {header.source_class}.",
                 "Pass that network: perturbify.load(path, model=network).",
             )
-        model = zoo.build(zoo.ModelSpec.from_dict(header.model))
+        spec = zoo.ModelSpec.from_dict(header.model)
+        if spec.name.split(":")[0] not in zoo.LIBRARIES and not trust_factory:
+            raise CheckpointError(
+                f"{path} wants to run {spec.name} to build its network.",
+                "If you trust the file, pass trust_factory=True (--trust-factory), or pass the network yourself.",
+            )
+        model = zoo.build(spec)
     dtype = getattr(torch, header.dtype)
     model = model.to(dtype)
     generator = torch.Generator().manual_seed(0)

@@ -43,7 +43,13 @@ class PerturbConfig:
             value = getattr(self, field)
             if value not in get_args(allowed):
                 raise ValueError(f"{field} must be one of {', '.join(get_args(allowed))}, not {value!r}")
+        for field in ("include", "exclude"):
+            globs = getattr(self, field)
+            if not isinstance(globs, tuple) or not all(isinstance(g, str) for g in globs):
+                raise ValueError(f"{field} must be a tuple of globs, not {globs!r}")
         if not (math.isfinite(self.theta_min) and self.theta_min > 0):
             raise ValueError(f"theta_min must be positive, not {self.theta_min}")
         if not (math.isfinite(self.theta_init) and self.theta_init >= self.theta_min):
-            raise ValueError(f"theta_init {self.theta_init} must be finite and at least theta_min {self.theta_min}")
+            raise ValueError(
+                f"theta_init {self.theta_init} must be finite and at least theta_min {self.theta_min}"
+            )

@@ -91,11 +91,11 @@ class Perturbed(nn.Module):
         plan = self.surgery.plan
         if plan.config is None or plan.config.grain != "element":
             return
-        shapes = tuple(tuple(i.shape[1:]) for i in inputs if isinstance(i, Tensor))
+        shapes = tuple(tuple(i.shape) for i in inputs if isinstance(i, Tensor))
         for shape, wanted in zip(shapes, plan.input_shapes, strict=False):
-            if shape != wanted:
+            if shape[1:] != wanted and shape != wanted:  # convolutions also take one image without a batch
                 raise InputSizeError(
-                    f"θ is per element and was made for inputs of {times(wanted)}, this one is {times(shape)}.",
+                    f"θ is per element and was made for inputs of {times(wanted)}, this one is {times(shape[1:])}.",
                     f'Resize to {times(wanted)}, wrap again for the new size, or wrap with grain="channel", '
                     "which takes any size.",
                 )
@@ -118,4 +118,6 @@ class Perturbed(nn.Module):
     def extra_repr(self) -> str:
         """Names the source network."""
         plan = self.surgery.plan
-        return f"{self.surgery.source_class.__name__}, {len(plan.sites)} sites, {plan.parameters:,} entries of θ"
+        return (
+            f"{self.surgery.source_class.__name__}, {len(plan.sites)} sites, {plan.parameters:,} entries of θ"
+        )

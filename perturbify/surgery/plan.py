@@ -93,8 +93,12 @@ class Plan:
             for s in self.sites
         ]
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.append(f"{len(self.sites)} sites, {self.parameters:,} entries of θ, {len(self.skipped)} calls skipped")
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+        lines.append(
+            f"{len(self.sites)} sites, {self.parameters:,} entries of θ, {len(self.skipped)} calls skipped"
+        )
         lines += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]
         return "\n".join(lines)
 
@@ -119,7 +123,9 @@ def number_calls(calls: list[tuple[Call, bool]]) -> list[NumberedCall]:
 
 
 def make_plan(
-    by_mode: dict[str, list[NumberedCall]], config: PerturbConfig | None, input_shapes: tuple[tuple[int, ...], ...]
+    by_mode: dict[str, list[NumberedCall]],
+    config: PerturbConfig | None,
+    input_shapes: tuple[tuple[int, ...], ...],
 ) -> Plan:
     """Decides for every convolution call whether it gets noise, and θ of which shape.
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
+import random
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict
 from torch.nn.modules.conv import _ConvNd
 
 from perturbify.errors import TraceError
@@ -31,7 +35,7 @@ class Traced:
     constants: dict[str, Tensor]
 
     def is_learned(self, node: fx.Node, model: nn.Module) -> bool:
-        """Whether a convolution's filter comes from a parameter; a fixed filter (a blur's buffer) does not."""
+        """Whether a convolution's filter comes from anything learned; a fixed one (a blur's buffer) does not."""
         if node.op == "call_module":
             return True
         weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
@@ -42,6 +46,10 @@ class Traced:
                 continue
             seen.add(current)
             if current.op == "get_attr" and isinstance(_attribute(model, str(current.target)), nn.Parameter):
+                return True
+            if current.op == "call_module" and any(
+                True for _ in model.get_submodule(str(current.target)).parameters()
+            ):
                 return True
             pending.extend(current.all_input_nodes)
         return False
@@ -63,14 +71,18 @@ def trace(model: nn.Module, calls: Collection[Call], live: Collection[str]) -> T
     tracer = _Tracer(model, calls, live)
     before = set(model.__dict__)
     try:
-        graph = tracer.trace(model)
+        with torch.enable_grad():  # as it is when the network is called, so that a switch of it shows
+            graph = tracer.trace(model)
+            tracer.refuse_frozen_draws()
     except Exception as error:
         inside = tracer.path or "its own forward"
         raise TraceError(
             f"torch.fx cannot follow {type(model).__name__}: it stops in {inside} ({first_line(error)}).",
             "Wrap the part of the network that can be traced.",
         ) from error
-    constants = {k: v for k, v in model.__dict__.items() if k not in before and isinstance(v, Tensor)}
+    constants = {
+        k: v.detach() for k, v in model.__dict__.items() if k not in before and isinstance(v, Tensor)
+    }
     return Traced(graph, _pair(graph, model, calls), constants)
 
 
@@ -108,14 +120,17 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, model: nn.Module, calls: Collection[Call], live: Collection[str]) -> None:
-        # A parameter's shape is a fact about the network, not about its input.
-        super().__init__(
-            autowrap_modules=(math,), autowrap_functions=_whole_functions(), param_shapes_constant=True
-        )
+        super().__init__(autowrap_modules=(math,), autowrap_functions=_whole_functions())
         self.path = ""
         self._live = frozenset(live)
-        convolving = {c.owner for c in calls} | {p for p, m in model.named_modules() if isinstance(m, _ConvNd)}
-        self._enter = {p for owner in convolving for p in _ancestors(owner)}
+        self._generators = _generators()
+        self._held = dict([*model.named_parameters(), *model.named_buffers()])
+        # A module may be registered under several names; whatever holds it under any of them is entered.
+        by_path = dict(model.named_modules(remove_duplicate=False))
+        convolving = {by_path[c.owner] for c in calls} | {
+            m for m in by_path.values() if isinstance(m, _ConvNd)
+        }
+        self._enter = {a for path, m in by_path.items() if m in convolving for a in _ancestors(path)}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _ConvNd) or module_qualified_name not in self._enter
@@ -125,8 +140,31 @@ class _Tracer(fx.Tracer):
     ) -> Any:
         outer, self.path = self.path, self.path_of_module(m)
         result = super().call_module(m, forward, args, kwargs)
+        self.refuse_frozen_draws()
         self.path = outer  # not restored after an error: it then names where the trace stopped
         return result
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        if node.op == "get_attr":
+            return _HeldProxy(node, self, self._held[str(node.target)])
+        return super().proxy(node)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, dict) and type(a) not in (dict, immutable_dict):  # an OrderedDict stays one
+            return self.create_node("call_function", type(a), (self.create_arg(dict(a)),), {})
+        return super().create_arg(a)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if not torch.is_grad_enabled():
+            raise RuntimeError("it turns gradients off inside its forward, which a graph does not record")
+        return super().create_node(*args, **kwargs)
+
+    def refuse_frozen_draws(self) -> None:
+        """Stops when random numbers were drawn: tracing computes nothing, so they would be constants of the graph."""
+        if _generators() != self._generators:
+            raise RuntimeError(
+                "it draws random numbers that do not depend on its input, which the graph would freeze"
+            )
 
     def _proxy_placeholder(
         self, name: str, concrete_args: Any, sig: inspect.Signature, fn_for_analysis: Callable[..., Any]
@@ -142,6 +180,15 @@ class _Tracer(fx.Tracer):
         return sig.parameters[bare].default
 
 
+class _HeldProxy(fx.Proxy):
+    """A parameter or buffer in a graph; its shape is a fact about the network, not about its input."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, held: Tensor) -> None:
+        super().__init__(node, tracer)
+        self.shape, self.ndim, self.dim = held.shape, held.ndim, held.dim
+        self.size, self.numel, self.nelement = held.size, held.numel, held.nelement
+
+
 def _whole_functions() -> tuple[Callable[..., Any], ...]:
     """Functions that timm registers as not to be entered (drop_path and others); torchvision's are known to fx itself."""
     layers = sys.modules.get("timm.layers")
@@ -149,13 +196,19 @@ def _whole_functions() -> tuple[Callable[..., Any], ...]:
     return tuple(f for f in registered if callable(f))
 
 
+def _generators() -> tuple[object, ...]:
+    """State of the generators a forward may draw from."""
+    numpy = np.random.get_state(legacy=False)["state"]
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy["key"].tobytes(), numpy["pos"]
+
+
 def _ancestors(path: str) -> list[str]:
     parts = path.split(".")
     return [".".join(parts[:i]) for i in range(len(parts) + 1)]
 
 
-def _attribute(model: nn.Module, path: str) -> object:
-    value: object = model
+def _attribute(model: nn.Module, path: str) -> Any:
+    value: Any = model
     for name in path.split("."):
         value = getattr(value, name)
     return value

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perturbify.errors import AlreadyWrapped, ModelError, NoConvolutions, SurgeryError
-from perturbify.perturbation import Perturbation, perturbations
 from perturbify.normalize import Normalize
+from perturbify.perturbation import Perturbation, perturbations
 from perturbify.surgery.config import PerturbConfig
-from perturbify.surgery.parity import probe, reproducible
+from perturbify.surgery.parity import Inputs, probe, reproducible
 from perturbify.surgery.perturbed import Perturbed, Surgery
 from perturbify.surgery.plan import NumberedCall, Plan, make_plan, number_calls, site_key
 from perturbify.surgery.program import Program
@@ -87,24 +89,24 @@ def wrap(
             else "Noise goes behind convolutions; this network makes no convolution call."
         )
         raise NoConvolutions(f"{type(model).__name__} has nothing to put noise behind.", why)
-    if normalize is not None and hasattr(model, "normalize"):
-        raise SurgeryError(
-            f"{type(model).__name__} has an attribute 'normalize' of its own.", "Normalise the inputs outside instead."
-        )
+    for taken in ("surgery", *(["normalize"] if normalize is not None else [])):
+        if hasattr(model, taken):
+            raise SurgeryError(
+                f"{type(model).__name__} has an attribute {taken!r} of its own, a name that the wrapped network needs.",
+                "Rename it, or leave the normalisation outside." if taken == "normalize" else "Rename it.",
+            )
 
-    network = model if inplace else _copy(model)
-    constants = _adopt_constants(network, traced)
+    constants = _name_constants(traced)
     programs = {mode: _insert(traced[mode], the_plan) for mode in MODES}
     if programs["train"] == programs["eval"]:
         programs["train"] = programs["eval"]
-    source = _copy(model) if inplace else model
-    _add_thetas(network, the_plan, example)
-    wrapped = Perturbed.adopt(
-        network, Surgery(type(model), the_plan, tuple(example.arguments), programs, tuple(constants))
-    )
-    probe(source, wrapped, example.batches())
+    surgery = Surgery(type(model), the_plan, tuple(example.arguments), programs, tuple(constants))
+    wrapped = _operate(_copy(model), surgery, constants, example.device)
+    probe(model, wrapped, *example.batches())
+    if inplace:
+        wrapped = _operate(model, surgery, constants, example.device)
     if normalize is not None:
-        wrapped.normalize = normalize.to(example.device)
+        wrapped.normalize = copy.deepcopy(normalize).to(example.device)
         wrapped.surgery = replace(wrapped.surgery, normalizes=True)
     return wrapped
 
@@ -123,7 +125,9 @@ def unwrap(model: nn.Module) -> nn.Module:
         SurgeryError: The network is not a wrapped one.
     """
     if not isinstance(model, Perturbed):
-        raise SurgeryError(f"{type(model).__name__} is not a wrapped network.", "Only what wrap() returned unwraps.")
+        raise SurgeryError(
+            f"{type(model).__name__} is not a wrapped network.", "Only what wrap() returned unwraps."
+        )
     contents = copy.deepcopy(model)
     surgery: Surgery = contents.surgery
     del contents.surgery
@@ -142,7 +146,9 @@ def unwrap(model: nn.Module) -> nn.Module:
 class _Example:
     """The inputs a network is run with: by name, as forward takes them."""
 
-    def __init__(self, arguments: Mapping[str, Any], device: torch.device, parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, arguments: Mapping[str, Any], device: torch.device, parameters: Mapping[str, Any]
+    ) -> None:
         self.arguments = dict(arguments)
         self.device = device
         self._parameters = parameters
@@ -159,7 +165,11 @@ class _Example:
         device = first.device if first is not None else torch.device("cpu")
         if given is None:
             given = _from_pretrained_cfg(model, first)
-        args, kwargs = ((), given) if isinstance(given, Mapping) else (given if isinstance(given, tuple) else (given,), {})
+        args, kwargs = (
+            ((), given)
+            if isinstance(given, Mapping)
+            else (given if isinstance(given, tuple) else (given,), {})
+        )
         signature = inspect.signature(type(model).forward)
         try:
             bound = signature.bind(model, *args, **kwargs).arguments
@@ -169,7 +179,10 @@ class _Example:
             ) from None
         _, *names = bound
         for name in names:
-            if signature.parameters[name].kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            if signature.parameters[name].kind in (
+                inspect.Parameter.VAR_POSITIONAL,
+                inspect.Parameter.VAR_KEYWORD,
+            ):
                 raise ModelError(
                     f"{type(model).__name__}.forward takes its inputs as {name!r}, which torch.fx cannot follow.",
                     "Give forward named arguments.",
@@ -180,7 +193,7 @@ class _Example:
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(v.shape[1:]) for v in self.arguments.values() if isinstance(v, Tensor))
 
-    def call(self, extra: int = 0) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call(self, extra: int = 0) -> Inputs:
         """Positional and keyword inputs, with the first image repeated ``extra`` more times at the end."""
         values = {
             n: torch.cat([v, *[v[:1]] * extra]) if isinstance(v, Tensor) and extra else v
@@ -190,11 +203,12 @@ class _Example:
         positional = [v for n, v in values.items() if self._parameters[n].kind is not keyword]
         return tuple(positional), {n: v for n, v in values.items() if self._parameters[n].kind is keyword}
 
-    def batches(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def batches(self) -> tuple[Inputs, Inputs]:
         """The example input, and where it has a batch dimension the same with one image more: sizes must not be baked."""
         tensors = [v for v in self.arguments.values() if isinstance(v, Tensor)]
         one_batch = tensors and all(t.dim() > 1 and t.shape[0] == tensors[0].shape[0] for t in tensors)
-        return [self.call(), self.call(extra=1)] if one_batch else [self.call()]
+        as_given = self.call()
+        return as_given, self.call(extra=1) if one_batch else as_given
 
 
 def _from_pretrained_cfg(model: nn.Module, first: nn.Parameter | None) -> Tensor:
@@ -236,28 +250,38 @@ def _insert(traced: Traced, the_plan: Plan) -> Program:
             continue
         with traced.graph.inserting_after(node):
             noisy = traced.graph.call_module(path, (node,))
-        node.replace_all_uses_with(noisy, delete_user_cb=lambda user, noisy=noisy: user is not noisy)
+        node.replace_all_uses_with(noisy, delete_user_cb=partial(operator.is_not, noisy))
     return Program.from_graph(traced.graph)
 
 
-def _adopt_constants(network: nn.Module, traced: Mapping[str, Traced]) -> list[str]:
-    """Gives the network the tensors that tracing made, equal ones once, as buffers that stay out of the state dict."""
+def _name_constants(traced: Mapping[str, Traced]) -> dict[str, Tensor]:
+    """Gathers the tensors that tracing made, equal ones once, and calls them by one name in both graphs."""
     kept: dict[str, Tensor] = {}
     for one in traced.values():
         names: dict[str, str] = {}
         for old, value in one.constants.items():
-            known = next((k for k, v in kept.items() if v.dtype == value.dtype and torch.equal(v, value)), None)
+            known = next(
+                (k for k, v in kept.items() if v.dtype == value.dtype and torch.equal(v, value)), None
+            )
             names[old] = known or f"perturb_constant_{len(kept)}"
             kept[names[old]] = value
         for node in one.graph.nodes:
             if node.op == "get_attr" and node.target in names:
                 node.target = names[node.target]
-    for name, value in kept.items():
-        network.register_buffer(name, value, persistent=False)
-    return list(kept)
+    return kept
 
 
-def _add_thetas(network: nn.Module, the_plan: Plan, example: _Example) -> None:
+def _operate(
+    network: nn.Module, surgery: Surgery, constants: Mapping[str, Tensor], device: torch.device
+) -> Perturbed:
+    """Makes a network's own modules into its wrapped form; the constants become buffers outside the state dict."""
+    for name, value in constants.items():
+        network.register_buffer(name, value.clone(), persistent=False)
+    _add_thetas(network, surgery.plan, device)
+    return Perturbed.adopt(network, surgery)
+
+
+def _add_thetas(network: nn.Module, the_plan: Plan, device: torch.device) -> None:
     config = the_plan.config
     if config is None:
         return
@@ -266,13 +290,15 @@ def _add_thetas(network: nn.Module, the_plan: Plan, example: _Example) -> None:
         like = next((p for p in owner.parameters() if p.is_floating_point()), None)
         child = site.path.rpartition(".")[2]
         if hasattr(owner, child):
-            raise SurgeryError(f"{site.owner or type(network).__name__} has an attribute {child!r} of its own.")
+            raise SurgeryError(
+                f"{site.owner or type(network).__name__} has an attribute {child!r} of its own."
+            )
         perturbation = Perturbation(
             site.theta_shape,
             share=config.share,
             theta_init=config.theta_init,
             theta_min=config.theta_min,
-            device=like.device if like is not None else example.device,
+            device=like.device if like is not None else device,
             dtype=like.dtype if like is not None else None,
         )
         owner.add_module(child, perturbation.train(owner.training))

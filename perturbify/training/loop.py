@@ -100,6 +100,7 @@ def resume(
     data: Data | None = None,
     device: str = "auto",
     download: bool = False,
+    trust_factory: bool = False,
     on_step: OnStep | None = None,
 ) -> Result:
     """Goes on with a run from its last saved state; on the CPU its results are those of the undisturbed run.
@@ -110,6 +111,7 @@ def resume(
         data: The images, where the recipe does not name them.
         device: As for :func:`finetune`.
         download: As for :func:`finetune`.
+        trust_factory: As for :func:`perturbify.load`.
         on_step: Called after every step.
 
     Raises:
@@ -121,7 +123,7 @@ def resume(
     target = choose_device(device)
     saved = state.read(folder.state)
     data = data or load_data(recipe, download=download)
-    network = checkpoint.build(saved.header, folder.state, model).to(target)
+    network = checkpoint.build(saved.header, folder.state, model, trust_factory=trust_factory).to(target)
     learner = Learner(network, recipe, methods.get(recipe.method))
     saved.restore(learner)
     return _train(learner, data, folder, saved.position, on_step)
@@ -135,6 +137,8 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
     steps = _steps_per_epoch(len(split), train.batch_size)
     history = folder.read_metrics(before=start.epoch)
     clock, saved_at = Clock(), time.monotonic()
+    # Convolutions are faster with the channels innermost; what is computed is the same.
+    model.to(memory_format=torch.channels_last)
 
     with _private_generators(device):
         for epoch in range(start.epoch, train.epochs):
@@ -149,6 +153,7 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
             for step, (x, y) in enumerate(batches, start=first):
                 seed_step(recipe.seed, epoch, step)
                 x = augment(x.to(device), crop_padding=recipe.data.crop_padding, flip=recipe.data.flip)
+                x = x.contiguous(memory_format=torch.channels_last)
                 phase = phase_at(epoch, step, steps, train, learner.method)
                 result = learner.step(x, y.to(device), phase, epoch)
                 if not (is_finite(result) and learner.thetas_are_finite()):
@@ -217,11 +222,13 @@ def _steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def _header(learner: Learner, data: Data, position: Position) -> checkpoint.Header:
+    # A path on the trainer's machine is of no use to others: the file keeps the dataset's name only.
+    recipe = replace(learner.recipe, data=replace(learner.recipe.data, name=data.name, root=None))
     return replace(
         checkpoint.describe(learner.model),
         classes=list(data.classes),
         method=learner.method.name,
-        recipe=recipes.to_toml(learner.recipe),
+        recipe=recipes.to_toml(recipe),
         trained={"epochs": position.epoch, "steps_into_next": position.step},
     )
 

@@ -7,10 +7,11 @@ checkpoint keeps.
 
 from perturbify.zoo.build import build, create
 from perturbify.zoo.facts import describe, input_size, normalization
-from perturbify.zoo.names import also_known_as, model_names, resolve
+from perturbify.zoo.names import LIBRARIES, also_known_as, model_names, resolve
 from perturbify.zoo.spec import ModelSpec
 
 __all__ = [
+    "LIBRARIES",
     "ModelSpec",
     "also_known_as",
     "build",

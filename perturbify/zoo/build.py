@@ -252,7 +252,7 @@ def _fetching(name: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, ModelError) else error
         if not _fetching_failed(cause):
             raise
-        why = str(cause).partition("\n")[0] or type(cause).__name__
+        why = re.split(r"\.\s|\n", str(getattr(cause, "reason", cause)))[0] or type(cause).__name__
         raise WeightsError(
             f"The pretrained weights of {name} could not be fetched: {why.rstrip('.')}.",
             "Fetch them where there is a network and give the file with `--weights FILE`.",

@@ -1,0 +1,138 @@
+"""What goes to the terminal: results to stdout, log and progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perturbify.text import duration, percent, table
+
+if TYPE_CHECKING:
+    from perturbify.checks import Report
+    from perturbify.training.metrics import Progress
+
+
+class Console:
+    """A command's way to speak.
+
+    Args:
+        quiet: No log and no progress.
+        as_json: Results as JSON.
+    """
+
+    def __init__(self, *, quiet: bool, as_json: bool) -> None:
+        self.quiet = quiet
+        self.as_json = as_json
+
+    def log(self, message: str) -> None:
+        """One line for the reader, on stderr."""
+        if not self.quiet:
+            click.echo(message, err=True)
+
+    def result(self, text: str, values: Any) -> None:
+        """The command's result, on stdout: text for people, or its values as JSON."""
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False) if self.as_json else text)
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[Progress], None]]:
+        """Shows the progress of a run: a line that moves on a terminal, a line an epoch elsewhere."""
+        moving = not self.quiet and sys.stderr.isatty()
+
+        def show(p: Progress) -> None:
+            if moving:
+                click.echo(f"\r\033[K{_step_line(p)}", err=True, nl=False)
+            if p.epoch_summary is not None and not self.quiet:
+                click.echo(("\r\033[K" if moving else "") + _epoch_line(p), err=True)
+
+        try:
+            yield show
+        finally:
+            if moving:
+                click.echo("\r\033[K", err=True, nl=False)
+
+    @contextmanager
+    def checking(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Shows the progress of a check."""
+        moving = not self.quiet and sys.stderr.isatty()
+
+        def show(trial: str, done: int, total: int) -> None:
+            if moving:
+                click.echo(f"\r\033[Kchecking: {trial}, {done} of {total} images", err=True, nl=False)
+            elif not self.quiet and done == total:
+                click.echo(f"checked: {trial}", err=True)
+
+        try:
+            yield show
+        finally:
+            if moving:
+                click.echo("\r\033[K", err=True, nl=False)
+
+
+def report_table(report: Report) -> str:
+    """A report as people read it."""
+    rows = [("attack", "noise", "draws a step", "n", "accuracy % [95% interval]")]
+    rows += [(r.attack, r.noise, str(r.draws), str(r.n), percent(r.accuracy, r.interval)) for r in report.rows]
+    lines = [
+        f"{report.subject} on {report.n} test images of {report.data}; l∞ ε = {report.epsilon:.4g}, seed {report.seed}",
+        "",
+        table(rows),
+        "",
+    ]
+    live = report.liveness
+    if not live.sites:
+        lines.append("noise: none in this network")
+    elif live.failures:
+        lines += [f"noise: FAILED, {failure}" for failure in live.failures]
+    else:
+        skipped = f", {live.skipped} skipped on purpose" if live.skipped else ""
+        lines.append(
+            f"noise: alive at {live.sites} sites behind {live.perturbed} of {live.convolutions} convolution calls{skipped}"
+        )
+    return "\n".join(lines)
+
+
+def metrics_table(metrics: list[dict[str, Any]]) -> str:
+    """A run's epochs as people read them: at most the first, the last, and eight in between."""
+    chosen = sorted({round(i * (len(metrics) - 1) / 9) for i in range(10)}) if len(metrics) > 10 else range(len(metrics))
+    rows = [("epoch", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")]
+    for m in (metrics[i] for i in chosen):
+        theta = m["theta"] or {"mean": None, "min": None, "max": None}
+        rows.append(
+            (
+                str(m["epoch"]),
+                f"{m['clean_loss']:.3f}",
+                percent(m["clean_accuracy"]),
+                _number(m["adversarial_loss"]),
+                "–" if m["adversarial_accuracy"] is None else percent(m["adversarial_accuracy"]),
+                *(_number(theta[k]) for k in ("mean", "min", "max")),
+            )
+        )
+    return table(rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _step_line(p: Progress) -> str:
+    attacked = "" if p.adversarial_loss is None else f", adversarial {p.adversarial_loss:.3f}"
+    return (
+        f"epoch {p.epoch + 1}/{p.epochs}, {p.phase} {p.step + 1}/{p.steps}, loss {p.clean_loss:.3f}{attacked}, "
+        f"{p.images_per_second:.0f} images/s, {duration(p.seconds_left)} left"
+    )
+
+
+def _epoch_line(p: Progress) -> str:
+    m = p.epoch_summary
+    assert m is not None
+    attacked = "" if m["adversarial_loss"] is None else f", adversarial {_number(m['adversarial_loss'])}"
+    theta = "" if m["theta"] is None else f", θ {m['theta']['mean']:.3f}"
+    return (
+        f"epoch {p.epoch + 1}/{p.epochs}: loss {m['clean_loss']:.3f} ({percent(m['clean_accuracy'])}%){attacked}{theta}, "
+        f"{m['images_per_second']:.0f} images/s, {duration(p.seconds_left)} left"
+    )

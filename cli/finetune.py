@@ -1,0 +1,164 @@
+"""``perturbify finetune``: train weights and noise in turn, then check what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perturbify.cli import models
+from perturbify.cli.console import Console, metrics_table, report_table
+from perturbify.cli.options import model_options, output_options
+
+if TYPE_CHECKING:
+    from perturbify.checks import Report
+    from perturbify.data import Data
+    from perturbify.recipe import Recipe
+    from perturbify.training import Result
+
+
+@click.command()
+@click.option("--recipe", "recipe_name", help="A built-in recipe, or a .toml file; see `perturbify recipes ls`.")
+@click.option("--model", "model_name", help="A model's name, or a FILE of perturbify's; default: the recipe's.")
+@click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: the recipe's.")
+@click.option("-o", "--run-dir", type=click.Path(path_type=Path), help="Folder of the run; default: a new one in runs/.")
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
+@click.option("--no-check", is_flag=True, help="Leave out the robustness check at the end.")
+@click.option("--force", is_flag=True, help="Replace a run in the folder.")
+@model_options
+@output_options
+def finetune(
+    recipe_name: str | None,
+    model_name: str | None,
+    data_name: str | None,
+    run_dir: Path | None,
+    resumed: Path | None,
+    overrides: tuple[str, ...],
+    device: str,
+    download: bool,
+    no_check: bool,
+    force: bool,
+    trust_factory: bool,
+    as_json: bool,
+    quiet: bool,
+    **how: Any,
+) -> None:
+    """Train a network's weights and its noise in turn, against an adversary, and check the result.
+
+    The run's folder holds the resolved recipe, metrics, the model with its card, and the state that --resume needs.
+    """
+    from perturbify.training import loop
+
+    console = Console(quiet=quiet, as_json=as_json)
+    if (resumed is None) == (recipe_name is None):
+        raise click.UsageError("Give --recipe to start a run, or --resume to go on with one.")
+    if resumed is not None:
+        if model_name or data_name or run_dir or overrides or force or any(how.values()):
+            raise click.UsageError("A resumed run has its own model, data, folder and settings; give --resume alone.")
+        console.log(f"run: {resumed}, resumed")
+        with console.training() as show:
+            result = loop.resume(
+                resumed, device=device, download=download, trust_factory=trust_factory, on_step=show
+            )
+        recipe = result.folder.read_recipe()
+        data = loop.load_data(recipe, download=download)
+    else:
+        recipe, data, model = _set_up(
+            console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how
+        )
+        folder = run_dir or _fresh_folder(recipe)
+        console.log(f"data: {data.name}, {len(data.train)} training and {len(data.test)} test images")
+        console.log(f"run: {folder}")
+        with console.training() as show:
+            result = loop.finetune(model, recipe, folder, data=data, device=device, force=force, on_step=show)
+    report = None if no_check else _check(console, result, recipe, data)
+    _finish(console, result, report)
+
+
+def _set_up(
+    console: Console,
+    recipe_name: str,
+    model_name: str | None,
+    data_name: str | None,
+    overrides: tuple[str, ...],
+    download: bool,
+    trust_factory: bool,
+    how: dict[str, Any],
+) -> tuple[Recipe, Data, Any]:
+    from dataclasses import replace
+
+    from perturbify import recipe as recipes
+    from perturbify import zoo
+    from perturbify.training import loop
+
+    recipe = recipes.load(recipe_name, overrides)
+    if data_name is not None:
+        recipe = replace(recipe, data=replace(recipe.data, name=data_name))
+    data = loop.load_data(recipe, download=download)
+    name = model_name or recipe.model
+    if models.is_file(name):
+        if any(how.values()):
+            raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
+        model = models.load(console, name, trust_factory=trust_factory)
+    else:
+        if model_name is None or zoo.resolve(model_name) == zoo.resolve(recipe.model):
+            how["model_args"] = {**recipe.model_args, **how["model_args"]}
+        model = models.create(console, name, num_classes=len(data.classes), **how)
+    spec = zoo.describe(model)
+    if spec is not None:
+        recipe = replace(recipe, model=spec.name, model_args=dict(spec.kwargs))
+    return recipe, data, model
+
+
+def _fresh_folder(recipe: Recipe) -> Path:
+    """The first folder of this recipe and model in runs/ that is not there yet."""
+    return next(f for f in _numbered(Path("runs") / f"{recipe.name}-{recipe.model.rpartition(':')[2]}") if not f.exists())
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1
+
+
+def _check(console: Console, result: Result, recipe: Recipe, data: Data) -> Report:
+    from dataclasses import asdict
+
+    from perturbify import checkpoint
+    from perturbify.checks import CheckPlan, check
+    from perturbify.files import write_text
+    from perturbify.model_card import model_card
+
+    with console.checking() as show:
+        report = check(
+            result.model, data, CheckPlan(**asdict(recipe.check)), subject=recipe.model, on_batch=show
+        )
+    write_text(result.folder.report, report.to_json())
+    header = checkpoint.annotate(result.folder.model, check=report.summary())
+    write_text(result.folder.card, model_card(header))
+    return report
+
+
+def _finish(console: Console, result: Result, report: Report | None) -> None:
+    folder = result.folder
+    text = metrics_table(result.metrics)
+    if report is not None:
+        text += "\n\n" + report_table(report)
+    console.result(
+        f"{text}\n\nmodel: {folder.model}",
+        {
+            "run": str(folder.path),
+            "model": str(folder.model),
+            "metrics": result.metrics,
+            "report": None if report is None else report.to_dict(),
+        },
+    )
+    if report is not None and not report.passed:
+        click.get_current_context().exit(3)

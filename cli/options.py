@@ -1,0 +1,90 @@
+"""Options that several commands share, and the values they take."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def output_options(command: Command) -> Command:
+    """``--json`` and ``-q``."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+    return click.option("-q", "--quiet", is_flag=True, help="No log and no progress.")(command)
+
+
+def model_options(command: Command) -> Command:
+    """How a named model is built and where its weights come from."""
+    for option in (
+        click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names; only if you trust it."),
+        click.option("--reset-head", is_flag=True, help="With --weights: leave a head of other size fresh."),
+        click.option(
+            "--weights", type=click.Path(), metavar="FILE", help="Weights: .safetensors, or .pth (weights_only)."
+        ),
+        click.option("--pretrained", is_flag=True, help="Fetch the library's pretrained weights."),
+        click.option(
+            "--model-arg",
+            "model_args",
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=key_values,
+            help="Argument for the model's builder, such as width=2.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def attack_options(command: Command) -> Command:
+    """The adversary of a check."""
+    for option in (
+        click.option("--seed", default=0, show_default=True, help="Of every random number in the check."),
+        click.option("--batch-size", default=250, show_default=True, type=click.IntRange(1)),
+        click.option("--eot-draws", default=10, show_default=True, type=click.IntRange(1), help="Draws a step."),
+        click.option("--step-size", default="0.01", show_default=True, callback=pixels, help="Of PGD, in pixels."),
+        click.option("--steps", default=7, show_default=True, type=click.IntRange(1), help="Of PGD."),
+        click.option("--epsilon", default="8/255", show_default=True, callback=pixels, help="l∞ radius, in pixels."),
+        click.option("--images", default=1000, show_default=True, type=click.IntRange(1), help="At most so many."),
+    ):
+        command = option(command)
+    return command
+
+
+def key_values(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """Reads ``key=value``; a value is JSON where it can be, else text."""
+    pairs = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"{pair!r} is not of the form key=value")
+        try:
+            pairs[key] = json.loads(value)
+        except ValueError:
+            pairs[key] = value
+    return pairs
+
+
+def pixels(_ctx: click.Context, _option: click.Parameter, given: str) -> float:
+    """Reads a size in pixels of [0, 1]: a number, or a fraction such as 8/255."""
+    try:
+        value = float(Fraction(given.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"{given!r} is not a number or a fraction such as 8/255") from None
+    if not 0 < value <= 1:
+        raise click.BadParameter(f"{given} is outside (0, 1]: pixels lie in [0, 1]")
+    return value
+
+
+def image_size(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
+    """Reads channels × height × width, such as 3x224x224."""
+    if given is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*([x×,][1-9]\d*){2}", given):
+        raise click.BadParameter(f"{given!r} is not of the form 3x224x224 (channels, height, width)")
+    return tuple(int(n) for n in re.split("[x×,]", given))

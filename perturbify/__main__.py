@@ -1,0 +1,6 @@
+"""``python -m perturbify``."""
+
+from perturbify.cli.main import main
+
+if __name__ == "__main__":
+    main()

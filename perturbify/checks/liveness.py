@@ -1,0 +1,132 @@
+"""Is the noise alive? Asked of the network itself, by watching two forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from perturbify.attacks import frozen_modes
+from perturbify.perturbation import Perturbation, noise, perturbations
+from perturbify.surgery.perturbed import Perturbed
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """What two forward passes in eval mode showed.
+
+    Attributes:
+        convolutions: Calls of ``aten.convolution`` in one pass, counted below autograd, whoever made them.
+        perturbed: Calls of noise modules in one pass.
+        skipped: Convolution calls that the surgery left alone on purpose.
+        sites: Noise modules.
+        dead: Sites that added nothing, or the same in both passes.
+        below_floor: Sites with an entry of θ below θ_min, or not finite.
+    """
+
+    convolutions: int
+    perturbed: int
+    skipped: int
+    sites: int
+    dead: tuple[str, ...]
+    below_floor: tuple[str, ...]
+
+    @property
+    def failures(self) -> list[str]:
+        """One sentence for each thing that is wrong; none for a network without noise, which claims nothing."""
+        if not self.sites:
+            return []
+        found = []
+        if self.convolutions != self.perturbed + self.skipped:
+            found.append(
+                f"{self.convolutions} convolution calls, but noise after {self.perturbed} ({self.skipped} skipped "
+                "on purpose)"
+            )
+        if self.dead:
+            found.append(f"no fresh noise at {_some(self.dead)}")
+        if self.below_floor:
+            found.append(f"θ below θ_min or not finite at {_some(self.below_floor)}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The findings as JSON values."""
+        return asdict(self) | {"alive": bool(self.sites) and not self.failures, "failures": self.failures}
+
+
+def examine(model: nn.Module, images: Tensor) -> Liveness:
+    """Runs a network twice with its noise on and looks at every site.
+
+    Args:
+        model: Any network; its modes and the caller's random state are afterwards what they were.
+        images: A few images, shape (N, C, H, W), in [0, 1].
+    """
+    sites = dict(perturbations(model))
+    with frozen_modes(model), noise(model, True), torch.no_grad():
+        first, convolutions, calls = _pass(model, sites, images)
+        second, _, _ = _pass(model, sites, images)
+    skipped = 0
+    if isinstance(model, Perturbed):
+        skipped = sum(s.modes != "train" for s in model.surgery.plan.skipped)
+    return Liveness(
+        convolutions=convolutions,
+        perturbed=calls,
+        skipped=skipped,
+        sites=len(sites),
+        dead=tuple(n for n in sites if n in first and torch.equal(first[n], second[n])),
+        below_floor=tuple(n for n, p in sites.items() if not bool((p.theta >= p.theta_min).all())),
+    )
+
+
+def _pass(
+    model: nn.Module, sites: dict[str, Perturbation], images: Tensor
+) -> tuple[dict[str, Tensor], int, int]:
+    """One forward: the noise each site added in its first call, the convolution calls, and the calls of sites."""
+    added: dict[str, Tensor] = {}
+    calls = 0
+
+    def watch(name: str) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            nonlocal calls
+            calls += 1
+            added.setdefault(name, output - inputs[0])
+
+        return hook
+
+    with _hooks(sites, watch), _ConvolutionCount() as count:
+        model(images)
+    return added, count.total, calls
+
+
+@contextmanager
+def _hooks(sites: dict[str, Perturbation], watch: Any) -> Iterator[None]:
+    handles = [module.register_forward_hook(watch(name)) for name, module in sites.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _ConvolutionCount(TorchDispatchMode):
+    """Counts convolutions where every one of them passes, whatever module or function made it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.total += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:3])
+    return shown + (f" and {len(names) - 3} more sites" if len(names) > 3 else "")

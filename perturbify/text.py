@@ -1,0 +1,33 @@
+"""Plain text for people: tables and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Aligns rows in columns, two blanks apart; the first row is the head and is underlined."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("─" * w for w in widths))
+    return "\n".join(lines)
+
+
+def times(shape: Sequence[int]) -> str:
+    """A shape as people write it: 3×32×32."""
+    return "×".join(str(s) for s in shape)
+
+
+def percent(accuracy: float, interval: Sequence[float] | None = None) -> str:
+    """An accuracy in percent, with its interval where there is one: ``83.6 [80.9, 86.0]``."""
+    value = f"{100 * accuracy:.1f}"
+    return value if interval is None else f"{value} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def duration(seconds: float) -> str:
+    """A time span as people read it: ``7 s``, ``2 min 05 s``, ``3 h 20 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,215 @@
+"""What wrap refuses, with which error, and what the sentence says."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import perturbify
+from perturbify import PerturbConfig
+from perturbify.errors import (
+    AlreadyWrapped,
+    InputSizeError,
+    ModelError,
+    NoConvolutions,
+    ParityError,
+    SurgeryError,
+    TraceError,
+)
+
+X = torch.rand(2, 3, 8, 8)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.extra = nn.Conv2d(3, 4, 3), None
+
+
+def refused(network, error, match, example=X, **options):
+    with pytest.raises(error, match=match) as caught:
+        perturbify.wrap(network, example_input=example, **options)
+    return caught.value
+
+
+def test_nothing_to_perturb():
+    refused(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), NoConvolutions, "Sequential has nothing.*makes no conv")
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    refused(network, NoConvolutions, "All 1 of its", config=PerturbConfig(exclude=("*",)))
+
+
+def test_wrapped_twice():
+    wrapped = perturbify.wrap(nn.Conv2d(3, 4, 3), example_input=X)
+    refused(wrapped, AlreadyWrapped, "Conv2d|Perturbed.*unwrap")
+    refused(nn.Sequential(wrapped), AlreadyWrapped, "wrapped already")
+    refused(perturbify.wrap(nn.Conv2d(3, 4, 3), None, example_input=X), AlreadyWrapped, "wrapped already")
+
+
+def test_control_flow_names_the_module():
+    class Branching(Net):
+        def forward(self, x):
+            y = self.conv(x)
+            return y if y.mean() > 0 else -y
+
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(Branching()))
+    refused(network, TraceError, r"cannot follow Sequential: it stops in 1\.0 ")
+    refused(Branching(), TraceError, "Branching: it stops in its own forward")
+
+
+def test_a_branch_on_the_batch_that_hides_calls():
+    class Skipping(Net):
+        seen = 0
+
+        def forward(self, x):
+            type(self).seen += 1
+            return self.conv(x) if type(self).seen % 2 else self.conv(x) + self.conv(x)
+
+    refused(Skipping(), TraceError, "has [12] convolution calls, the network makes [12]")
+
+
+def test_a_counter_in_pythons_hands():
+    class Counting(Net):
+        steps = 0
+
+        def forward(self, x):
+            type(self).steps += 1
+            return self.conv(x) * type(self).steps
+
+    error = refused(Counting(), ParityError, "Counting differs from the source in eval mode")
+    assert "torch.fx records wrongly" in error.hint
+
+
+def test_the_first_module_that_differs_is_named():
+    class Stepping(nn.Module):
+        steps = 0
+
+        def forward(self, x):
+            type(self).steps += 1
+            return x * type(self).steps
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(Stepping()))
+    refused(network, ParityError, r"the first module that differs is 2(\.0)?\.")
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: torch.rand(1) < 0.9, lambda: __import__("random").random() < 0.9], ids=["torch", "python"]
+)
+def test_a_draw_that_the_graph_would_freeze(draw):
+    class Dropping(Net):
+        def forward(self, x):
+            y = self.conv(x)
+            return y if self.training and draw() else y * 2
+
+    refused(nn.Sequential(Dropping()), TraceError, "it stops in 0 .it draws random numbers")
+    refused(Dropping(), TraceError, "it stops in its own forward .it draws random numbers")
+
+
+def test_weights_read_behind_the_tracers_back():
+    class Baking(Net):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.conv(x) * (self._parameters["gain"] * 2)
+
+    refused(Baking(), ParityError, "Baking differs")
+
+
+def test_gradients_turned_off_inside():
+    class Frozen(Net):
+        def forward(self, x):
+            with torch.no_grad():
+                y = self.conv(x)
+            return y * 2
+
+    refused(Frozen(), TraceError, "turns gradients off")
+
+
+def test_a_feature_map_that_grows_with_the_batch():
+    class Folding(Net):
+        def forward(self, x):
+            b = x.shape[0]
+            y = self.conv(x).reshape(1, b * 4, 6, 6)
+            return F.conv2d(y, self.conv.weight[:, :1].repeat(b, 1, 1, 1), groups=b * 4).reshape(b, -1)
+
+    refused(Folding(), SurgeryError, r"feature map of \(root\) changes its shape with the batch size")
+    for settings in ({"exclude": ("",)}, {"grain": "layer"}):
+        wrapped = perturbify.wrap(Folding(), PerturbConfig(**settings), example_input=X)
+        assert wrapped(torch.rand(5, 3, 8, 8)).shape == (5, 64)
+
+
+def test_another_input_size_names_both():
+    wrapped = perturbify.wrap(nn.Sequential(nn.Conv2d(3, 4, 3)), example_input=X)
+    with pytest.raises(InputSizeError, match=r'3×8×8, this one is 3×16×12.*grain="channel"'):
+        wrapped(torch.rand(2, 3, 16, 12))
+    for grain in ("channel", "layer"):
+        anything = perturbify.wrap(nn.Conv2d(3, 4, 3), PerturbConfig(grain=grain), example_input=X)
+        assert anything(torch.rand(1, 3, 16, 12)).shape == (1, 4, 14, 10)
+
+
+def test_no_input_size_known():
+    with pytest.raises(ModelError, match="Conv2d does not say its input size.*example_input"):
+        perturbify.wrap(nn.Conv2d(3, 4, 3))
+    with pytest.raises(ModelError, match="must be a torch.nn.Module, not str"):
+        perturbify.wrap("resnet18")
+
+
+def test_inputs_that_the_network_does_not_take():
+    refused(nn.Conv2d(3, 4, 3), ModelError, "Conv2d itself fails on the example input", example=torch.rand(2, 5, 8, 8))
+    refused(nn.Conv2d(3, 4, 3), ModelError, "does not fit Conv2d.forward", example=(X, X, X))
+    refused(nn.Conv2d(3, 4, 3), ModelError, "does not fit Conv2d.forward", example={"image": X})
+    norm = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
+    refused(norm, ModelError, "fails on the example input in train mode.*both modes", example=X[:1])
+
+
+def test_inputs_gathered_by_a_star():
+    class Star(Net):
+        def forward(self, *xs):
+            return self.conv(xs[0])
+
+    refused(Star(), ModelError, "takes its inputs as 'xs'")
+
+
+@pytest.mark.parametrize("taken", ["surgery", "normalize"])
+def test_names_that_are_taken(taken):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    setattr(network, taken, "mine")
+    normalize = perturbify.Normalize([0.5] * 3, [0.5] * 3)
+    refused(network, SurgeryError, f"attribute '{taken}'", normalize=normalize)
+
+
+def test_a_child_named_perturb():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    network[0].perturb = nn.Identity()
+    refused(network, SurgeryError, "0 has an attribute 'perturb'")
+
+
+def test_methods_of_the_source_say_how_to_get_them():
+    class WithMethods(Net):
+        kind = "toy"
+
+        def features(self, x):
+            return self.conv(x)
+
+        def forward(self, x):
+            return self.features(x)
+
+    wrapped = perturbify.wrap(WithMethods(), example_input=X)
+    assert wrapped.kind == "toy"
+    with pytest.raises(AttributeError, match=r"WithMethods\.features would run the source network without its noise"):
+        wrapped.features(X)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = wrapped.nonsense
+    assert not hasattr(wrapped, "nonsense")
+
+
+def test_unwrap_of_something_else():
+    with pytest.raises(SurgeryError, match="Conv2d is not a wrapped network"):
+        perturbify.unwrap(nn.Conv2d(3, 4, 3))
+
+
+def test_a_network_that_cannot_be_copied():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    network.note = network[0].weight * 2
+    refused(network, SurgeryError, "cannot be copied")

@@ -1,0 +1,123 @@
+"""wrap works on copies: the source network and the caller's generators are as they were."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+import perturbify
+from perturbify import PerturbConfig
+
+
+def snapshot(network):
+    return {
+        "class": type(network),
+        "modes": {p: m.training for p, m in network.named_modules()},
+        "state": {k: v.clone() for k, v in network.state_dict().items()},
+        "identities": {k: id(v) for k, v in network.state_dict(keep_vars=True).items()},
+        "requires_grad": {k: v.requires_grad for k, v in network.named_parameters()},
+        "grads": {k: v.grad for k, v in network.named_parameters()},
+        "attributes": {p: set(m.__dict__) for p, m in network.named_modules()},
+        "hooks": {p: (len(m._forward_hooks), len(m._forward_pre_hooks)) for p, m in network.named_modules()},
+    }
+
+
+def assert_same_snapshot(a, b):
+    for name, value in a.pop("state").items():
+        assert torch.equal(value, b["state"][name]), name
+    b.pop("state")
+    assert a == b
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=5, drop_rate=0.1).train()
+    network.layer1.eval()
+    network.conv1[0].weight.requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize("operation", [perturbify.plan, perturbify.wrap])
+def test_the_source_is_left_as_it_was(network, operation):
+    before, attributes = snapshot(network), dict(network.__dict__)
+    operation(network)
+    assert_same_snapshot(before, snapshot(network))
+    assert attributes.keys() == network.__dict__.keys()
+
+
+def test_a_refusal_leaves_the_source_too():
+    class Counting(nn.Module):
+        calls = 0
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            Counting.calls += 1
+            return self.norm(self.conv(x)) * Counting.calls
+
+    for inplace in (False, True):
+        network = Counting()
+        before = snapshot(network)
+        with pytest.raises(perturbify.PerturbifyError):
+            perturbify.wrap(network, example_input=torch.rand(2, 3, 8, 8), inplace=inplace)
+        assert_same_snapshot(before, snapshot(network))
+
+
+def test_the_wrapped_one_has_the_modes_and_flags_of_the_source(network):
+    wrapped = perturbify.wrap(network)
+    modes, flags = ({p: m.training for p, m in n.named_modules()} for n in (wrapped, network)), network
+    ours, theirs = modes
+    assert {p: ours[p] for p in theirs} == theirs
+    gradients = dict(wrapped.named_parameters())
+    for name, parameter in flags.named_parameters():
+        assert gradients[name].requires_grad == parameter.requires_grad
+        assert gradients[name] is not parameter
+    assert all(p.theta.requires_grad for _, p in perturbify.perturbations(wrapped))
+
+
+def test_the_callers_generators_are_left_alone(network):
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    perturbify.wrap(network)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+def test_training_the_wrapped_one_does_not_touch_the_source(network):
+    wrapped = perturbify.wrap(network).train()
+    before = snapshot(network)
+    wrapped(torch.rand(2, 3, 160, 160)).sum().backward()
+    torch.optim.SGD(wrapped.parameters(), lr=0.1).step()
+    assert_same_snapshot(before, snapshot(network))
+
+
+def test_in_place_keeps_the_modules_and_parameters():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    untouched = copy.deepcopy(network)
+    wrapped = perturbify.wrap(network, example_input=torch.rand(2, 3, 8, 8), inplace=True)
+    assert wrapped[0] is network[0] if hasattr(wrapped, "__getitem__") else wrapped.get_submodule("0") is network[0]
+    x = torch.rand(2, 3, 8, 8)
+    with perturbify.noise(wrapped, enabled=False):
+        assert torch.equal(wrapped(x), untouched(x))
+
+
+def test_attributes_come_along_and_normalisation_is_a_copy():
+    normalize = perturbify.Normalize([0.5] * 3, [0.2] * 3)
+    network = nn.Conv2d(3, 4, 3)
+    network.class_names = ["a", "b"]
+    wrapped = perturbify.wrap(
+        network, PerturbConfig(grain="layer"), example_input=torch.rand(2, 3, 8, 8), normalize=normalize
+    )
+    assert wrapped.class_names == ["a", "b"]
+    assert wrapped.normalize is not normalize
+    x = torch.rand(2, 3, 8, 8)
+    with perturbify.noise(wrapped, enabled=False):
+        assert torch.equal(wrapped(x), network(normalize(x)))
+    assert torch.equal(perturbify.unwrap(wrapped)(x), network(x))
