@@ -99,7 +99,8 @@ def report_table(report: Report) -> str:
 def metrics_table(metrics: list[dict[str, Any]]) -> str:
     """A run's epochs as people read them: at most the first, the last, and eight in between."""
     chosen = sorted({round(i * (len(metrics) - 1) / 9) for i in range(10)}) if len(metrics) > 10 else range(len(metrics))
-    rows = [("epoch", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")]
+    head = ("epoch", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")
+    rows: list[tuple[str, ...]] = [head]
     for m in (metrics[i] for i in chosen):
         theta = m["theta"] or {"mean": None, "min": None, "max": None}
         rows.append(

@@ -17,6 +17,7 @@ from perturbify.cli.options import image_size, model_options, output_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.perturbed.safetensors here.")
 @click.option("--dry-run", is_flag=True, help="Print the sites and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--data", "data_name", help="Fit input size, classes and normalisation to a dataset.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes of the model's head.")
 @click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: what the model says.")
 @click.option("--grain", type=click.Choice(["element", "channel", "layer"]), default="element", show_default=True)
@@ -33,6 +34,7 @@ def convert(
     output: Path | None,
     dry_run: bool,
     force: bool,
+    data_name: str | None,
     num_classes: int | None,
     input_size: tuple[int, ...] | None,
     as_json: bool,
@@ -49,11 +51,15 @@ def convert(
     import torch
 
     from perturbify import checkpoint, zoo
+    from perturbify import data as datasets
     from perturbify.errors import ModelError
     from perturbify.files import check_output
     from perturbify.surgery.config import PerturbConfig
     from perturbify.surgery.wrap import plan, wrap
+    from perturbify.training.prepare import normalization
 
+    if data_name is not None and num_classes is not None:
+        raise click.UsageError("--data says how many classes there are; leave --num-classes out.")
     if trust_factory:
         raise click.UsageError("--trust-factory is for reading files; a factory that you name yourself is run anyway.")
     console = Console(quiet=quiet, as_json=as_json)
@@ -65,17 +71,20 @@ def convert(
         config = PerturbConfig(**settings)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    model = models.create(console, name, num_classes=num_classes, **how)
-    size = input_size or zoo.input_size(model)
+    data = None if data_name is None else datasets.load(data_name, image_size=input_size and input_size[1])
+    classes = num_classes if data is None else len(data.classes)
+    model = models.create(console, name, num_classes=classes, **how)
+    size = input_size or (data.input_size if data else zoo.input_size(model))
     if size is None:
-        raise ModelError(f"{name} does not say its input size.", "Give it: --input-size 3x224x224.")
+        raise ModelError(f"{name} does not say its input size.", "Give it: --input-size 3x224x224, or --data.")
     example = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
     if dry_run:
         the_plan = plan(model, config, example_input=example)
     else:
-        network = wrap(model, config, example_input=example, normalize=zoo.normalization(model))
+        normalize = normalization(model, data) if data else zoo.normalization(model)
+        network = wrap(model, config, example_input=example, normalize=normalize)
         the_plan = network.surgery.plan
-        checkpoint.save(network, target, overwrite=force)
+        checkpoint.save(network, target, overwrite=force, classes=list(data.classes) if data else None)
         console.log("parity: with the noise off, the source's outputs bit for bit, in train and eval mode")
     written = None if dry_run else str(target)
     text = str(the_plan) if dry_run else f"{the_plan}\nwritten: {target}"

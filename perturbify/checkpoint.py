@@ -230,7 +230,7 @@ def build(
     ours = [(s.path, list(s.theta_shape)) for s in network.surgery.plan.sites]
     theirs = [(s["path"], s["theta_shape"]) for s in header.sites]
     if ours != theirs:
-        other = next((f"{a[0]} {a[1]} here, {b[0]} {b[1]} there" for a, b in zip(ours, theirs) if a != b), None)
+        other = next((f"{a[0]} {a[1]} here, {b[0]} {b[1]} there" for a, b in zip(ours, theirs, strict=False) if a != b), None)
         raise CheckpointError(
             f"{path} has {len(theirs)} noise sites, its network has {len(ours)} here"
             + (f"; the first that differs: {other}." if other else "."),
@@ -289,7 +289,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing, truncated, or foreign.
     """
-    return _read(path, lambda file: {key: file.get_tensor(key).clone() for key in file.keys()})  
+    return _read(path, lambda file: {key: file.get_tensor(key).clone() for key in file.keys()})  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "normalize", "perturbation", "schema"},
+    {"errors", "files", "normalize", "perturbation", "schema", "text"},
     {"surgery"},
     {"zoo", "data", "recipe", "methods", "checkpoint", "attacks"},
-    {"training", "checks", "export"},
+    {"training", "checks", "export", "model_card"},
     {"cli", "recipes"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

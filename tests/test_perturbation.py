@@ -106,7 +106,13 @@ def test_gradients_agree_with_finite_differences(grain, share):
 
 @pytest.mark.parametrize(
     ("theta", "x"),
-    [((4, 9), (2, 4, 9)), ((4, 9), (4, 9)), ((4, 2, 3, 3), (2, 4, 2, 3, 3)), ((4, 3, 3), (4, 3, 3)), ((1, 1), (2, 4, 9))],
+    [
+        ((4, 9), (2, 4, 9)),
+        ((4, 9), (4, 9)),
+        ((4, 2, 3, 3), (2, 4, 2, 3, 3)),
+        ((4, 3, 3), (4, 3, 3)),
+        ((1, 1), (2, 4, 9)),
+    ],
 )
 def test_any_number_of_dimensions_with_and_without_a_batch(theta, x):
     for share in ("sample", "batch"):

@@ -50,6 +50,4 @@ class PerturbConfig:
         if not (math.isfinite(self.theta_min) and self.theta_min > 0):
             raise ValueError(f"theta_min must be positive, not {self.theta_min}")
         if not (math.isfinite(self.theta_init) and self.theta_init >= self.theta_min):
-            raise ValueError(
-                f"theta_init {self.theta_init} must be finite and at least theta_min {self.theta_min}"
-            )
+            raise ValueError(f"theta_init {self.theta_init} must be finite and at least theta_min {self.theta_min}")

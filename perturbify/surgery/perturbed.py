@@ -22,6 +22,7 @@ class Surgery:
         source_class: Class of the source network; its methods do not know of the noise.
         plan: The sites.
         inputs: Names of the arguments that stay inputs; the others were fixed to their defaults.
+        positional: How many of them, from the first, can be given by position.
         programs: The network's forward in ``"train"`` and in ``"eval"`` mode; one object where the two agree.
         constants: Names of the tensors that tracing added to the network.
         normalizes: Whether a normalisation layer, ``normalize``, runs before the program.
@@ -30,6 +31,7 @@ class Surgery:
     source_class: type[nn.Module]
     plan: Plan
     inputs: tuple[str, ...]
+    positional: int
     programs: Mapping[str, Program]
     constants: tuple[str, ...]
     normalizes: bool = False
@@ -76,11 +78,11 @@ class Perturbed(nn.Module):
         return surgery.programs["train" if self.training else "eval"](self, *inputs)
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-        names = self.surgery.inputs
-        if len(args) == len(names) and not kwargs:
+        names, positional = self.surgery.inputs, self.surgery.positional
+        if len(args) == len(names) == positional and not kwargs:
             return args
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
-        if len(args) > len(names) or set(given) != set(names) or len(given) != len(args) + len(kwargs):
+        if len(args) > positional or set(given) != set(names) or len(given) != len(args) + len(kwargs):
             raise TypeError(
                 f"This wrapped {self.surgery.source_class.__name__} takes the inputs ({', '.join(names)}); any other "
                 "argument was fixed to its default. Pass an example_input with that argument to wrap() to keep it."
@@ -118,6 +120,4 @@ class Perturbed(nn.Module):
     def extra_repr(self) -> str:
         """Names the source network."""
         plan = self.surgery.plan
-        return (
-            f"{self.surgery.source_class.__name__}, {len(plan.sites)} sites, {plan.parameters:,} entries of θ"
-        )
+        return f"{self.surgery.source_class.__name__}, {len(plan.sites)} sites, {plan.parameters:,} entries of θ"

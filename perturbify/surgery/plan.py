@@ -93,12 +93,8 @@ class Plan:
             for s in self.sites
         ]
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
-        lines.append(
-            f"{len(self.sites)} sites, {self.parameters:,} entries of θ, {len(self.skipped)} calls skipped"
-        )
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.append(f"{len(self.sites)} sites, {self.parameters:,} entries of θ, {len(self.skipped)} calls skipped")
         lines += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]
         return "\n".join(lines)
 

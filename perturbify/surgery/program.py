@@ -42,6 +42,7 @@ class Program:
         return cls(code.src, code.globals)
 
     def __call__(self, network: nn.Module, *inputs: Any) -> Any:
+        """Runs the code with a network's modules on its inputs."""
         return self._forward(network, *inputs)
 
     def __eq__(self, other: object) -> bool:

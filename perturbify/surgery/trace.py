@@ -47,9 +47,7 @@ class Traced:
             seen.add(current)
             if current.op == "get_attr" and isinstance(_attribute(model, str(current.target)), nn.Parameter):
                 return True
-            if current.op == "call_module" and any(
-                True for _ in model.get_submodule(str(current.target)).parameters()
-            ):
+            if current.op == "call_module" and any(True for _ in model.get_submodule(str(current.target)).parameters()):
                 return True
             pending.extend(current.all_input_nodes)
         return False
@@ -80,9 +78,7 @@ def trace(model: nn.Module, calls: Collection[Call], live: Collection[str]) -> T
             f"torch.fx cannot follow {type(model).__name__}: it stops in {inside} ({first_line(error)}).",
             "Wrap the part of the network that can be traced.",
         ) from error
-    constants = {
-        k: v.detach() for k, v in model.__dict__.items() if k not in before and isinstance(v, Tensor)
-    }
+    constants = {k: v.detach() for k, v in model.__dict__.items() if k not in before and isinstance(v, Tensor)}
     return Traced(graph, _pair(graph, model, calls), constants)
 
 
@@ -127,9 +123,7 @@ class _Tracer(fx.Tracer):
         self._held = dict([*model.named_parameters(), *model.named_buffers()])
         # A module may be registered under several names; whatever holds it under any of them is entered.
         by_path = dict(model.named_modules(remove_duplicate=False))
-        convolving = {by_path[c.owner] for c in calls} | {
-            m for m in by_path.values() if isinstance(m, _ConvNd)
-        }
+        convolving = {by_path[c.owner] for c in calls} | {m for m in by_path.values() if isinstance(m, _ConvNd)}
         self._enter = {a for path, m in by_path.items() if m in convolving for a in _ancestors(path)}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -162,16 +156,14 @@ class _Tracer(fx.Tracer):
     def refuse_frozen_draws(self) -> None:
         """Stops when random numbers were drawn: tracing computes nothing, so they would be constants of the graph."""
         if _generators() != self._generators:
-            raise RuntimeError(
-                "it draws random numbers that do not depend on its input, which the graph would freeze"
-            )
+            raise RuntimeError("it draws random numbers that do not depend on its input, which the graph would freeze")
 
     def _proxy_placeholder(
         self, name: str, concrete_args: Any, sig: inspect.Signature, fn_for_analysis: Callable[..., Any]
     ) -> Any:
         bare = name.lstrip("*")
-        if bare in self._live:
-            return super()._proxy_placeholder(name, concrete_args, sig, fn_for_analysis)
+        if bare in self._live:  # without its default: a required input may follow it
+            return self.create_proxy("placeholder", bare, (), {})
         kind = sig.parameters[bare].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:
             return ()
@@ -190,7 +182,7 @@ class _HeldProxy(fx.Proxy):
 
 
 def _whole_functions() -> tuple[Callable[..., Any], ...]:
-    """Functions that timm registers as not to be entered (drop_path and others); torchvision's are known to fx itself."""
+    """Functions that timm says are not to be entered (drop_path and others); torchvision's are known to fx itself."""
     layers = sys.modules.get("timm.layers")
     registered = layers.get_notrace_functions() if layers is not None else ()
     return tuple(f for f in registered if callable(f))

@@ -27,9 +27,7 @@ from perturbify.surgery.trace import Traced, trace
 MODES = ("eval", "train")
 
 
-def plan(
-    model: nn.Module, config: PerturbConfig | None = PerturbConfig(), *, example_input: Any = None
-) -> Plan:
+def plan(model: nn.Module, config: PerturbConfig | None = PerturbConfig(), *, example_input: Any = None) -> Plan:
     """Says what :func:`wrap` would do to a network, and changes nothing.
 
     Args:
@@ -100,7 +98,7 @@ def wrap(
     programs = {mode: _insert(traced[mode], the_plan) for mode in MODES}
     if programs["train"] == programs["eval"]:
         programs["train"] = programs["eval"]
-    surgery = Surgery(type(model), the_plan, tuple(example.arguments), programs, tuple(constants))
+    surgery = Surgery(type(model), the_plan, tuple(example.arguments), example.positional, programs, tuple(constants))
     wrapped = _operate(_copy(model), surgery, constants, example.device)
     probe(model, wrapped, *example.batches())
     if inplace:
@@ -125,9 +123,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         SurgeryError: The network is not a wrapped one.
     """
     if not isinstance(model, Perturbed):
-        raise SurgeryError(
-            f"{type(model).__name__} is not a wrapped network.", "Only what wrap() returned unwraps."
-        )
+        raise SurgeryError(f"{type(model).__name__} is not a wrapped network.", "Only what wrap() returned unwraps.")
     contents = copy.deepcopy(model)
     surgery: Surgery = contents.surgery
     del contents.surgery
@@ -146,9 +142,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 class _Example:
     """The inputs a network is run with: by name, as forward takes them."""
 
-    def __init__(
-        self, arguments: Mapping[str, Any], device: torch.device, parameters: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, arguments: Mapping[str, Any], device: torch.device, parameters: Mapping[str, Any]) -> None:
         self.arguments = dict(arguments)
         self.device = device
         self._parameters = parameters
@@ -166,9 +160,7 @@ class _Example:
         if given is None:
             given = _from_pretrained_cfg(model, first)
         args, kwargs = (
-            ((), given)
-            if isinstance(given, Mapping)
-            else (given if isinstance(given, tuple) else (given,), {})
+            ((), given) if isinstance(given, Mapping) else (given if isinstance(given, tuple) else (given,), {})
         )
         signature = inspect.signature(type(model).forward)
         try:
@@ -190,6 +182,14 @@ class _Example:
         return cls({n: bound[n] for n in names}, device, signature.parameters)
 
     @property
+    def positional(self) -> int:
+        """How many inputs can be given by position: those before the first argument that is fixed or keyword-only."""
+        _, *parameters = self._parameters.values()
+        by_position = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        agree = [a == b for a, b in zip(self.arguments, by_position, strict=False)]
+        return [*agree, False].index(False)
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(v.shape[1:]) for v in self.arguments.values() if isinstance(v, Tensor))
 
@@ -199,12 +199,12 @@ class _Example:
             n: torch.cat([v, *[v[:1]] * extra]) if isinstance(v, Tensor) and extra else v
             for n, v in self.arguments.items()
         }
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        positional = [v for n, v in values.items() if self._parameters[n].kind is not keyword]
-        return tuple(positional), {n: v for n, v in values.items() if self._parameters[n].kind is keyword}
+        names = list(values)
+        positional, by_name = names[: self.positional], names[self.positional :]
+        return tuple(values[n] for n in positional), {n: values[n] for n in by_name}
 
     def batches(self) -> tuple[Inputs, Inputs]:
-        """The example input, and where it has a batch dimension the same with one image more: sizes must not be baked."""
+        """The example input, and where it has a batch dimension the same with one image more."""
         tensors = [v for v in self.arguments.values() if isinstance(v, Tensor)]
         one_batch = tensors and all(t.dim() > 1 and t.shape[0] == tensors[0].shape[0] for t in tensors)
         as_given = self.call()
@@ -223,9 +223,7 @@ def _from_pretrained_cfg(model: nn.Module, first: nn.Parameter | None) -> Tensor
     return images if first is None else images.to(first.device, first.dtype)
 
 
-def _survey(
-    model: nn.Module, config: PerturbConfig | None, example: _Example
-) -> tuple[Plan, dict[str, Traced]]:
+def _survey(model: nn.Module, config: PerturbConfig | None, example: _Example) -> tuple[Plan, dict[str, Traced]]:
     """Runs and traces copies of the network in both modes, and plans the sites."""
     by_mode: dict[str, list[NumberedCall]] = {}
     traced: dict[str, Traced] = {}
@@ -260,9 +258,7 @@ def _name_constants(traced: Mapping[str, Traced]) -> dict[str, Tensor]:
     for one in traced.values():
         names: dict[str, str] = {}
         for old, value in one.constants.items():
-            known = next(
-                (k for k, v in kept.items() if v.dtype == value.dtype and torch.equal(v, value)), None
-            )
+            known = next((k for k, v in kept.items() if v.dtype == value.dtype and torch.equal(v, value)), None)
             names[old] = known or f"perturb_constant_{len(kept)}"
             kept[names[old]] = value
         for node in one.graph.nodes:
@@ -271,9 +267,7 @@ def _name_constants(traced: Mapping[str, Traced]) -> dict[str, Tensor]:
     return kept
 
 
-def _operate(
-    network: nn.Module, surgery: Surgery, constants: Mapping[str, Tensor], device: torch.device
-) -> Perturbed:
+def _operate(network: nn.Module, surgery: Surgery, constants: Mapping[str, Tensor], device: torch.device) -> Perturbed:
     """Makes a network's own modules into its wrapped form; the constants become buffers outside the state dict."""
     for name, value in constants.items():
         network.register_buffer(name, value.clone(), persistent=False)
@@ -290,9 +284,7 @@ def _add_thetas(network: nn.Module, the_plan: Plan, device: torch.device) -> Non
         like = next((p for p in owner.parameters() if p.is_floating_point()), None)
         child = site.path.rpartition(".")[2]
         if hasattr(owner, child):
-            raise SurgeryError(
-                f"{site.owner or type(network).__name__} has an attribute {child!r} of its own."
-            )
+            raise SurgeryError(f"{site.owner or type(network).__name__} has an attribute {child!r} of its own.")
         perturbation = Perturbation(
             site.theta_shape,
             share=config.share,

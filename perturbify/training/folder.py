@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,31 +55,52 @@ class RunFolder:
         """All of them."""
         return self.recipe, self.metrics, self.model, self.card, self.report, self.state
 
-    def create(self, recipe: Recipe, *, force: bool) -> None:
-        """Makes the folder and writes the resolved recipe.
+    def check(self, *, force: bool) -> None:
+        """Makes sure, before any long work, that a run can be written there; changes nothing.
 
         Args:
-            recipe: The resolved recipe.
             force: Whether a run that is there already may be removed.
 
         Raises:
-            OutputExists: There is something in the folder.
+            OutputExists: There is something in the folder that may not be removed.
             PerturbifyError: The folder cannot be written to.
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputExists(f"{self.path} is a file.", "Name a folder for the run.")
-        if self.path.is_dir() and any(self.path.iterdir()) and not force:
+        filled = self.path.is_dir() and any(self.path.iterdir())
+        if filled and not self.recipe.is_file():
+            raise OutputExists(f"The folder {self.path} is not empty, and it holds no run.", "Choose another one.")
+        if filled and not force:
             raise OutputExists(
-                f"The folder {self.path} is not empty.",
+                f"The folder {self.path} holds a run already.",
                 "Choose another one, continue its run with --resume, or pass --force to replace that run.",
             )
+        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise PerturbifyError(
+                f"The folder {self.path} cannot be written to: {nearest} is "
+                + ("read-only." if nearest.is_dir() else "a file."),
+                "Choose another one.",
+            )
+
+    def create(self, recipe: Recipe, *, force: bool) -> None:
+        """Makes the folder and writes the resolved recipe; arguments and errors are those of :meth:`check`."""
+        self.check(force=force)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.sweep()
             for file in self.files:
-                file.unlink(missing_ok=True)
+                if file != self.recipe:  # which marks the folder as a run's, and is replaced in one move
+                    file.unlink(missing_ok=True)
         except OSError as error:
             raise PerturbifyError(f"The folder {self.path} cannot be written to: {error.strerror}.") from error
         write_text(self.recipe, recipes.to_toml(recipe))
+
+    def sweep(self) -> None:
+        """Removes the halves of files that a killed process left."""
+        for file in self.files:
+            for half in self.path.glob(f".{file.name}.*.tmp"):
+                half.unlink(missing_ok=True)
 
     def read_recipe(self) -> Recipe:
         """The run's recipe.

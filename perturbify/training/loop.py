@@ -76,17 +76,18 @@ def finetune(
         The trained network and where its files lie.
 
     Raises:
-        Diverged: A loss or θ is no longer finite; the last good state is kept in the folder.
+        Diverged: A loss, a weight or θ is no longer finite; the last good state is kept in the folder.
         PerturbifyError: Anything else that is wrong with model, recipe, data, device, or folder, before training.
     """
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     method = methods.get(recipe.method)
     target = choose_device(device)
+    folder = RunFolder(Path(run_dir))
+    folder.check(force=force)
     data = data or load_data(recipe, download=download)
-    network = prepare(model, recipe, data, method).to(target)
+    network = _place(prepare(model, recipe, data, method), target)
     if network.surgery.plan.config is not None:
         recipe = replace(recipe, perturb=network.surgery.plan.config)
-    folder = RunFolder(Path(run_dir))
     folder.create(recipe, force=force)
     learner = Learner(network, recipe, method)
     state.save(folder.state, learner, _header(learner, data, Position.start()), Position.start())
@@ -115,7 +116,7 @@ def resume(
         on_step: Called after every step.
 
     Raises:
-        TrainingError: There is no run in the folder.
+        TrainingError: There is no run in the folder, or the images are others than it began with.
         CheckpointError: Its state is damaged.
     """
     folder = RunFolder(Path(run_dir))
@@ -123,7 +124,9 @@ def resume(
     target = choose_device(device)
     saved = state.read(folder.state)
     data = data or load_data(recipe, download=download)
-    network = checkpoint.build(saved.header, folder.state, model, trust_factory=trust_factory).to(target)
+    _check_same_data(saved.header, data, folder)
+    network = _place(checkpoint.build(saved.header, folder.state, model, trust_factory=trust_factory), target)
+    folder.sweep()
     learner = Learner(network, recipe, methods.get(recipe.method))
     saved.restore(learner)
     return _train(learner, data, folder, saved.position, on_step)
@@ -137,18 +140,14 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
     steps = _steps_per_epoch(len(split), train.batch_size)
     history = folder.read_metrics(before=start.epoch)
     clock, saved_at = Clock(), time.monotonic()
-    # Convolutions are faster with the channels innermost; what is computed is the same.
-    model.to(memory_format=torch.channels_last)
 
-    with _private_generators(device):
+    with _private_generators():
         for epoch in range(start.epoch, train.epochs):
             resuming = epoch == start.epoch
             first, sums = (start.step, start.sums) if resuming else (0, EpochSums())
             rates = learner.set_epoch(epoch)
             model.train()
             order = shuffled(len(split), recipe.seed, epoch)[: steps * train.batch_size]
-            if len(order) % train.batch_size == 1:
-                order = order[:-1]  # batch norm has no variance over one image
             batches = split.batches(train.batch_size, order=order, start=first)
             for step, (x, y) in enumerate(batches, start=first):
                 seed_step(recipe.seed, epoch, step)
@@ -156,15 +155,18 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
                 x = x.contiguous(memory_format=torch.channels_last)
                 phase = phase_at(epoch, step, steps, train, learner.method)
                 result = learner.step(x, y.to(device), phase, epoch)
-                if not (is_finite(result) and learner.thetas_are_finite()):
-                    raise _diverged(epoch, step, result.clean_loss, recipe, folder)
+                if not is_finite(result):
+                    raise _diverged(epoch, step, "the loss", recipe, folder)
                 sums.add(result, phase.name, clock.lap(len(y)))
 
                 last = step == steps - 1
+                due = last or time.monotonic() - saved_at > 60 * train.save_minutes
+                if due and not learner.is_finite():
+                    raise _diverged(epoch, step, "a weight or θ", recipe, folder)
                 if last:
                     history.append(summarize_epoch(epoch, sums, model, rates))
                     folder.write_metrics(history)
-                if last or time.monotonic() - saved_at > 60 * train.save_minutes:
+                if due:
                     position = Position(epoch + 1, 0, EpochSums()) if last else Position(epoch, step + 1, sums)
                     state.save(folder.state, learner, _header(learner, data, position), position)
                     saved_at = time.monotonic()
@@ -186,10 +188,11 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
                     )
 
     model.eval()
-    header = _header(learner, data, Position(train.epochs, 0, EpochSums()))
-    about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
-    header = checkpoint.save(model, folder.model, overwrite=True, **about)
-    write_text(folder.card, model_card(header))
+    if start.epoch < train.epochs or not folder.model.is_file():  # else it may hold the figures of a check by now
+        header = _header(learner, data, Position(train.epochs, 0, EpochSums()))
+        about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
+        header = checkpoint.save(model, folder.model, overwrite=True, **about)
+        write_text(folder.card, model_card(header))
     return Result(model, folder, history)
 
 
@@ -216,7 +219,23 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def _place(network: Perturbed, device: torch.device) -> Perturbed:
+    # Convolutions are faster with the channels innermost; what is computed is the same.
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _check_same_data(header: checkpoint.Header, data: Data, folder: RunFolder) -> None:
+    began_with = recipes.from_toml(header.recipe or "", "state").data.name
+    if data.name != began_with or list(data.classes) != header.classes:
+        raise TrainingError(
+            f"The run in {folder.path} began with {len(header.classes or [])} classes of {began_with}; "
+            f"these are {len(data.classes)} of {data.name}.",
+            "Resume it with the data it began with, or start a new run.",
+        )
+
+
 def _steps_per_epoch(images: int, batch_size: int) -> int:
+    # A last batch of one image is left out: batch norm has no variance over it.
     full, rest = divmod(images, batch_size)
     return full + (rest > 1 or full == 0)
 
@@ -233,19 +252,20 @@ def _header(learner: Learner, data: Data, position: Position) -> checkpoint.Head
     )
 
 
-def _diverged(epoch: int, step: int, loss: float, recipe: Recipe, folder: RunFolder) -> Diverged:
+def _diverged(epoch: int, step: int, what: str, recipe: Recipe, folder: RunFolder) -> Diverged:
     kept = state.read(folder.state).position
-    what = f"the loss is {loss}" if loss != loss or loss in (float("inf"), float("-inf")) else "a loss or θ is not finite"
     return Diverged(
-        f"Training diverged in epoch {epoch}, step {step}: {what}. "
+        f"Training diverged in epoch {epoch}, step {step}: {what} is no longer finite. "
         f"The last good state (epoch {kept.epoch}, step {kept.step}) is kept in {folder.state}.",
         f"Start again with a lower learning rate, such as --set optimizer.lr={recipe.optimizer.lr / 10:g}.",
     )
 
 
 @contextmanager
-def _private_generators(device: torch.device) -> Iterator[None]:
+def _private_generators() -> Iterator[None]:
     """Gives the caller's random generators back as they were: every step reseeds them."""
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+    # torch.manual_seed reaches every GPU, not only the one that is trained on.
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=gpus):
         yield
 

@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes: sums over an epoch, one JSON line a epoch, an event a step."""
+"""What a run says of itself while it goes: sums over an epoch, one JSON line an epoch, an event a step."""
 
 from __future__ import annotations
 

@@ -37,19 +37,22 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
             model,
             recipe.perturb if method.noisy else None,
             example_input=torch.rand(2, *data.input_size, generator=torch.Generator().manual_seed(0)),
-            normalize=normalization(model, recipe, data),
+            normalize=_of_recipe(recipe) or normalization(model, data),
         )
     _check_head(network, data)
     return network
 
 
-def normalization(model: nn.Module, recipe: Recipe, data: Data) -> Normalize:
-    """The layer a plain network gets: as the recipe says, else as its weights were trained, else as the data are."""
-    if recipe.data.mean is not None and recipe.data.std is not None:
-        return Normalize(recipe.data.mean, recipe.data.std)
+def normalization(model: nn.Module, data: Data) -> Normalize:
+    """The layer a plain network gets: as its weights were trained with, where they say so, else as the data are."""
     spec = zoo.describe(model)
     learned = zoo.normalization(model) if spec is not None and spec.weights != "fresh" else None
     return learned or Normalize(data.mean, data.std)
+
+
+def _of_recipe(recipe: Recipe) -> Normalize | None:
+    mean, std = recipe.data.mean, recipe.data.std
+    return None if mean is None or std is None else Normalize(mean, std)
 
 
 def _check_wrapped(network: Perturbed, data: Data, method: Method) -> None:

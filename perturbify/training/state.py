@@ -66,7 +66,8 @@ class Saved:
             for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
                 buffer = self.tensors.get(f"momentum/{name}/{i}")
                 if buffer is not None:
-                    optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
+                    # In the parameter's memory layout, as the optimiser would have made it.
+                    optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
 
 
 def read(path: Path) -> Saved:

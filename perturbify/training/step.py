@@ -83,9 +83,23 @@ class Learner:
             self._update(loss, phase, epoch)
         return result
 
-    def thetas_are_finite(self) -> bool:
-        """Whether every entry of every θ is a number."""
-        return all(bool(theta.isfinite().all()) for theta in self.thetas)
+    def is_finite(self) -> bool:
+        """Whether every weight, θ and buffer is a number."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values())
+
+    def update_thetas(self, epoch: int) -> None:
+        """Moves θ by the gradient it has and that of the regulariser, then lifts it to its floor.
+
+        Args:
+            epoch: From 0; decides on τ.
+        """
+        train = self.recipe.train
+        gamma = scaled_gamma(train.gamma, train.batch_size)
+        tau = harmonic(noisy_epoch(epoch, train))
+        (gamma * regularizer(self.thetas, tau)).backward(inputs=self.thetas)
+        self.optimizers["thetas"].step()
+        for perturbation in self.noises:
+            perturbation.project_()
 
     def _update(self, loss: Tensor, phase: Phase, epoch: int) -> None:
         for optimizer in self.optimizers.values():
@@ -95,17 +109,10 @@ class Learner:
             learning += self.thetas
         if learning:
             loss.backward(inputs=learning)
-        if phase.thetas:
-            train = self.recipe.train
-            gamma = scaled_gamma(train.gamma, train.batch_size)
-            tau = harmonic(noisy_epoch(epoch, train))
-            (gamma * regularizer(self.thetas, tau)).backward(inputs=self.thetas)
         if phase.weights:
             self.optimizers["weights"].step()
         if phase.thetas:
-            self.optimizers["thetas"].step()
-            for perturbation in self.noises:
-                perturbation.project_()
+            self.update_thetas(epoch)
 
 
 def _classify(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, int]:

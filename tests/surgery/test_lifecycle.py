@@ -134,3 +134,16 @@ def test_an_error_inside_shows_the_generated_line(wrapped):
     with pytest.raises(AttributeError) as caught:
         wrapped.eval()(X)
     assert any("perturbify program" in f.filename and f.line for f in traceback.extract_tb(caught.tb))
+
+
+def test_gradients_with_the_noise_off_are_the_sources(source, wrapped):
+    network = copy.deepcopy(source).train()
+    x, ours = (X.clone().requires_grad_() for _ in range(2))
+    torch.manual_seed(4)
+    network(x).square().sum().backward()
+    torch.manual_seed(4)
+    with perturbify.noise(wrapped.train(), enabled=False):
+        wrapped(ours).square().sum().backward()
+    assert torch.equal(x.grad, ours.grad)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(wrapped.get_parameter(name).grad, parameter.grad), name

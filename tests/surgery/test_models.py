@@ -37,14 +37,10 @@ NETWORKS = {
     "mobilenetv3": (lambda: timm.create_model("mobilenetv3_small_050", drop_rate=0.2), (3, 64, 64)),
     "efficientnet, Conv2dSame": (lambda: timm.create_model("tf_efficientnet_b0", drop_path_rate=0.3), (3, 64, 64)),
     "convnext, drop path": (lambda: timm.create_model("convnext_atto", drop_path_rate=0.3), (3, 64, 64)),
-    "convnext of torchvision": (lambda: tv("convnext_tiny", stochastic_depth_prob=0.5), (3, 32, 32)),
     "regnet": (lambda: timm.create_model("regnety_002", drop_path_rate=0.2), (3, 64, 64)),
     "vgg": (small_vgg, (3, 32, 32)),
     "shufflenet": (lambda: tv("shufflenet_v2_x0_5"), (3, 64, 64)),
-    "squeezenet": (lambda: tv("squeezenet1_1"), (3, 64, 64)),
     "googlenet, auxiliary heads": (lambda: tv("googlenet", init_weights=False, aux_logits=True), (3, 64, 64)),
-    "inception": (lambda: tv("inception_v3", init_weights=False, aux_logits=False), (3, 96, 96)),
-    "swin_v2": (lambda: tv("swin_v2_t"), (3, 64, 64)),
     "vit": (lambda: timm.create_model("test_vit", drop_rate=0.1, drop_path_rate=0.2), (3, 160, 160)),
     "nfnet, ScaledStdConv": (lambda: timm.create_model("test_nfnet", drop_path_rate=0.2), (3, 64, 64)),
     "byobnet": (lambda: timm.create_model("test_byobnet"), (3, 64, 64)),
@@ -53,6 +49,13 @@ NETWORKS = {
     "efficientformerv2, bias buffers": (lambda: timm.create_model("efficientformerv2_s0"), (3, 224, 224)),
     "segmentation, OrderedDict": (fcn, (3, 32, 32)),
     "video, Conv3d": (lambda: tv("r3d_18"), (3, 4, 32, 32)),
+}
+
+SLOW_NETWORKS = {
+    "convnext of torchvision": (lambda: tv("convnext_tiny", stochastic_depth_prob=0.5), (3, 32, 32)),
+    "squeezenet": (lambda: tv("squeezenet1_1"), (3, 64, 64)),
+    "inception": (lambda: tv("inception_v3", init_weights=False, aux_logits=False), (3, 96, 96)),
+    "swin_v2": (lambda: tv("swin_v2_t"), (3, 64, 64)),
 }
 
 
@@ -66,9 +69,11 @@ class CountConvolutions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module", params=[*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_NETWORKS)]
+)
 def pair(request):
-    make, shape = NETWORKS[request.param]
+    make, shape = (NETWORKS | SLOW_NETWORKS)[request.param]
     torch.manual_seed(0)
     source = make()
     return source, perturbify.wrap(source, example_input=torch.rand(2, *shape)), shape
@@ -119,7 +124,7 @@ def test_theta_zero_is_the_source(pair):
 
 
 def test_every_convolution_call_is_noisy_in_eval(pair):
-    source, wrapped, shape = pair
+    _, wrapped, shape = pair
     x = torch.rand(2, *shape)
     wrapped = copy.deepcopy(wrapped).eval()
     changed = {}
@@ -183,11 +188,3 @@ def test_the_size_comes_from_pretrained_cfg():
     assert wrapped.surgery.plan.input_shapes == ((3, 160, 160),)
     assert wrapped.num_classes == 1000
     assert wrapped.pretrained_cfg["input_size"] == (3, 160, 160)
-
-
-def test_a_module_under_several_names_is_entered_by_any_of_them():
-    network = timm.create_model("coat_tiny")
-    wrapped = perturbify.wrap(network, PerturbConfig(grain="layer"))
-    with CountConvolutions() as count, torch.no_grad():
-        network.eval()(torch.rand(1, 3, 224, 224))
-    assert len(wrapped.surgery.plan.sites) == count.calls == 109

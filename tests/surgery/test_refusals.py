@@ -40,7 +40,7 @@ def test_nothing_to_perturb():
 
 def test_wrapped_twice():
     wrapped = perturbify.wrap(nn.Conv2d(3, 4, 3), example_input=X)
-    refused(wrapped, AlreadyWrapped, "Conv2d|Perturbed.*unwrap")
+    refused(wrapped, AlreadyWrapped, r"wrapped already\. Call perturbify\.unwrap")
     refused(nn.Sequential(wrapped), AlreadyWrapped, "wrapped already")
     refused(perturbify.wrap(nn.Conv2d(3, 4, 3), None, example_input=X), AlreadyWrapped, "wrapped already")
 
@@ -149,16 +149,16 @@ def test_another_input_size_names_both():
 
 
 def test_no_input_size_known():
-    with pytest.raises(ModelError, match="Conv2d does not say its input size.*example_input"):
+    with pytest.raises(ModelError, match=r"Conv2d does not say its input size\..*example_input"):
         perturbify.wrap(nn.Conv2d(3, 4, 3))
-    with pytest.raises(ModelError, match="must be a torch.nn.Module, not str"):
+    with pytest.raises(ModelError, match=r"must be a torch\.nn\.Module, not str"):
         perturbify.wrap("resnet18")
 
 
 def test_inputs_that_the_network_does_not_take():
     refused(nn.Conv2d(3, 4, 3), ModelError, "Conv2d itself fails on the example input", example=torch.rand(2, 5, 8, 8))
-    refused(nn.Conv2d(3, 4, 3), ModelError, "does not fit Conv2d.forward", example=(X, X, X))
-    refused(nn.Conv2d(3, 4, 3), ModelError, "does not fit Conv2d.forward", example={"image": X})
+    refused(nn.Conv2d(3, 4, 3), ModelError, r"does not fit Conv2d\.forward", example=(X, X, X))
+    refused(nn.Conv2d(3, 4, 3), ModelError, r"does not fit Conv2d\.forward", example={"image": X})
     norm = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
     refused(norm, ModelError, "fails on the example input in train mode.*both modes", example=X[:1])
 
