@@ -92,8 +92,9 @@ def _data_for_file(file: str, name: str | None, root: str | None, download: bool
             raise DataError(f"{file} has not been trained, so it names no data.", "Say on which images: --data NAME.")
         settings = recipe.from_toml(header.recipe, "checkpoint").data
         name, root = settings.name, root or settings.root
-    (_, height, _), *_ = (i["shape"] for i in header.inputs.values())
-    images = data.load(name, root=root, image_size=height, download=download)
+    (_, height, width), *_ = (i["shape"] for i in header.inputs.values())
+    # Images can be fitted to a square; others must have the right size as they are.
+    images = data.load(name, root=root, image_size=height if height == width else None, download=download)
     if header.classes is not None and len(header.classes) != len(images.classes):
         raise DataError(
             f"{file} tells {len(header.classes)} classes apart, {images.name} has {len(images.classes)}.",

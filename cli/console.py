@@ -91,14 +91,16 @@ def report_table(report: Report) -> str:
     else:
         skipped = f", {live.skipped} skipped on purpose" if live.skipped else ""
         lines.append(
-            f"noise: alive at {live.sites} sites behind {live.perturbed} of {live.convolutions} convolution calls{skipped}"
+            f"noise: alive at {live.sites} sites behind {live.perturbed} of {live.convolutions} convolution calls"
+            + skipped
         )
     return "\n".join(lines)
 
 
 def metrics_table(metrics: list[dict[str, Any]]) -> str:
     """A run's epochs as people read them: at most the first, the last, and eight in between."""
-    chosen = sorted({round(i * (len(metrics) - 1) / 9) for i in range(10)}) if len(metrics) > 10 else range(len(metrics))
+    last = len(metrics) - 1
+    chosen = sorted({round(i * last / 9) for i in range(10)}) if last > 9 else range(last + 1)
     head = ("epoch", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")
     rows: list[tuple[str, ...]] = [head]
     for m in (metrics[i] for i in chosen):
@@ -133,7 +135,8 @@ def _epoch_line(p: Progress) -> str:
     assert m is not None
     attacked = "" if m["adversarial_loss"] is None else f", adversarial {_number(m['adversarial_loss'])}"
     theta = "" if m["theta"] is None else f", θ {m['theta']['mean']:.3f}"
+    loss = f"loss {m['clean_loss']:.3f} ({percent(m['clean_accuracy'])}%)"
     return (
-        f"epoch {p.epoch + 1}/{p.epochs}: loss {m['clean_loss']:.3f} ({percent(m['clean_accuracy'])}%){attacked}{theta}, "
+        f"epoch {p.epoch + 1}/{p.epochs}: {loss}{attacked}{theta}, "
         f"{m['images_per_second']:.0f} images/s, {duration(p.seconds_left)} left"
     )

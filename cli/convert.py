@@ -60,6 +60,11 @@ def convert(
 
     if data_name is not None and num_classes is not None:
         raise click.UsageError("--data says how many classes there are; leave --num-classes out.")
+    if models.is_file(name):
+        raise click.UsageError(
+            f"NAME is a model's name, and {name!r} is a file. Bare weights are given with --weights FILE; a FILE of "
+            "perturbify's has been converted already."
+        )
     if trust_factory:
         raise click.UsageError("--trust-factory is for reading files; a factory that you name yourself is run anyway.")
     console = Console(quiet=quiet, as_json=as_json)
@@ -71,7 +76,7 @@ def convert(
         config = PerturbConfig(**settings)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    data = None if data_name is None else datasets.load(data_name, image_size=input_size and input_size[1])
+    data = None if data_name is None else datasets.load(data_name, image_size=input_size[1] if input_size else None)
     classes = num_classes if data is None else len(data.classes)
     model = models.create(console, name, num_classes=classes, **how)
     size = input_size or (data.input_size if data else zoo.input_size(model))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--recipe", "recipe_name", help="A built-in recipe, or a .toml file; see `perturbify recipes ls`.")
 @click.option("--model", "model_name", help="A model's name, or a FILE of perturbify's; default: the recipe's.")
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: the recipe's.")
-@click.option("-o", "--run-dir", type=click.Path(path_type=Path), help="Folder of the run; default: a new one in runs/.")
+@click.option("-o", "--run-dir", type=click.Path(path_type=Path), help="The run's folder; default: a new one in runs/.")
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
@@ -53,6 +53,7 @@ def finetune(
     The run's folder holds the resolved recipe, metrics, the model with its card, and the state that --resume needs.
     """
     from perturbify.training import loop
+    from perturbify.training.folder import RunFolder
 
     console = Console(quiet=quiet, as_json=as_json)
     if (resumed is None) == (recipe_name is None):
@@ -62,12 +63,13 @@ def finetune(
             raise click.UsageError("A resumed run has its own model, data, folder and settings; give --resume alone.")
         console.log(f"run: {resumed}, resumed")
         with console.training() as show:
-            result = loop.resume(
-                resumed, device=device, download=download, trust_factory=trust_factory, on_step=show
-            )
+            result = loop.resume(resumed, device=device, download=download, trust_factory=trust_factory, on_step=show)
         recipe = result.folder.read_recipe()
         data = loop.load_data(recipe, download=download)
     else:
+        loop.choose_device(device)
+        if run_dir is not None:
+            RunFolder(run_dir).check(force=force)
         recipe, data, model = _set_up(
             console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how
         )
@@ -117,7 +119,8 @@ def _set_up(
 
 def _fresh_folder(recipe: Recipe) -> Path:
     """The first folder of this recipe and model in runs/ that is not there yet."""
-    return next(f for f in _numbered(Path("runs") / f"{recipe.name}-{recipe.model.rpartition(':')[2]}") if not f.exists())
+    first = Path("runs") / f"{recipe.name}-{recipe.model.rpartition(':')[2]}"
+    return next(folder for folder in _numbered(first) if not folder.exists())
 
 
 def _numbered(path: Path) -> Iterator[Path]:
@@ -137,9 +140,7 @@ def _check(console: Console, result: Result, recipe: Recipe, data: Data) -> Repo
     from perturbify.model_card import model_card
 
     with console.checking() as show:
-        report = check(
-            result.model, data, CheckPlan(**asdict(recipe.check)), subject=recipe.model, on_batch=show
-        )
+        report = check(result.model, data, CheckPlan(**asdict(recipe.check)), subject=recipe.model, on_batch=show)
     write_text(result.folder.report, report.to_json())
     header = checkpoint.annotate(result.folder.model, check=report.summary())
     write_text(result.folder.card, model_card(header))

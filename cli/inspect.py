@@ -23,11 +23,17 @@ def inspect(file: str, as_json: bool, quiet: bool) -> None:
     from pathlib import Path
 
     from perturbify import checkpoint
+    from perturbify.errors import CheckpointError
 
     console = Console(quiet=quiet, as_json=as_json)
     header = checkpoint.read_header(file)
     tensors = checkpoint.read_tensors(Path(file))
-    sites = [site | _statistics(tensors[f"{site['path']}.theta"]) for site in header.sites]
+    keys = [f"{site['path']}.theta" for site in header.sites]
+    thetas = [tensors.get(header.aliases.get(key, key)) for key in keys]
+    missing = [key for key, theta in zip(keys, thetas, strict=True) if theta is None]
+    if missing:
+        raise CheckpointError(f"{file} names the tensor {missing[0]} and does not hold it.", "Fetch it again.")
+    sites = [site | _statistics(theta) for site, theta in zip(header.sites, thetas, strict=True)]
     console.result(_text(asdict(header), sites), asdict(header) | {"sites": sites})
 
 
@@ -63,8 +69,7 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
     if sites:
         rows = [("site", "θ", "mean", "std", "min", "max")]
         rows += [
-            (s["name"], times(s["theta_shape"]), *(f"{s[k]:.4f}" for k in ("mean", "std", "min", "max")))
-            for s in sites
+            (s["name"], times(s["theta_shape"]), *(f"{s[k]:.4f}" for k in ("mean", "std", "min", "max"))) for s in sites
         ]
         lines += ["", table(rows)]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def is_file(name: str) -> bool:
     """Whether what was named is a checkpoint rather than a model."""
-    return name.endswith(".safetensors")
+    return name.endswith(".safetensors") or Path(name).is_file()
 
 
 def create(console: Console, name: str, *, num_classes: int | None, **how: Any) -> nn.Module:

@@ -74,7 +74,7 @@ def pixels(_ctx: click.Context, _option: click.Parameter, given: str) -> float:
     """Reads a size in pixels of [0, 1]: a number, or a fraction such as 8/255."""
     try:
         value = float(Fraction(given.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise click.BadParameter(f"{given!r} is not a number or a fraction such as 8/255") from None
     if not 0 < value <= 1:
         raise click.BadParameter(f"{given} is outside (0, 1]: pixels lie in [0, 1]")

@@ -1,18 +1,21 @@
 """One safetensors file that is the whole model: weights, θ, and in its metadata what it is.
 
-The file's tensors are the network's state dict under the source network's own keys, plus ``<convolution>.perturb.theta``
-for each site, plus ``normalize.mean`` and ``normalize.std`` where a normalisation layer is inside. The metadata has one
-entry, ``perturbify``: a JSON object with the fields of :class:`Header`. docs/checkpoint.md describes it for other readers.
+The file's tensors are the network's state dict under the source network's own keys, plus
+``<convolution>.perturb.theta`` for each site, plus ``normalize.mean`` and ``normalize.std`` where a normalisation layer
+is inside. The metadata has one entry, ``perturbify``: a JSON object with the fields of :class:`Header`.
+docs/checkpoint.md describes it for other readers.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,15 +23,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perturbify import zoo
-from perturbify.errors import CheckpointError, nearest
+from perturbify.errors import CheckpointError, ModelError, nearest
 from perturbify.files import check_output, replace_atomically
 from perturbify.normalize import Normalize
 from perturbify.surgery.config import PerturbConfig
 from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.wrap import wrap
+from perturbify.surgery.wrap import unwrap, wrap
 
 FORMAT = 1
 KEY = "perturbify"
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+"""The floating dtypes that a file's weights may have."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,11 @@ class Header:
         model: How to build the source network again (:class:`perturbify.zoo.ModelSpec` as a dict); None for a network
             whose origin is not known: ``load`` then needs it.
         source_class: Dotted name of the source network's class.
-        inputs: Shape for one image and dtype of every input that was wrapped, by argument name.
-        dtype: Floating dtype of the weights.
+        inputs: ``shape`` for one image of every input, by argument name.
+        dtype: Floating dtype of the network; a tensor that was stored in another one keeps its own.
         config: The settings of the surgery; None: a baseline without noise.
-        sites: Name, path, shape of the feature map, and shape of θ of every site.
-        normalize: Mean and std per channel of the layer inside; None: there is none.
+        sites: ``name``, ``path``, ``map_shape`` of the feature map, and ``theta_shape`` of every site.
+        normalize: ``mean`` and ``std`` per channel of the layer inside; None: there is none.
         classes: Names of the classes in the order of the logits, where known.
         method: The defence it was trained by; None: not trained here.
         recipe: The resolved recipe as TOML; None: not trained here.
@@ -56,7 +61,7 @@ class Header:
 
     model: dict[str, Any] | None
     source_class: str
-    inputs: dict[str, dict[str, Any]]
+    inputs: dict[str, dict[str, list[int]]]
     dtype: str
     config: dict[str, Any] | None
     sites: list[dict[str, Any]]
@@ -89,16 +94,54 @@ class Header:
                     f"{path} has checkpoint format {version}; this perturbify reads up to {FORMAT}.",
                     "Install a newer perturbify.",
                 )
-            return cls(**{f.name: raw[f.name] for f in fields(cls)})
-        except (ValueError, KeyError, TypeError) as error:
+            header = cls(**{f.name: raw[f.name] for f in fields(cls)})
+            header.verify()
+        except (ValueError, KeyError, TypeError, RecursionError, ModelError) as error:
             raise CheckpointError(f"The metadata of {path} is damaged ({error!r}).", "Fetch the file again.") from error
+        return header
+
+    def verify(self) -> None:
+        """Makes sure that every field is what it should be, so that whoever reads it may rely on that.
+
+        Raises:
+            ValueError, KeyError, TypeError, ModelError: One is not.
+        """
+        for name, hint in get_type_hints(Header).items():
+            if not _is(getattr(self, name), hint):
+                raise TypeError(f"{name} is {getattr(self, name)!r:.80}")
+        self.spec()
+        self.settings()
+        self.normalization()
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r:.80}")
+        shapes = [about["shape"] for about in self.inputs.values()]
+        shapes += [site[key] for site in self.sites for key in ("map_shape", "theta_shape")]
+        if not all(_is(shape, list[int]) and min(shape, default=1) > 0 for shape in shapes):
+            raise ValueError("a shape has something other than positive integers")
+        if not all(isinstance(site[key], str) for site in self.sites for key in ("name", "path")):
+            raise TypeError("a site has no name")
+
+    def spec(self) -> zoo.ModelSpec | None:
+        """How to build the source network, where that is known."""
+        return None if self.model is None else zoo.ModelSpec.from_dict(self.model)
+
+    def settings(self) -> PerturbConfig | None:
+        """The settings of the surgery; None for a baseline."""
+        if self.config is None:
+            return None
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config.items()}
+        return PerturbConfig(**settings)
+
+    def normalization(self) -> Normalize | None:
+        """The layer inside, if there is one."""
+        return None if self.normalize is None else Normalize(**self.normalize)
 
 
 def describe(model: Perturbed) -> Header:
     """The header of a perturbed network, as far as the network itself knows it."""
     surgery = model.surgery
     plan = surgery.plan
-    spec = zoo.describe(model)
+    spec = zoo.describe(model) or zoo.describe(unwrap(model))  # timm's models are known by their source alone
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     dtype = str(first.dtype if first is not None else torch.float32).removeprefix("torch.")
     normalize = None
@@ -141,9 +184,9 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
         raise CheckpointError(f"{type(model).__name__} is not a wrapped network.", "Call perturbify.wrap(model) first.")
     check_output(path, force=overwrite)
     tensors, aliases = unique_tensors(model.state_dict())
-    header = replace(describe(model), aliases=aliases, **about)
-    write_tensors(path, tensors, {KEY: header.to_json()})
-    return header
+    text = replace(describe(model), aliases=aliases, **about).to_json()
+    write_tensors(path, tensors, {KEY: text})
+    return Header.from_json(text, path)
 
 
 def load(
@@ -160,7 +203,8 @@ def load(
 
     Args:
         path: A file that :func:`save` wrote.
-        model: The source network, where the file does not know how to build it (networks made outside of the zoo).
+        model: The source network, where the file does not know how to build it (networks made outside of the zoo);
+            it is left as it is.
         device: Where it shall live.
         trust_factory: Whether a factory of the user's that the file names (``package.module:factory``) may be run.
             Such a file runs code of its writer's choosing; those with timm, torchvision and our own models never do.
@@ -193,9 +237,7 @@ def read_header(path: str | Path) -> Header:
     return Header.from_json(metadata[KEY], path)
 
 
-def build(
-    header: Header, path: Path, model: nn.Module | None = None, *, trust_factory: bool = False
-) -> Perturbed:
+def build(header: Header, path: Path, model: nn.Module | None = None, *, trust_factory: bool = False) -> Perturbed:
     """Builds the network a header describes, with fresh weights.
 
     Args:
@@ -205,32 +247,33 @@ def build(
         trust_factory: As for :func:`load`.
 
     Raises:
-        CheckpointError: A factory is not trusted, or the source network is needed, or gives other sites than the file has.
+        CheckpointError: A factory is not trusted, or the source network is needed, or has other sites than the file.
     """
     if model is None:
-        if header.model is None:
+        spec = header.spec()
+        if spec is None:
             raise CheckpointError(
                 f"{path} does not say how to build its network, a {header.source_class}.",
                 "Pass that network: perturbify.load(path, model=network).",
             )
-        spec = zoo.ModelSpec.from_dict(header.model)
         if spec.name.split(":")[0] not in zoo.LIBRARIES and not trust_factory:
             raise CheckpointError(
                 f"{path} wants to run {spec.name} to build its network.",
                 "If you trust the file, pass trust_factory=True (--trust-factory), or pass the network yourself.",
             )
         model = zoo.build(spec)
-    dtype = getattr(torch, header.dtype)
-    model = model.to(dtype)
+    else:
+        model = copy.deepcopy(model)
+    dtype = DTYPES[header.dtype]
+    model = model.to("cpu", dtype)
     generator = torch.Generator().manual_seed(0)
     example = {n: torch.rand(2, *i["shape"], generator=generator).to(dtype) for n, i in header.inputs.items()}
-    config = None if header.config is None else PerturbConfig(**_tuples(header.config))
-    normalize = None if header.normalize is None else Normalize(**header.normalize)
-    network = wrap(model, config, example_input=example, normalize=normalize)
+    network = wrap(model, header.settings(), example_input=example, normalize=header.normalization())
     ours = [(s.path, list(s.theta_shape)) for s in network.surgery.plan.sites]
     theirs = [(s["path"], s["theta_shape"]) for s in header.sites]
     if ours != theirs:
-        other = next((f"{a[0]} {a[1]} here, {b[0]} {b[1]} there" for a, b in zip(ours, theirs, strict=False) if a != b), None)
+        differing = next(((a, b) for a, b in zip(ours, theirs, strict=False) if a != b), None)
+        other = differing and "{} {} here, {} {} there".format(*differing[0], *differing[1])
         raise CheckpointError(
             f"{path} has {len(theirs)} noise sites, its network has {len(ours)} here"
             + (f"; the first that differs: {other}." if other else "."),
@@ -243,9 +286,16 @@ def load_tensors(network: Perturbed, tensors: Mapping[str, Tensor], header: Head
     """Fills a network from a file's tensors; every key must fit.
 
     Raises:
-        CheckpointError: A key is missing, unexpected, or of another shape.
+        CheckpointError: A key is missing, unexpected, or of another shape or kind of number.
     """
     state = dict(tensors) | {alias: tensors[kept] for alias, kept in header.aliases.items() if kept in tensors}
+    for key, held in network.state_dict(keep_vars=True).items():
+        stored = state.get(key, held)
+        if stored.dtype == held.dtype:
+            continue
+        if not {stored.dtype, held.dtype} <= set(DTYPES.values()):
+            raise CheckpointError(f"The tensor {key} of {path} is {stored.dtype}, its network has {held.dtype}.")
+        held.data = held.data.to(stored.dtype)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -261,26 +311,41 @@ def annotate(path: str | Path, **about: Any) -> Header:
         PerturbifyError: The file cannot be written.
     """
     path = Path(path)
-    header = replace(read_header(path), **about)
-    write_tensors(path, read_tensors(path), {KEY: header.to_json()})
-    return header
+    text = replace(read_header(path), **about).to_json()
+    write_tensors(path, read_tensors(path), read_metadata(path) | {KEY: text})
+    return Header.from_json(text, path)
 
 
 def unique_tensors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Splits a state dict into tensors to store and keys that share one of them (tied weights)."""
     holders: dict[tuple[Any, ...], str] = {}
     aliases: dict[str, str] = {}
+    kept: dict[str, Tensor] = {}
+    storages: set[int] = set()
     for key, value in state.items():
         place = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (key,)
         if holders.setdefault(place, key) != key:
             aliases[key] = holders[place]
-    return {k: v.detach().cpu().contiguous() for k, v in state.items() if k not in aliases}, aliases
+            continue
+        stored = value.detach().cpu().contiguous()
+        storage = stored.untyped_storage().data_ptr()
+        # A view of something else of the state dict becomes a tensor of its own; the file knows no views.
+        kept[key] = stored.clone() if storage in storages else stored
+        storages.add(storage)
+    return kept, aliases
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes a safetensors file in one move."""
-    # "format" is what other readers of safetensors files look for.
-    replace_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt", **metadata}))
+
+    def write(temporary: Path) -> None:
+        try:
+            # "format" is what other readers of safetensors files look for.
+            save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+        except SafetensorError as error:
+            raise OSError(" ".join(str(error).split())) from error
+
+    replace_atomically(path, write)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -315,7 +380,17 @@ def _read(path: Path, get: Any) -> Any:
         ) from error
 
 
-def _tuples(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-
-
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of an annotated type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(_is(value, arg) for arg in args)
+    if origin is list:
+        return isinstance(value, list) and all(_is(v, args[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(v, args[1]) for v in value.values())
+    if hint is Any:
+        return True
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)

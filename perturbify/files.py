@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file beside its destination and moves it there once it is complete and on disk.
 
     Args:
-        path: Destination; an existing file is replaced.
+        path: Destination; an existing file is replaced, and its permissions stay.
         write: Gets the temporary path and fills it.
 
     Raises:
@@ -21,16 +23,22 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        # Some writers make a file of their own that nobody else may read.
+        mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         write(temporary)
-        _sync(temporary)
+        temporary.chmod(mode)
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
-        _sync(path.parent)
     except OSError as error:
         raise PerturbifyError(
             f"{path} cannot be written: {error.strerror or error}.", "What was there before is untouched."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,8 +59,10 @@ def check_output(path: Path, *, force: bool = False) -> None:
     """
     if path.is_dir():
         raise OutputExists(f"{path} is a folder.", "Name a file in it.")
+    if path.exists() and not path.is_file():
+        raise OutputExists(f"{path} is a device, not a file.", "Name a file.")
     if path.exists() and not force:
-        raise OutputExists(f"{path} exists already.", "Choose another name, or pass --force to replace it.")
+        raise OutputExists(f"{path} exists already.", "Choose another name, or replace it: --force, overwrite=True.")
     folder = path.parent
     if not folder.is_dir():
         raise PerturbifyError(f"There is no folder {folder}.", "Create it first.")
@@ -60,9 +70,11 @@ def check_output(path: Path, *, force: bool = False) -> None:
         raise PerturbifyError(f"The folder {folder} cannot be written to.", "Choose another one.")
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sync_folder(path: Path) -> None:
+    """Puts a move on disk, where the system can; the file is whole without it."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from perturbify import zoo
 from perturbify.checkpoint import Header
-from perturbify.surgery.plan import times
+from perturbify.text import times
 
 
 def model_card(header: Header) -> str:
     """Writes a checkpoint's card as Markdown, from nothing but its header."""
     model = header.model or {"name": header.source_class, "weights": "of the user"}
-    noise = "no noise (a baseline)"
+    noise = "none (a baseline)"
+    opening = ["A network without noise, as a baseline for one with (Learn2Perturb, CVPR 2020), made with perturbify."]
     if header.config is not None:
+        opening = [
+            "A network with learnable noise behind its convolutions (Learn2Perturb, CVPR 2020), made with perturbify.",
+            "The noise stays on at inference: two passes over one image give two answers.",
+        ]
         config = header.config
         noise = (
             f"{len(header.sites)} sites, one θ per {config['grain']}, a draw per {config['share']}, "
@@ -20,12 +26,11 @@ def model_card(header: Header) -> str:
     lines = [
         f"# {model['name']}, {header.method or 'converted, not trained'}",
         "",
-        "A network with learnable noise behind its convolutions (Learn2Perturb, CVPR 2020), made with perturbify.",
-        "The noise stays on at inference: two passes over one image give two answers.",
+        *opening,
         "",
         "```python",
         "import perturbify",
-        'model = perturbify.load("model.safetensors")   # eval mode, noise on; pixels in [0, 1]',
+        _loading(header),
         "```",
         "",
         "| | |",
@@ -47,6 +52,21 @@ def model_card(header: Header) -> str:
     if header.recipe:
         lines += ["## Recipe", "", "```toml", header.recipe.strip(), "```", ""]
     return "\n".join(lines)
+
+
+def _loading(header: Header) -> str:
+    """The line of Python that reads the file."""
+    spec = header.spec()
+    needs = ""
+    if spec is None:
+        needs = ", model=network"
+    elif spec.name.split(":")[0] not in zoo.LIBRARIES:
+        needs = ", trust_factory=True"
+    facts = ["eval mode"]
+    facts += ["noise on"] if header.config is not None else []
+    facts += ["pixels in [0, 1]"] if header.normalize is not None else []
+    facts += [f"network: a {header.source_class}"] if spec is None else []
+    return f'model = perturbify.load("model.safetensors"{needs})   # {"; ".join(facts)}'
 
 
 def _robustness(header: Header) -> list[str]:

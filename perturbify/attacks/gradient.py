@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perturbify.errors import ModelError
+
 
 @contextmanager
 def frozen_modes(model: nn.Module) -> Iterator[None]:
@@ -39,6 +41,9 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1) ->
 
     Returns:
         Shape of ``x``.
+
+    Raises:
+        ModelError: The network's output does not depend on the images in a way that autograd sees.
     """
     total = torch.zeros_like(x)
     for _ in range(draws):
@@ -46,5 +51,11 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1) ->
         with torch.enable_grad():
             # Summed, so that an image's gradient does not depend on who else is in the batch.
             loss = F.cross_entropy(model(images), y, reduction="sum")
-            total += torch.autograd.grad(loss, images)[0]
+            gradient = torch.autograd.grad(loss, images, allow_unused=True)[0] if loss.requires_grad else None
+        if gradient is None:
+            raise ModelError(
+                f"{type(model).__name__} gives no gradient for its images, so no white-box attack can follow it.",
+                "Rounding, no_grad() inside its forward, or inference_mode() around the attack take gradients away.",
+            )
+        total += gradient
     return total / draws

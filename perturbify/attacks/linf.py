@@ -66,10 +66,14 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, attack: Linf = Linf()) -> Tensor
         attack: Radius, steps, start, and draws of the noise a step.
 
     Returns:
-        Adversarial images in the shape and dtype of ``x``, detached, within ε of ``x`` and within [0, 1].
+        Adversarial images in the shape and dtype of ``x``, detached, within ε of ``x`` (to the last digit of its
+        dtype) and within [0, 1].
+
+    Raises:
+        ModelError: The network's output does not depend on the images in a way that autograd sees.
     """
+    adversarial = x = x.detach()
     low, high = (x - attack.epsilon).clamp(min=0), (x + attack.epsilon).clamp(max=1)
-    adversarial = x.detach()
     if attack.random_start:
         adversarial = adversarial + torch.empty_like(x).uniform_(-attack.epsilon, attack.epsilon)
         adversarial = torch.clamp(adversarial, low, high)

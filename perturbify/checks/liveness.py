@@ -25,7 +25,7 @@ class Liveness:
         perturbed: Calls of noise modules in one pass.
         skipped: Convolution calls that the surgery left alone on purpose.
         sites: Noise modules.
-        dead: Sites that added nothing, or the same in both passes.
+        dead: Sites that were not called, gave one feature map the same answer twice, or added the same in both passes.
         below_floor: Sites with an entry of θ below θ_min, or not finite.
     """
 
@@ -55,45 +55,56 @@ class Liveness:
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as JSON values."""
-        return asdict(self) | {"alive": bool(self.sites) and not self.failures, "failures": self.failures}
+        return asdict(self) | {
+            "dead": list(self.dead),
+            "below_floor": list(self.below_floor),
+            "alive": bool(self.sites) and not self.failures,
+            "failures": self.failures,
+        }
 
 
 def examine(model: nn.Module, images: Tensor) -> Liveness:
     """Runs a network twice with its noise on and looks at every site.
 
     Args:
-        model: Any network; its modes and the caller's random state are afterwards what they were.
+        model: Any network; its modes are afterwards what they were. Random numbers come from torch's global generator.
         images: A few images, shape (N, C, H, W), in [0, 1].
     """
     sites = dict(perturbations(model))
     with frozen_modes(model), noise(model, True), torch.no_grad():
         first, convolutions, calls = _pass(model, sites, images)
         second, _, _ = _pass(model, sites, images)
-    skipped = 0
-    if isinstance(model, Perturbed):
-        skipped = sum(s.modes != "train" for s in model.surgery.plan.skipped)
+    wrapped = [m for m in model.modules() if isinstance(m, Perturbed)]
+    skipped = sum(s.modes != "train" for m in wrapped for s in m.surgery.plan.skipped)
+    resting = {m.get_submodule(s.path) for m in wrapped for s in m.surgery.plan.sites if s.modes == "train"}
     return Liveness(
         convolutions=convolutions,
         perturbed=calls,
         skipped=skipped,
         sites=len(sites),
-        dead=tuple(n for n in sites if n in first and torch.equal(first[n], second[n])),
-        below_floor=tuple(n for n, p in sites.items() if not bool((p.theta >= p.theta_min).all())),
+        dead=tuple(n for n, p in sites.items() if p not in resting and _same(first.get(n), second.get(n))),
+        below_floor=tuple(n for n, p in sites.items() if not _sound(p)),
     )
 
 
 def _pass(
     model: nn.Module, sites: dict[str, Perturbation], images: Tensor
-) -> tuple[dict[str, Tensor], int, int]:
-    """One forward: the noise each site added in its first call, the convolution calls, and the calls of sites."""
-    added: dict[str, Tensor] = {}
+) -> tuple[dict[str, Tensor | None], int, int]:
+    """One forward: the noise each site added in its first call, the convolution calls, and the calls of sites.
+
+    The noise is None where the site, asked again, gives the very same feature map the same answer. That cannot be seen
+    from two passes: but for the first site, the feature maps differ, and rounding makes the noise differ with them.
+    """
+    added: dict[str, Tensor | None] = {}
     calls = 0
 
     def watch(name: str) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(site: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             nonlocal calls
             calls += 1
-            added.setdefault(name, output - inputs[0])
+            if name not in added:
+                again = site.forward(*inputs)  # past the hooks, which count calls
+                added[name] = None if torch.equal(output, again) else output - inputs[0]
 
         return hook
 
@@ -125,6 +136,14 @@ class _ConvolutionCount(TorchDispatchMode):
         if func is torch.ops.aten.convolution.default:
             self.total += 1
         return func(*args, **(kwargs or {}))
+
+
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is None or second is None or torch.equal(first, second)
+
+
+def _sound(site: Perturbation) -> bool:
+    return bool((site.theta.isfinite() & (site.theta >= site.theta_min)).all())
 
 
 def _some(names: tuple[str, ...]) -> str:

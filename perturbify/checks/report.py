@@ -42,6 +42,10 @@ class Row:
     draws: int
     seconds: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """The row as JSON values."""
+        return asdict(self) | {"interval": list(self.interval)}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -74,14 +78,13 @@ class Report:
 
     def summary(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        keys = ("attack", "noise", "draws", "accuracy", "interval")
         return {
             "data": self.data,
             "n": self.n,
             "seed": self.seed,
             "epsilon": self.epsilon,
             "passed": self.passed,
-            "rows": [{k: getattr(row, k) for k in keys} for row in self.rows],
+            "rows": [{k: v for k, v in row.to_dict().items() if k != "seconds"} for row in self.rows],
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +101,7 @@ class Report:
             "deterministic": not self.liveness.sites,
             "noise": self.liveness.to_dict(),
             "passed": self.passed,
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [row.to_dict() for row in self.rows],
             "machine": self.machine,
         }
 

@@ -24,4 +24,5 @@ def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
     p = correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # With none or all right a bound is p itself, which rounding must not move inwards.
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))

@@ -17,8 +17,10 @@ from perturbify.checks.liveness import examine
 from perturbify.checks.report import Report, Row
 from perturbify.checks.statistics import wilson
 from perturbify.data import Data, Split
-from perturbify.errors import CheckError
+from perturbify.errors import CheckError, PerturbifyError
 from perturbify.perturbation import noise, perturbations
+from perturbify.surgery.sites import first_line
+from perturbify.text import times
 
 OnBatch = Callable[[str, int, int], None]
 
@@ -35,6 +37,9 @@ class CheckPlan:
         eot_draws: Draws that each step of EOT-PGD averages.
         batch_size: Images at once.
         seed: Of every random number.
+
+    Raises:
+        ValueError: A setting is outside its range.
     """
 
     images: int | None = 1000
@@ -44,6 +49,11 @@ class CheckPlan:
     eot_draws: int = 10
     batch_size: int = 250
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.images is not None and self.images < 1):
+            raise ValueError(f"images and batch_size must be at least 1, not {self.images} and {self.batch_size}")
+        Linf(self.epsilon, self.step_size, self.steps, draws=self.eot_draws)  # which refuses what is out of its range
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -105,10 +115,13 @@ def check(
         on_batch: Called with the trial's name, the images done in it, and the images it has.
 
     Raises:
-        CheckError: The network's classes are not those of the data.
+        CheckError: There are no images, the network does not take them, or its classes are not those of the data.
+        ModelError: The network gives no gradient for its images, or was made for images of another size.
     """
     split = data.test if isinstance(data, Data) else data
     name = data.name if isinstance(data, Data) else "own images"
+    if not len(split):
+        raise CheckError(f"There is nothing to check on: {name} has no test images.")
     if plan.images is not None:
         split = split.balanced(plan.images)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -117,8 +130,8 @@ def check(
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(_seed(plan.seed, "liveness"))
         images, _ = next(split.batches(min(4, len(split))))
+        _check_head(model, images.to(device), split, len(data.classes) if isinstance(data, Data) else None)
         liveness = examine(model, images.to(device))
-        _check_head(model, images.to(device), split)
         trials = [t for t in plan.trials if noisy or not (t.crafted_noisy or t.scored_noisy)]
         rows = tuple(_row(model, split, trial, plan, device, on_batch) for trial in trials)
     return Report(
@@ -153,7 +166,7 @@ def _row(
         with noise(model, trial.crafted_noisy):
             crafted = pgd(model, x, y, trial.attack)
         with noise(model, trial.scored_noisy), frozen_modes(model), torch.no_grad():
-            correct += int((model(crafted).argmax(1) == y).sum())
+            correct += _correct(model(crafted), y)
         done += len(y)
         if on_batch is not None:
             on_batch(f"{trial.name}, noise {trial.noise}", done, len(split))
@@ -178,14 +191,33 @@ def _batches(split: Split, size: int, device: torch.device) -> Iterator[tuple[Te
         yield x.to(device), y.to(device)
 
 
-def _check_head(model: nn.Module, images: Tensor, split: Split) -> None:
-    with frozen_modes(model), torch.no_grad():
-        logits = model(images)
+def _correct(logits: Tensor, y: Tensor) -> int:
+    # To argmax, NaN is the greatest of numbers; here it is no answer.
+    return int(((logits.argmax(1) == y) & ~logits.isnan().any(1)).sum())
+
+
+def _check_head(model: nn.Module, images: Tensor, split: Split, classes: int | None) -> None:
+    try:
+        with frozen_modes(model), torch.no_grad():
+            logits = model(images)
+    except PerturbifyError:
+        raise
+    except Exception as error:
+        what = f"{times(images.shape[1:])} images in {str(images.dtype).removeprefix('torch.')}"
+        raise CheckError(
+            f"{type(model).__name__} does not take {what}: {first_line(error)}.",
+            "Check it on images as it was made for; a network in another precision is checked as model.float().",
+        ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise CheckError(f"{type(model).__name__} is not a classifier: it does not give one row of logits an image.")
     if logits.shape[1] <= int(split.labels.max()):
         raise CheckError(
             f"The network tells {logits.shape[1]} classes apart, the data have labels up to {int(split.labels.max())}.",
+            "Check it on the data it was made for.",
+        )
+    if classes is not None and logits.shape[1] != classes:
+        raise CheckError(
+            f"The network tells {logits.shape[1]} classes apart, the data have {classes}.",
             "Check it on the data it was made for.",
         )
 

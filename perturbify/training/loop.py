@@ -221,7 +221,7 @@ def choose_device(name: str) -> torch.device:
 
 def _place(network: Perturbed, device: torch.device) -> Perturbed:
     # Convolutions are faster with the channels innermost; what is computed is the same.
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _check_same_data(header: checkpoint.Header, data: Data, folder: RunFolder) -> None:
@@ -268,4 +268,3 @@ def _private_generators() -> Iterator[None]:
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=gpus):
         yield
-

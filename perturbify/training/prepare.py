@@ -7,7 +7,7 @@ from torch import nn
 
 from perturbify import zoo
 from perturbify.data import Data
-from perturbify.errors import TrainingError
+from perturbify.errors import ModelError, TrainingError
 from perturbify.methods import Method
 from perturbify.normalize import Normalize
 from perturbify.recipe import Recipe
@@ -27,18 +27,22 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
 
     Raises:
         SurgeryError: The network cannot be wrapped.
+        ModelError: The network does not take the images.
         TrainingError: A wrapped network does not fit the method, the images, or the classes.
     """
     if isinstance(model, Perturbed):
         network = model
         _check_wrapped(network, data, method)
     else:
-        network = wrap(
-            model,
-            recipe.perturb if method.noisy else None,
-            example_input=torch.rand(2, *data.input_size, generator=torch.Generator().manual_seed(0)),
-            normalize=_of_recipe(recipe) or normalization(model, data),
-        )
+        images = torch.rand(2, *data.input_size, generator=torch.Generator().manual_seed(0))
+        normalize = _of_recipe(recipe) or normalization(model, data)
+        try:
+            network = wrap(model, recipe.perturb if method.noisy else None, example_input=images, normalize=normalize)
+        except ModelError as error:
+            raise ModelError(
+                error.message,
+                f"The images of {data.name} are {times(data.input_size)}; data.image_size fits them to another size.",
+            ) from error
     _check_head(network, data)
     return network
 
@@ -80,7 +84,9 @@ def _check_head(network: Perturbed, data: Data) -> None:
         logits = network.eval()(torch.rand(2, *data.input_size, device=device))
     network.train(was)
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
-        raise TrainingError(f"{network.surgery.source_class.__name__} is not a classifier: it does not give one row of logits an image.")
+        raise TrainingError(
+            f"{network.surgery.source_class.__name__} is not a classifier: it does not give one row of logits an image."
+        )
     if logits.shape[1] != len(data.classes):
         raise TrainingError(
             f"The model's head has {logits.shape[1]} classes, {data.name} has {len(data.classes)}.",

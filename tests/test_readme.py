@@ -1,0 +1,82 @@
+"""The README keeps its word: its commands run, and its figures are those of the committed reports."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perturbify.text import percent
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def shell_blocks():
+    return re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(command, cwd):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        command, shell=True, cwd=cwd, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_as_written(tmp_path):
+    """Everything of the first command line but the installation, which CI has done."""
+    steps = shell_blocks()[0].replace(".venv/bin/", "").strip().split(" && ")
+    assert [s.split()[0] for s in steps] == ["python3", "pip", "perturbify", "perturbify", "perturbify"]
+    outputs = []
+    for step in steps[2:]:
+        done = run(step, tmp_path)
+        assert done.returncode == 0, f"{step}\n{done.stdout}\n{done.stderr}"
+        outputs.append(done.stdout)
+    assert "19 sites" in outputs[0]
+    assert "alive at 19 sites" in outputs[2]
+    accuracy = float(re.search(r"^clean\s+on.*?([\d.]+) \[", outputs[2], flags=re.MULTILINE)[1])
+    assert accuracy > 90
+
+
+def test_the_three_lines_of_python_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "resnet18.noisy.safetensors").is_file()
+
+
+def test_the_other_commands_are_understood(tmp_path):
+    """Every command line that the README shows parses: its options exist."""
+    from perturbify.cli.main import cli
+
+    for block in shell_blocks():
+        for line in block.replace(".venv/bin/", "").replace(" && ", "\n").splitlines():
+            words = line.partition("#")[0].split()
+            if words[:1] != ["perturbify"]:
+                continue
+            command = cli.get_command(None, words[1])
+            command.make_context(words[1], words[2:])
+
+
+def test_the_guide_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    first = re.search(r"```python\n(.*?)```", guide, flags=re.DOTALL)[1]
+    exec(compile(first, "guide.md", "exec"), {})
+
+
+@pytest.mark.parametrize("method", ["learn2perturb", "vanilla"])
+def test_the_figures_are_those_of_the_reports(method):
+    report = json.loads((RESULTS / f"2026-11-22-cifar10_short-{method}.json").read_text(encoding="utf-8"))
+    rows = {(r["attack"], r["noise"]): percent(r["accuracy"], r["interval"]) for r in report["rows"]}
+    column = {"learn2perturb": {"on": 2, "off": 3, "off→on": 2}, "vanilla": {"off": 4}}[method]
+    table = [[c.strip() for c in line.split("|")] for line in README.splitlines() if line.startswith("| ")]
+    shown = {cells[1]: cells for cells in table}
+    for (attack, noise), figure in rows.items():
+        assert shown[attack][column[noise]] == figure, (attack, noise)
+    assert f"{report['n']:,} original test images" in README
