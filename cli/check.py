@@ -61,15 +61,16 @@ def check(
         check_output(output, force=force)
     target = choose_device(device)
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
-    if models.is_file(file):
-        if any(how.values()):
-            raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
-        model = models.load(console, file, trust_factory=trust_factory)
-        data = _data_for_file(file, data_name, data_root, download)
-    else:
-        if data_name is None:
-            raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
-        model, data = _named(console, file, data_name, data_root, download, how)
+    with console.aside():
+        if models.is_file(file):
+            if any(how.values()):
+                raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
+            model = models.load(console, file, trust_factory=trust_factory)
+            data = _data_for_file(file, data_name, data_root, download)
+        else:
+            if data_name is None:
+                raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
+            model, data = _named(console, file, data_name, data_root, download, how)
     with console.checking() as show:
         report = run_check(model.to(target), data, CheckPlan(**settings), subject=Path(file).name, on_batch=show)
     if output is not None:

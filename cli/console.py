@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,6 +40,12 @@ class Console:
         click.echo(json.dumps(values, indent=2, ensure_ascii=False) if self.as_json else text)
 
     @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Sends what libraries and a user's own modules print to the log: stdout carries the result alone."""
+        with redirect_stdout(io.StringIO() if self.quiet else sys.stderr):
+            yield
+
+    @contextmanager
     def training(self) -> Iterator[Callable[[Progress], None]]:
         """Shows the progress of a run: a line that moves on a terminal, a line an epoch elsewhere."""
         moving = not self.quiet and sys.stderr.isatty()
@@ -50,7 +57,8 @@ class Console:
                 click.echo(("\r\033[K" if moving else "") + _epoch_line(p), err=True)
 
         try:
-            yield show
+            with self.aside():
+                yield show
         finally:
             if moving:
                 click.echo("\r\033[K", err=True, nl=False)
@@ -67,7 +75,8 @@ class Console:
                 click.echo(f"checked: {trial}", err=True)
 
         try:
-            yield show
+            with self.aside():
+                yield show
         finally:
             if moving:
                 click.echo("\r\033[K", err=True, nl=False)

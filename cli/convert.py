@@ -78,17 +78,19 @@ def convert(
         raise click.UsageError(str(error)) from None
     data = None if data_name is None else datasets.load(data_name, image_size=input_size[1] if input_size else None)
     classes = num_classes if data is None else len(data.classes)
-    model = models.create(console, name, num_classes=classes, **how)
-    size = input_size or (data.input_size if data else zoo.input_size(model))
-    if size is None:
-        raise ModelError(f"{name} does not say its input size.", "Give it: --input-size 3x224x224, or --data.")
-    example = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
-    if dry_run:
-        the_plan = plan(model, config, example_input=example)
-    else:
-        normalize = normalization(model, data) if data else zoo.normalization(model)
-        network = wrap(model, config, example_input=example, normalize=normalize)
-        the_plan = network.surgery.plan
+    with console.aside():
+        model = models.create(console, name, num_classes=classes, **how)
+        size = input_size or (data.input_size if data else zoo.input_size(model))
+        if size is None:
+            raise ModelError(f"{name} does not say its input size.", "Give it: --input-size 3x224x224, or --data.")
+        example = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
+        if dry_run:
+            the_plan = plan(model, config, example_input=example)
+        else:
+            normalize = normalization(model, data) if data else zoo.normalization(model)
+            network = wrap(model, config, example_input=example, normalize=normalize)
+            the_plan = network.surgery.plan
+    if not dry_run:
         checkpoint.save(network, target, overwrite=force, classes=list(data.classes) if data else None)
         console.log("parity: with the noise off, the source's outputs bit for bit, in train and eval mode")
     written = None if dry_run else str(target)

@@ -52,12 +52,13 @@ def finetune(
 
     The run's folder holds the resolved recipe, metrics, the model with its card, and the state that --resume needs.
     """
-    from perturbify.training import loop
-    from perturbify.training.folder import RunFolder
-
     console = Console(quiet=quiet, as_json=as_json)
     if (resumed is None) == (recipe_name is None):
         raise click.UsageError("Give --recipe to start a run, or --resume to go on with one.")
+
+    from perturbify.training import loop
+    from perturbify.training.folder import RunFolder
+
     if resumed is not None:
         if model_name or data_name or run_dir or overrides or force or any(how.values()):
             raise click.UsageError("A resumed run has its own model, data, folder and settings; give --resume alone.")
@@ -70,9 +71,10 @@ def finetune(
         loop.choose_device(device)
         if run_dir is not None:
             RunFolder(run_dir).check(force=force)
-        recipe, data, model = _set_up(
-            console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how
-        )
+        with console.aside():
+            recipe, data, model = _set_up(
+                console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how
+            )
         folder = run_dir or _fresh_folder(recipe)
         console.log(f"data: {data.name}, {len(data.train)} training and {len(data.test)} test images")
         console.log(f"run: {folder}")
@@ -97,6 +99,7 @@ def _set_up(
     from perturbify import recipe as recipes
     from perturbify import zoo
     from perturbify.training import loop
+    from perturbify.training.seeds import fresh_weights
 
     recipe = recipes.load(recipe_name, overrides)
     if data_name is not None:
@@ -110,7 +113,8 @@ def _set_up(
     else:
         if model_name is None or zoo.resolve(model_name) == zoo.resolve(recipe.model):
             how["model_args"] = {**recipe.model_args, **how["model_args"]}
-        model = models.create(console, name, num_classes=len(data.classes), **how)
+        with fresh_weights(recipe.seed):
+            model = models.create(console, name, num_classes=len(data.classes), **how)
     spec = zoo.describe(model)
     if spec is not None:
         recipe = replace(recipe, model=spec.name, model_args=dict(spec.kwargs))

@@ -109,11 +109,9 @@ class Header:
         for name, hint in get_type_hints(Header).items():
             if not _is(getattr(self, name), hint):
                 raise TypeError(f"{name} is {getattr(self, name)!r:.80}")
-        self.spec()
-        self.settings()
-        self.normalization()
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r:.80}")
+        _ = self.spec(), self.settings(), self.normalization()  # each of which looks for itself
+        if self.dtype not in DTYPES or self.format < 1:
+            raise ValueError(f"dtype is {self.dtype!r:.80}, format {self.format}")
         shapes = [about["shape"] for about in self.inputs.values()]
         shapes += [site[key] for site in self.sites for key in ("map_shape", "theta_shape")]
         if not all(_is(shape, list[int]) and min(shape, default=1) > 0 for shape in shapes):
@@ -185,8 +183,9 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
     check_output(path, force=overwrite)
     tensors, aliases = unique_tensors(model.state_dict())
     text = replace(describe(model), aliases=aliases, **about).to_json()
+    header = Header.from_json(text, path)
     write_tensors(path, tensors, {KEY: text})
-    return Header.from_json(text, path)
+    return header
 
 
 def load(
@@ -288,14 +287,19 @@ def load_tensors(network: Perturbed, tensors: Mapping[str, Tensor], header: Head
     Raises:
         CheckpointError: A key is missing, unexpected, or of another shape or kind of number.
     """
-    state = dict(tensors) | {alias: tensors[kept] for alias, kept in header.aliases.items() if kept in tensors}
-    for key, held in network.state_dict(keep_vars=True).items():
-        stored = state.get(key, held)
-        if stored.dtype == held.dtype:
-            continue
-        if not {stored.dtype, held.dtype} <= set(DTYPES.values()):
-            raise CheckpointError(f"The tensor {key} of {path} is {stored.dtype}, its network has {held.dtype}.")
-        held.data = held.data.to(stored.dtype)
+    stored = dict(tensors) | {alias: tensors[kept] for alias, kept in header.aliases.items() if kept in tensors}
+    # The network's own dict, as it carries the modules' versions: without them, some take a file for an old one.
+    state = network.state_dict(keep_vars=True)
+    lacking, unknown = sorted(state.keys() - stored.keys()), sorted(stored.keys() - state.keys())
+    if lacking or unknown:
+        what = f"lacks {', '.join(lacking[:3])}" if lacking else f"has unknown {', '.join(unknown[:3])}"
+        raise CheckpointError(f"{path} does not fit its network: it {what}.")
+    for key, held in state.items():
+        dtype = stored[key].dtype
+        if dtype != held.dtype and not {dtype, held.dtype} <= set(DTYPES.values()):
+            raise CheckpointError(f"{path} does not fit its network: {key} is {dtype}, not {held.dtype}.")
+        held.data = held.data.to(dtype)
+    state.update(stored)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -312,8 +316,9 @@ def annotate(path: str | Path, **about: Any) -> Header:
     """
     path = Path(path)
     text = replace(read_header(path), **about).to_json()
+    header = Header.from_json(text, path)
     write_tensors(path, read_tensors(path), read_metadata(path) | {KEY: text})
-    return Header.from_json(text, path)
+    return header
 
 
 def unique_tensors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -389,8 +394,6 @@ def _is(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_is(v, args[0]) for v in value)
     if origin is dict:
         return isinstance(value, dict) and all(_is(v, args[1]) for v in value.values())
-    if hint is Any:
-        return True
-    if isinstance(value, bool):
-        return hint is bool
+    if hint is Any or isinstance(value, bool):
+        return hint in (Any, bool)
     return isinstance(value, (int, float) if hint is float else hint)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from perturbify.training.folder import RunFolder
 from perturbify.training.metrics import Clock, EpochSums, Progress, is_finite, summarize_epoch
 from perturbify.training.phases import phase_at
 from perturbify.training.prepare import prepare
-from perturbify.training.seeds import seed_step, shuffled
+from perturbify.training.seeds import private_generators, seed_step, shuffled
 from perturbify.training.state import Position
 from perturbify.training.step import Learner
 
@@ -141,7 +140,7 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
     history = folder.read_metrics(before=start.epoch)
     clock, saved_at = Clock(), time.monotonic()
 
-    with _private_generators():
+    with private_generators():
         for epoch in range(start.epoch, train.epochs):
             resuming = epoch == start.epoch
             first, sums = (start.step, start.sums) if resuming else (0, EpochSums())
@@ -259,12 +258,3 @@ def _diverged(epoch: int, step: int, what: str, recipe: Recipe, folder: RunFolde
         f"The last good state (epoch {kept.epoch}, step {kept.step}) is kept in {folder.state}.",
         f"Start again with a lower learning rate, such as --set optimizer.lr={recipe.optimizer.lr / 10:g}.",
     )
-
-
-@contextmanager
-def _private_generators() -> Iterator[None]:
-    """Gives the caller's random generators back as they were: every step reseeds them."""
-    # torch.manual_seed reaches every GPU, not only the one that is trained on.
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=gpus):
-        yield

@@ -7,6 +7,8 @@ epoch therefore draws what the undisturbed run would have drawn, on any device, 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,6 +18,23 @@ def derive(*parts: object) -> int:
     """A 63-bit seed from anything that prints the same everywhere."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextmanager
+def private_generators() -> Iterator[None]:
+    """Gives the caller's random generators back as they were, whatever is seeded and drawn inside."""
+    # torch.manual_seed reaches every GPU, not only the one that is trained on.
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=gpus):
+        yield
+
+
+@contextmanager
+def fresh_weights(seed: int) -> Iterator[None]:
+    """Inside, a network that is built gets the fresh weights of the run with this seed."""
+    with private_generators():
+        torch.manual_seed(derive(seed, "weights"))
+        yield
 
 
 def seed_step(seed: int, epoch: int, step: int) -> None:

@@ -35,10 +35,13 @@ def test_more_draws_come_closer_to_the_mean_gradient(share):
     true = gradient(net, 600, seed=0)
 
     def cosine(draws):
-        return sum(
-            F.cosine_similarity(gradient(net, draws, seed).flatten(), true.flatten(), dim=0).item()
-            for seed in range(1, 9)
-        ) / 8
+        return (
+            sum(
+                F.cosine_similarity(gradient(net, draws, seed).flatten(), true.flatten(), dim=0).item()
+                for seed in range(1, 9)
+            )
+            / 8
+        )
 
     one, four, sixteen, many = (cosine(draws) for draws in (1, 4, 16, 64))
     assert one + 0.03 < four < sixteen < many

@@ -141,7 +141,7 @@ def with_forward(forward):
 
 
 def edited(replacement):
-    """A graph in which conv2's noise was replaced, as a faulty pass might leave it; of grain layer, so that any θ fits."""
+    """A graph whose call of conv2's noise was replaced, as a faulty pass might; of grain layer, so that any θ fits."""
     net = wrap(grain="layer")
     programs = {}
     for mode, program in net.surgery.programs.items():

@@ -1,0 +1,336 @@
+"""``perturbify finetune``: from a recipe to a checked run, and back to it after a SIGKILL."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import perturbify
+from perturbify import recipe
+from perturbify.checkpoint import read_header
+from perturbify.cli.main import run
+from perturbify.training import state
+
+WEIGHTS = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "resnet20.safetensors"
+SMALL = ("--model", "factories:small", "--no-check", "--set", "data.train_images=50")
+
+
+def test_a_whole_run(trained):
+    assert {p.name for p in trained.path.iterdir()} == {
+        *("recipe.toml", "metrics.jsonl", "model.safetensors", "README.md", "report.json", "state.safetensors")
+    }
+    said = trained.result
+    assert said["model"] == str(trained.model)
+    assert [m["epoch"] for m in said["metrics"]] == [0, 1]
+    assert said["report"] == json.loads((trained.path / "report.json").read_text(encoding="utf-8"))
+    assert said["report"]["passed"]
+    header = read_header(trained.model)
+    assert header.check["rows"][0]["n"] == 50
+    assert header.model == {"name": "perturbify:cifar_resnet20", "kwargs": {"num_classes": 10}, "weights": "fresh"}
+    assert "model: cifar_resnet20 means perturbify:cifar_resnet20" in trained.err
+    assert "weights: fresh" in trained.err
+    assert "data: digits, 1442 training and 355 test images" in trained.err
+    assert trained.err.count("epoch ") == 2
+    assert recipe.load(trained.path / "recipe.toml").model == "perturbify:cifar_resnet20"
+    card = (trained.path / "README.md").read_text(encoding="utf-8")
+    assert "EOT-PGD-2" in card
+
+
+def test_the_table_at_the_end(cli, folder):
+    text = cli("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
+    head, _, first, second, _, model = text.splitlines()
+    assert head.split()[:3] == ["epoch", "clean", "loss"]
+    assert (first.split()[0], second.split()[0]) == ("0", "1")
+    assert model == "model: run/model.safetensors"
+
+
+def test_a_converted_file(cli, folder):
+    cli(
+        "convert",
+        "cifar_resnet20",
+        "--data",
+        "digits",
+        "--grain",
+        "channel",
+        "--share",
+        "batch",
+        "-o",
+        "in.safetensors",
+    )
+    before = Path("in.safetensors").read_bytes()
+    settings = ("--set", "train.epochs=1", "--set", "train.warmup_epochs=0", "--set", "data.train_images=100")
+    said = cli("finetune", "--recipe", "smoke", "--model", "in.safetensors", "-o", "run", *settings, "--json", "-q")
+    assert said["report"]["noise"]["alive"]
+    assert Path("in.safetensors").read_bytes() == before
+    assert read_header("run/model.safetensors").config["grain"] == "channel"
+    assert recipe.load("run/recipe.toml").perturb.share == "batch"  # what was done, not what the recipe had said
+    moved = load_file("run/model.safetensors")["conv1.perturb.theta"]
+    assert not torch.equal(moved, load_file("in.safetensors")["conv1.perturb.theta"])
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"needs {WEIGHTS}")
+def test_trained_weights_keep_their_normalisation(cli, folder):
+    settings = ("--set", "train.epochs=1", "--set", "data.train_images=50", "--set", "optimizer.lr=0")
+    cli("finetune", "--recipe", "smoke", "--weights", WEIGHTS, "-o", "run", "--no-check", *settings)
+    header = read_header("run/model.safetensors")
+    assert header.model["weights"].startswith("file:resnet20.safetensors")
+    assert header.normalize["mean"] == pytest.approx([0.485, 0.456, 0.406], abs=0.01)
+    source, ours = load_file(WEIGHTS), load_file("run/model.safetensors")
+    assert torch.equal(ours["conv1.weight"], source["conv1.weight"])
+
+
+@pytest.mark.parametrize("method", ["vanilla", "none"])
+def test_baselines_have_no_noise(method, cli, folder):
+    said = cli(
+        "finetune", "--recipe", "smoke", "--set", f"method={method}", "--set", "train.epochs=1", "-o", "run", "--json"
+    )
+    assert said["metrics"][0]["theta"] is None
+    assert (said["metrics"][0]["adversarial_loss"] is None) == (method == "none")
+    assert said["report"]["noise"]["sites"] == 0
+    assert said["report"]["passed"]
+    assert not list(perturbify.perturbations(perturbify.load("run/model.safetensors")))
+
+
+def test_runs_get_folders_of_their_own(cli, folder):
+    for name in ("smoke-small", "smoke-small-2"):
+        said = cli("finetune", "--recipe", "smoke", *SMALL, "--json")
+        assert said["run"] == f"runs/{name}"
+        assert Path(said["model"]).is_file()
+
+
+def test_set_and_data(cli, folder, npz):
+    npz("mine.npz", [0, 1] * 10, [0, 1])
+    changes = ("--set", "train.epochs=1", "--set", "optimizer.lr=1e-3", "--set", "data.train_images=")
+    said = cli("finetune", "--recipe", "smoke", "--data", "mine.npz", "-o", "run", "--no-check", "--json", *changes)
+    assert said["metrics"][0]["lr"]["weights"] == 1e-3
+    assert said["metrics"][0]["images"] == 20
+    written = recipe.load("run/recipe.toml")
+    assert (written.data.name, written.train.epochs, written.optimizer.lr) == ("mine.npz", 1, 1e-3)
+    assert read_header("run/model.safetensors").classes == ["0", "1"]
+
+
+def test_force(cli, refused, folder):
+    cli("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
+    assert "holds a run already" in refused("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
+    before = Path("run/model.safetensors").read_bytes()
+    cli("finetune", "--recipe", "smoke", *SMALL, "-o", "run", "--force", "--set", "seed=3")
+    assert Path("run/model.safetensors").read_bytes() != before
+
+
+def test_quiet_and_json_in_a_process_of_its_own(command, folder):
+    done = command("finetune", "--recipe", "smoke", *SMALL, "-o", "run", "--json", "-q", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["run"] == "run"
+
+
+def test_a_check_that_fails_is_exit_status_3(folder, monkeypatch, capsys):
+    """The run is finished and written all the same."""
+    from perturbify.perturbation import Perturbation
+
+    monkeypatch.setattr(Perturbation, "project_", lambda self: self.theta.data.zero_())
+    assert run(["finetune", "--recipe", "smoke", "-o", "run", "--json", "-q"]) == 3
+    assert not json.loads(capsys.readouterr().out)["report"]["passed"]
+    assert not read_header("run/model.safetensors").check["passed"]
+
+
+# What is refused, before any long work
+
+
+def start(*arguments):
+    return ("finetune", "--recipe", "smoke", "--no-check", "-o", "run", *arguments)
+
+
+def test_recipes(refused):
+    assert "no recipe 'smok'. Hint: Did you mean 'smoke'" in refused("finetune", "--recipe", "smok", status=2)
+    said = refused(*start("--set", "train.epoch=1", "--set", "seeds=1"), status=2)
+    assert "train.epoch is unknown. Did you mean 'epochs'" in said
+    assert "seeds is unknown. Did you mean 'seed'" in said
+    assert "a value" in refused(*start("--set", "train.epochs"), status=2)
+    assert "method must be one of" in refused(*start("--set", "method=vanila"), status=2)
+
+
+def test_models(refused, trained, folder):
+    assert "no model 'resnet81'" in refused(*start("--model", "resnet81"))
+    assert "nothing to put noise behind" in refused(*start("--model", "factories:no_convolutions"))
+    assert "not a classifier" in refused(*start("--model", "factories:no_classifier"))
+    assert "head has 7 classes, digits has 10" in refused(
+        *start("--model", "factories:small", "--model-arg", "num_classes=7")
+    )
+    assert "10 classes" in refused(*start("--model-arg", "num_classes=7"), status=2)
+    assert "no file nowhere.safetensors" in refused(*start("--model", "nowhere.safetensors"))
+    assert "give it alone" in refused(*start("--model", trained.model, "--pretrained"), status=2)
+    said = refused(*start("--model", trained.model, "--set", "data.image_size=12"))
+    assert "inputs of 3×8×8; digits has images of 3×12×12" in said
+    assert 'grain="channel"' in said
+    assert "vanilla has no noise" in refused(*start("--model", trained.model, "--set", "method=vanilla"))
+    assert "data.image_size" in refused(*start("--model", "timm:vit_tiny_patch16_224"))
+
+
+def test_data(refused, folder, npz, trained):
+    def given(name, *more):
+        return refused(*start("--data", name, *more))
+
+    assert "Did you mean 'digits'" in given("digit")
+    assert "no dataset, file or folder 'nowhere'" in given("nowhere")
+    (folder / "empty").mkdir()
+    assert "empty has no folder train/" in given("empty")
+    for part in ("train", "val"):
+        (folder / "hollow" / part / "cat").mkdir(parents=True)
+    assert "There are no images in hollow/train for cat" in given("hollow")
+    assert "only one class" in given(npz("one.npz", [0] * 6, [0] * 2))
+    assert "label 7, outside the 2 classes" in given(npz("outside.npz", [0, 1] * 6, [0, 7]))
+    assert "label -1, outside the 2 classes" in given(npz("negative.npz", [0, 1] * 6, [0, -1]))
+    assert "not 0 to 1" in given(npz("gap.npz", [0, 2] * 6, [0, 2]))
+    assert "head has 10 classes, npz:two has 2" in given(npz("two.npz", [0, 1] * 6, [0, 1]), "--model", trained.model)
+    assert "neither a .npz file nor a folder" in given("factories.py")
+
+
+def test_where_data_are_not_here(refused, folder, monkeypatch):
+    monkeypatch.setenv("PERTURBIFY_DATA", str(folder))
+    assert "--download" in refused("finetune", "--recipe", "cifar10", "--no-check", "-o", "run")
+
+
+def test_devices_and_folders(refused, folder):
+    for device in ("cuda:99", "gpu"):
+        assert f"no device '{device}' here" in refused(*start("--device", device))
+    (folder / "run").mkdir()
+    (folder / "run" / "README.md").write_text("mine")
+    for force in ((), ("--force",)):
+        assert "not empty, and it holds no run" in refused(*start(*force))
+    assert "factories.py is a file" in refused("finetune", "--recipe", "smoke", "-o", "factories.py")
+
+
+def test_usage(refused, folder):
+    assert "Give --recipe" in refused("finetune", status=2)
+    assert "Give --recipe" in refused("finetune", "--recipe", "smoke", "--resume", "run", status=2)
+    assert "--resume alone" in refused("finetune", "--resume", "run", "--set", "seed=1", status=2)
+    assert "holds no run" in refused("finetune", "--resume", "run")
+
+
+def test_divergence_is_exit_status_1(folder, capsys):
+    arguments = ["finetune", "--recipe", "smoke", "-o", "run", "--no-check", "--set", "optimizer.lr=1e6"]
+    assert run(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Error: Training diverged in epoch " in err
+    assert "Hint: Start again with a lower learning rate" in err
+    saved = state.read(Path("run/state.safetensors"))
+    assert all(bool(tensor.isfinite().all()) for tensor in saved.tensors.values())
+    assert not Path("run/model.safetensors").exists()
+
+
+# SIGKILL and --resume
+
+LONG = (
+    *("finetune", "--recipe", "smoke", "--no-check", "-q"),
+    *("--set", "train.epochs=3", "--set", "train.batch_size=20", "--set", "train.w_steps=2"),
+)
+
+
+def position(path):
+    """Epoch and step that a saved state goes on with; None while there is none."""
+    try:
+        saved = state.read(path).position
+    except perturbify.PerturbifyError:
+        return None
+    return saved.epoch, saved.step
+
+
+def kill(arguments, run_dir, *, when, delay):
+    """Starts a command and kills it a moment after its saved state has come so far; says where that left the run."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "perturbify", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 240
+        while (at := position(run_dir / "state.safetensors")) is None or at < when:
+            assert process.poll() in (None, 0), "it failed"
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(delay)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return position(run_dir / "state.safetensors")
+
+
+def assert_same_run(one, other):
+    for file in ("model.safetensors", "state.safetensors"):
+        ours, theirs = load_file(one / file), load_file(other / file)
+        assert ours.keys() == theirs.keys()
+        assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other)]
+    assert [m["epoch"] for m in lines[0]] == [0, 1, 2]
+    for ours, theirs in zip(*lines, strict=True):
+        for timing in ("seconds", "images_per_second"):
+            del ours[timing], theirs[timing]
+        assert ours == theirs
+
+
+def test_killed_in_mid_epoch_and_resumed(cli, folder, one_thread):
+    cli(*LONG, "-o", "whole")
+    killed = folder / "killed"
+    saving = (*LONG, "-o", str(killed), "--set", "train.save_minutes=1e-9")
+    at = kill(saving, killed, when=(1, 2), delay=random.uniform(0, 0.1))
+    assert (1, 2) <= at < (3, 0), at
+    assert not (killed / "model.safetensors").exists()
+    said = cli("finetune", "--resume", killed, "--no-check", "-q", "--json")
+    assert said["run"] == str(killed)
+    assert_same_run(killed, folder / "whole")
+    assert not list(killed.glob(".*"))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(cli, folder, one_thread):
+    cli(*LONG, "-o", "whole")
+    killed = folder / "killed"
+    arguments, left_at = (*LONG, "-o", str(killed), "--set", "train.save_minutes=1e-9"), [(0, 0)]
+    for when in ((0, 1), (1, 0), (1, 7), (2, 3)):
+        left_at.append(kill(arguments, killed, when=when, delay=random.uniform(0, 0.3)))
+        arguments = ("finetune", "--resume", str(killed), "--no-check", "-q")
+        if left_at[-1] >= (3, 0):
+            break
+    assert left_at == sorted(left_at)
+    cli(*arguments)
+    assert_same_run(killed, folder / "whole")
+
+
+def test_resuming_a_finished_run_checks_it_again(trained, cli, folder):
+    shutil.copytree(trained.path, "run")
+    before = load_file("run/model.safetensors")
+    said = cli("finetune", "--resume", "run", "--json", "-q")
+    after = load_file("run/model.safetensors")
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in said["report"]["rows"]]
+    assert rows == [{k: v for k, v in row.items() if k != "seconds"} for row in trained.result["report"]["rows"]]
+    assert said["metrics"] == trained.result["metrics"]
+
+
+def test_resuming_a_damaged_run(trained, refused, folder):
+    shutil.copytree(trained.path, "run")
+    saved = Path("run/state.safetensors")
+    saved.write_bytes(saved.read_bytes()[: saved.stat().st_size // 2])
+    assert "run/state.safetensors is not a complete safetensors file" in refused("finetune", "--resume", "run")
+
+
+def test_the_seed_decides_on_fresh_weights_too(cli, folder):
+    def weights(name, *more):
+        torch.manual_seed(len(name))  # the state of this process does not
+        cli("finetune", "--recipe", "smoke", *SMALL, "-o", name, "--set", "optimizer.lr=0", *more)
+        return load_file(f"{name}/model.safetensors")["0.weight"]
+
+    assert torch.equal(weights("one"), weights("another"))
+    assert not torch.equal(weights("one more"), weights("other", "--set", "seed=1"))

@@ -1,0 +1,119 @@
+"""The command itself: help, speed, exit statuses, what goes to stdout and what to stderr."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from perturbify import __version__
+from perturbify.cli import convert
+from perturbify.cli.main import COMMANDS, run
+from perturbify.errors import CheckpointError
+
+
+def test_help_is_fast_and_names_every_command(command):
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = command("--help")
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0
+    assert min(seconds) < 0.5
+    assert done.stderr == ""
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_commands_help(name, capsys):
+    assert run([name, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"Usage: perturbify {name} ")
+    assert err == ""
+    if name != "recipes":
+        assert "--json" in out
+        assert "-q, --quiet" in out
+
+
+def test_help_and_refusals_load_no_torch():
+    code = (
+        "import sys; from perturbify.cli.main import run; run(sys.argv[1:]);"
+        "print(sorted({'torch', 'timm', 'numpy', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
+    )
+    for arguments in (["--help"], *([name, "--help"] for name in COMMANDS), ["recipes", "ls"], ["finetune"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert done.stderr.splitlines()[-1] == "[]", arguments
+
+
+def test_as_a_module_and_its_version(command, tmp_path):
+    done = command("--version", module=True, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == f"perturbify, version {__version__}\n"
+
+
+def test_nothing_asked_for(capsys):
+    assert run([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Usage: perturbify" in err
+
+
+def test_an_unknown_command_and_an_unknown_option(capsys):
+    assert run(["chek"]) == 2
+    assert "Error: There is no command 'chek'. Did you mean 'check'?" in capsys.readouterr().err
+    assert run(["convert", "resnet18", "--dryrun"]) == 2
+    assert "--dry-run" in capsys.readouterr().err
+
+
+def test_a_real_command_from_elsewhere(command, tmp_path):
+    done = command("convert", "cifar_resnet20", "-q", "--json", "--grain", "channel", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    said = json.loads(done.stdout)
+    assert len(said["sites"]) == 19
+    assert [p.name for p in tmp_path.iterdir()] == [said["written"]] == ["cifar_resnet20.perturbed.safetensors"]
+
+
+def test_a_terminal_that_lacks_our_letters(command, trained, tmp_path):
+    done = command("inspect", trained.model, cwd=tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert "cifar_resnet20" in done.stdout
+
+
+def test_a_mistake_of_ours_is_one_line_and_a_traceback_on_request(monkeypatch, capsys, tmp_path):
+    def fail(*_, **__):
+        raise ZeroDivisionError("of ours\nover two lines")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(convert.models, "create", fail)
+    monkeypatch.delenv("PERTURBIFY_DEBUG", raising=False)
+    assert run(["convert", "resnet18"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0] == "Error: ZeroDivisionError: of ours over two lines"
+    assert "PERTURBIFY_DEBUG=1" in err.splitlines()[1]
+    monkeypatch.setenv("PERTURBIFY_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run(["convert", "resnet18"])
+
+
+def test_debug_shows_the_traceback_of_known_errors_too(monkeypatch, capsys):
+    monkeypatch.setenv("PERTURBIFY_DEBUG", "0")
+    assert run(["inspect", "nowhere.safetensors"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "Error: There is no file nowhere.safetensors.\n")
+    monkeypatch.setenv("PERTURBIFY_DEBUG", "1")
+    with pytest.raises(CheckpointError):
+        run(["inspect", "nowhere.safetensors"])
+
+
+def test_interrupted(monkeypatch, capsys, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(convert.models, "create", interrupt)
+    assert run(["convert", "resnet18"]) == 130
+    assert capsys.readouterr().err.strip() == "Interrupted."

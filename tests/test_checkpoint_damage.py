@@ -1,0 +1,406 @@
+"""Damaged, foreign, newer and hostile files, and writers that die: one clear error, and nothing lost."""
+
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+
+import pytest
+import safetensors
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+import perturbify
+from perturbify import PerturbConfig, checkpoint, zoo
+from perturbify.errors import CheckpointError, ModelError, OutputExists, PerturbifyError
+
+X = torch.rand(2, 3, 6, 6)
+
+
+class Own(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3)
+        self.norm = nn.BatchNorm2d(width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+
+
+def own():
+    torch.manual_seed(0)
+    return perturbify.wrap(Own(), example_input=X)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "model.safetensors"
+    perturbify.save(own(), path, classes=["a", "b", "c"])
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+def rewritten(good, path, tensors=lambda t: t, **fields):
+    """A copy of a good file with another header or other tensors."""
+    header = json.loads(checkpoint.read_metadata(good)["perturbify"]) | fields
+    metadata = {"perturbify": json.dumps(header)}
+    save_file(tensors(checkpoint.read_tensors(good)), path, metadata)
+    return path
+
+
+def load(path):
+    return perturbify.load(path, model=Own())
+
+
+quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@quick
+@given(data=st.data())
+def test_a_truncated_file_is_always_a_checkpoint_error(data, good, path):
+    whole = good.read_bytes()
+    length = data.draw(st.integers(0, len(whole) - 1))
+    path.write_bytes(whole[:length])
+    for read in (load, checkpoint.read_header, checkpoint.read_tensors, checkpoint.read_metadata):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors is not a complete safetensors file"):
+            read(path)
+    with pytest.raises(CheckpointError):
+        checkpoint.annotate(path, check={})
+    assert path.read_bytes() == whole[:length]
+
+
+@quick
+@given(garbage=st.binary(max_size=400))
+def test_garbage_is_always_a_checkpoint_error(garbage, path):
+    path.write_bytes(garbage)
+    with pytest.raises(CheckpointError):
+        load(path)
+
+
+@settings(quick, max_examples=150)
+@given(data=st.data())
+def test_a_changed_byte_of_the_header_is_never_another_exception(data, good, path):
+    whole = bytearray(good.read_bytes())
+    head = 8 + int.from_bytes(whole[:8], "little")
+    whole[data.draw(st.integers(0, head - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(whole)
+    try:
+        network = load(path)
+    except PerturbifyError:
+        return
+    network(X.to(network.conv.weight.dtype))
+
+
+def test_a_foreign_safetensors_file(path):
+    save_file({"w": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match=r"not one of perturbify's.*--weights FILE"):
+        load(path)
+    save_file({"w": torch.zeros(2)}, path, {"format": "pt", "theirs": "x"})
+    with pytest.raises(CheckpointError, match="not one of perturbify's"):
+        checkpoint.read_header(path)
+
+
+def test_a_pickle_is_not_opened(path):
+    torch.save({"w": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        load(path)
+
+
+def test_a_missing_file_names_the_nearest(good):
+    with pytest.raises(CheckpointError, match=r"There is no file .*modle\.safetensors.*'model\.safetensors'"):
+        load(good.with_name("modle.safetensors"))
+    with pytest.raises(CheckpointError, match="There is no file"):
+        load(good.parent / "nowhere" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="There is no file"):
+        load(good.parent)
+
+
+@pytest.mark.parametrize("version", [2, 99, 1e9])
+def test_a_newer_file(version, good, path):
+    with pytest.raises(CheckpointError, match=r"has checkpoint format .*reads up to 1.*newer perturbify"):
+        load(rewritten(good, path, format=version, unheard_of=[1]))
+
+
+DEEP = "[" * 200_000
+NOT_JSON = ["", "null", "[]", "{", "3", '"x"', DEEP, '{"format": 1}', '{"format": "1"}', '{"format": null}', "{}"]
+
+
+@pytest.mark.parametrize("text", NOT_JSON, ids=lambda t: t[:16])
+def test_metadata_that_is_not_what_it_should_be(text, path):
+    save_file({"w": torch.zeros(2)}, path, {"perturbify": text})
+    with pytest.raises(CheckpointError, match=r"The metadata of .* is damaged"):
+        load(path)
+
+
+WRONG = {
+    "model": ["x", [], {"name": "timm:test_resnet"}, {"name": 3, "kwargs": {}, "weights": ""}, {"kwargs": None}],
+    "source_class": [None, 3, []],
+    "inputs": [
+        None,
+        [],
+        {"x": []},
+        {"x": {}},
+        {"x": {"shape": "3"}},
+        {"x": {"shape": [3, -6, 6]}},
+        {"x": {"shape": [3, 6.5, 6]}},
+        {"x": {"shape": [True, 6, 6]}},
+    ],
+    "dtype": [None, "load", "int8", "float31", ["float32"]],
+    "config": [[], "x", {"grain": "fine"}, {"theta_min": -1.0}, {"nonsense": 1}, {"include": 3}, {"theta_init": "x"}],
+    "sites": [None, {}, [3], [{}], [{"path": "conv.perturb"}]],
+    "normalize": [[], {"mean": [0.5]}, {"mean": [0.5], "std": [0.0]}, {"mean": 0.5, "std": 0.2}, {"x": [1.0]}],
+    "classes": ["abc", [1], {}],
+    "method": [3, []],
+    "recipe": [3, {}],
+    "trained": [None, [], {"epochs": "many"}],
+    "check": ["x", []],
+    "aliases": [None, [], {"a": 3}],
+    "versions": [None, [], {"torch": 2}],
+    "format": [0.5, True, "2", -3],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in WRONG.items() for v in values], ids=str)
+def test_a_field_that_is_not_what_it_should_be(field, value, good, path):
+    rewritten(good, path, **{field: value})
+    for read in (checkpoint.read_header, load):
+        with pytest.raises(CheckpointError, match=r"The metadata of .* is damaged.*Fetch the file again"):
+            read(path)
+
+
+@pytest.mark.parametrize("field", checkpoint.Header.__dataclass_fields__)
+def test_a_field_that_is_missing(field, good, path):
+    header = json.loads(checkpoint.read_metadata(good)["perturbify"])
+    del header[field]
+    save_file(checkpoint.read_tensors(good), path, {"perturbify": json.dumps(header)})
+    with pytest.raises(CheckpointError, match=field):
+        load(path)
+
+
+def changed(**tensors):
+    return lambda t: {k: v for k, v in (t | tensors).items() if v is not None}
+
+
+MISFITS = {
+    "missing weight": {"head.weight": None},
+    "missing θ": {"conv.perturb.theta": None},
+    "missing count": {"norm.num_batches_tracked": None},
+    "extra": {"more": torch.zeros(2)},
+    "extra θ": {"head.perturb.theta": torch.zeros(3)},
+    "shape": {"head.weight": torch.zeros(3, 5)},
+    "θ's shape": {"conv.perturb.theta": torch.zeros(4, 1, 1)},
+    "integers": {"head.weight": torch.zeros(3, 4, dtype=torch.int32)},
+    "a count with a fraction": {"norm.num_batches_tracked": torch.tensor(0.5)},
+    "eight bits": {"head.weight": torch.zeros(3, 4).to(torch.float8_e4m3fn)},
+    "complex": {"head.weight": torch.zeros(3, 4, dtype=torch.complex64)},
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_tensors_that_do_not_fit(what, good, path):
+    rewritten(good, path, changed(**MISFITS[what]))
+    with pytest.raises(CheckpointError, match=next(iter(MISFITS[what])).replace(".", r"\.")):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("sites", "said"),
+    [
+        ([], "has 0 noise sites, its network has 1 here"),
+        (
+            [{"name": "stem", "path": "stem.perturb", "map_shape": [4, 4, 4], "theta_shape": [4, 4, 4]}],
+            r"first that differs: conv\.perturb .*4, 4, 4.* here, stem\.perturb .* there.*written with .*torch",
+        ),
+        (
+            [{"name": "conv", "path": "conv.perturb", "map_shape": [4, 9, 9], "theta_shape": [4, 9, 9]}],
+            r"first that differs: conv\.perturb .*4, 4, 4.* here, conv\.perturb .*4, 9, 9.* there",
+        ),
+    ],
+    ids=["none", "another place", "another shape"],
+)
+def test_other_sites_than_the_network_has(sites, said, good, path):
+    with pytest.raises(CheckpointError, match=said):
+        load(rewritten(good, path, sites=sites))
+
+
+@pytest.mark.parametrize(
+    "name", ["os:system", "builtins:exec", "perturbify.zoo:create", "os", "resnet18", "TIMM:resnet18", "", ":", "a:b:c"]
+)
+def test_no_function_that_a_file_names_is_run(name, good, path, monkeypatch, tmp_path):
+    ran = tmp_path / "ran"
+    monkeypatch.setattr(zoo, "build", lambda spec: pytest.fail(f"{spec.name} was built"))
+    kwargs = {"command": f"touch {ran}"}
+    rewritten(good, path, model={"name": name, "kwargs": kwargs, "weights": "fresh"})
+    with pytest.raises(CheckpointError, match=r"wants to run .*trust_factory=True"):
+        perturbify.load(path)
+    assert not ran.exists()
+
+
+def test_a_file_does_not_import_the_module_it_names(good, path, tmp_path, monkeypatch):
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    rewritten(good, path, model={"name": "evil_module:make", "kwargs": {}, "weights": "fresh"})
+    with pytest.raises(CheckpointError, match="wants to run evil_module:make"):
+        perturbify.load(path)
+    assert "evil_module" not in sys.modules
+
+
+@pytest.mark.parametrize("library", ["timm:test_resnet", "torchvision:resnet18"])
+@pytest.mark.parametrize("argument", ["pretrained", "checkpoint_path", "weights", "weights_backbone"])
+def test_a_file_cannot_make_a_library_fetch_or_unpickle(library, argument, good, path, tmp_path):
+    (tmp_path / "evil.pth").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    kwargs = {argument: str(tmp_path / "evil.pth")}
+    rewritten(good, path, model={"name": library, "kwargs": kwargs, "weights": "fresh"})
+    with pytest.raises(ModelError, match=f"takes no '{argument}' here"):
+        perturbify.load(path)
+
+
+@pytest.mark.parametrize("name", ["timm:hf-hub:someone/net", "timm:local-dir:/tmp", "timm:nothing", "perturbify:os"])
+def test_a_name_that_its_library_does_not_have(name, good, path):
+    rewritten(good, path, model={"name": name, "kwargs": {}, "weights": "fresh"})
+    with pytest.raises(ModelError, match="There is no model"):
+        perturbify.load(path)
+
+
+# Writing
+
+
+def test_an_existing_file_is_not_overwritten_unasked(good, path):
+    path.write_text("precious")
+    with pytest.raises(OutputExists, match="exists already"):
+        perturbify.save(own(), path)
+    assert path.read_text() == "precious"
+    perturbify.save(own(), path, overwrite=True)
+    assert load(path)
+
+
+def test_a_folder_that_is_not_there_or_cannot_be_written(tmp_path):
+    with pytest.raises(PerturbifyError, match="There is no folder"):
+        perturbify.save(own(), tmp_path / "missing" / "m.safetensors")
+    with pytest.raises(OutputExists, match="is a folder"):
+        perturbify.save(own(), tmp_path, overwrite=True)
+    # Even root cannot make files in /proc; others are told so by its permissions.
+    with pytest.raises(PerturbifyError, match="cannot be written"):
+        perturbify.save(own(), "/proc/m.safetensors")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("x")])
+@pytest.mark.parametrize("writer", ["save", "annotate"])
+def test_a_write_that_fails_midway_leaves_the_old_file(writer, error, good, path, monkeypatch):
+    path.write_bytes(good.read_bytes())
+
+    def half(tensors, filename, metadata=None):
+        filename.write_bytes(good.read_bytes()[:1000])
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", half)
+    expected = PerturbifyError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected):
+        if writer == "save":
+            perturbify.save(own(), path, overwrite=True)
+        else:
+            checkpoint.annotate(path, check={})
+    assert path.read_bytes() == good.read_bytes()
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_full_disk_leaves_the_old_file(good, path):
+    path.write_bytes(good.read_bytes())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(PerturbifyError, match="cannot be written"):
+            perturbify.save(own(), path, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == good.read_bytes()
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_header_that_cannot_be_written_is_refused_before_anything_is(path):
+    with pytest.raises(TypeError):
+        perturbify.save(own(), path, check={"report": object()})
+    with pytest.raises(TypeError):
+        perturbify.save(own(), path, nonsense=1)
+    with pytest.raises(CheckpointError, match="classes"):
+        perturbify.save(own(), path, classes=[1, 2, 3])
+    assert list(path.parent.iterdir()) == []
+
+
+def test_others_may_read_the_file(path):
+    before = os.umask(0o022)
+    try:
+        perturbify.save(own(), path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        path.chmod(0o640)
+        checkpoint.annotate(path, check={})
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    finally:
+        os.umask(before)
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from perturbify import checkpoint
+
+path, text = Path(sys.argv[1]), sys.argv[2]
+def write(value):
+    tensors = {str(i): torch.full((200_000,), float(value)) for i in range(8)}
+    checkpoint.write_tensors(path, tensors, {"perturbify": text, "value": str(value)})
+
+write(0)
+random.seed(0)
+seen = set()
+for _ in range(25):
+    child = os.fork()
+    if child == 0:
+        value = int(checkpoint.read_metadata(path)["value"])
+        while True:
+            value += 1
+            write(value)
+    time.sleep(random.uniform(0.0, 0.06))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    value = int(checkpoint.read_metadata(path)["value"])
+    tensors = checkpoint.read_tensors(path)
+    assert len(tensors) == 8 and all(bool((t == value).all()) for t in tensors.values()), value
+    seen.add(value)
+assert len(seen) > 3, seen
+"""
+
+
+def test_a_killed_writer_leaves_the_old_file_or_the_new_one(path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, path, "{}"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_writers_do_not_disturb_a_reader(good, path):
+    """Whoever has the file open while it is replaced reads the old one to its end."""
+    perturbify.save(own(), path)
+    with safetensors.safe_open(path, "pt") as file:
+        before = file.get_tensor("head.weight")
+        other = own()
+        other.head.weight.data.fill_(7.0)
+        perturbify.save(other, path, overwrite=True)
+        assert torch.equal(file.get_tensor("head.weight"), before)
+    assert (load(path).head.weight == 7).all()
+
+
+def test_a_baseline_has_no_sites(path):
+    perturbify.save(perturbify.wrap(Own(), None, example_input=X), path)
+    assert not list(perturbify.perturbations(load(path)))
+    assert PerturbConfig() not in (checkpoint.read_header(path).config, None)

@@ -1,0 +1,94 @@
+"""The model card says what is true of the file it goes with, and nothing else."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import perturbify
+from perturbify import CheckPlan, PerturbConfig, check, checkpoint, zoo
+from perturbify.data.split import MemorySplit
+from perturbify.model_card import model_card
+
+X = torch.rand(2, 3, 8, 8)
+NOISY = PerturbConfig()
+
+
+class Own(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+def named(config=NOISY):
+    model = zoo.create("timm:test_efficientnet", num_classes=3)
+    return perturbify.wrap(model, config, example_input=X, normalize=zoo.normalization(model))
+
+
+def loading_line(card):
+    (line,) = re.findall(r"^model = perturbify\.load.*$", card, re.M)
+    return line
+
+
+def test_a_converted_network():
+    header = checkpoint.describe(named())
+    card = model_card(header)
+    assert card.startswith("# timm:test_efficientnet, converted, not trained\n")
+    assert f"{len(header.sites)} sites, one θ per element, a draw per sample, θ₀ = 0.25, θ_min = 0.01" in card
+    assert "two passes over one image give two answers" in card
+    assert "fresh weights" in card and "3×8×8" in card and "| normalisation inside | yes |" in card
+    assert "Not checked yet" in card and "## Recipe" not in card
+    assert loading_line(card).endswith("# eval mode; noise on; pixels in [0, 1]")
+
+
+def test_its_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    header = perturbify.save(named(), "model.safetensors")
+    (code,) = re.findall(r"```python\n(.*?)```", model_card(header), re.S)
+    scope = {}
+    exec(code, scope)
+    assert not torch.equal(scope["model"](X), scope["model"](X))
+
+
+def test_a_baseline_claims_no_noise():
+    card = model_card(checkpoint.describe(named(None)))
+    assert "two answers" not in card and "noise on" not in card
+    assert "A network without noise" in card and "| noise | none (a baseline) |" in card
+
+
+def test_a_network_of_the_users_says_what_loading_needs():
+    header = checkpoint.describe(perturbify.wrap(Own(), example_input=X))
+    line = loading_line(model_card(header))
+    assert "model=network" in line and header.source_class in line
+    assert "pixels in [0, 1]" not in line  # nothing is known of what it takes
+
+
+def test_a_factory_says_what_loading_needs():
+    header = checkpoint.describe(perturbify.wrap(Own(), example_input=X))
+    header = replace(header, model={"name": "mine.nets:small", "kwargs": {}, "weights": "fresh"})
+    assert "trust_factory=True" in loading_line(model_card(header))
+
+
+@pytest.mark.parametrize("config", [None, NOISY], ids=["baseline", "noisy"])
+def test_a_checked_and_trained_one_shows_every_figure(config):
+    model = named(config)
+    split = MemorySplit(torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8), torch.arange(6) % 3)
+    report = check(model, split, CheckPlan(steps=2, eot_draws=2))
+    header = replace(
+        checkpoint.describe(model),
+        check=report.summary(),
+        recipe="name = 'x'\n",
+        method="learn2perturb",
+        classes=["a", "b", "c"],
+        trained={"epochs": 7},
+    )
+    card = model_card(header)
+    assert card.startswith("# timm:test_efficientnet, learn2perturb\n")
+    assert "on 6 test images of own images" in card and "l∞ ε = 0.03137" in card
+    assert "```toml\nname = 'x'\n```" in card
+    assert "| classes | 3 |" in card and "| trained | 7 epochs |" in card
+    for row in report.rows:
+        low, high = row.interval
+        figure = f"{100 * row.accuracy:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        assert f"| {row.attack} | {row.noise} | {row.draws} | {figure} |" in card
