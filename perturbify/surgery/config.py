@@ -9,6 +9,7 @@ from typing import Literal, get_args
 Grain = Literal["element", "channel", "layer"]
 Share = Literal["sample", "batch"]
 Shared = Literal["call", "module"]
+Backend = Literal["auto", "hook"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class PerturbConfig:
         include: Globs over the dotted paths of the modules that convolve; empty means all.
         exclude: Globs over the same paths; wins over ``include``.
         shared: A convolution called k times gets k θ (``"call"``) or one for all its calls (``"module"``).
+        backend: ``"auto"`` makes noise a node of the network's torch.fx graph, and a forward hook where torch.fx cannot
+            go. ``"hook"`` uses hooks alone: the source's own forward runs, and its other methods
+            (``forward_features``, …) work with the noise.
 
     Raises:
         ValueError: A setting is outside its range.
@@ -37,9 +41,10 @@ class PerturbConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     shared: Shared = "call"
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        for field, allowed in (("grain", Grain), ("share", Share), ("shared", Shared)):
+        for field, allowed in (("grain", Grain), ("share", Share), ("shared", Shared), ("backend", Backend)):
             value = getattr(self, field)
             if value not in get_args(allowed):
                 raise ValueError(f"{field} must be one of {', '.join(get_args(allowed))}, not {value!r}")

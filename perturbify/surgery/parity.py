@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from perturbify.errors import InputSizeError, ParityError, SurgeryError
 from perturbify.perturbation import Perturbation, noise, perturbations
+from perturbify.surgery.copying import copy_network
 from perturbify.surgery.sites import first_line
 
 SEED = 0
@@ -44,7 +44,9 @@ def reproducible(model: nn.Module) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def probe(source: nn.Module, wrapped: nn.Module, inputs: Inputs, other_inputs: Inputs) -> None:
+def probe(
+    source: nn.Module, wrapped: nn.Module, inputs: Inputs, other_inputs: Inputs, modes: Collection[str]
+) -> None:
     """Compares outputs and buffers of a network and its wrapped form, in both modes.
 
     The second comparison is made with other weights, so that nothing computed from them can have become a constant.
@@ -54,12 +56,13 @@ def probe(source: nn.Module, wrapped: nn.Module, inputs: Inputs, other_inputs: I
         wrapped: Its wrapped form; copies of it run with the noise off.
         inputs: Positional and keyword inputs.
         other_inputs: The same at another batch size; left out where the source does not take them.
+        modes: ``"eval"``, ``"train"``: those in which the source takes the inputs.
 
     Raises:
         ParityError: They differ; names the mode and the first module whose output differs.
         SurgeryError: A feature map has another shape at another batch size, and θ does not fit it.
     """
-    for training in (False, True):
+    for training in (mode == "train" for mode in modes):
         rounds = [_Round(source, wrapped, training, inputs), _Round(source, wrapped, training, inputs, SEED)]
         if other_inputs is not inputs:
             other = _Round(source, wrapped, training, other_inputs, SEED)
@@ -113,7 +116,7 @@ class _Round:
             ) from error
 
     def _copies(self) -> tuple[nn.Module, nn.Module]:
-        ours, theirs = (copy.deepcopy(m).train(self.training) for m in (self.wrapped, self.source))
+        ours, theirs = (copy_network(m).train(self.training) for m in (self.wrapped, self.source))
         if self.weights_seed is not None:
             _change_weights(ours, theirs, self.weights_seed)
         return ours, theirs
@@ -123,7 +126,7 @@ class _Round:
         return ParityError(
             f"With the noise off, the wrapped {type(self.source).__name__} differs from the source in {mode} mode; "
             f"{how}.",
-            "Its forward does something that torch.fx records wrongly.",
+            'Its forward does something that torch.fx records wrongly; wrap it with backend="hook".',
         )
 
     def _first_difference(self) -> str:

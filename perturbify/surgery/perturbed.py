@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from perturbify.errors import InputSizeError
 from perturbify.normalize import Normalize
-from perturbify.surgery.plan import Plan, times
+from perturbify.surgery.hooks import start_counting
+from perturbify.surgery.plan import Plan
 from perturbify.surgery.program import Program
+from perturbify.text import times
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Surgery:
         plan: The sites.
         inputs: Names of the arguments that stay inputs; the others were fixed to their defaults.
         positional: How many of them, from the first, can be given by position.
-        programs: The network's forward in ``"train"`` and in ``"eval"`` mode; one object where the two agree.
+        programs: The network's forward in ``"train"`` and in ``"eval"`` mode; one object where the two agree. None,
+            or no entry, where the source's own forward runs, with hooks on its convolutions.
         constants: Names of the tensors that tracing added to the network.
         normalizes: Whether a normalisation layer, ``normalize``, runs before the program.
     """
@@ -32,9 +36,14 @@ class Surgery:
     plan: Plan
     inputs: tuple[str, ...]
     positional: int
-    programs: Mapping[str, Program]
+    programs: Mapping[str, Program | None]
     constants: tuple[str, ...]
     normalizes: bool = False
+
+    @property
+    def runs_source(self) -> bool:
+        """Whether the source's own code runs in both modes, so that its methods see the noise."""
+        return not any(self.programs.values())
 
 
 class Perturbed(nn.Module):
@@ -71,11 +80,29 @@ class Perturbed(nn.Module):
             TypeError: An argument that was fixed to its default at wrapping.
         """
         surgery = self.surgery
-        inputs = self._bind(args, kwargs)
-        self._check_size(inputs)
+        program = surgery.programs.get("train" if self.training else "eval")
+        if program is not None:
+            args, kwargs = self._bind(args, kwargs), {}
+        self._check_size((*args, *kwargs.values()))
         if surgery.normalizes:
-            inputs = (self.normalize(inputs[0]), *inputs[1:])
-        return surgery.programs["train" if self.training else "eval"](self, *inputs)
+            args, kwargs = self._normalized(args, kwargs)
+        start_counting(self, surgery.plan.hooked)
+        if program is None:
+            return surgery.source_class.forward(self._as_source(), *args, **kwargs)
+        return program(self, *args)
+
+    def _as_source(self) -> nn.Module:
+        """This network as one of the source's class: the same modules, parameters and attributes, not copies."""
+        source = self.surgery.source_class.__new__(self.surgery.source_class)
+        source.__dict__ = self.__dict__
+        return source
+
+    def _normalized(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The first input normalised, however it was given."""
+        if args:
+            return (self.normalize(args[0]), *args[1:]), kwargs
+        first = self.surgery.inputs[0]
+        return args, {**kwargs, first: self.normalize(kwargs[first])}
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         names, positional = self.surgery.inputs, self.surgery.positional
@@ -112,10 +139,25 @@ class Perturbed(nn.Module):
             value = getattr(surgery.source_class, name)
             if not callable(value) and not hasattr(value, "__get__"):
                 return value
+            if surgery.runs_source:
+                return self._source_method(name)
             raise AttributeError(
                 f"{surgery.source_class.__name__}.{name} would run the source network without its noise, so the "
-                f"wrapped one does not offer it. Use perturbify.unwrap(model).{name} if that is what you want."
+                f'wrapped one does not offer it. Wrap with backend="hook" to have it with the noise, or use '
+                f"perturbify.unwrap(model).{name} to have it without."
             ) from None
+
+    def _source_method(self, name: str) -> Any:
+        value = getattr(self._as_source(), name)
+        if not callable(value):
+            return value
+
+        @functools.wraps(value)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            start_counting(self, self.surgery.plan.hooked)
+            return value(*args, **kwargs)
+
+        return method
 
     def extra_repr(self) -> str:
         """Names the source network."""

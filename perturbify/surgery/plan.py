@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from perturbify.errors import SurgeryError
+from perturbify.errors import SurgeryError, TraceError
 from perturbify.perturbation import child_name, site_name
 from perturbify.surgery.config import PerturbConfig
 from perturbify.surgery.sites import Call
+from perturbify.surgery.trace import Convolution, Traced
+from perturbify.text import table, times
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Site:
         map_shape: Shape of the convolution's output for one image, (C, H, W).
         theta_shape: Shape of θ.
         calls: Number of calls in a forward that share this θ; 1 unless ``shared="module"``.
-        way: How the noise gets in: ``"fx"``, a node of the graph.
+        way: How the noise gets in: ``"fx"``, a node of the graph, or ``"hook"``, a forward hook of the convolution.
         modes: In which modes the call happens: ``"train"``, ``"eval"`` or ``"both"``.
     """
 
@@ -70,12 +73,20 @@ class Plan:
         sites: One entry for each θ, in order of execution.
         skipped: Convolution calls that get no noise.
         input_shapes: Shape of each tensor input for one image; an element-grained θ fits these only.
+        opaque: Modules that torch.fx could not enter, and why; ``""`` is the network itself. Convolutions inside get
+            their noise by hooks.
     """
 
     config: PerturbConfig | None
     sites: tuple[Site, ...]
     skipped: tuple[Skipped, ...]
     input_shapes: tuple[tuple[int, ...], ...]
+    opaque: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hooked(self) -> tuple[str, ...]:
+        """Paths of the convolutions whose noise comes by a hook."""
+        return tuple(dict.fromkeys(s.owner for s in self.sites if s.way == "hook"))
 
     @property
     def parameters(self) -> int:
@@ -92,71 +103,84 @@ class Plan:
             (s.name, s.kind, times(s.map_shape), times(s.theta_shape), f"{s.parameters:,}", s.way, s.modes)
             for s in self.sites
         ]
-        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = [table(rows), ""]
         lines.append(f"{len(self.sites)} sites, {self.parameters:,} entries of θ, {len(self.skipped)} calls skipped")
+        lines += [f"not entered by torch.fx: {path or 'the network'}: {why}" for path, why in self.opaque.items()]
         lines += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class NumberedCall:
-    """A convolution call, which of its module's calls it is, and whether its filter is learned."""
+    """A convolution call, and which of its module's calls it is."""
 
-    call: Call
+    convolution: Convolution
     number: int
-    learned: bool
+
+    @property
+    def call(self) -> Call:
+        """The call itself."""
+        return self.convolution.call
 
 
-def number_calls(calls: list[tuple[Call, bool]]) -> list[NumberedCall]:
+def number_calls(convolutions: Iterable[Convolution]) -> list[NumberedCall]:
     """Counts, for each call, how often its module was called before."""
     seen: dict[str, int] = {}
     numbered = []
-    for call, learned in calls:
-        numbered.append(NumberedCall(call, seen.get(call.owner, 0), learned))
-        seen[call.owner] = seen.get(call.owner, 0) + 1
+    for one in convolutions:
+        owner = one.call.owner
+        numbered.append(NumberedCall(one, seen.get(owner, 0)))
+        seen[owner] = seen.get(owner, 0) + 1
     return numbered
 
 
 def make_plan(
-    by_mode: dict[str, list[NumberedCall]],
-    config: PerturbConfig | None,
-    input_shapes: tuple[tuple[int, ...], ...],
+    traced: Mapping[str, Traced], config: PerturbConfig | None, input_shapes: tuple[tuple[int, ...], ...]
 ) -> Plan:
-    """Decides for every convolution call whether it gets noise, and θ of which shape.
+    """Decides for every convolution call whether it gets noise, θ of which shape, and by which way.
 
     Args:
-        by_mode: The calls of a forward pass in mode ``"eval"`` and in mode ``"train"``.
+        traced: The network in mode ``"eval"`` and in mode ``"train"``.
         config: The settings; None puts no noise in anywhere.
         input_shapes: Shape of each tensor input for one image.
 
     Raises:
         SurgeryError: A shared θ would need two shapes.
+        TraceError: An ``F.conv*`` call inside of a module that torch.fx cannot enter.
     """
     sites: dict[tuple[str, int], Site] = {}
     skipped: dict[tuple[str, int], Skipped] = {}
-    for mode, calls in by_mode.items():
+    # A hook sees every call of its convolution, so one call that needs it decides for all.
+    hooked = {c.call.owner for t in traced.values() for c in t.convolutions if c.node is None}
+    for mode, one in traced.items():
         counted: dict[tuple[str, int], int] = {}
-        for c in calls:
-            name = site_name(c.call.owner, c.number)
+        for c in number_calls(one.convolutions):
+            owner = c.call.owner
             reason = _reason_to_skip(c, config)
             if config is None or reason:
-                other = skipped.get((c.call.owner, c.number))
+                other = skipped.get((owner, c.number))
                 modes = mode if other is None or other.modes == mode else "both"
-                skipped[c.call.owner, c.number] = Skipped(name, c.call.kind, reason, modes)
+                skipped[owner, c.number] = Skipped(site_name(owner, c.number), c.call.kind, reason, modes)
                 continue
+            if owner in hooked and c.call.functional:
+                raise TraceError(
+                    f"{owner or 'The network'} calls F.{c.call.kind} on a learned weight where torch.fx cannot go.",
+                    "Make it an nn.Conv module, or leave it out with exclude=.",
+                )
             key = site_key(c, config)
             counted[key] = counted.get(key, 0) + 1
-            site = _site(key, c.call, config, counted[key], mode)
+            way = "hook" if owner in hooked else "fx"
+            site = _site(key, c.call, config, counted[key], mode, way)
             known = sites.get(key)
             if known and known.theta_shape != site.theta_shape:
                 raise SurgeryError(
-                    f"{c.call.owner} is called with feature maps of {times(known.map_shape)} and of "
+                    f"{owner} is called with feature maps of {times(known.map_shape)} and of "
                     f"{times(site.map_shape)}, which one θ per element cannot serve.",
                     'Use shared="call", or grain="channel".',
                 )
             sites[key] = _merge(known, site) if known else site
-    return Plan(config, tuple(sites.values()), tuple(skipped.values()), input_shapes)
+    opaque = {path: why for one in traced.values() for path, why in one.opaque.items()}
+    return Plan(config, tuple(sites.values()), tuple(skipped.values()), input_shapes, opaque)
 
 
 def site_key(call: NumberedCall, config: PerturbConfig) -> tuple[str, int]:
@@ -164,7 +188,7 @@ def site_key(call: NumberedCall, config: PerturbConfig) -> tuple[str, int]:
     return call.call.owner, 0 if config.shared == "module" else call.number
 
 
-def _site(key: tuple[str, int], call: Call, config: PerturbConfig, calls: int, mode: str) -> Site:
+def _site(key: tuple[str, int], call: Call, config: PerturbConfig, calls: int, mode: str, way: str) -> Site:
     owner, number = key
     return Site(
         name=site_name(owner, number),
@@ -174,6 +198,7 @@ def _site(key: tuple[str, int], call: Call, config: PerturbConfig, calls: int, m
         map_shape=call.shape,
         theta_shape=_theta_shape(call.shape, config),
         calls=calls,
+        way=way,
         modes=mode,
     )
 
@@ -194,15 +219,10 @@ def _reason_to_skip(c: NumberedCall, config: PerturbConfig | None) -> str:
     owner = c.call.owner
     if config is None:
         return "no noise asked for"
-    if not c.learned:
+    if not c.convolution.learned:
         return "fixed filter, nothing learned"
     if config.include and not any(fnmatchcase(owner, g) for g in config.include):
         return "not in include"
     if any(fnmatchcase(owner, g) for g in config.exclude):
         return "in exclude"
     return ""
-
-
-def times(shape: tuple[int, ...]) -> str:
-    """A shape as people write it: 3×32×32."""
-    return "×".join(str(s) for s in shape)

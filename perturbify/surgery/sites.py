@@ -34,11 +34,15 @@ class Call:
         owner: Dotted path of the convolution module, or of the module whose forward calls ``F.conv*``.
         kind: Class of the convolution module, or name of the function.
         shape: Shape of the output, without the batch dimension: (C, H, W) for a 2-d convolution.
+        functional: Whether it is a call of ``F.conv*``.
+        fixed: Whether it is one whose filter is a buffer, such as a blur's.
     """
 
     owner: str
     kind: str
     shape: tuple[int, ...]
+    functional: bool = False
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.calls: list[Call] = []
         self._paths = {id(module): path for path, module in model.named_modules()}
+        self._buffers = {id(buffer) for buffer in model.buffers()}
         self._running: list[nn.Module] = []
         self._hooks = ExitStack()
 
@@ -112,7 +117,9 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         spatial = CONV_FUNCTIONS.get(func)
         if spatial is not None and not any(isinstance(m, _ConvNd) for m in self._running):
-            self._record(self._running[-1], func.__name__, result, spatial)
+            weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+            fixed = id(weight) in self._buffers or id(weight._base) in self._buffers
+            self._record(self._running[-1], func.__name__, result, spatial, functional=True, fixed=fixed)
         return result
 
     def _enter_module(self, module: nn.Module, _inputs: object) -> None:
@@ -127,7 +134,7 @@ class _Watch(TorchFunctionMode):
         if isinstance(module, _ConvNd) and not inside_another and isinstance(output, Tensor):
             self._record(module, type(module).__name__, output, len(module.kernel_size))
 
-    def _record(self, module: nn.Module, kind: str, output: Tensor, spatial: int) -> None:
+    def _record(self, module: nn.Module, kind: str, output: Tensor, spatial: int, **more: bool) -> None:
         # Convolutions also take a single image without a batch dimension.
         shape = tuple(output.shape[output.dim() - spatial - 1 :])
-        self.calls.append(Call(self._paths[id(module)], kind, shape))
+        self.calls.append(Call(self._paths[id(module)], kind, shape, **more))

@@ -6,6 +6,7 @@ import inspect
 import math
 import random
 import sys
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -21,50 +22,53 @@ from perturbify.surgery.sites import CONV_FUNCTIONS, Call, first_line
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """A convolution call of a network and where it stands in its graph.
+
+    Attributes:
+        call: The call, as it was observed.
+        node: Its node; None inside of a module that torch.fx could not enter.
+        learned: Whether its filter comes from anything learned; a fixed one (a blur's buffer) does not.
+    """
+
+    call: Call
+    node: fx.Node | None
+    learned: bool
+
+
+@dataclass(frozen=True)
 class Traced:
     """A network as a graph, in one mode.
 
     Attributes:
-        graph: The operations; modules are referred to by path, so the graph serves every copy of the network.
-        convolutions: Each convolution node with the call it stands for, in order of execution.
+        graph: The operations; modules are referred to by path, so the graph serves every copy of the network. None
+            where torch.fx cannot follow the network's own forward.
+        convolutions: Every convolution call, in order of execution.
+        opaque: Paths of the modules that torch.fx could not enter, and why; ``""`` is the network itself.
         constants: Tensors that the trace made and the network does not hold, by the name the graph calls them.
     """
 
-    graph: fx.Graph
-    convolutions: tuple[tuple[fx.Node, Call], ...]
+    graph: fx.Graph | None
+    convolutions: tuple[Convolution, ...]
+    opaque: dict[str, str]
     constants: dict[str, Tensor]
 
-    def is_learned(self, node: fx.Node, model: nn.Module) -> bool:
-        """Whether a convolution's filter comes from anything learned; a fixed one (a blur's buffer) does not."""
-        if node.op == "call_module":
-            return True
-        weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
-        pending, seen = [weight], set[fx.Node]()
-        while pending:
-            current = pending.pop()
-            if not isinstance(current, fx.Node) or current in seen:
-                continue
-            seen.add(current)
-            if current.op == "get_attr" and isinstance(_attribute(model, str(current.target)), nn.Parameter):
-                return True
-            if current.op == "call_module" and any(True for _ in model.get_submodule(str(current.target)).parameters()):
-                return True
-            pending.extend(current.all_input_nodes)
-        return False
+
+def untraced(calls: Collection[Call], reason: str) -> Traced:
+    """A network as torch.fx sees it when it cannot, or shall not, follow it: one opaque module."""
+    return Traced(None, tuple(Convolution(c, None, not c.fixed) for c in calls), {"": reason}, {})
 
 
 def trace(model: nn.Module, calls: Collection[Call], live: Collection[str]) -> Traced:
-    """Follows a network's forward in its present mode.
+    """Follows a network's forward in its present mode, as far as torch.fx can.
 
-    Tracing runs parts of the network for real, so hand in a copy.
+    A module that cannot be entered stays whole, a node of the graph like any other; only where that is the network's
+    own forward there is no graph. Tracing runs parts of the network for real, so hand in a copy.
 
     Args:
         model: The network, in the mode to trace.
         calls: The convolution calls a real forward pass made in this mode, in order; the graph must show the same.
         live: Names of forward's arguments that stay inputs; the others are fixed to their defaults.
-
-    Raises:
-        TraceError: The forward has something that torch.fx cannot follow, or the graph shows other calls.
     """
     tracer = _Tracer(model, calls, live)
     before = set(model.__dict__)
@@ -72,31 +76,63 @@ def trace(model: nn.Module, calls: Collection[Call], live: Collection[str]) -> T
         with torch.enable_grad():  # as it is when the network is called, so that a switch of it shows
             graph = tracer.trace(model)
             tracer.refuse_frozen_draws()
+        graph.lint()
+        convolutions = _pair(graph, model, calls, tracer.opaque)
     except Exception as error:
-        inside = tracer.path or "its own forward"
-        raise TraceError(
-            f"torch.fx cannot follow {type(model).__name__}: it stops in {inside} ({first_line(error)}).",
-            "Wrap the part of the network that can be traced.",
-        ) from error
-    constants = {k: v.detach() for k, v in model.__dict__.items() if k not in before and isinstance(v, Tensor)}
-    return Traced(graph, _pair(graph, model, calls), constants)
+        return untraced(calls, first_line(error))
+    used = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
+    added = {k: v for k, v in model.__dict__.items() if k not in before and k in used}
+    constants = {k: v.detach() for k, v in added.items() if isinstance(v, Tensor)}
+    return Traced(graph, convolutions, tracer.opaque, constants)
 
 
-def _pair(graph: fx.Graph, model: nn.Module, calls: Collection[Call]) -> tuple[tuple[fx.Node, Call], ...]:
-    nodes = [n for n in graph.nodes if _is_convolution(n, model)]
-    found = [str(n.target) if n.op == "call_module" else None for n in nodes]
-    wanted = [c.owner for c in calls]
-    for number, (have, want) in enumerate(zip(found, wanted, strict=False)):
-        if have not in (None, want):
-            raise TraceError(
-                f"The graph of {type(model).__name__} calls {have} as convolution {number}, the network calls {want}."
-            )
-    if len(found) != len(wanted):
-        raise TraceError(
-            f"The graph of {type(model).__name__} has {len(found)} convolution calls, the network makes {len(wanted)}.",
-            "Its forward depends on values that torch.fx does not see.",
-        )
-    return tuple(zip(nodes, calls, strict=True))
+def _pair(
+    graph: fx.Graph, model: nn.Module, calls: Collection[Call], opaque: Collection[str]
+) -> tuple[Convolution, ...]:
+    """Finds the node of each call: the calls stand in order of execution, as the nodes do.
+
+    Raises:
+        TraceError: The graph shows other calls than the network makes.
+    """
+    pending = deque(calls)
+    found: list[Convolution] = []
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target in opaque:
+            inside = {path for path, _ in _named_below(model, str(node.target))}
+            while pending and pending[0].owner in inside:
+                call = pending.popleft()
+                found.append(Convolution(call, None, not call.fixed))
+        elif _is_convolution(node, model):
+            if not pending or (node.op == "call_module" and node.target != pending[0].owner):
+                raise TraceError(f"its graph calls {node.target} where the network does not")
+            found.append(Convolution(pending.popleft(), node, _is_learned(node, model)))
+    if pending:
+        raise TraceError(f"its graph lacks {len(pending)} of its {len(calls)} convolution calls")
+    return tuple(found)
+
+
+def _named_below(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+    """The modules at and below a path, under the names that the whole network knows them by."""
+    below = set(model.get_submodule(path).modules())
+    return [(name, m) for name, m in model.named_modules() if m in below]
+
+
+def _is_learned(node: fx.Node, model: nn.Module) -> bool:
+    if node.op == "call_module":
+        return True
+    weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
+    pending, seen = [weight], set[fx.Node]()
+    while pending:
+        current = pending.pop()
+        if not isinstance(current, fx.Node) or current in seen:
+            continue
+        seen.add(current)
+        if current.op == "get_attr" and isinstance(_attribute(model, str(current.target)), nn.Parameter):
+            return True
+        if current.op == "call_module" and any(True for _ in model.get_submodule(str(current.target)).parameters()):
+            return True
+        pending.extend(current.all_input_nodes)
+    return False
 
 
 def _is_convolution(node: fx.Node, model: nn.Module) -> bool:
@@ -117,7 +153,8 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, model: nn.Module, calls: Collection[Call], live: Collection[str]) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=_whole_functions())
-        self.path = ""
+        self.opaque: dict[str, str] = {}
+        self._proxies: dict[str, fx.Proxy] = {}
         self._live = frozenset(live)
         self._generators = _generators()
         self._held = dict([*model.named_parameters(), *model.named_buffers()])
@@ -127,16 +164,39 @@ class _Tracer(fx.Tracer):
         self._enter = {a for path, m in by_path.items() if m in convolving for a in _ancestors(path)}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _ConvNd) or module_qualified_name not in self._enter
+        path = module_qualified_name
+        return isinstance(m, _ConvNd) or path in self.opaque or path not in self._enter
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        outer, self.path = self.path, self.path_of_module(m)
-        result = super().call_module(m, forward, args, kwargs)
-        self.refuse_frozen_draws()
-        self.path = outer  # not restored after an error: it then names where the trace stopped
+        before = len(self.graph.nodes)
+        stack, counts = self.module_stack.copy(), self.num_calls.copy()
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+            self.refuse_frozen_draws()
+        except Exception as error:
+            path = self.path_of_module(m)
+            if self.is_leaf_module(m, path):
+                raise  # its inputs cannot be put into a graph: for the module around it to stay whole
+            self._roll_back(before)
+            self.module_stack, self.num_calls = stack, counts
+            self._generators = _generators()
+            self.opaque[path] = first_line(error)
+            result = super().call_module(m, forward, args, kwargs)
         return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        self._proxies = parameter_proxy_cache
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def _roll_back(self, size: int) -> None:
+        """Takes the newest nodes out of the graph, down to a size."""
+        newest = list(self.graph.nodes)[size:]
+        for node in reversed(newest):
+            self.graph.erase_node(node)
+        for name in [n for n, proxy in self._proxies.items() if proxy.node in newest]:
+            del self._proxies[name]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         if node.op == "get_attr":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import operator
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,16 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturbify.errors import AlreadyWrapped, ModelError, NoConvolutions, SurgeryError
+from perturbify.errors import ModelError, NoConvolutions, SurgeryError
 from perturbify.normalize import Normalize
-from perturbify.perturbation import Perturbation, perturbations
+from perturbify.perturbation import Perturbation
 from perturbify.surgery.config import PerturbConfig
-from perturbify.surgery.parity import Inputs, probe, reproducible
+from perturbify.surgery.copying import copy_network
+from perturbify.surgery.example import Example
+from perturbify.surgery.hooks import add_hooks, remove_hooks
+from perturbify.surgery.parity import probe, reproducible
 from perturbify.surgery.perturbed import Perturbed, Surgery
-from perturbify.surgery.plan import NumberedCall, Plan, make_plan, number_calls, site_key
+from perturbify.surgery.plan import Plan, make_plan, number_calls, site_key
 from perturbify.surgery.program import Program
 from perturbify.surgery.sites import observe
-from perturbify.surgery.trace import Traced, trace
+from perturbify.surgery.trace import Traced, trace, untraced
 
 MODES = ("eval", "train")
 
@@ -39,10 +41,10 @@ def plan(model: nn.Module, config: PerturbConfig | None = PerturbConfig(), *, ex
         The sites, and the convolution calls that are skipped, with the reason.
 
     Raises:
-        SurgeryError: The network is wrapped already, or cannot be traced.
+        SurgeryError: The network is wrapped already, or a convolution call cannot be reached.
         ModelError: The network fails on the example input, or none is known.
     """
-    return _survey(model, config, _Example.of(model, example_input))[0]
+    return _survey(model, config, Example.of(model, example_input))[0]
 
 
 def wrap(
@@ -74,11 +76,11 @@ def wrap(
     Raises:
         NoConvolutions: There is nothing to put noise behind.
         AlreadyWrapped: The network has noise modules already.
-        TraceError: torch.fx cannot follow the network.
+        TraceError: There is an ``F.conv*`` call where neither torch.fx nor a hook can go.
         ParityError: The traced network is not the source network.
         ModelError: The network fails on the example input, or no input size is known.
     """
-    example = _Example.of(model, example_input)
+    example = Example.of(model, example_input)
     the_plan, traced = _survey(model, config, example)
     if config is not None and not the_plan.sites:
         why = (
@@ -95,12 +97,12 @@ def wrap(
             )
 
     constants = _name_constants(traced)
-    programs = {mode: _insert(traced[mode], the_plan) for mode in MODES}
-    if programs["train"] == programs["eval"]:
-        programs["train"] = programs["eval"]
+    programs = {mode: _insert(one, the_plan) for mode, one in traced.items()}
+    if programs.get("train") == programs["eval"]:
+        programs["train"] = programs["eval"]  # one graph serves both
     surgery = Surgery(type(model), the_plan, tuple(example.arguments), example.positional, programs, tuple(constants))
-    wrapped = _operate(_copy(model), surgery, constants, example.device)
-    probe(model, wrapped, *example.batches())
+    wrapped = _operate(copy_network(model), surgery, constants, example.device)
+    probe(model, wrapped, *example.batches(), modes=tuple(traced))
     if inplace:
         wrapped = _operate(model, surgery, constants, example.device)
     if normalize is not None:
@@ -124,13 +126,14 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, Perturbed):
         raise SurgeryError(f"{type(model).__name__} is not a wrapped network.", "Only what wrap() returned unwraps.")
-    contents = copy.deepcopy(model)
+    contents = copy_network(model)
     surgery: Surgery = contents.surgery
     del contents.surgery
     if surgery.normalizes:
         del contents.normalize
     for name in surgery.constants:
         delattr(contents, name)
+    remove_hooks(contents, surgery.plan.hooked)
     for site in surgery.plan.sites:
         owner, _, child = site.path.rpartition(".")
         delattr(contents.get_submodule(owner), child)
@@ -139,112 +142,42 @@ def unwrap(model: nn.Module) -> nn.Module:
     return network
 
 
-class _Example:
-    """The inputs a network is run with: by name, as forward takes them."""
+def _survey(model: nn.Module, config: PerturbConfig | None, example: Example) -> tuple[Plan, dict[str, Traced]]:
+    """Runs and traces copies of the network, and plans the sites.
 
-    def __init__(self, arguments: Mapping[str, Any], device: torch.device, parameters: Mapping[str, Any]) -> None:
-        self.arguments = dict(arguments)
-        self.device = device
-        self._parameters = parameters
-
-    @classmethod
-    def of(cls, model: nn.Module, given: Any) -> _Example:
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"A network must be a torch.nn.Module, not {type(model).__name__}.")
-        if next(perturbations(model), None) is not None or isinstance(model, Perturbed):
-            raise AlreadyWrapped(
-                f"This {type(model).__name__} is wrapped already.", "Call perturbify.unwrap(model) first."
-            )
-        first = next((p for p in model.parameters() if p.is_floating_point()), None)
-        device = first.device if first is not None else torch.device("cpu")
-        if given is None:
-            given = _from_pretrained_cfg(model, first)
-        args, kwargs = (
-            ((), given) if isinstance(given, Mapping) else (given if isinstance(given, tuple) else (given,), {})
-        )
-        signature = inspect.signature(type(model).forward)
-        try:
-            bound = signature.bind(model, *args, **kwargs).arguments
-        except TypeError as error:
-            raise ModelError(
-                f"The example input does not fit {type(model).__name__}.forward{signature}: {error}."
-            ) from None
-        _, *names = bound
-        for name in names:
-            if signature.parameters[name].kind in (
-                inspect.Parameter.VAR_POSITIONAL,
-                inspect.Parameter.VAR_KEYWORD,
-            ):
-                raise ModelError(
-                    f"{type(model).__name__}.forward takes its inputs as {name!r}, which torch.fx cannot follow.",
-                    "Give forward named arguments.",
-                )
-        return cls({n: bound[n] for n in names}, device, signature.parameters)
-
-    @property
-    def positional(self) -> int:
-        """How many inputs can be given by position: those before the first argument that is fixed or keyword-only."""
-        _, *parameters = self._parameters.values()
-        by_position = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-        agree = [a == b for a, b in zip(self.arguments, by_position, strict=False)]
-        return [*agree, False].index(False)
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(tuple(v.shape[1:]) for v in self.arguments.values() if isinstance(v, Tensor))
-
-    def call(self, extra: int = 0) -> Inputs:
-        """Positional and keyword inputs, with the first image repeated ``extra`` more times at the end."""
-        values = {
-            n: torch.cat([v, *[v[:1]] * extra]) if isinstance(v, Tensor) and extra else v
-            for n, v in self.arguments.items()
-        }
-        names = list(values)
-        positional, by_name = names[: self.positional], names[self.positional :]
-        return tuple(values[n] for n in positional), {n: values[n] for n in by_name}
-
-    def batches(self) -> tuple[Inputs, Inputs]:
-        """The example input, and where it has a batch dimension the same with one image more."""
-        tensors = [v for v in self.arguments.values() if isinstance(v, Tensor)]
-        one_batch = tensors and all(t.dim() > 1 and t.shape[0] == tensors[0].shape[0] for t in tensors)
-        as_given = self.call()
-        return as_given, self.call(extra=1) if one_batch else as_given
-
-
-def _from_pretrained_cfg(model: nn.Module, first: nn.Parameter | None) -> Tensor:
-    config = getattr(model, "pretrained_cfg", None)
-    size = config.get("input_size") if isinstance(config, Mapping) else None
-    if size is None:
-        raise ModelError(
-            f"{type(model).__name__} does not say its input size.",
-            "Pass example_input=torch.rand(2, 3, height, width) in the size you will use.",
-        )
-    images = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
-    return images if first is None else images.to(first.device, first.dtype)
-
-
-def _survey(model: nn.Module, config: PerturbConfig | None, example: _Example) -> tuple[Plan, dict[str, Traced]]:
-    """Runs and traces copies of the network in both modes, and plans the sites."""
-    by_mode: dict[str, list[NumberedCall]] = {}
-    traced: dict[str, Traced] = {}
+    A network that takes the example input in eval mode alone (a detector needs its targets to train) runs by its own
+    forward, with hooks, in both modes; its train mode has not been seen.
+    """
+    args, kwargs = example.call()
+    calls = {}
+    why_whole = 'backend="hook"' if config is not None and config.backend == "hook" else None
     for mode in MODES:
-        args, kwargs = example.call()
+        try:
+            with reproducible(model):
+                calls[mode] = observe(copy_network(model).train(mode == "train"), args, kwargs).calls
+        except ModelError as error:
+            if mode == "eval":
+                raise
+            why_whole = error.message.rstrip(".")
+    traced = {}
+    for mode, observed in calls.items():
+        if why_whole is not None:
+            traced[mode] = untraced(observed, why_whole)
+            continue
         with reproducible(model):
-            calls = observe(_copy(model).train(mode == "train"), args, kwargs).calls
-            subject = _copy(model).train(mode == "train")
-            traced[mode] = trace(subject, calls, live=example.arguments)
-        learned = [(call, traced[mode].is_learned(node, subject)) for node, call in traced[mode].convolutions]
-        by_mode[mode] = number_calls(learned)
-    return make_plan(by_mode, config, example.shapes), traced
+            traced[mode] = trace(copy_network(model).train(mode == "train"), observed, live=example.arguments)
+    return make_plan(traced, config, example.shapes), traced
 
 
-def _insert(traced: Traced, the_plan: Plan) -> Program:
+def _insert(traced: Traced, the_plan: Plan) -> Program | None:
     """Puts a call of the noise module behind each site's node."""
-    paths = {(s.owner, s.call): s.path for s in the_plan.sites}
-    calls = number_calls([(call, True) for _, call in traced.convolutions])
-    for (node, _), call in zip(traced.convolutions, calls, strict=True):
-        path = paths.get(site_key(call, the_plan.config)) if the_plan.config else None
-        if path is None:
+    if traced.graph is None:
+        return None
+    paths = {(s.owner, s.call): s.path for s in the_plan.sites if s.way == "fx"}
+    for one in number_calls(traced.convolutions):
+        node = one.convolution.node
+        path = paths.get(site_key(one, the_plan.config)) if the_plan.config else None
+        if path is None or node is None:
             continue
         with traced.graph.inserting_after(node):
             noisy = traced.graph.call_module(path, (node,))
@@ -261,7 +194,7 @@ def _name_constants(traced: Mapping[str, Traced]) -> dict[str, Tensor]:
             known = next((k for k, v in kept.items() if v.dtype == value.dtype and torch.equal(v, value)), None)
             names[old] = known or f"perturb_constant_{len(kept)}"
             kept[names[old]] = value
-        for node in one.graph.nodes:
+        for node in one.graph.nodes if one.graph else ():
             if node.op == "get_attr" and node.target in names:
                 node.target = names[node.target]
     return kept
@@ -272,6 +205,8 @@ def _operate(network: nn.Module, surgery: Surgery, constants: Mapping[str, Tenso
     for name, value in constants.items():
         network.register_buffer(name, value.clone(), persistent=False)
     _add_thetas(network, surgery.plan, device)
+    if surgery.plan.config is not None:
+        add_hooks(network, surgery.plan.hooked, numbered=surgery.plan.config.shared == "call")
     return Perturbed.adopt(network, surgery)
 
 
@@ -295,12 +230,3 @@ def _add_thetas(network: nn.Module, the_plan: Plan, device: torch.device) -> Non
         )
         owner.add_module(child, perturbation.train(owner.training))
 
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise SurgeryError(
-            f"{type(model).__name__} cannot be copied ({error}), and perturbify works on copies.",
-            "Wrap it before anything has been computed with it, or make it support copy.deepcopy.",
-        ) from error

@@ -12,7 +12,7 @@ from perturbify.methods import Method
 from perturbify.normalize import Normalize
 from perturbify.recipe import Recipe
 from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.plan import times
+from perturbify.text import times
 from perturbify.surgery.wrap import wrap
 
 

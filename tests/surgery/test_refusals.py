@@ -14,7 +14,6 @@ from perturbify.errors import (
     NoConvolutions,
     ParityError,
     SurgeryError,
-    TraceError,
 )
 
 X = torch.rand(2, 3, 8, 8)
@@ -45,18 +44,7 @@ def test_wrapped_twice():
     refused(perturbify.wrap(nn.Conv2d(3, 4, 3), None, example_input=X), AlreadyWrapped, "wrapped already")
 
 
-def test_control_flow_names_the_module():
-    class Branching(Net):
-        def forward(self, x):
-            y = self.conv(x)
-            return y if y.mean() > 0 else -y
-
-    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(Branching()))
-    refused(network, TraceError, r"cannot follow Sequential: it stops in 1\.0 ")
-    refused(Branching(), TraceError, "Branching: it stops in its own forward")
-
-
-def test_a_branch_on_the_batch_that_hides_calls():
+def test_a_number_of_calls_that_changes_by_itself():
     class Skipping(Net):
         seen = 0
 
@@ -64,7 +52,7 @@ def test_a_branch_on_the_batch_that_hides_calls():
             type(self).seen += 1
             return self.conv(x) if type(self).seen % 2 else self.conv(x) + self.conv(x)
 
-    refused(Skipping(), TraceError, "has [12] convolution calls, the network makes [12]")
+    refused(Skipping(), SurgeryError, "Skipping|called more often")
 
 
 def test_a_counter_in_pythons_hands():
@@ -91,19 +79,6 @@ def test_the_first_module_that_differs_is_named():
     refused(network, ParityError, r"the first module that differs is 2(\.0)?\.")
 
 
-@pytest.mark.parametrize(
-    "draw", [lambda: torch.rand(1) < 0.9, lambda: __import__("random").random() < 0.9], ids=["torch", "python"]
-)
-def test_a_draw_that_the_graph_would_freeze(draw):
-    class Dropping(Net):
-        def forward(self, x):
-            y = self.conv(x)
-            return y if self.training and draw() else y * 2
-
-    refused(nn.Sequential(Dropping()), TraceError, "it stops in 0 .it draws random numbers")
-    refused(Dropping(), TraceError, "it stops in its own forward .it draws random numbers")
-
-
 def test_weights_read_behind_the_tracers_back():
     class Baking(Net):
         def __init__(self):
@@ -114,16 +89,6 @@ def test_weights_read_behind_the_tracers_back():
             return self.conv(x) * (self._parameters["gain"] * 2)
 
     refused(Baking(), ParityError, "Baking differs")
-
-
-def test_gradients_turned_off_inside():
-    class Frozen(Net):
-        def forward(self, x):
-            with torch.no_grad():
-                y = self.conv(x)
-            return y * 2
-
-    refused(Frozen(), TraceError, "turns gradients off")
 
 
 def test_a_feature_map_that_grows_with_the_batch():
@@ -159,8 +124,6 @@ def test_inputs_that_the_network_does_not_take():
     refused(nn.Conv2d(3, 4, 3), ModelError, "Conv2d itself fails on the example input", example=torch.rand(2, 5, 8, 8))
     refused(nn.Conv2d(3, 4, 3), ModelError, r"does not fit Conv2d\.forward", example=(X, X, X))
     refused(nn.Conv2d(3, 4, 3), ModelError, r"does not fit Conv2d\.forward", example={"image": X})
-    norm = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
-    refused(norm, ModelError, "fails on the example input in train mode.*both modes", example=X[:1])
 
 
 def test_inputs_gathered_by_a_star():
@@ -211,5 +174,5 @@ def test_unwrap_of_something_else():
 
 def test_a_network_that_cannot_be_copied():
     network = nn.Sequential(nn.Conv2d(3, 4, 3))
-    network.note = network[0].weight * 2
+    network.note = (n for n in ())
     refused(network, SurgeryError, "cannot be copied")

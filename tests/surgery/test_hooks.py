@@ -1,0 +1,188 @@
+"""Where torch.fx cannot go: modules that stay whole, and noise that comes by hooks."""
+
+import copy
+import pickle
+import random
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import perturbify
+from perturbify import PerturbConfig
+from perturbify.checks.liveness import examine
+from perturbify.errors import SurgeryError, TraceError
+
+X = torch.rand(2, 3, 8, 8)
+
+
+class Branching(nn.Module):
+    """Control flow on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y if y.mean() > 0 else -y
+
+
+class Drawing(Branching):
+    """A draw in Python, which a graph would freeze."""
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y if self.training and random.random() < 0.5 else y * 2
+
+
+class Frozen(Branching):
+    """Gradients turned off inside."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            y = self.conv(x)
+        return y * 2
+
+
+class Repeating(nn.Module):
+    """As many calls as an argument says."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x, times=3):
+        for _ in range(times):
+            x = self.conv(x)
+            x = x if x.mean() > 0 else -x
+        return x
+
+
+def assert_right(wrapped, source, x=X):
+    """Alive with the noise on, the source with it off, as itself and as a copy."""
+    source.eval(), wrapped.eval()
+    live = examine(wrapped, x)
+    assert live.sites and not live.failures, live
+    for version in (wrapped, copy.deepcopy(wrapped), pickle.loads(pickle.dumps(wrapped))):
+        assert not torch.equal(version(x), version(x))
+        with perturbify.noise(version, enabled=False):
+            assert torch.equal(version(x), source(x))
+    plain = perturbify.unwrap(wrapped)
+    assert type(plain) is type(source)
+    assert plain.state_dict().keys() == source.state_dict().keys()
+    assert torch.equal(plain(x), source(x))
+    assert torch.equal(plain(x), plain(x))
+
+
+@pytest.mark.parametrize("kind", [Branching, Drawing, Frozen])
+def test_only_the_module_that_cannot_be_entered_stays_whole(kind):
+    source = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(kind()), nn.Conv2d(4, 2, 1))
+    wrapped = perturbify.wrap(source, example_input=X)
+    plan = wrapped.surgery.plan
+    assert list(plan.opaque) == ["1.0"]
+    assert [(s.name, s.way) for s in plan.sites] == [("0", "fx"), ("1.0.conv", "hook"), ("2", "fx")]
+    assert "not entered by torch.fx: 1.0" in str(plan)
+    assert_right(wrapped, source)
+
+
+@pytest.mark.parametrize("kind", [Branching, Drawing, Frozen])
+def test_a_network_whose_own_forward_cannot_be_followed(kind):
+    source = kind()
+    wrapped = perturbify.wrap(source, example_input=X)
+    assert list(wrapped.surgery.plan.opaque) == [""]
+    assert_right(wrapped, source)
+
+
+def test_each_call_has_its_own_theta():
+    source = Repeating()
+    wrapped = perturbify.wrap(source, example_input=X).eval()
+    names = ["conv", "conv#1", "conv#2"]
+    assert [s.name for s in wrapped.surgery.plan.sites] == names
+    with torch.no_grad():
+        for number, (_, perturbation) in enumerate(perturbify.perturbations(wrapped)):
+            perturbation.theta.fill_(number)
+    seen = []
+    for _, perturbation in perturbify.perturbations(wrapped):
+        perturbation.register_forward_hook(lambda m, i, o: seen.append(m.theta[0, 0, 0].item()))
+    wrapped(X)
+    wrapped(X)
+    assert seen == [0, 1, 2, 0, 1, 2]
+
+
+def test_more_calls_than_at_wrapping_need_a_shared_theta():
+    source = Repeating()
+    wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=X)
+    assert wrapped(X, times=2).shape == X.shape
+    with pytest.raises(SurgeryError, match=r'conv#3: this convolution is called more often.*shared="module"'):
+        wrapped(X, times=4)
+    assert wrapped(X).shape == X.shape  # counting starts anew
+    shared = perturbify.wrap(source, PerturbConfig(grain="channel", shared="module"), example_input=X)
+    assert shared(X, times=9).shape == X.shape
+
+
+def test_a_functional_convolution_out_of_reach():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(4, 3, 3, 3))
+            self.register_buffer("blur", torch.ones(3, 1, 3, 3) / 9)
+            self.conv = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            y = F.conv2d(F.conv2d(x, self.blur, groups=3), self.weight)
+            return self.conv(y if y.mean() > 0 else -y)
+
+    with pytest.raises(TraceError, match=r"calls F\.conv2d on a learned weight.*exclude="):
+        perturbify.wrap(Hidden(), example_input=X)
+    plan = perturbify.plan(Hidden(), PerturbConfig(exclude=("",)), example_input=X)
+    assert [s.name for s in plan.sites] == ["conv"]
+    assert [s.reason for s in plan.skipped] == ["fixed filter, nothing learned", "in exclude"]
+
+
+def test_hooks_alone_keep_the_methods_of_the_source():
+    source = timm.create_model("resnet18", num_classes=5)
+    x = torch.rand(2, 3, 32, 32)
+    wrapped = perturbify.wrap(source, PerturbConfig(backend="hook"), example_input=x)
+    assert {s.way for s in wrapped.surgery.plan.sites} == {"hook"}
+    assert_right(wrapped, source, x)
+    assert not torch.equal(wrapped.forward_features(x), wrapped.forward_features(x))
+    with perturbify.noise(wrapped, enabled=False):
+        assert torch.equal(wrapped.forward_features(x), source.forward_features(x))
+    wrapped.reset_classifier(3)
+    assert wrapped(x).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["efficientvit_b0", "mobilevit_xxs", "tiny_vit_5m_224"])
+def test_timm_models_that_branch_on_shapes(name):
+    source = timm.create_model(name, num_classes=3)
+    size = 224 if name.endswith("224") else 64
+    x = torch.rand(2, 3, size, size)
+    wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=x)
+    assert {s.way for s in wrapped.surgery.plan.sites} == {"fx", "hook"}
+    assert_right(wrapped, source, x)
+
+
+@pytest.mark.slow
+def test_raft_and_its_recurrent_calls():
+    source = torchvision.models.get_model("raft_small")
+    frames = (torch.rand(2, 3, 128, 128), torch.rand(2, 3, 128, 128))
+    wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=frames).eval()
+    plan = wrapped.surgery.plan
+    assert len(plan.sites) > len(plan.hooked)
+    with torch.no_grad(), pytest.raises(SurgeryError, match="called more often"):
+        wrapped(*frames, num_flow_updates=13)
+
+
+@pytest.mark.slow
+def test_a_detector_that_trains_only_with_targets():
+    source = torchvision.models.get_model("fasterrcnn_mobilenet_v3_large_320_fpn", weights_backbone=None)
+    images = [torch.rand(3, 96, 128), torch.rand(3, 128, 96)]
+    wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=(images,))
+    boxes = {"boxes": torch.tensor([[8.0, 8.0, 64.0, 64.0]]), "labels": torch.tensor([1])}
+    assert "train mode" in wrapped.surgery.plan.opaque[""]
+    losses = wrapped.train()(images, [boxes, boxes])
+    assert all(value.isfinite() for value in losses.values())
