@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from perturbify.data import Data
+    from perturbify.header import Header
 
 
 @click.command()
@@ -48,7 +49,9 @@ def check(
     FILE is a checkpoint of perturbify's; the NAME of any model, with --weights, is checked as it is. First the noise
     is verified: it must be alive at every site. Exit status 3 says that a criterion failed.
     """
-    from perturbify import checkpoint
+    from dataclasses import asdict
+
+    from perturbify import checkpoint, recipe
     from perturbify.checks import CheckPlan
     from perturbify.checks import check as run_check
     from perturbify.files import check_output, write_text
@@ -61,18 +64,26 @@ def check(
         check_output(output, force=force)
     target = choose_device(device)
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
+    given = {key: value for key, value in settings.items() if value is not None}
+    about: dict[str, Any] = {}
     with console.aside():
         if models.is_file(file):
             if any(how.values()):
                 raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
+            header = checkpoint.read_header(file)
             model = models.load(console, file, trust_factory=trust_factory)
-            data = _data_for_file(file, data_name, data_root, download)
+            data = _data_for_file(file, header, data_name, data_root, download)
+            about = header.provenance()
+            if header.recipe is not None:
+                given = asdict(recipe.from_toml(header.recipe, file).check) | given
         else:
             if data_name is None:
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
             model, data = _named(console, file, data_name, data_root, download, how)
     with console.checking() as show:
-        report = run_check(model.to(target), data, CheckPlan(**settings), subject=Path(file).name, on_batch=show)
+        report = run_check(
+            model.to(target), data, CheckPlan(**given), subject=Path(file).name, about=about, on_batch=show
+        )
     if output is not None:
         write_text(output, report.to_json())
     if embed:
@@ -82,12 +93,11 @@ def check(
         click.get_current_context().exit(3)
 
 
-def _data_for_file(file: str, name: str | None, root: str | None, download: bool) -> Data:
+def _data_for_file(file: str, header: Header, name: str | None, root: str | None, download: bool) -> Data:
     """The images a checkpoint takes, in the size it was made for."""
-    from perturbify import checkpoint, data, recipe
+    from perturbify import data, recipe
     from perturbify.errors import DataError
 
-    header = checkpoint.read_header(file)
     if name is None:
         if header.recipe is None:
             raise DataError(f"{file} has not been trained, so it names no data.", "Say on which images: --data NAME.")

@@ -110,7 +110,7 @@ def metrics_table(metrics: list[dict[str, Any]]) -> str:
     """A run's epochs as people read them: at most the first, the last, and eight in between."""
     last = len(metrics) - 1
     chosen = sorted({round(i * last / 9) for i in range(10)}) if last > 9 else range(last + 1)
-    head = ("epoch", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")
+    head = ("epoch (from 0)", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")
     rows: list[tuple[str, ...]] = [head]
     for m in (metrics[i] for i in chosen):
         theta = m["theta"] or {"mean": None, "min": None, "max": None}

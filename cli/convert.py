@@ -23,6 +23,13 @@ from perturbify.cli.options import image_size, model_options, output_options
 @click.option("--grain", type=click.Choice(["element", "channel", "layer"]), default="element", show_default=True)
 @click.option("--share", type=click.Choice(["sample", "batch"]), default="sample", show_default=True)
 @click.option("--shared", type=click.Choice(["call", "module"]), default="call", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "hook"]),
+    default="auto",
+    show_default=True,
+    help="hook: no graph; the model's own code runs, with a hook on each convolution.",
+)
 @click.option("--theta-init", type=float, default=0.25, show_default=True, help="What every θ starts from.")
 @click.option("--theta-min", type=float, default=0.01, show_default=True, help="The floor of θ.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these modules.")

@@ -144,7 +144,14 @@ def _check(console: Console, result: Result, recipe: Recipe, data: Data) -> Repo
     from perturbify.model_card import model_card
 
     with console.checking() as show:
-        report = check(result.model, data, CheckPlan(**asdict(recipe.check)), subject=recipe.model, on_batch=show)
+        report = check(
+            result.model,
+            data,
+            CheckPlan(**asdict(recipe.check)),
+            subject=recipe.model,
+            about=checkpoint.read_header(result.folder.model).provenance(),
+            on_batch=show,
+        )
     write_text(result.folder.report, report.to_json())
     header = checkpoint.annotate(result.folder.model, check=report.summary())
     write_text(result.folder.card, model_card(header))

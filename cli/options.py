@@ -42,15 +42,16 @@ def model_options(command: Command) -> Command:
 
 
 def attack_options(command: Command) -> Command:
-    """The adversary of a check."""
+    """The adversary of a check; what is not given is None."""
+    said = "; default: what FILE's recipe says, else "
     for option in (
-        click.option("--seed", default=0, show_default=True, help="Of every random number in the check."),
-        click.option("--batch-size", default=250, show_default=True, type=click.IntRange(1)),
-        click.option("--eot-draws", default=10, show_default=True, type=click.IntRange(1), help="Draws a step."),
-        click.option("--step-size", default="0.01", show_default=True, callback=pixels, help="Of PGD, in pixels."),
-        click.option("--steps", default=7, show_default=True, type=click.IntRange(1), help="Of PGD."),
-        click.option("--epsilon", default="8/255", show_default=True, callback=pixels, help="l∞ radius, in pixels."),
-        click.option("--images", default=1000, show_default=True, type=click.IntRange(1), help="At most so many."),
+        click.option("--seed", type=click.IntRange(0), help="Of every random number in the check; default: 0."),
+        click.option("--batch-size", type=click.IntRange(1), help=f"Images attacked at once{said}250."),
+        click.option("--eot-draws", type=click.IntRange(1), help=f"Draws of the noise a step of EOT-PGD{said}10."),
+        click.option("--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{said}0.01."),
+        click.option("--steps", type=click.IntRange(1), help=f"Of PGD{said}7."),
+        click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{said}8/255."),
+        click.option("--images", type=click.IntRange(1), help=f"Test images at most{said}1000."),
     ):
         command = option(command)
     return command
@@ -70,8 +71,10 @@ def key_values(_ctx: click.Context, _option: click.Parameter, given: tuple[str, 
     return pairs
 
 
-def pixels(_ctx: click.Context, _option: click.Parameter, given: str) -> float:
+def pixels(_ctx: click.Context, _option: click.Parameter, given: str | None) -> float | None:
     """Reads a size in pixels of [0, 1]: a number, or a fraction such as 8/255."""
+    if given is None:
+        return None
     try:
         value = float(Fraction(given.replace(" ", "")))
     except (ValueError, ArithmeticError):

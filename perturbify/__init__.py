@@ -1,6 +1,6 @@
 """Put learnable noise behind every convolution of a network you own, train it, and check it honestly.
 
-After the CVPR 2020 paper "Learn2Perturb: an End-to-end Feature Perturbation Learning to Improve Adversarial Robustness".
+After "Learn2Perturb: an End-to-end Feature Perturbation Learning to Improve Adversarial Robustness" (CVPR 2020).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from perturbify.checks import CheckPlan as CheckPlan
     from perturbify.checks import check as check
     from perturbify.errors import PerturbifyError as PerturbifyError
+    from perturbify.normalize import Normalize as Normalize
     from perturbify.perturbation import Perturbation as Perturbation
     from perturbify.perturbation import noise as noise
     from perturbify.perturbation import perturbations as perturbations
-    from perturbify.normalize import Normalize as Normalize
     from perturbify.surgery.config import PerturbConfig as PerturbConfig
     from perturbify.surgery.wrap import plan as plan
     from perturbify.surgery.wrap import unwrap as unwrap

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perturbify import zoo
-from perturbify.checkpoint import Header
+from perturbify.header import Header
 from perturbify.text import times
 
 

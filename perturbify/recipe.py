@@ -295,9 +295,7 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] 
         changes = list(overrides.items())
     else:
         split = [override.partition("=") for override in overrides]
-        mistakes = [
-            f"{key} is an override without a value, as in key=value" for key, sign, _ in split if not sign
-        ]
+        mistakes = [f"{key} is an override without a value, as in key=value" for key, sign, _ in split if not sign]
         changes = [(key.strip(), _value(raw.strip())) for key, sign, raw in split if sign]
     for key, value in changes:
         _change(table, key, value)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "files", "normalize", "perturbation", "schema", "text"},
     {"surgery"},
-    {"zoo", "data", "recipe", "methods", "checkpoint", "attacks"},
+    {"zoo", "data", "recipe", "methods", "header", "checkpoint", "attacks"},
     {"training", "checks", "export", "model_card"},
     {"cli", "recipes"},
 ]

@@ -14,6 +14,7 @@ from torch import nn
 import perturbify
 from perturbify import Normalize, PerturbConfig, checkpoint, zoo
 from perturbify.errors import CheckpointError
+from perturbify.header import Header
 
 SIZE = 16
 X = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -263,7 +264,7 @@ def test_the_metadata_is_complete(tmp_path):
     assert {k: told[k] for k in about} == about and told["check"] == {"n": 3, "passed": True}
     assert told["versions"].keys() == {"perturbify", "torch", "torchvision", "timm"}
     assert told["aliases"] == {}
-    assert set(told) == set(checkpoint.Header.__dataclass_fields__)
+    assert set(told) == set(Header.__dataclass_fields__)
 
 
 ELSEWHERE = """
@@ -353,6 +354,6 @@ def test_a_shared_convolution_keeps_its_thetas(shared, tmp_path):
 def test_the_header_goes_through_json_and_back(tmp_path):
     header = checkpoint.describe(ours())
     text = header.to_json()
-    again = checkpoint.Header.from_json(text, tmp_path / "x")
+    again = Header.from_json(text, tmp_path / "x")
     assert again.to_json() == text
     assert asdict(again).keys() == asdict(header).keys()

@@ -18,6 +18,7 @@ from torch import nn
 import perturbify
 from perturbify import PerturbConfig, checkpoint, zoo
 from perturbify.errors import CheckpointError, ModelError, OutputExists, PerturbifyError
+from perturbify.header import Header
 
 X = torch.rand(2, 3, 6, 6)
 
@@ -178,7 +179,7 @@ def test_a_field_that_is_not_what_it_should_be(field, value, good, path):
             read(path)
 
 
-@pytest.mark.parametrize("field", checkpoint.Header.__dataclass_fields__)
+@pytest.mark.parametrize("field", Header.__dataclass_fields__)
 def test_a_field_that_is_missing(field, good, path):
     header = json.loads(checkpoint.read_metadata(good)["perturbify"])
     del header[field]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from perturbify.checks.liveness import Liveness
@@ -60,6 +60,7 @@ class Report:
         liveness: Whether the noise is alive.
         rows: One for each attack and noise setting.
         machine: Versions, device and threads.
+        about: Where the network comes from, as far as its checkpoint says.
     """
 
     subject: str
@@ -70,6 +71,7 @@ class Report:
     liveness: Liveness
     rows: tuple[Row, ...]
     machine: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -103,6 +105,7 @@ class Report:
             "passed": self.passed,
             "rows": [row.to_dict() for row in self.rows],
             "machine": self.machine,
+            "about": self.about,
         }
 
     def to_json(self) -> str:

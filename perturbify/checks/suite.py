@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,6 +99,7 @@ def check(
     plan: CheckPlan = CheckPlan(),
     *,
     subject: str | None = None,
+    about: Mapping[str, Any] | None = None,
     on_batch: OnBatch | None = None,
 ) -> Report:
     """Measures how often a classifier is right, on clean and on attacked images.
@@ -112,6 +113,7 @@ def check(
         data: The images; of a whole dataset the test images are taken.
         plan: How many images, and which attacks.
         subject: What the report calls the network.
+        about: What the report says of where the network comes from, as JSON values.
         on_batch: Called with the trial's name, the images done in it, and the images it has.
 
     Raises:
@@ -143,6 +145,7 @@ def check(
         liveness=liveness,
         rows=rows,
         machine=machine(device),
+        about=dict(about or {}),
     )
 
 

@@ -56,9 +56,7 @@ def _digits(image_size: int | None) -> Data:
     is_test = np.zeros(len(pixels), bool)
     for digit in range(10):
         is_test[np.flatnonzero(bunch.target == digit)[4::5]] = True
-    splits = [
-        MemorySplit.from_numpy(pixels[part], bunch.target[part], image_size) for part in (~is_test, is_test)
-    ]
+    splits = [MemorySplit.from_numpy(pixels[part], bunch.target[part], image_size) for part in (~is_test, is_test)]
     side = image_size or 8
     return assemble("digits", splits, tuple("0123456789"), (side, side))
 
@@ -76,8 +74,7 @@ def _cifar(name: str, root: Path, image_size: int | None, download: bool) -> Dat
             # The published pickles are older than a spelling that numpy 2.4 deprecates.
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             parts = [
-                getattr(datasets, class_name)(root, train=part, download=download and part)
-                for part in (True, False)
+                getattr(datasets, class_name)(root, train=part, download=download and part) for part in (True, False)
             ]
     except (OSError, RuntimeError) as error:
         if download:

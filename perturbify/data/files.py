@@ -41,8 +41,7 @@ def load_npz(path: Path, image_size: int | None) -> Data:
     side = arrays["x_train"].shape[1:3]
     if image_size is None and arrays["x_test"].shape[1:3] != side:
         raise DataError(
-            f"x_train and x_test in {path} differ in their images' size, {side} and"
-            f" {arrays['x_test'].shape[1:3]}.",
+            f"x_train and x_test in {path} differ in their images' size, {side} and {arrays['x_test'].shape[1:3]}.",
             "Give an image size to fit both to.",
         )
     labels = np.unique(arrays["y_train"])
@@ -53,8 +52,7 @@ def load_npz(path: Path, image_size: int | None) -> Data:
             "Number the classes from 0 without gaps.",
         )
     splits = [
-        MemorySplit.from_numpy(arrays[f"x_{part}"], arrays[f"y_{part}"], image_size)
-        for part in ("train", "test")
+        MemorySplit.from_numpy(arrays[f"x_{part}"], arrays[f"y_{part}"], image_size) for part in ("train", "test")
     ]
     height, width = side if image_size is None else (image_size, image_size)
     return assemble(name, splits, tuple(map(str, labels)), (height, width))
@@ -86,9 +84,7 @@ def _check_arrays(path: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
             "Floats in [0, 1] become such by (255 * x).round().astype('uint8').",
         )
     if not (x.ndim == 3 or (x.ndim == 4 and x.shape[3] in (1, 3))) or 0 in x.shape[1:]:
-        raise DataError(
-            f"x_{part} in {path} has the shape {x.shape}, not (N, H, W), (N, H, W, 1) or (N, H, W, 3)."
-        )
+        raise DataError(f"x_{part} in {path} has the shape {x.shape}, not (N, H, W), (N, H, W, 1) or (N, H, W, 3).")
     if not np.issubdtype(y.dtype, np.integer):
         raise DataError(f"y_{part} in {path} holds {y.dtype}, not integer labels.")
     if y.shape != x.shape[:1]:
@@ -137,15 +133,11 @@ def _image_folder(path: Path) -> Any:
     try:
         dataset = ImageFolder(path, loader=_open_rgb, allow_empty=True)
     except OSError as error:
-        raise DataError(
-            f"{path} has no class folders.", "Its images belong into one folder a class."
-        ) from error
+        raise DataError(f"{path} has no class folders.", "Its images belong into one folder a class.") from error
     full = set(dataset.targets)
     empty = [name for k, name in enumerate(dataset.classes) if k not in full]
     if empty:
-        raise DataError(
-            f"There are no images in {path} for {', '.join(empty)}.", "Fill or remove the folder."
-        )
+        raise DataError(f"There are no images in {path} for {', '.join(empty)}.", "Fill or remove the folder.")
     return dataset
 
 

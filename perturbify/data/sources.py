@@ -17,9 +17,7 @@ def dataset_names() -> tuple[str, ...]:
     return NAMES
 
 
-def load(
-    name: str, *, root: str | Path | None = None, image_size: int | None = None, download: bool = False
-) -> Data:
+def load(name: str, *, root: str | Path | None = None, image_size: int | None = None, download: bool = False) -> Data:
     """Loads a dataset.
 
     Args:

@@ -75,9 +75,7 @@ def load_timm(name: str, root: Path, image_size: int | None, download: bool) -> 
         return assemble(name, memory, classes, (height, width))
     size = image_size or DEFAULT_SIZE
     splits: list[Split] = [
-        DecodedSplit(
-            _ReaderImages(dataset) if hasattr(dataset, "reader") else dataset, torch.from_numpy(y), size
-        )
+        DecodedSplit(_ReaderImages(dataset) if hasattr(dataset, "reader") else dataset, torch.from_numpy(y), size)
         for dataset, y in zip((train, test), labels, strict=True)
     ]
     return assemble(name, splits, classes, (size, size))
@@ -113,9 +111,7 @@ def _classes(dataset: Any, labels: np.ndarray) -> tuple[str, ...]:
         # ImageNet gives all synonyms of a class; the first is the usual name.
         return tuple(name if isinstance(name, str) else name[0] for name in dataset.classes)
     index_of = getattr(dataset.reader, "class_to_idx", None)
-    return tuple(
-        sorted(index_of, key=index_of.get) if index_of else map(str, range(labels.max(initial=-1) + 1))
-    )
+    return tuple(sorted(index_of, key=index_of.get) if index_of else map(str, range(labels.max(initial=-1) + 1)))
 
 
 def _is_array(dataset: Any) -> bool:

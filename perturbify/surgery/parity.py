@@ -44,9 +44,7 @@ def reproducible(model: nn.Module) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def probe(
-    source: nn.Module, wrapped: nn.Module, inputs: Inputs, other_inputs: Inputs, modes: Collection[str]
-) -> None:
+def probe(source: nn.Module, wrapped: nn.Module, inputs: Inputs, other_inputs: Inputs, modes: Collection[str]) -> None:
     """Compares outputs and buffers of a network and its wrapped form, in both modes.
 
     The second comparison is made with other weights, so that nothing computed from them can have become a constant.

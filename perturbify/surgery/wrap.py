@@ -229,4 +229,3 @@ def _add_thetas(network: nn.Module, the_plan: Plan, device: torch.device) -> Non
             dtype=like.dtype if like is not None else None,
         )
         owner.add_module(child, perturbation.train(owner.training))
-

@@ -17,6 +17,7 @@ from perturbify import recipe as recipes
 from perturbify.data import Data, augment
 from perturbify.errors import Diverged, TrainingError
 from perturbify.files import write_text
+from perturbify.header import Header
 from perturbify.model_card import model_card
 from perturbify.recipe import Recipe
 from perturbify.surgery.perturbed import Perturbed
@@ -223,7 +224,7 @@ def _place(network: Perturbed, device: torch.device) -> Perturbed:
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _check_same_data(header: checkpoint.Header, data: Data, folder: RunFolder) -> None:
+def _check_same_data(header: Header, data: Data, folder: RunFolder) -> None:
     began_with = recipes.from_toml(header.recipe or "", "state").data.name
     if data.name != began_with or list(data.classes) != header.classes:
         raise TrainingError(
@@ -239,7 +240,7 @@ def _steps_per_epoch(images: int, batch_size: int) -> int:
     return full + (rest > 1 or full == 0)
 
 
-def _header(learner: Learner, data: Data, position: Position) -> checkpoint.Header:
+def _header(learner: Learner, data: Data, position: Position) -> Header:
     # A path on the trainer's machine is of no use to others: the file keeps the dataset's name only.
     recipe = replace(learner.recipe, data=replace(learner.recipe.data, name=data.name, root=None))
     return replace(

@@ -12,8 +12,8 @@ from perturbify.methods import Method
 from perturbify.normalize import Normalize
 from perturbify.recipe import Recipe
 from perturbify.surgery.perturbed import Perturbed
-from perturbify.text import times
 from perturbify.surgery.wrap import wrap
+from perturbify.text import times
 
 
 def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Perturbed:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from perturbify import checkpoint
-from perturbify.checkpoint import Header
 from perturbify.errors import CheckpointError
+from perturbify.header import Header
 from perturbify.training.metrics import EpochSums
 from perturbify.training.step import Learner
 

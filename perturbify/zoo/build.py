@@ -71,9 +71,7 @@ def create(
             "`--pretrained` and `--weights` both say where the weights come from.", "Give one of the two."
         )
     if reset_head and weights is None:
-        raise WeightsError(
-            "`--reset-head` says how to load a file, and no file is given.", "Add `--weights FILE`."
-        )
+        raise WeightsError("`--reset-head` says how to load a file, and no file is given.", "Add `--weights FILE`.")
     arguments = kwargs if num_classes is None else {**kwargs, "num_classes": num_classes}
     spec = ModelSpec(resolve(name), arguments, "fresh")
     if pretrained:
@@ -217,9 +215,7 @@ def _pretrained_timm(spec: ModelSpec, bare: str) -> nn.Module:
 
 def _pretrained_torchvision(spec: ModelSpec, bare: str) -> nn.Module:
     implied = _WITH_WEIGHTS.get(bare.removeprefix("quantized_"), {})
-    as_published = {
-        k: v for k, v in spec.kwargs.items() if k != "num_classes" and (k, v) not in implied.items()
-    }
+    as_published = {k: v for k, v in spec.kwargs.items() if k != "num_classes" and (k, v) not in implied.items()}
     with _fetching(spec.name):
         model = _construct(replace(spec, kwargs=as_published), weights="DEFAULT")
     spec = replace(spec, kwargs=implied | spec.kwargs, weights="pretrained")
@@ -227,9 +223,7 @@ def _pretrained_torchvision(spec: ModelSpec, bare: str) -> nn.Module:
         return tag(model, spec)
     fresh = build(spec)
     state = model.state_dict()
-    same_head = all(
-        state[name].shape == tensor.shape for name, tensor in fresh.state_dict().items() if name in state
-    )
+    same_head = all(state[name].shape == tensor.shape for name, tensor in fresh.state_dict().items() if name in state)
     fit_weights(
         fresh,
         state,
@@ -264,9 +258,7 @@ def _fetching(name: str) -> Iterator[None]:
 def _fetching_failed(error: BaseException | None) -> bool:
     """Whether it is a network's, a hub's, or a disk's error; by its module, which we need not import."""
     clients = {"huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3"}
-    return isinstance(error, OSError) or any(
-        c.__module__.partition(".")[0] in clients for c in type(error).__mro__
-    )
+    return isinstance(error, OSError) or any(c.__module__.partition(".")[0] in clients for c in type(error).__mro__)
 
 
 @contextlib.contextmanager

@@ -40,9 +40,7 @@ def describe(model: nn.Module) -> ModelSpec | None:
         twin = skeleton(spec)
     except (ModelError, KeyError):  # KeyError: an architecture that this timm does not have
         return None
-    same = _shapes(twin) == _shapes(model) and str(twin) == str(
-        model
-    )  # the shapes do not show the activations
+    same = _shapes(twin) == _shapes(model) and str(twin) == str(model)  # the shapes do not show the activations
     return spec if same else None
 
 
@@ -110,7 +108,5 @@ def _torchvision_preset(model: nn.Module) -> Any:
 
     default = getattr(torchvision.models.get_model_weights(spec.name.partition(":")[2]), "DEFAULT", None)
     preset = default and default.transforms()
-    takes_clips = (
-        len(getattr(preset, "crop_size", ())) == 2
-    )  # the presets for images have one number, for video two
+    takes_clips = len(getattr(preset, "crop_size", ())) == 2  # the presets for images have one number, for video two
     return None if takes_clips else preset

@@ -145,8 +145,7 @@ def _factory(module_name: str, attribute: str) -> Callable[..., Any]:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise UnknownModel(
                 f"There is no module {error.name!r} for the model {qualified!r}.",
-                _nearest_models(qualified)
-                or "It must be installed, or lie in the current directory or on PYTHONPATH.",
+                _nearest_models(qualified) or "It must be installed, or lie in the current directory or on PYTHONPATH.",
             ) from error
         raise ModelError(
             f"The module {module_name!r} of the model {qualified!r} cannot be imported:"

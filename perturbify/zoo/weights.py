@@ -98,19 +98,17 @@ def fit_weights(
     missing = [name for name in wanted if name not in state and name not in skipped | optional]
     unexpected = [name for name in state if name not in wanted]
     if missing or unexpected:
-        parts = [f"lacks {_first(missing)}"] * bool(missing) + [f"has unknown {_first(unexpected)}"] * bool(
-            unexpected
-        )
+        parts = [f"lacks {_first(missing)}"] * bool(missing) + [f"has unknown {_first(unexpected)}"] * bool(unexpected)
         raise WeightsError(
             f"{source} does not fit this model: it {' and '.join(parts)}.",
             "The weights of the same architecture, with the same arguments, are needed.",
         )
-    differing = [
-        name for name in wanted if name in state and name not in skipped and _differs(state, wanted, name)
-    ]
+    differing = [name for name in wanted if name in state and name not in skipped and _differs(state, wanted, name)]
     if differing:
         _refuse_shapes(source, state, wanted, differing, head())
-    model.load_state_dict({k: v for k, v in state.items() if k not in skipped}, strict=False)
+    # Into the model's own dict, as it carries the modules' versions: without them, MNASNet takes a file for an old one.
+    wanted.update({k: v for k, v in state.items() if k not in skipped})
+    model.load_state_dict(wanted)
 
 
 def _refuse_shapes(

@@ -37,6 +37,7 @@ REPORT = {
     "passed",
     "rows",
     "machine",
+    "about",
 }
 NOISE = {"convolutions", "perturbed", "skipped", "sites", "dead", "below_floor", "alive", "failures"}
 

@@ -49,9 +49,7 @@ def test_each_image_is_a_shifted_or_mirrored_window_of_its_own(
 
 def test_the_generator_makes_it_reproducible() -> None:
     x = torch.rand(16, 3, 8, 8)
-    first, second, other = (
-        augment(x, crop_padding=4, flip=True, generator=seeded(seed)) for seed in (1, 1, 2)
-    )
+    first, second, other = (augment(x, crop_padding=4, flip=True, generator=seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 

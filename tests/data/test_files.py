@@ -253,9 +253,7 @@ def one_class(folder: Path) -> None:
         (one_class, "only one class, 'cat'"),
     ],
 )
-def test_each_mistake_in_a_folder_is_one_sentence(
-    folder: Path, spoil: Callable[[Path], None], sentence: str
-) -> None:
+def test_each_mistake_in_a_folder_is_one_sentence(folder: Path, spoil: Callable[[Path], None], sentence: str) -> None:
     spoil(folder)
     with pytest.raises(DataError, match=sentence):
         load(str(folder), image_size=8)

@@ -134,9 +134,7 @@ def write_mnist(root: Path, count: int = 30) -> np.ndarray:
     images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
     for part in ("train", "t10k"):
         labels = (np.arange(count) % 10).astype(np.uint8)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(
-            struct.pack(">4i", 0x803, count, 28, 28) + images.tobytes()
-        )
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, count, 28, 28) + images.tobytes())
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, count) + labels.tobytes())
     return images
 
@@ -162,9 +160,7 @@ def test_qmnist_labels_are_the_digits(tmp_path: Path) -> None:
         (raw / f"qmnist-{part}-images-idx3-ubyte").write_bytes(
             struct.pack(">4i", 0x803, 20, 28, 28) + bytes(20 * 28 * 28)
         )
-        (raw / f"qmnist-{part}-labels-idx2-int").write_bytes(
-            struct.pack(">3i", 0xC02, 20, 8) + table.tobytes()
-        )
+        (raw / f"qmnist-{part}-labels-idx2-int").write_bytes(struct.pack(">3i", 0xC02, 20, 8) + table.tobytes())
     data = load("torch/qmnist", root=tmp_path)
     assert data.train.labels.tolist() == [*range(10), *range(10)]
 

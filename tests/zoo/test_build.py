@@ -79,9 +79,7 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
         ("torchvision:fcn_resnet50", {"num_classes": 4}),
     ],
 )
-def test_a_spec_builds_the_same_architecture_again(
-    name: str, kwargs: dict[str, Any], no_network: list[str]
-) -> None:
+def test_a_spec_builds_the_same_architecture_again(name: str, kwargs: dict[str, Any], no_network: list[str]) -> None:
     model = zoo.create(name, **kwargs)
     spec = zoo.describe(model)
     assert spec is not None
@@ -198,9 +196,7 @@ def test_torchvision_pretrained(fetched: dict[str, dict[str, torch.Tensor]]) -> 
     sources = [m.perturbify_spec.weights for m in (same, ten, told)]
     assert sources == ["pretrained", "pretrained, head fresh", "pretrained"]
     for model in (same, ten, told):
-        assert torch.equal(
-            model.get_submodule("layer4.1.conv2").weight, fetched["resnet18"]["layer4.1.conv2.weight"]
-        )
+        assert torch.equal(model.get_submodule("layer4.1.conv2").weight, fetched["resnet18"]["layer4.1.conv2.weight"])
     assert ten.get_submodule("fc").weight.shape == (10, 512)
     assert torch.equal(told.get_submodule("fc").weight, fetched["resnet18"]["fc.weight"])
 

@@ -112,8 +112,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     assert normalize is not None
     with torch.no_grad():
         hits = [
-            (model.eval()(normalize(a)).argmax(1) == b).sum()
-            for a, b in zip(x.split(256), y.split(256), strict=True)
+            (model.eval()(normalize(a)).argmax(1) == b).sum() for a, b in zip(x.split(256), y.split(256), strict=True)
         ]
     return 100 * sum(h.item() for h in hits) / len(y)
 

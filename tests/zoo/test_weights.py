@@ -54,9 +54,7 @@ def test_torch_files(tmp_path: Path, state: dict[str, Tensor], suffix: str, shap
 
 def test_safetensors_with_and_without_a_normalisation(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_file(state, tmp_path / "plain.safetensors")
-    save_file(
-        wrapped(state), tmp_path / "stated.safetensors", {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 2]"}
-    )
+    save_file(wrapped(state), tmp_path / "stated.safetensors", {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 2]"})
     plain = zoo.create("cifar_resnet20", weights=str(tmp_path / "plain.safetensors"))
     stated = zoo.create("cifar_resnet20", weights=tmp_path / "stated.safetensors")
     assert same(plain, state) and same(stated, state)
@@ -74,9 +72,7 @@ class Malice:
 def test_pickled_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Malice()}, "evil.pth")
-    with pytest.raises(
-        WeightsError, match=r"'evil\.pth' holds pickled code besides tensors, and that is never run"
-    ):
+    with pytest.raises(WeightsError, match=r"'evil\.pth' holds pickled code besides tensors, and that is never run"):
         zoo.create("cifar_resnet20", weights="evil.pth")
     assert not Path("proof").exists()
 
@@ -133,9 +129,7 @@ def fit(name: str, state: dict[str, Tensor], **kwargs: Any) -> str:
     model = zoo.create(name, **kwargs)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(WeightsError) as caught:
-        fit_weights(
-            model, state, source="'net.pth'", head=lambda: frozenset({"linear.weight", "linear.bias"})
-        )
+        fit_weights(model, state, source="'net.pth'", head=lambda: frozenset({"linear.weight", "linear.bias"}))
     assert same(model, before)
     return str(caught.value)
 
@@ -156,9 +150,7 @@ def test_shapes_that_do_not_fit(state: dict[str, Tensor]) -> None:
 
 
 def test_a_head_of_another_size(state: dict[str, Tensor]) -> None:
-    assert "its head has 10 classes, the model 100. `--reset-head`" in fit(
-        "cifar_resnet20", state, num_classes=100
-    )
+    assert "its head has 10 classes, the model 100. `--reset-head`" in fit("cifar_resnet20", state, num_classes=100)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +178,4 @@ def test_reset_head_loads_all_but_the_head(tmp_path: Path, name: str, head: str)
 
 def test_reset_head_needs_a_head_that_can_be_told(state: dict[str, Tensor]) -> None:
     with pytest.raises(WeightsError, match="cannot be told"):
-        fit_weights(
-            zoo.create("cifar_resnet20"), state, source="'net.pth'", head=lambda: frozenset(), reset_head=True
-        )
+        fit_weights(zoo.create("cifar_resnet20"), state, source="'net.pth'", head=lambda: frozenset(), reset_head=True)
