@@ -18,6 +18,7 @@ from perturbify.cli.options import image_size, model_options, output_options
 @click.option("--dry-run", is_flag=True, help="Print the sites and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--data", "data_name", help="Fit input size, classes and normalisation to a dataset.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of fresh weights.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes of the model's head.")
 @click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: what the model says.")
 @click.option("--grain", type=click.Choice(["element", "channel", "layer"]), default="element", show_default=True)
@@ -42,6 +43,7 @@ def convert(
     dry_run: bool,
     force: bool,
     data_name: str | None,
+    seed: int,
     num_classes: int | None,
     input_size: tuple[int, ...] | None,
     as_json: bool,
@@ -64,6 +66,7 @@ def convert(
     from perturbify.surgery.config import PerturbConfig
     from perturbify.surgery.wrap import plan, wrap
     from perturbify.training.prepare import normalization
+    from perturbify.training.seeds import fresh_weights
 
     if data_name is not None and num_classes is not None:
         raise click.UsageError("--data says how many classes there are; leave --num-classes out.")
@@ -86,7 +89,8 @@ def convert(
     data = None if data_name is None else datasets.load(data_name, image_size=input_size[1] if input_size else None)
     classes = num_classes if data is None else len(data.classes)
     with console.aside():
-        model = models.create(console, name, num_classes=classes, **how)
+        with fresh_weights(seed):
+            model = models.create(console, name, num_classes=classes, **how)
         size = input_size or (data.input_size if data else zoo.input_size(model))
         if size is None:
             raise ModelError(f"{name} does not say its input size.", "Give it: --input-size 3x224x224, or --data.")

@@ -29,6 +29,14 @@ def test_models_of_every_library(name, sites, cli, folder):
     assert len(list(perturbify.perturbations(perturbify.load("out.safetensors")))) == sites
 
 
+def test_fresh_weights_follow_the_seed(cli, folder):
+    for file, seed in (("a", 0), ("b", 0), ("c", 1)):
+        cli("convert", "cifar_resnet20", "--seed", seed, "-o", f"{file}.safetensors")
+    a, b, c = (load_file(f"{f}.safetensors")["conv1.weight"] for f in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
 def test_a_factory_in_the_working_directory(cli, folder):
     text = cli("convert", "factories:small", "--input-size", "3x8x8", "--model-arg", "num_classes=4")
     assert text.splitlines()[-1] == "written: small.perturbed.safetensors"
