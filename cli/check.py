@@ -84,11 +84,11 @@ def check(
         report = run_check(
             model.to(target), data, CheckPlan(**given), subject=Path(file).name, about=about, on_batch=show
         )
+    console.result(report_table(report), report.to_dict())
     if output is not None:
         write_text(output, report.to_json())
     if embed:
         checkpoint.annotate(file, check=report.summary())
-    console.result(report_table(report), report.to_dict())
     if not report.passed:
         click.get_current_context().exit(3)
 

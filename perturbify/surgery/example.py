@@ -61,7 +61,7 @@ class Example:
                     f"{type(model).__name__}.forward takes its inputs as {name!r}, which torch.fx cannot follow.",
                     "Give forward named arguments.",
                 )
-        return cls({n: bound[n] for n in names}, device, signature.parameters)
+        return cls({n: _two_images(bound[n]) for n in names}, device, signature.parameters)
 
     @property
     def positional(self) -> int:
@@ -92,6 +92,12 @@ class Example:
         one_batch = tensors and all(t.dim() > 1 and t.shape[0] == tensors[0].shape[0] for t in tensors)
         as_given = self.call()
         return as_given, self.call(extra=1) if one_batch else as_given
+
+
+def _two_images(value: Any) -> Any:
+    """A batch of one image twice: batch norm cannot train on one."""
+    one_image = isinstance(value, Tensor) and value.dim() > 3 and value.shape[0] == 1
+    return torch.cat([value, value]) if one_image else value
 
 
 def _from_pretrained_cfg(model: nn.Module, first: nn.Parameter | None) -> Tensor:

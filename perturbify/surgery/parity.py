@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from perturbify.errors import InputSizeError, ParityError, SurgeryError
 from perturbify.perturbation import Perturbation, noise, perturbations
 from perturbify.surgery.copying import copy_network
+from perturbify.surgery.perturbed import Perturbed
 from perturbify.surgery.sites import first_line
 
 SEED = 0
@@ -66,8 +67,9 @@ def probe(source: nn.Module, wrapped: nn.Module, inputs: Inputs, other_inputs: I
             other = _Round(source, wrapped, training, other_inputs, SEED)
             if other.source_works():
                 rounds[1] = other
-        for one in rounds:
-            one.compare()
+        # What a forward leaves behind in Python's hands shows in the next one only.
+        rounds[0].compare(forwards=2)
+        rounds[1].compare(forwards=1)
         rounds[1].run_with_noise()
 
 
@@ -88,12 +90,12 @@ class _Round:
             return False
         return True
 
-    def compare(self) -> None:
+    def compare(self, forwards: int) -> None:
         ours, theirs = self._copies()
-        want = _run(theirs, self.inputs)
+        want = [_run(theirs, self.inputs) for _ in range(forwards)]
         try:
             with noise(ours, enabled=False):
-                got = _run(ours, self.inputs)
+                got = [_run(ours, self.inputs) for _ in range(forwards)]
         except Exception as error:
             raise self._differs(f"the wrapped one fails ({first_line(error)})") from error
         if not (same(got, want) and _same_buffers(ours, theirs)):
@@ -124,7 +126,9 @@ class _Round:
         return ParityError(
             f"With the noise off, the wrapped {type(self.source).__name__} differs from the source in {mode} mode; "
             f"{how}.",
-            'Its forward does something that torch.fx records wrongly; wrap it with backend="hook".',
+            "Its forward depends on something outside of the network."
+            if isinstance(self.wrapped, Perturbed) and self.wrapped.surgery.runs_source
+            else 'Its forward does something that torch.fx records wrongly; wrap it with backend="hook".',
         )
 
     def _first_difference(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from perturbify.errors import InputSizeError
 from perturbify.normalize import Normalize
-from perturbify.surgery.hooks import start_counting
+from perturbify.surgery.hooks import counting
 from perturbify.surgery.plan import Plan
 from perturbify.surgery.program import Program
 from perturbify.text import times
@@ -83,13 +83,20 @@ class Perturbed(nn.Module):
         program = surgery.programs.get("train" if self.training else "eval")
         if program is not None:
             args, kwargs = self._bind(args, kwargs), {}
-        self._check_size((*args, *kwargs.values()))
+        self._check_size((*args, *(kwargs[n] for n in surgery.inputs if n in kwargs)))
         if surgery.normalizes:
             args, kwargs = self._normalized(args, kwargs)
-        start_counting(self, surgery.plan.hooked)
-        if program is None:
+        if not surgery.plan.hooked and program is not None:
+            return program(self, *args)
+        with counting(self, surgery.plan.hooked):
+            if program is not None:
+                return program(self, *args)
             return surgery.source_class.forward(self._as_source(), *args, **kwargs)
-        return program(self, *args)
+
+    def train(self, mode: bool = True) -> Perturbed:
+        """Switches the mode as the source's own ``train`` does; the noise stays as it is."""
+        self.surgery.source_class.train(self._as_source(), mode)
+        return self
 
     def _as_source(self) -> nn.Module:
         """This network as one of the source's class: the same modules, parameters and attributes, not copies."""
@@ -154,8 +161,8 @@ class Perturbed(nn.Module):
 
         @functools.wraps(value)
         def method(*args: Any, **kwargs: Any) -> Any:
-            start_counting(self, self.surgery.plan.hooked)
-            return value(*args, **kwargs)
+            with counting(self, self.surgery.plan.hooked):
+                return value(*args, **kwargs)
 
         return method
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -73,8 +73,10 @@ class Plan:
         sites: One entry for each θ, in order of execution.
         skipped: Convolution calls that get no noise.
         input_shapes: Shape of each tensor input for one image; an element-grained θ fits these only.
-        opaque: Modules that torch.fx could not enter, and why; ``""`` is the network itself. Convolutions inside get
-            their noise by hooks.
+        opaque: Modules that torch.fx could not enter, and why; ``""`` is the network itself.
+        hooked: Paths of the convolutions with a hook: all of those inside, also where no call was seen, as their
+            calls must not go without noise unnoticed.
+        modes: Modes in which the network took the example input and was compared.
     """
 
     config: PerturbConfig | None
@@ -82,11 +84,8 @@ class Plan:
     skipped: tuple[Skipped, ...]
     input_shapes: tuple[tuple[int, ...], ...]
     opaque: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def hooked(self) -> tuple[str, ...]:
-        """Paths of the convolutions whose noise comes by a hook."""
-        return tuple(dict.fromkeys(s.owner for s in self.sites if s.way == "hook"))
+    hooked: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ("eval", "train")
 
     @property
     def parameters(self) -> int:
@@ -135,7 +134,10 @@ def number_calls(convolutions: Iterable[Convolution]) -> list[NumberedCall]:
 
 
 def make_plan(
-    traced: Mapping[str, Traced], config: PerturbConfig | None, input_shapes: tuple[tuple[int, ...], ...]
+    traced: Mapping[str, Traced],
+    config: PerturbConfig | None,
+    input_shapes: tuple[tuple[int, ...], ...],
+    unseen: Collection[str],
 ) -> Plan:
     """Decides for every convolution call whether it gets noise, θ of which shape, and by which way.
 
@@ -143,6 +145,7 @@ def make_plan(
         traced: The network in mode ``"eval"`` and in mode ``"train"``.
         config: The settings; None puts no noise in anywhere.
         input_shapes: Shape of each tensor input for one image.
+        unseen: Paths of the convolutions inside of modules that torch.fx could not enter.
 
     Raises:
         SurgeryError: A shared θ would need two shapes.
@@ -151,7 +154,7 @@ def make_plan(
     sites: dict[tuple[str, int], Site] = {}
     skipped: dict[tuple[str, int], Skipped] = {}
     # A hook sees every call of its convolution, so one call that needs it decides for all.
-    hooked = {c.call.owner for t in traced.values() for c in t.convolutions if c.node is None}
+    hooked = {c.call.owner for t in traced.values() for c in t.convolutions if c.node is None} | set(unseen)
     for mode, one in traced.items():
         counted: dict[tuple[str, int], int] = {}
         for c in number_calls(one.convolutions):
@@ -180,7 +183,15 @@ def make_plan(
                 )
             sites[key] = _merge(known, site) if known else site
     opaque = {path: why for one in traced.values() for path, why in one.opaque.items()}
-    return Plan(config, tuple(sites.values()), tuple(skipped.values()), input_shapes, opaque)
+    return Plan(
+        config,
+        tuple(sites.values()),
+        tuple(skipped.values()),
+        input_shapes,
+        opaque,
+        hooked=() if config is None else tuple(p for p in unseen if not _left_out(p, config)),
+        modes=tuple(traced),
+    )
 
 
 def site_key(call: NumberedCall, config: PerturbConfig) -> tuple[str, int]:
@@ -221,6 +232,10 @@ def _reason_to_skip(c: NumberedCall, config: PerturbConfig | None) -> str:
         return "no noise asked for"
     if not c.convolution.learned:
         return "fixed filter, nothing learned"
+    return _left_out(owner, config)
+
+
+def _left_out(owner: str, config: PerturbConfig) -> str:
     if config.include and not any(fnmatchcase(owner, g) for g in config.include):
         return "not in include"
     if any(fnmatchcase(owner, g) for g in config.exclude):

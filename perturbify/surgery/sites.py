@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from perturbify.errors import ModelError
+from perturbify.errors import ModelError, TraceError
 
 CONV_FUNCTIONS: dict[Callable[..., Any], int] = {
     torch.conv1d: 1,
@@ -66,10 +67,11 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
     Raises:
         ModelError: The network itself fails on these inputs.
+        TraceError: It makes convolution calls that are neither of a ``_ConvNd`` nor of ``F.conv*``.
     """
     watch = _Watch(model)
     try:
-        with watch, torch.no_grad():
+        with watch, _Below(watch), torch.no_grad():
             output = model(*args, **kwargs)
     except Exception as error:
         mode = "train" if model.training else "eval"
@@ -77,6 +79,12 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             f"{type(model).__name__} itself fails on the example input in {mode} mode: {first_line(error)}.",
             "Pass an example_input that the network takes in both modes.",
         ) from error
+    if watch.unaccounted:
+        raise TraceError(
+            f"{watch.unaccounted[0] or type(model).__name__} convolves by neither an nn.Conv module nor F.conv*, so "
+            "noise cannot be put behind it.",
+            "A scripted module, for instance, hides its convolutions; use the module it was scripted from.",
+        )
     return Observation(tuple(watch.calls), output)
 
 
@@ -96,6 +104,8 @@ class _Watch(TorchFunctionMode):
         self._buffers = {id(buffer) for buffer in model.buffers()}
         self._running: list[nn.Module] = []
         self._hooks = ExitStack()
+        self._in_function = False
+        self.unaccounted: list[str] = []
 
     def __enter__(self) -> _Watch:
         self._hooks.enter_context(register_module_forward_pre_hook(self._enter_module))
@@ -114,13 +124,22 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
         spatial = CONV_FUNCTIONS.get(func)
+        self._in_function = spatial is not None
+        try:
+            result = func(*args, **(kwargs or {}))
+        finally:
+            self._in_function = False
         if spatial is not None and not any(isinstance(m, _ConvNd) for m in self._running):
             weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
             fixed = id(weight) in self._buffers or id(weight._base) in self._buffers
             self._record(self._running[-1], func.__name__, result, spatial, functional=True, fixed=fixed)
         return result
+
+    def convolves(self) -> None:
+        """Notes a convolution below autograd: some recorded call must be making it."""
+        if not self._in_function and not any(isinstance(m, _ConvNd) for m in self._running):
+            self.unaccounted.append(self._paths[id(self._running[-1])] if self._running else "")
 
     def _enter_module(self, module: nn.Module, _inputs: object) -> None:
         if id(module) in self._paths:
@@ -138,3 +157,18 @@ class _Watch(TorchFunctionMode):
         # Convolutions also take a single image without a batch dimension.
         shape = tuple(output.shape[output.dim() - spatial - 1 :])
         self.calls.append(Call(self._paths[id(module)], kind, shape, **more))
+
+
+class _Below(TorchDispatchMode):
+    """Sees every convolution where all of them pass, whoever makes it."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self._watch.convolves()
+        return func(*args, **(kwargs or {}))

@@ -182,6 +182,7 @@ class _Tracer(fx.Tracer):
             self._roll_back(before)
             self.module_stack, self.num_calls = stack, counts
             self._generators = _generators()
+            self.opaque = {p: why for p, why in self.opaque.items() if not p.startswith(f"{path}.")}
             self.opaque[path] = first_line(error)
             result = super().call_module(m, forward, args, kwargs)
         return result

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from perturbify.errors import ModelError, NoConvolutions, SurgeryError
 from perturbify.normalize import Normalize
@@ -58,7 +59,9 @@ def wrap(
     """Puts a learnable noise module behind every convolution call of a network (Learn2Perturb, eq. 4-6).
 
     The network is run and traced on copies; before anything is handed out, the result with the noise off must equal
-    the source bit for bit, in train and in eval mode.
+    the source bit for bit, in train and in eval mode (in eval mode alone where the source takes the example input in no
+    other; the plan's ``modes`` say so). Where torch.fx wrote two graphs, the network's own ``training`` flag chooses;
+    flags that its submodules were given apart from it do not reach code that torch.fx entered.
 
     Args:
         model: The network. It is left as it was, unless ``inplace``.
@@ -166,7 +169,14 @@ def _survey(model: nn.Module, config: PerturbConfig | None, example: Example) ->
             continue
         with reproducible(model):
             traced[mode] = trace(copy_network(model).train(mode == "train"), observed, live=example.arguments)
-    return make_plan(traced, config, example.shapes), traced
+    return make_plan(traced, config, example.shapes, _unseen(model, traced)), traced
+
+
+def _unseen(model: nn.Module, traced: Mapping[str, Traced]) -> list[str]:
+    """Paths of the convolutions inside of opaque modules; one inside of another convolution belongs to that one."""
+    inside = {m for one in traced.values() for path in one.opaque for m in model.get_submodule(path).modules()}
+    nested = {m for c in model.modules() if isinstance(c, _ConvNd) for m in c.modules() if m is not c}
+    return [p for p, m in model.named_modules() if isinstance(m, _ConvNd) and m in inside and m not in nested]
 
 
 def _insert(traced: Traced, the_plan: Plan) -> Program | None:

@@ -127,6 +127,7 @@ def resume(
     _check_same_data(saved.header, data, folder)
     network = _place(checkpoint.build(saved.header, folder.state, model, trust_factory=trust_factory), target)
     folder.sweep()
+    saved.freeze(network)
     learner = Learner(network, recipe, methods.get(recipe.method))
     saved.restore(learner)
     return _train(learner, data, folder, saved.position, on_step)

@@ -30,6 +30,7 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
         ModelError: The network does not take the images.
         TrainingError: A wrapped network does not fit the method, the images, or the classes.
     """
+    _check_dtype(model)
     if isinstance(model, Perturbed):
         network = model
         _check_wrapped(network, data, method)
@@ -45,6 +46,12 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
             ) from error
     _check_head(network, data)
     return network
+
+
+def _check_dtype(model: nn.Module) -> None:
+    other = next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32), None)
+    if other is not None:
+        raise TrainingError(f"The weights are {other}; training takes float32.", "Call model.float() first.")
 
 
 def normalization(model: nn.Module, data: Data) -> Normalize:

@@ -1,15 +1,18 @@
 """Random numbers of a run, as functions of its seed and of where it stands.
 
-Every step reseeds torch's generators from (seed, epoch, step). A run that was killed and goes on in the middle of an
-epoch therefore draws what the undisturbed run would have drawn, on any device, with no generator state to save.
+Every step reseeds the generators of torch, Python and numpy from (seed, epoch, step). A run that was killed and goes on
+in the middle of an epoch therefore draws what the undisturbed run would have drawn, on any device, with no generator
+state to save.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,23 +28,34 @@ def private_generators() -> Iterator[None]:
     """Gives the caller's random generators back as they were, whatever is seeded and drawn inside."""
     # torch.manual_seed reaches every GPU, not only the one that is trained on.
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=gpus):
-        yield
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
 
 
 @contextmanager
 def fresh_weights(seed: int) -> Iterator[None]:
     """Inside, a network that is built gets the fresh weights of the run with this seed."""
     with private_generators():
-        torch.manual_seed(derive(seed, "weights"))
+        _seed_all(derive(seed, "weights"))
         yield
 
 
 def seed_step(seed: int, epoch: int, step: int) -> None:
-    """Seeds torch's global generators, of the CPU and of every GPU, for one step."""
-    torch.manual_seed(derive(seed, "step", epoch, step))
+    """Seeds the global generators that a network may draw from, on the CPU and every GPU, for one step."""
+    _seed_all(derive(seed, "step", epoch, step))
 
 
 def shuffled(n: int, seed: int, epoch: int) -> Tensor:
     """The order of n images in an epoch, int64."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
+
+
+def _seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

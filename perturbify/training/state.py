@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from perturbify import checkpoint
 from perturbify.errors import CheckpointError
@@ -41,7 +43,11 @@ def save(path: Path, learner: Learner, header: Header, position: Position) -> No
     """
     tensors, aliases = checkpoint.unique_tensors(learner.model.state_dict())
     everything = {f"model/{k}": v for k, v in tensors.items()} | _momenta(learner)
-    about = {"header": replace(header, aliases=aliases).to_json(), "position": asdict(position)}
+    about = {
+        "header": replace(header, aliases=aliases).to_json(),
+        "position": asdict(position),
+        "frozen": [n for n, p in learner.model.named_parameters() if not p.requires_grad],
+    }
     checkpoint.write_tensors(path, everything, {KEY: json.dumps(about)})
 
 
@@ -52,7 +58,13 @@ class Saved:
     path: Path
     header: Header
     position: Position
+    frozen: tuple[str, ...]
     tensors: dict[str, Tensor]
+
+    def freeze(self, network: nn.Module) -> None:
+        """Freezes the parameters that did not learn in the run; before a learner is made of the network."""
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name not in self.frozen)
 
     def restore(self, learner: Learner) -> None:
         """Fills a network and its optimisers.
@@ -62,12 +74,11 @@ class Saved:
         """
         weights = {k.removeprefix("model/"): v for k, v in self.tensors.items() if k.startswith("model/")}
         checkpoint.load_tensors(learner.model, weights, self.header, self.path)
-        for name, optimizer in learner.optimizers.items():
-            for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
-                buffer = self.tensors.get(f"momentum/{name}/{i}")
-                if buffer is not None:
-                    # In the parameter's memory layout, as the optimiser would have made it.
-                    optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+        for name, parameter, optimizer in _learning(learner):
+            buffer = self.tensors.get(f"momentum/{name}")
+            if buffer is not None:
+                # In the parameter's memory layout, as the optimiser would have made it.
+                optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
 
 
 def read(path: Path) -> Saved:
@@ -82,16 +93,24 @@ def read(path: Path) -> Saved:
         raw = about["position"]
         position = Position(raw["epoch"], raw["step"], EpochSums(**raw["sums"]))
         header = Header.from_json(about["header"], path)
+        frozen = tuple(about["frozen"])
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not the state of a run.", "Give --resume the run's folder.") from error
-    return Saved(path, header, position, checkpoint.read_tensors(path))
+    return Saved(path, header, position, frozen, checkpoint.read_tensors(path))
 
 
 def _momenta(learner: Learner) -> dict[str, Tensor]:
     momenta: dict[str, Tensor] = {}
-    for name, optimizer in learner.optimizers.items():
-        for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
-            buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if isinstance(buffer, torch.Tensor):
-                momenta[f"momentum/{name}/{i}"] = buffer.detach().cpu().contiguous()
+    for name, parameter, optimizer in _learning(learner):
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if isinstance(buffer, Tensor):
+            momenta[f"momentum/{name}"] = buffer.detach().cpu().contiguous()
     return momenta
+
+
+def _learning(learner: Learner) -> Iterator[tuple[str, nn.Parameter, Optimizer]]:
+    """Every parameter that learns, its name, and its optimiser."""
+    names = {parameter: name for name, parameter in learner.model.named_parameters()}
+    for optimizer in learner.optimizers.values():
+        for parameter in optimizer.param_groups[0]["params"]:
+            yield names[parameter], parameter, optimizer

@@ -35,6 +35,8 @@ class Learner:
         self.thetas: list[nn.Parameter] = [p.theta for p in self.noises]
         ids = {id(t) for t in self.thetas}
         self.weights = [p for p in model.parameters() if id(p) not in ids and p.requires_grad]
+        everything = (*model.parameters(), *model.buffers())
+        self._finite = [t for t in everything if t.requires_grad or bool(t.isfinite().all())]
         self.optimizers: dict[str, Optimizer] = {"weights": _sgd(self.weights, recipe.optimizer)}
         if self.thetas:
             self.optimizers["thetas"] = _sgd(self.thetas, recipe.theta_optimizer)
@@ -84,8 +86,8 @@ class Learner:
         return result
 
     def is_finite(self) -> bool:
-        """Whether every weight, θ and buffer is a number."""
-        return all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values())
+        """Whether every weight, θ and buffer is a number; buffers that never were (a mask of -inf) do not count."""
+        return all(bool(tensor.isfinite().all()) for tensor in self._finite)
 
     def update_thetas(self, epoch: int) -> None:
         """Moves θ by the gradient it has and that of the regulariser, then lifts it to its floor.

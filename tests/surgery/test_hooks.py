@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+import warnings
 
 import pytest
 import timm
@@ -10,11 +11,12 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import perturbify
 from perturbify import PerturbConfig
 from perturbify.checks.liveness import examine
-from perturbify.errors import SurgeryError, TraceError
+from perturbify.errors import ParityError, SurgeryError, TraceError
 
 X = torch.rand(2, 3, 8, 8)
 
@@ -122,6 +124,101 @@ def test_more_calls_than_at_wrapping_need_a_shared_theta():
     assert wrapped(X).shape == X.shape  # counting starts anew
     shared = perturbify.wrap(source, PerturbConfig(grain="channel", shared="module"), example_input=X)
     assert shared(X, times=9).shape == X.shape
+
+
+class Choosing(nn.Module):
+    """A convolution that only some inputs reach."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.a(x) if x.mean() > 0 else self.b(x)
+
+
+def test_a_branch_that_was_not_seen_does_not_run_without_noise():
+    wrapped = perturbify.wrap(nn.Sequential(Choosing()), example_input=X)
+    wrapped(X)
+    with pytest.raises(SurgeryError, match=r"0\.b was not called when the network was wrapped.*exclude="):
+        wrapped(-X)
+    without = perturbify.wrap(nn.Sequential(Choosing()), PerturbConfig(exclude=("0.b",)), example_input=X)
+    assert torch.equal(without(-X), without(-X))
+
+
+def test_activation_checkpointing_draws_the_same_noise_again():
+    class Checkpointed(Branching):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    source = nn.Sequential(nn.Conv2d(3, 3, 1), Checkpointed())
+    wrapped = perturbify.wrap(source, example_input=X)
+    gradients = []
+    for network in (wrapped, perturbify.wrap(nn.Sequential(source[0], Branching()), example_input=X)):
+        network.load_state_dict(wrapped.state_dict())
+        torch.manual_seed(0)
+        network(X).sum().backward()
+        gradients.append(network.get_submodule("1.conv.perturb").theta.grad)
+    assert torch.equal(*gradients)
+
+
+def test_a_submodule_called_alone():
+    wrapped = perturbify.wrap(nn.Sequential(nn.Conv2d(3, 3, 1), Branching()), example_input=X)
+    block = wrapped.get_submodule("1")
+    assert not torch.equal(block(X), block(X))
+    repeating = perturbify.wrap(nn.Sequential(Repeating()), PerturbConfig(grain="channel"), example_input=X)
+    with pytest.raises(SurgeryError, match=r'cannot be told which call.*shared="module"'):
+        repeating.get_submodule("0")(X)
+
+
+def test_state_in_pythons_hands():
+    class Remembering(Branching):
+        def __init__(self):
+            super().__init__()
+            self.steps = 0
+
+        def forward(self, x):
+            self.steps += 1
+            return self.conv(x) * self.steps
+
+    with pytest.raises(ParityError, match="Remembering differs"):
+        perturbify.wrap(Remembering(), example_input=X)
+    wrapped = perturbify.wrap(Remembering(), PerturbConfig(backend="hook"), example_input=X)
+    assert_right_once(wrapped, Remembering())
+
+
+def assert_right_once(wrapped, source):
+    source.load_state_dict(perturbify.unwrap(wrapped).state_dict())
+    with perturbify.noise(wrapped, enabled=False):
+        assert torch.equal(wrapped(X), source(X))
+        assert torch.equal(wrapped(X), source(X))
+
+
+def test_a_train_method_of_its_own():
+    class HalfFrozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.norm.eval()
+            return self
+
+        def forward(self, x):
+            return self.norm(self.conv(x))
+
+    wrapped = perturbify.wrap(HalfFrozen(), example_input=X)
+    assert wrapped.train().training
+    assert not wrapped.norm.training
+
+
+def test_a_scripted_convolution_is_refused():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch advise against scripting
+        scripted = torch.jit.script(nn.Conv2d(3, 3, 1))
+    with pytest.raises(TraceError, match="0 convolves by neither"):
+        perturbify.wrap(nn.Sequential(scripted, nn.Conv2d(3, 4, 1)), example_input=X)
 
 
 def test_a_functional_convolution_out_of_reach():
