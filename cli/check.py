@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="FILE|NAME")
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: what FILE was trained on.")
 @click.option("--data-root", type=click.Path(), help="Folder of a named dataset.")
+@click.option("--image-size", type=click.IntRange(1), help="Fit images to a square of so many pixels a side.")
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the report there as JSON, too.")
 @click.option("--embed", is_flag=True, help="Keep the figures in FILE's metadata.")
@@ -34,6 +35,7 @@ def check(
     file: str,
     data_name: str | None,
     data_root: str | None,
+    image_size: int | None,
     download: bool,
     output: Path | None,
     embed: bool,
@@ -72,14 +74,14 @@ def check(
                 raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
             header = checkpoint.read_header(file)
             model = models.load(console, file, trust_factory=trust_factory)
-            data = _data_for_file(file, header, data_name, data_root, download)
+            data = _data_for_file(file, header, data_name, data_root, image_size, download)
             about = header.provenance()
             if header.recipe is not None:
                 given = asdict(recipe.from_toml(header.recipe, file).check) | given
         else:
             if data_name is None:
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
-            model, data = _named(console, file, data_name, data_root, download, how)
+            model, data = _named(console, file, data_name, data_root, image_size, download, how)
     with console.checking() as show:
         report = run_check(
             model.to(target), data, CheckPlan(**given), subject=Path(file).name, about=about, on_batch=show
@@ -93,7 +95,9 @@ def check(
         click.get_current_context().exit(3)
 
 
-def _data_for_file(file: str, header: Header, name: str | None, root: str | None, download: bool) -> Data:
+def _data_for_file(
+    file: str, header: Header, name: str | None, root: str | None, image_size: int | None, download: bool
+) -> Data:
     """The images a checkpoint takes, in the size it was made for."""
     from perturbify import data, recipe
     from perturbify.errors import DataError
@@ -102,10 +106,11 @@ def _data_for_file(file: str, header: Header, name: str | None, root: str | None
         if header.recipe is None:
             raise DataError(f"{file} has not been trained, so it names no data.", "Say on which images: --data NAME.")
         settings = recipe.from_toml(header.recipe, "checkpoint").data
-        name, root = settings.name, root or settings.root
-    (_, height, width), *_ = (i["shape"] for i in header.inputs.values())
-    # Images can be fitted to a square; others must have the right size as they are.
-    images = data.load(name, root=root, image_size=height if height == width else None, download=download)
+        name, root, image_size = settings.name, root or settings.root, image_size or settings.image_size
+        if name.startswith(("npz:", "folder:")):
+            raise DataError(f"{file} was trained on {name}, and does not keep where that lies.", "Give it with --data.")
+    size = header.image_size() or data.DEFAULT_SIZE
+    images = data.load(name, root=root, image_size=image_size, default_size=size, download=download)
     if header.classes is not None and len(header.classes) != len(images.classes):
         raise DataError(
             f"{file} tells {len(header.classes)} classes apart, {images.name} has {len(images.classes)}.",
@@ -115,13 +120,19 @@ def _data_for_file(file: str, header: Header, name: str | None, root: str | None
 
 
 def _named(
-    console: Console, name: str, data_name: str, root: str | None, download: bool, how: dict[str, Any]
+    console: Console,
+    name: str,
+    data_name: str,
+    root: str | None,
+    image_size: int | None,
+    download: bool,
+    how: dict[str, Any],
 ) -> tuple[nn.Module, Data]:
     from torch import nn
 
     from perturbify import data, zoo
     from perturbify.normalize import Normalize
 
-    images = data.load(data_name, root=root, download=download)
+    images = data.load(data_name, root=root, image_size=image_size, download=download)
     model = models.create(console, name, num_classes=len(images.classes), **how)
     return nn.Sequential(zoo.normalization(model) or Normalize(images.mean, images.std), model), images

@@ -107,9 +107,9 @@ def report_table(report: Report) -> str:
 
 
 def metrics_table(metrics: list[dict[str, Any]]) -> str:
-    """A run's epochs as people read them: at most the first, the last, and eight in between."""
+    """A run's epochs as people read them: at most 20, evenly spaced, with the first and the last."""
     last = len(metrics) - 1
-    chosen = sorted({round(i * last / 9) for i in range(10)}) if last > 9 else range(last + 1)
+    chosen = sorted({round(i * last / 19) for i in range(20)}) if last > 19 else range(last + 1)
     head = ("epoch (from 0)", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")
     rows: list[tuple[str, ...]] = [head]
     for m in (metrics[i] for i in chosen):

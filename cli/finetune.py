@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from perturbify.cli import models
 from perturbify.cli.console import Console, metrics_table, report_table
 from perturbify.cli.options import model_options, output_options
+from perturbify.text import times
 
 if TYPE_CHECKING:
     from perturbify.checks import Report
@@ -63,7 +65,7 @@ def finetune(
         if model_name or data_name or run_dir or overrides or force or any(how.values()):
             raise click.UsageError("A resumed run has its own model, data, folder and settings; give --resume alone.")
         console.log(f"run: {resumed}, resumed")
-        with console.training() as show:
+        with console.training() as show, _interruptible(console, resumed):
             result = loop.resume(resumed, device=device, download=download, trust_factory=trust_factory, on_step=show)
         recipe = result.folder.read_recipe()
         data = loop.load_data(recipe, download=download)
@@ -76,9 +78,8 @@ def finetune(
                 console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how
             )
         folder = run_dir or _fresh_folder(recipe)
-        console.log(f"data: {data.name}, {len(data.train)} training and {len(data.test)} test images")
-        console.log(f"run: {folder}")
-        with console.training() as show:
+        _announce(console, recipe, data, folder)
+        with console.training() as show, _interruptible(console, folder):
             result = loop.finetune(model, recipe, folder, data=data, device=device, force=force, on_step=show)
     report = None if no_check else _check(console, result, recipe, data)
     _finish(console, result, report)
@@ -96,21 +97,24 @@ def _set_up(
 ) -> tuple[Recipe, Data, Any]:
     from dataclasses import replace
 
+    from perturbify import checkpoint, zoo
     from perturbify import recipe as recipes
-    from perturbify import zoo
     from perturbify.training import loop
     from perturbify.training.seeds import fresh_weights
 
     recipe = recipes.load(recipe_name, overrides)
     if data_name is not None:
         recipe = replace(recipe, data=replace(recipe.data, name=data_name))
-    data = loop.load_data(recipe, download=download)
     name = model_name or recipe.model
     if models.is_file(name):
         if any(how.values()):
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
         model = models.load(console, name, trust_factory=trust_factory)
-    else:
+    size = checkpoint.read_header(name).image_size() if models.is_file(name) else None
+    data = loop.load_data(recipe, download=download, default_size=size)
+    if data.input_size[1] == data.input_size[2]:
+        recipe = replace(recipe, data=replace(recipe.data, image_size=data.input_size[1]))
+    if not models.is_file(name):
         if model_name is None or zoo.resolve(model_name) == zoo.resolve(recipe.model):
             how["model_args"] = {**recipe.model_args, **how["model_args"]}
         with fresh_weights(recipe.seed):
@@ -119,6 +123,26 @@ def _set_up(
     if spec is not None:
         recipe = replace(recipe, model=spec.name, model_args=dict(spec.kwargs))
     return recipe, data, model
+
+
+def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> None:
+    images = min(len(data.train), recipe.data.train_images or len(data.train))
+    console.log(f"data: {data.name}, {images} training and {len(data.test)} test images of {times(data.input_size)}")
+    console.log(f"run: {folder}")
+    if recipe.method.startswith("learn2perturb") and recipe.train.warmup_epochs >= recipe.train.epochs:
+        console.log(
+            "warning: every epoch is warm-up: the noise stays off and θ learns nothing; see train.warmup_epochs"
+        )
+
+
+@contextmanager
+def _interruptible(console: Console, folder: Path) -> Iterator[None]:
+    """Says how to go on after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.log(f"\nGo on from the last saved state: perturbify finetune --resume {folder}")
+        raise
 
 
 def _fresh_folder(recipe: Recipe) -> Path:

@@ -103,6 +103,11 @@ class Header:
         if not all(isinstance(site[key], str) for site in self.sites for key in ("name", "path")):
             raise TypeError("a site has no name")
 
+    def image_size(self) -> int | None:
+        """Side of the square images the network was made for; None where they are not square."""
+        first = next(iter(self.inputs.values()))["shape"]
+        return first[-1] if len(first) == 3 and first[-1] == first[-2] else None
+
     def provenance(self) -> dict[str, Any]:
         """Where the network comes from: what a report of its robustness has to say."""
         keys = ("model", "config", "normalize", "method", "trained", "recipe")

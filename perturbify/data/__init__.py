@@ -2,7 +2,8 @@
 
 from perturbify.data.augmentation import augment
 from perturbify.data.bundle import Data
+from perturbify.data.files import DEFAULT_SIZE
 from perturbify.data.sources import dataset_names, load
 from perturbify.data.split import Split
 
-__all__ = ["Data", "Split", "augment", "dataset_names", "load"]
+__all__ = ["DEFAULT_SIZE", "Data", "Split", "augment", "dataset_names", "load"]

@@ -94,12 +94,12 @@ def _check_arrays(path: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
         )
 
 
-def load_folder(path: Path, image_size: int | None) -> Data:
+def load_folder(path: Path, image_size: int) -> Data:
     """Finds images in ``train/CLASS/…`` and ``val/CLASS/…`` (or ``validation``, or ``test``).
 
     Args:
         path: The folder that holds the two.
-        image_size: Side of the square that the images are fitted to, in pixels; 224 by default.
+        image_size: Side of the square that the images are fitted to, in pixels.
 
     Returns:
         The dataset, decoded on the fly; its classes are called as their folders are.
@@ -121,9 +121,8 @@ def load_folder(path: Path, image_size: int | None) -> Data:
         }
         found = "; ".join(f"only {part}/ has {', '.join(names)}" for part, names in only.items() if names)
         raise DataError(f"The two parts of {path} differ in their classes: {found}.")
-    size = image_size or DEFAULT_SIZE
-    splits = [DecodedSplit(part, torch.tensor(part.targets), size) for part in (train, test)]
-    return assemble(f"folder:{path.resolve().name}", splits, tuple(train.classes), (size, size))
+    splits = [DecodedSplit(part, torch.tensor(part.targets), image_size) for part in (train, test)]
+    return assemble(f"folder:{path.resolve().name}", splits, tuple(train.classes), (image_size, image_size))
 
 
 def _image_folder(path: Path) -> Any:

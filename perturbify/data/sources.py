@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perturbify.data.builtin import NAMES, cifar_in, default_root, load_builtin
 from perturbify.data.bundle import Data
-from perturbify.data.files import load_folder, load_npz
+from perturbify.data.files import DEFAULT_SIZE, load_folder, load_npz
 from perturbify.data.timm_datasets import SCHEMES, load_timm
 from perturbify.errors import DataError, nearest
 
@@ -17,7 +17,14 @@ def dataset_names() -> tuple[str, ...]:
     return NAMES
 
 
-def load(name: str, *, root: str | Path | None = None, image_size: int | None = None, download: bool = False) -> Data:
+def load(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    image_size: int | None = None,
+    default_size: int = DEFAULT_SIZE,
+    download: bool = False,
+) -> Data:
     """Loads a dataset.
 
     Args:
@@ -27,7 +34,8 @@ def load(name: str, *, root: str | Path | None = None, image_size: int | None = 
             ``timm.data.create_dataset`` can index, ``"torch/NAME"`` or ``"hfds/NAME"``.
         root: Where named datasets lie; by default ``$PERTURBIFY_DATA`` or ``~/.cache/perturbify/data``.
         image_size: Side in pixels of the square that images are fitted to, by resizing the shorter side and
-            cropping the centre. By default images of one common size keep it, and others are fitted to 224.
+            cropping the centre. By default images of one common size keep it.
+        default_size: The same, for images that have no size in common (those of folders and of timm's datasets).
         download: Whether missing files may be fetched.
 
     Returns:
@@ -42,12 +50,12 @@ def load(name: str, *, root: str | Path | None = None, image_size: int | None = 
     if name in NAMES:
         return load_builtin(name, folder, image_size, download)
     if name.partition("/")[0] in SCHEMES and "/" in name:
-        return load_timm(name, folder, image_size, download)
+        return load_timm(name, folder, image_size, default_size, download)
     # os.path.expanduser leaves an unknown ~user alone, where Path.expanduser raises
     path = Path(os.path.expanduser(name))  # noqa: PTH111
     if path.is_dir():
         cifar = cifar_in(path)
-        return load_builtin(cifar, path, image_size, False) if cifar else load_folder(path, image_size)
+        return load_builtin(cifar, path, image_size, False) if cifar else load_folder(path, image_size or default_size)
     if path.is_file() and path.suffix == ".npz":
         return load_npz(path, image_size)
     if path.exists():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perturbify.data.builtin import HOW_TO_GET
 from perturbify.data.bundle import Data, assemble
-from perturbify.data.files import DEFAULT_SIZE, load_folder
+from perturbify.data.files import load_folder
 from perturbify.data.split import DecodedSplit, MemorySplit, Split, as_rgb
 from perturbify.errors import DataError, nearest
 
@@ -31,7 +31,7 @@ _TORCH_NAMES = (
 )
 
 
-def load_timm(name: str, root: Path, image_size: int | None, download: bool) -> Data:
+def load_timm(name: str, root: Path, image_size: int | None, default_size: int, download: bool) -> Data:
     """Loads the training and validation splits of a dataset that timm reads.
 
     Args:
@@ -56,7 +56,7 @@ def load_timm(name: str, root: Path, image_size: int | None, download: bool) -> 
         )
     if name in ("torch/folder", "torch/image_folder"):
         # Where timm finds no folder of a split's name it takes the whole root, also for both splits.
-        return load_folder(root, image_size)
+        return load_folder(root, image_size or default_size)
     if scheme == "hfds" and importlib.util.find_spec("datasets") is None:
         raise DataError(f"{name} needs the package datasets.", "Install it with pip install datasets.")
     train = _create(name, root, "train", download)
@@ -73,7 +73,7 @@ def load_timm(name: str, root: Path, image_size: int | None, download: bool) -> 
         ]
         height, width = memory[0].images.shape[2:]
         return assemble(name, memory, classes, (height, width))
-    size = image_size or DEFAULT_SIZE
+    size = image_size or default_size
     splits: list[Split] = [
         DecodedSplit(_ReaderImages(dataset) if hasattr(dataset, "reader") else dataset, torch.from_numpy(y), size)
         for dataset, y in zip((train, test), labels, strict=True)

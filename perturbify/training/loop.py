@@ -188,7 +188,8 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
                         )
                     )
 
-    model.eval()
+    # As a loaded file has it, so that both draw the same noise for one seed.
+    model.eval().to(memory_format=torch.contiguous_format)
     if start.epoch < train.epochs or not folder.model.is_file():  # else it may hold the figures of a check by now
         header = _header(learner, data, Position(train.epochs, 0, EpochSums()))
         about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
@@ -197,10 +198,16 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
     return Result(model, folder, history)
 
 
-def load_data(recipe: Recipe, *, download: bool = False) -> Data:
-    """The dataset a recipe names."""
+def load_data(recipe: Recipe, *, download: bool = False, default_size: int | None = None) -> Data:
+    """The dataset a recipe names; ``default_size`` as for :func:`perturbify.data.load`."""
     settings = recipe.data
-    return datasets.load(settings.name, root=settings.root, image_size=settings.image_size, download=download)
+    return datasets.load(
+        settings.name,
+        root=settings.root,
+        image_size=settings.image_size,
+        default_size=default_size or datasets.DEFAULT_SIZE,
+        download=download,
+    )
 
 
 def choose_device(name: str) -> torch.device:

@@ -49,9 +49,10 @@ def test_text_and_json_tell_the_same(cli, trained):
         )
 
 
-def test_given_data_are_fitted_to_the_size_of_the_file(cli, trained, npz):
+def test_images_of_another_size_are_fitted_when_asked(cli, refused, trained, npz):
     npz("large.npz", list(range(10)) * 2, list(range(10)), size=(20, 16))
-    report = cli("check", trained.model, "--data", "large.npz", "--json", *QUICK)
+    assert "made for inputs of 3×8×8, this one is 3×20×16" in refused("check", trained.model, "--data", "large.npz")
+    report = cli("check", trained.model, "--data", "large.npz", "--image-size", 8, "--json", *QUICK)
     assert (report["data"], report["n"]) == ("npz:large", 10)
 
 

@@ -38,7 +38,7 @@ def test_a_whole_run(trained):
     assert header.model == {"name": "perturbify:cifar_resnet20", "kwargs": {"num_classes": 10}, "weights": "fresh"}
     assert "model: cifar_resnet20 means perturbify:cifar_resnet20" in trained.err
     assert "weights: fresh" in trained.err
-    assert "data: digits, 1442 training and 355 test images" in trained.err
+    assert "data: digits, 200 training and 355 test images of 3×8×8" in trained.err
     assert trained.err.count("epoch ") == 2
     assert recipe.load(trained.path / "recipe.toml").model == "perturbify:cifar_resnet20"
     card = (trained.path / "README.md").read_text(encoding="utf-8")
