@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from perturbify import recipe
+from perturbify.cli.console import Console
+from perturbify.cli.options import output_options
 from perturbify.errors import OutputExists, PerturbifyError, RecipeError
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.group()
@@ -25,34 +23,31 @@ def recipes() -> None:
 
 
 @recipes.command()
-@json_option
-def ls(as_json: bool) -> None:
+@output_options
+def ls(as_json: bool, quiet: bool) -> None:
     """List the built-in recipes."""
     listed = {name: _description(name) for name in recipe.names()}
-    if as_json:
-        _print_json([{"name": name, "description": said} for name, said in listed.items()])
-        return
     width = max(map(len, listed))
-    for name, said in listed.items():
-        click.echo(f"{name:{width}}  {said}")
+    text = "\n".join(f"{name:{width}}  {said}" for name, said in listed.items())
+    values = [{"name": name, "description": said} for name, said in listed.items()]
+    Console(quiet=quiet, as_json=as_json).result(text, values)
 
 
 @recipes.command()
 @click.argument("name")
-@json_option
-def show(name: str, as_json: bool) -> None:
+@output_options
+def show(name: str, as_json: bool, quiet: bool) -> None:
     """Print the recipe NAME as it was written, or with --json every setting that it comes to."""
-    if as_json:
-        _print_json(asdict(recipe.load(name)))
-    else:
-        click.echo(recipe.text(name), nl=False)
+    settings = asdict(recipe.load(name)) if as_json else None  # a recipe with mistakes can be shown as it is
+    Console(quiet=quiet, as_json=as_json).result(recipe.text(name).removesuffix("\n"), settings)
 
 
 @recipes.command()
 @click.argument("name")
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite DEST if it exists.")
-def cp(name: str, dest: Path, force: bool) -> None:
+@output_options
+def cp(name: str, dest: Path, force: bool, as_json: bool, quiet: bool) -> None:
     """Copy the recipe NAME to DEST, a file or a folder, to change it there."""
     text = recipe.text(name)
     target = dest / f"{Path(name).stem}.toml" if dest.is_dir() else dest
@@ -64,25 +59,23 @@ def cp(name: str, dest: Path, force: bool) -> None:
         raise OutputExists(f"{str(target)!r} exists.", "Overwrite it with --force.") from error
     except OSError as error:
         raise PerturbifyError(f"{str(target)!r} cannot be written: {error.strerror}.") from error
-    click.echo(target)
+    Console(quiet=quiet, as_json=as_json).result(str(target), {"written": str(target)})
 
 
 @recipes.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting first.")
-@json_option
-def validate(names: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
+@output_options
+def validate(names: tuple[str, ...], overrides: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Say everything that is wrong with each recipe NAME.
 
     The names of models and datasets are not looked up.
     """
     wrong = {name: _error(name, overrides) for name in names}
-    if as_json:
-        _print_json([{"recipe": name, "valid": not error, "error": error} for name, error in wrong.items()])
-    else:
-        for name, error in wrong.items():
-            if error is None:
-                click.echo(f"{name}: valid")
+    valid = "\n".join(f"{name}: valid" for name, error in wrong.items() if error is None)
+    if valid or as_json:
+        values = [{"recipe": name, "valid": not error, "error": error} for name, error in wrong.items()]
+        Console(quiet=quiet, as_json=as_json).result(valid, values)
     errors = [error for error in wrong.values() if error is not None]
     if errors:
         raise RecipeError("\n".join(errors))
@@ -99,7 +92,3 @@ def _error(name: str, overrides: tuple[str, ...]) -> str | None:
     except RecipeError as error:
         return str(error)
     return None
-
-
-def _print_json(result: Any) -> None:
-    click.echo(json.dumps(result, indent=2, ensure_ascii=False))
