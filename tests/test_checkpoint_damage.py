@@ -356,12 +356,16 @@ from pathlib import Path
 import torch
 from perturbify import checkpoint
 
+torch.set_num_threads(1)  # a forked child cannot use the parent's threads
 path, text = Path(sys.argv[1]), sys.argv[2]
 def write(value):
     tensors = {str(i): torch.full((200_000,), float(value)) for i in range(8)}
     checkpoint.write_tensors(path, tensors, {"perturbify": text, "value": str(value)})
 
 write(0)
+started = time.perf_counter()
+write(0)
+took = time.perf_counter() - started
 random.seed(0)
 seen = set()
 for _ in range(25):
@@ -371,7 +375,7 @@ for _ in range(25):
         while True:
             value += 1
             write(value)
-    time.sleep(random.uniform(0.0, 0.06))
+    time.sleep(random.uniform(0, 8 * took))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     value = int(checkpoint.read_metadata(path)["value"])
