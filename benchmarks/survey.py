@@ -20,10 +20,10 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import perturbify
 from perturbify import zoo
+from perturbify.checks.liveness import ConvolutionCount
 from perturbify.checks.suite import machine
 
 LARGEST = 60_000_000
@@ -43,18 +43,6 @@ SIZES = {
     "mvit_v1_b": (3, 16, 224, 224),
     "swin3d_t": (3, 8, 64, 64),
 }
-
-
-class ConvolutionCount(TorchDispatchMode):
-    """Counts ``aten.convolution``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.total += func is torch.ops.aten.convolution.default
-        return func(*args, **(kwargs or {}))
 
 
 def smallest_of_each_family() -> Iterator[str]:

@@ -47,39 +47,44 @@ class Console:
 
     @contextmanager
     def training(self) -> Iterator[Callable[[Progress], None]]:
-        """Shows the progress of a run: a line that moves on a terminal, a line an epoch elsewhere."""
-        moving = not self.quiet and sys.stderr.isatty()
+        """Shows the progress of a run: a line that moves on a terminal, and a line an epoch."""
+        with self._moving_line() as move:
 
-        def show(p: Progress) -> None:
-            if moving:
-                click.echo(f"\r\033[K{_step_line(p)}", err=True, nl=False)
-            if p.epoch_summary is not None and not self.quiet:
-                click.echo(("\r\033[K" if moving else "") + _epoch_line(p), err=True)
+            def show(p: Progress) -> None:
+                move(_step_line(p))
+                if p.epoch_summary is not None:
+                    move("")
+                    self.log(_epoch_line(p))
 
-        try:
-            with self.aside():
-                yield show
-        finally:
-            if moving:
-                click.echo("\r\033[K", err=True, nl=False)
+            yield show
 
     @contextmanager
     def checking(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Shows the progress of a check."""
+        """Shows the progress of a check: a line that moves on a terminal, and a line an attack."""
+        with self._moving_line() as move:
+
+            def show(trial: str, done: int, total: int) -> None:
+                move(f"checking: {trial}, {done} of {total} images")
+                if done == total:
+                    move("")
+                    self.log(f"checked: {trial}")
+
+            yield show
+
+    @contextmanager
+    def _moving_line(self) -> Iterator[Callable[[str], None]]:
+        """A line on stderr that every call writes anew; where there is no terminal, nothing."""
         moving = not self.quiet and sys.stderr.isatty()
 
-        def show(trial: str, done: int, total: int) -> None:
+        def move(text: str) -> None:
             if moving:
-                click.echo(f"\r\033[Kchecking: {trial}, {done} of {total} images", err=True, nl=False)
-            elif not self.quiet and done == total:
-                click.echo(f"checked: {trial}", err=True)
+                click.echo(f"\r\033[K{text}", err=True, nl=False)
 
         try:
             with self.aside():
-                yield show
+                yield move
         finally:
-            if moving:
-                click.echo("\r\033[K", err=True, nl=False)
+            move("")
 
 
 def report_table(report: Report) -> str:

@@ -108,7 +108,7 @@ def _pass(
 
         return hook
 
-    with _hooks(sites, watch), _ConvolutionCount() as count:
+    with _hooks(sites, watch), ConvolutionCount() as count:
         model(images)
     return added, count.total, calls
 
@@ -123,7 +123,7 @@ def _hooks(sites: dict[str, Perturbation], watch: Any) -> Iterator[None]:
             handle.remove()
 
 
-class _ConvolutionCount(TorchDispatchMode):
+class ConvolutionCount(TorchDispatchMode):
     """Counts convolutions where every one of them passes, whatever module or function made it."""
 
     def __init__(self) -> None:
