@@ -103,7 +103,9 @@ def convert(
             the_plan = network.surgery.plan
     if not dry_run:
         checkpoint.save(network, target, overwrite=force, classes=list(data.classes) if data else None)
-        console.log("parity: with the noise off, the source's outputs bit for bit, in train and eval mode")
+        console.log(
+            f"parity: with the noise off, the source's outputs bit for bit, in {' and '.join(the_plan.modes)} mode"
+        )
     written = None if dry_run else str(target)
     text = str(the_plan) if dry_run else f"{the_plan}\nwritten: {target}"
     console.result(text, the_plan.to_dict() | {"written": written})

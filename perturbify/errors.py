@@ -10,7 +10,7 @@
     ├── SurgeryError             a network that the pass cannot change rightly
     │   ├── NoConvolutions       nothing to put noise behind
     │   ├── AlreadyWrapped       the network has noise modules already
-    │   ├── TraceError           torch.fx cannot follow the network's forward
+    │   ├── TraceError           a convolution call that neither torch.fx nor a hook can reach
     │   └── ParityError          with the noise off, the result differs from the source
     ├── DataError                a dataset that cannot be found, read, or used
     ├── RecipeError              a recipe with mistakes; names all of them
@@ -75,7 +75,7 @@ class AlreadyWrapped(SurgeryError):
 
 
 class TraceError(SurgeryError):
-    """torch.fx cannot follow the network's forward."""
+    """A convolution call that neither torch.fx nor a hook can reach."""
 
 
 class ParityError(SurgeryError):

@@ -51,7 +51,8 @@ class Perturbed(nn.Module):
 
     It holds the source network's own modules, parameters and attributes under their own names, so every state-dict
     key survives unchanged; each θ is ``<path of the convolution>.perturb.theta``. ``forward`` runs the program that
-    torch.fx wrote for the present mode. Noise is on until :func:`perturbify.noise` turns it off.
+    torch.fx wrote for the present mode, or the source's own code, with hooks, where there is none. Noise is on until
+    :func:`perturbify.noise` turns it off.
 
     Made by :func:`perturbify.wrap`, not by hand.
     """

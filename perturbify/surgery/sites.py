@@ -46,15 +46,7 @@ class Call:
     fixed: bool = False
 
 
-@dataclass(frozen=True)
-class Observation:
-    """What one forward pass of a network did: its convolution calls in order, and its output."""
-
-    calls: tuple[Call, ...]
-    output: Any
-
-
-def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Observation:
+def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Call, ...]:
     """Runs one forward pass and records every convolution call, whoever makes it.
 
     Each call of a ``_ConvNd`` (subclasses included) is one call, whatever happens inside it; ``F.conv*`` calls
@@ -65,6 +57,9 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         args: Positional inputs.
         kwargs: Keyword inputs.
 
+    Returns:
+        The calls, in order.
+
     Raises:
         ModelError: The network itself fails on these inputs.
         TraceError: It makes convolution calls that are neither of a ``_ConvNd`` nor of ``F.conv*``.
@@ -72,7 +67,7 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     watch = _Watch(model)
     try:
         with watch, _Below(watch), torch.no_grad():
-            output = model(*args, **kwargs)
+            model(*args, **kwargs)
     except Exception as error:
         mode = "train" if model.training else "eval"
         raise ModelError(
@@ -85,7 +80,7 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             "noise cannot be put behind it.",
             "A scripted module, for instance, hides its convolutions; use the module it was scripted from.",
         )
-    return Observation(tuple(watch.calls), output)
+    return tuple(watch.calls)
 
 
 def first_line(error: BaseException) -> str:

@@ -157,7 +157,7 @@ def _survey(model: nn.Module, config: PerturbConfig | None, example: Example) ->
     for mode in MODES:
         try:
             with reproducible(model):
-                calls[mode] = observe(copy_network(model).train(mode == "train"), args, kwargs).calls
+                calls[mode] = observe(copy_network(model).train(mode == "train"), args, kwargs)
         except ModelError as error:
             if mode == "eval":
                 raise

@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import perturbify
 from perturbify import PerturbConfig
+from perturbify.checks.liveness import ConvolutionCount
 
 MODES = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 
@@ -57,16 +57,6 @@ SLOW_NETWORKS = {
     "inception": (lambda: tv("inception_v3", init_weights=False, aux_logits=False), (3, 96, 96)),
     "swin_v2": (lambda: tv("swin_v2_t"), (3, 64, 64)),
 }
-
-
-class CountConvolutions(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.calls += func is torch.ops.aten.convolution.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(
@@ -132,24 +122,24 @@ def test_every_convolution_call_is_noisy_in_eval(pair):
         perturbation.register_forward_hook(
             lambda _m, inputs, output, name=name: changed.update({name: (inputs[0] != output).float().mean() > 0.99})
         )
-    with CountConvolutions() as count, torch.no_grad():
+    with ConvolutionCount() as count, torch.no_grad():
         one = wrapped(x)
     with torch.no_grad():
         two = wrapped(x)
     assert differ(one, two)
     sites = [s for s in wrapped.surgery.plan.sites if s.modes in ("eval", "both")]
     assert changed == {s.name: True for s in sites}
-    assert count.calls == len(sites) + len(wrapped.surgery.plan.skipped)
+    assert count.total == len(sites) + len(wrapped.surgery.plan.skipped)
 
 
 @MODES
 def test_as_many_sites_as_convolutions_of_the_source(pair, training):
     source, wrapped, shape = pair
     mode = "train" if training else "eval"
-    with CountConvolutions() as count:
+    with ConvolutionCount() as count:
         run(source, torch.rand(2, *shape), training)
     sites = [s for s in wrapped.surgery.plan.sites if s.modes in (mode, "both")]
-    assert count.calls == len(sites) + len(wrapped.surgery.plan.skipped)
+    assert count.total == len(sites) + len(wrapped.surgery.plan.skipped)
 
 
 def test_every_key_of_the_source_survives(pair):

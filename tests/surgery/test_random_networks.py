@@ -4,20 +4,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import perturbify
 from perturbify import PerturbConfig
-
-
-class CountConvolutions(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.calls += func is torch.ops.aten.convolution.default
-        return func(*args, **(kwargs or {}))
+from perturbify.checks.liveness import ConvolutionCount
 
 
 class Block(nn.Module):
@@ -62,10 +52,10 @@ def test_random_networks(layers, grain, share, training, size):
     source = nn.Sequential(stem, *(Block(4, **layer) for layer in layers), head).train(training)
     x = torch.rand(3, 3, size, size)
     wrapped = perturbify.wrap(source, PerturbConfig(grain=grain, share=share), example_input=x[:2])
-    with CountConvolutions() as count, torch.no_grad():
+    with ConvolutionCount() as count, torch.no_grad():
         want = source(x)
     with perturbify.noise(wrapped, enabled=False), torch.no_grad():
         assert torch.equal(wrapped(x), want)
-    assert len(wrapped.surgery.plan.sites) == count.calls == len(list(perturbify.perturbations(wrapped)))
+    assert len(wrapped.surgery.plan.sites) == count.total == len(list(perturbify.perturbations(wrapped)))
     wrapped(x).square().sum().backward()
     assert all(p.theta.grad.abs().sum() > 0 for _, p in perturbify.perturbations(wrapped))
