@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from perturbify.attacks import frozen_modes
 from perturbify.perturbation import Perturbation, noise, perturbations
 from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.sites import ConvolutionCount
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,6 @@ def _hooks(sites: dict[str, Perturbation], watch: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-class ConvolutionCount(TorchDispatchMode):
-    """Counts convolutions where every one of them passes, whatever module or function made it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.ops.aten.convolution.default:
-            self.total += 1
-        return func(*args, **(kwargs or {}))
 
 
 def _same(first: Tensor | None, second: Tensor | None) -> bool:

@@ -8,20 +8,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from perturbify.errors import AlreadyWrapped, ModelError
 from perturbify.perturbation import perturbations
-from perturbify.surgery.parity import Inputs
 from perturbify.surgery.perturbed import Perturbed
 
 
 class Example:
-    """The inputs a network is run with: by name, as forward takes them."""
+    """The inputs a network is run with.
 
-    def __init__(self, arguments: Mapping[str, Any], device: torch.device, parameters: Mapping[str, Any]) -> None:
-        self.arguments = dict(arguments)
+    Attributes:
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+        names: Names of all of them, as forward calls them; empty where it takes ``*args`` or ``**kwargs``.
+        variadic: Name of such an argument, with its asterisks; empty where there is none in use.
+        device: Where the network is.
+    """
+
+    def __init__(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        names: tuple[str, ...],
+        variadic: str,
+        device: torch.device,
+    ) -> None:
+        self.args = args
+        self.kwargs = dict(kwargs)
+        self.names = names
+        self.variadic = variadic
         self.device = device
-        self._parameters = parameters
 
     @classmethod
     def of(cls, model: nn.Module, given: Any) -> Example:
@@ -52,52 +69,66 @@ class Example:
                 f"The example input does not fit {type(model).__name__}.forward{signature}: {error}."
             ) from None
         _, *names = bound
-        for name in names:
-            if signature.parameters[name].kind in (
-                inspect.Parameter.VAR_POSITIONAL,
-                inspect.Parameter.VAR_KEYWORD,
-            ):
-                raise ModelError(
-                    f"{type(model).__name__}.forward takes its inputs as {name!r}, which torch.fx cannot follow.",
-                    "Give forward named arguments.",
-                )
-        return cls({n: _two_images(bound[n]) for n in names}, device, signature.parameters)
-
-    @property
-    def positional(self) -> int:
-        """How many inputs can be given by position: those before the first argument that is fixed or keyword-only."""
-        _, *parameters = self._parameters.values()
-        by_position = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-        agree = [a == b for a, b in zip(self.arguments, by_position, strict=False)]
-        return [*agree, False].index(False)
+        parameters = signature.parameters
+        variadic = next((str(parameters[n]).split(":")[0] for n in names if parameters[n].kind in _VARIADIC), "")
+        if variadic:
+            args, kwargs, names = args, dict(kwargs), []
+        else:
+            # By position can be given what comes before the first argument that is fixed or keyword-only.
+            order = [p.name for p in [*parameters.values()][1:] if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+            positional = [*(a == b for a, b in zip(names, order, strict=False)), False].index(False)
+            args, kwargs = tuple(bound[n] for n in names[:positional]), {n: bound[n] for n in names[positional:]}
+        example = cls(args, kwargs, tuple(names), variadic, device)
+        values = (*args, *kwargs.values())
+        if example.images == 1 and any(isinstance(v, list) or (isinstance(v, Tensor) and v.dim() > 3) for v in values):
+            example.args, example.kwargs = example.call(extra=1)  # batch norm cannot train on one image
+        return example
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape of each tensor for one image."""
-        return tuple(tuple(v.shape[1:]) for v in self.arguments.values() if isinstance(v, Tensor))
+        return tuple(tuple(v.shape[1:]) for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor))
 
-    def call(self, extra: int = 0) -> Inputs:
-        """Positional and keyword inputs, with the first image repeated ``extra`` more times at the end."""
-        values = {
-            n: torch.cat([v, *[v[:1]] * extra]) if isinstance(v, Tensor) and extra else v
-            for n, v in self.arguments.items()
-        }
-        names = list(values)
-        positional, by_name = names[: self.positional], names[self.positional :]
-        return tuple(values[n] for n in positional), {n: values[n] for n in by_name}
+    @property
+    def images(self) -> int | None:
+        """How many images it has; None where the inputs have no common batch dimension."""
+        counts = {_images_in(v) for v in (*self.args, *self.kwargs.values())} - {None}
+        return counts.pop() if len(counts) == 1 else None
 
-    def batches(self) -> tuple[Inputs, Inputs]:
-        """The example input, and where it has a batch dimension the same with one image more."""
-        tensors = [v for v in self.arguments.values() if isinstance(v, Tensor)]
-        one_batch = tensors and all(t.dim() > 1 and t.shape[0] == tensors[0].shape[0] for t in tensors)
-        as_given = self.call()
-        return as_given, self.call(extra=1) if one_batch else as_given
+    def call(self, *, extra: int = 0, meta: bool = False) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs.
+
+        Args:
+            extra: How many more images there shall be: the first once more.
+            meta: Whether they shall be without values, on the meta device.
+        """
+        args, kwargs = self.args, self.kwargs
+        if extra:
+            args, kwargs = tuple(_more(v, extra) for v in args), {n: _more(v, extra) for n, v in kwargs.items()}
+        if meta:
+            args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+        return args, kwargs
+
+    def batches(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """The inputs, and where they have a batch dimension the same with one image more."""
+        return [self.call(), *([self.call(extra=1)] if self.images else [])]
 
 
-def _two_images(value: Any) -> Any:
-    """A batch of one image twice: batch norm cannot train on one."""
-    one_image = isinstance(value, Tensor) and value.dim() > 3 and value.shape[0] == 1
-    return torch.cat([value, value]) if one_image else value
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _images_in(value: Any) -> int | None:
+    """Length of a batch: of a tensor's first dimension, or of a list with an entry for each image."""
+    if isinstance(value, Tensor):
+        return value.shape[0] if value.dim() > 1 else None
+    return len(value) if isinstance(value, list) and value else None
+
+
+def _more(value: Any, extra: int) -> Any:
+    """A batch with its first image ``extra`` more times at the end."""
+    if _images_in(value) is None:
+        return value
+    return value + value[:1] * extra if isinstance(value, list) else torch.cat([value, *[value[:1]] * extra])
 
 
 def _from_pretrained_cfg(model: nn.Module, first: nn.Parameter | None) -> Tensor:

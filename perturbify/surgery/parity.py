@@ -2,97 +2,88 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from perturbify.errors import InputSizeError, ParityError, SurgeryError
+from perturbify.errors import InputSizeError, ParityError, SurgeryError, TraceError
 from perturbify.perturbation import Perturbation, noise, perturbations
 from perturbify.surgery.copying import copy_network
 from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.sites import first_line
-
-SEED = 0
+from perturbify.surgery.reproducible import reproducible
+from perturbify.surgery.sites import ConvolutionCount, first_line
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword inputs of one forward pass."""
 
 
-@contextmanager
-def reproducible(model: nn.Module) -> Iterator[None]:
-    """Fixes what a forward pass draws and which kernels it picks; the caller's generators are as before afterwards."""
-    devices = {p.device for p in model.parameters() if p.is_cuda}
-    python, numpy = random.getstate(), np.random.get_state()
-    with (
-        torch.random.fork_rng(devices=[d.index for d in devices]),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-        torch.no_grad(),
-    ):
-        torch.manual_seed(SEED)
-        random.seed(SEED)
-        np.random.seed(SEED)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-def probe(source: nn.Module, wrapped: nn.Module, inputs: Inputs, other_inputs: Inputs, modes: Collection[str]) -> None:
+def probe(
+    source: nn.Module, wrapped: Perturbed, batches: Sequence[Inputs], modes: Collection[str], *, share: bool
+) -> tuple[str, ...]:
     """Compares outputs and buffers of a network and its wrapped form, in both modes.
-
-    The second comparison is made with other weights, so that nothing computed from them can have become a constant.
 
     Args:
         source: The source network; copies of it run.
-        wrapped: Its wrapped form; copies of it run with the noise off.
-        inputs: Positional and keyword inputs.
-        other_inputs: The same at another batch size; left out where the source does not take them.
-        modes: ``"eval"``, ``"train"``: those in which the source takes the inputs.
+        wrapped: Its wrapped form; copies of it run with the noise off, and once with the noise on.
+        batches: Positional and keyword inputs, and the same at another batch size (left out where the source does not
+            take them).
+        modes: ``"eval"``, ``"train"``: those to compare.
+        share: Whether the copies may share the networks' parameters; not where a forward writes into them.
+
+    Returns:
+        The modes that were compared: those in which the source takes the inputs.
 
     Raises:
         ParityError: They differ; names the mode and the first module whose output differs.
         SurgeryError: A feature map has another shape at another batch size, and θ does not fit it.
+        TraceError: The source makes other convolution calls in train mode, in code that torch.fx keeps whole.
     """
-    for training in (mode == "train" for mode in modes):
-        rounds = [_Round(source, wrapped, training, inputs), _Round(source, wrapped, training, inputs, SEED)]
-        if other_inputs is not inputs:
-            other = _Round(source, wrapped, training, other_inputs, SEED)
-            if other.source_works():
-                rounds[1] = other
-        # What a forward leaves behind in Python's hands shows in the next one only.
-        rounds[0].compare(forwards=2)
-        rounds[1].compare(forwards=1)
-        rounds[1].run_with_noise()
+    compared: dict[str, int] = {}
+    for mode in modes:
+        last = convolutions = None
+        for inputs in batches:
+            one = _Round(source, wrapped, mode == "train", inputs, share)
+            # What a forward leaves behind in Python's hands shows in the next one only.
+            calls = one.compare(forwards=2 if last is None else 1)
+            if calls is None:
+                break
+            last, convolutions = one, calls if convolutions is None else convolutions
+        if last is not None and convolutions is not None:
+            last.run_with_noise()
+            compared[mode] = convolutions
+    programs = wrapped.surgery.programs
+    if programs.get("train") is programs["eval"] and len({*compared.values()}) > 1:
+        raise TraceError(
+            f"{type(source).__name__} makes {compared['eval']} convolution calls in eval mode and "
+            f"{compared['train']} in train mode, in a module without convolutions of its own.",
+            'Wrap it with backend="hook".',
+        )
+    return tuple(compared)
 
 
 @dataclass(frozen=True)
 class _Round:
-    """One comparison; every forward runs on a fresh pair of copies."""
+    """One comparison; every forward runs on fresh copies."""
 
     source: nn.Module
-    wrapped: nn.Module
+    wrapped: Perturbed
     training: bool
     inputs: Inputs
-    weights_seed: int | None = None
+    share: bool
 
-    def source_works(self) -> bool:
+    def compare(self, forwards: int) -> int | None:
+        """Convolution calls of the source in its first forward; None where it does not take the inputs."""
+        theirs = self._copy(self.source)
         try:
-            _run(self._copies()[1], self.inputs)
+            with ConvolutionCount() as count:
+                want = [_run(theirs, self.inputs)]
         except Exception:
-            return False
-        return True
-
-    def compare(self, forwards: int) -> None:
-        ours, theirs = self._copies()
-        want = [_run(theirs, self.inputs) for _ in range(forwards)]
+            return None
+        want += [_run(theirs, self.inputs) for _ in range(forwards - 1)]
+        ours = self._copy(self.wrapped)
         try:
             with noise(ours, enabled=False):
                 got = [_run(ours, self.inputs) for _ in range(forwards)]
@@ -100,9 +91,10 @@ class _Round:
             raise self._differs(f"the wrapped one fails ({first_line(error)})") from error
         if not (same(got, want) and _same_buffers(ours, theirs)):
             raise self._differs(f"the first module that differs is {self._first_difference()}")
+        return count.total
 
     def run_with_noise(self) -> None:
-        ours, _ = self._copies()
+        ours = self._copy(self.wrapped)
         reached = [""]
         for name, perturbation in perturbations(ours):
             perturbation.register_forward_pre_hook(lambda *_, name=name: reached.append(name))
@@ -115,11 +107,8 @@ class _Round:
                 'Leave it out with exclude=("…",), or wrap with grain="layer".',
             ) from error
 
-    def _copies(self) -> tuple[nn.Module, nn.Module]:
-        ours, theirs = (copy_network(m).train(self.training) for m in (self.wrapped, self.source))
-        if self.weights_seed is not None:
-            _change_weights(ours, theirs, self.weights_seed)
-        return ours, theirs
+    def _copy(self, network: nn.Module) -> nn.Module:
+        return copy_network(network, "share" if self.share else "copy").train(self.training)
 
     def _differs(self, how: str) -> ParityError:
         mode = "train" if self.training else "eval"
@@ -127,12 +116,12 @@ class _Round:
             f"With the noise off, the wrapped {type(self.source).__name__} differs from the source in {mode} mode; "
             f"{how}.",
             "Its forward depends on something outside of the network."
-            if isinstance(self.wrapped, Perturbed) and self.wrapped.surgery.runs_source
+            if self.wrapped.surgery.runs_source
             else 'Its forward does something that torch.fx records wrongly; wrap it with backend="hook".',
         )
 
     def _first_difference(self) -> str:
-        ours, theirs = self._copies()
+        ours, theirs = self._copy(self.wrapped), self._copy(self.source)
         with noise(ours, enabled=False):
             got = _record(ours, self.inputs)
         want = _record(theirs, self.inputs)
@@ -164,17 +153,6 @@ def _same_leaf(a: Any, b: Any) -> bool:
 def _same_buffers(wrapped: nn.Module, source: nn.Module) -> bool:
     ours = dict(wrapped.named_buffers())
     return all(name in ours and _same_leaf(ours[name], value) for name, value in source.named_buffers())
-
-
-def _change_weights(ours: nn.Module, theirs: nn.Module, seed: int) -> None:
-    """Scales every parameter and floating buffer of both networks by the same random numbers near 1."""
-    generator = torch.Generator().manual_seed(seed)
-    to_change = dict([*ours.named_parameters(), *ours.named_buffers()])
-    for name, value in [*theirs.named_parameters(), *theirs.named_buffers()]:
-        if value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            factor = 1 + 0.1 * torch.rand(value.shape, generator=generator)
-            value.data = value.data * factor.to(value)
-            to_change[name].data = value.data.clone()
 
 
 def _run(model: nn.Module, inputs: Inputs) -> Any:

@@ -24,7 +24,8 @@ class Surgery:
     Attributes:
         source_class: Class of the source network; its methods do not know of the noise.
         plan: The sites.
-        inputs: Names of the arguments that stay inputs; the others were fixed to their defaults.
+        inputs: Names of the arguments that stay inputs; the others were fixed to their defaults. Empty where forward
+            takes ``*args`` or ``**kwargs``.
         positional: How many of them, from the first, can be given by position.
         programs: The network's forward in ``"train"`` and in ``"eval"`` mode; one object where the two agree. None,
             or no entry, where the source's own forward runs, with hooks on its convolutions.
@@ -39,6 +40,9 @@ class Surgery:
     programs: Mapping[str, Program | None]
     constants: tuple[str, ...]
     normalizes: bool = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Surgery:
+        return self  # nothing in it changes
 
     @property
     def runs_source(self) -> bool:
@@ -84,7 +88,7 @@ class Perturbed(nn.Module):
         program = surgery.programs.get("train" if self.training else "eval")
         if program is not None:
             args, kwargs = self._bind(args, kwargs), {}
-        self._check_size((*args, *(kwargs[n] for n in surgery.inputs if n in kwargs)))
+        self._check_size((*args, *(kwargs[n] for n in surgery.inputs or kwargs if n in kwargs)))
         if surgery.normalizes:
             args, kwargs = self._normalized(args, kwargs)
         if not surgery.plan.hooked and program is not None:
@@ -109,7 +113,7 @@ class Perturbed(nn.Module):
         """The first input normalised, however it was given."""
         if args:
             return (self.normalize(args[0]), *args[1:]), kwargs
-        first = self.surgery.inputs[0]
+        first = next(iter(self.surgery.inputs or kwargs))
         return args, {**kwargs, first: self.normalize(kwargs[first])}
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:

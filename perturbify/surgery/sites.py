@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perturbify.errors import ModelError, TraceError
+
+aten = torch.ops.aten
 
 CONV_FUNCTIONS: dict[Callable[..., Any], int] = {
     torch.conv1d: 1,
@@ -46,7 +49,20 @@ class Call:
     fixed: bool = False
 
 
-def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Call, ...]:
+@dataclass(frozen=True)
+class Observation:
+    """What one forward pass did.
+
+    Attributes:
+        calls: Its convolution calls, in order.
+        writes_parameters: Whether it changed a parameter (clipped weights, for instance, or initialised lazily).
+    """
+
+    calls: tuple[Call, ...]
+    writes_parameters: bool
+
+
+def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Observation:
     """Runs one forward pass and records every convolution call, whoever makes it.
 
     Each call of a ``_ConvNd`` (subclasses included) is one call, whatever happens inside it; ``F.conv*`` calls
@@ -57,16 +73,14 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         args: Positional inputs.
         kwargs: Keyword inputs.
 
-    Returns:
-        The calls, in order.
-
     Raises:
         ModelError: The network itself fails on these inputs.
         TraceError: It makes convolution calls that are neither of a ``_ConvNd`` nor of ``F.conv*``.
     """
     watch = _Watch(model)
+    below = _Below(watch, model)
     try:
-        with watch, _Below(watch), torch.no_grad():
+        with watch, below, torch.no_grad():
             model(*args, **kwargs)
     except Exception as error:
         mode = "train" if model.training else "eval"
@@ -80,7 +94,7 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             "noise cannot be put behind it.",
             "A scripted module, for instance, hides its convolutions; use the module it was scripted from.",
         )
-    return tuple(watch.calls)
+    return Observation(tuple(watch.calls), below.writes)
 
 
 def first_line(error: BaseException) -> str:
@@ -154,16 +168,57 @@ class _Watch(TorchFunctionMode):
         self.calls.append(Call(self._paths[id(module)], kind, shape, **more))
 
 
-class _Below(TorchDispatchMode):
-    """Sees every convolution where all of them pass, whoever makes it."""
+class ConvolutionCount(TorchDispatchMode):
+    """Counts convolutions where every one of them passes, whatever module or function made it."""
 
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._watch = watch
+        self.total = 0
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten.convolution.default:
-            self._watch.convolves()
+        self.total += func is aten.convolution.default
         return func(*args, **(kwargs or {}))
+
+
+class _Below(TorchDispatchMode):
+    """Sees every operation where all of them pass, whoever makes it: convolutions, and writes into parameters."""
+
+    def __init__(self, watch: _Watch, model: nn.Module) -> None:
+        super().__init__()
+        self._watch = watch
+        self._parameters = {id(p) for p in model.parameters()}
+        self._storages = {_storage(p) for p in model.parameters() if not is_lazy(p)}
+        self.writes = len(self._storages) < len(self._parameters)  # a lazy one is written by its first forward
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is aten.convolution.default:
+            self._watch.convolves()
+        elif func._schema.is_mutable and args and isinstance(args[0], Tensor):
+            self.writes = self.writes or _storage(args[0]) in self._storages
+        elif func in _SHAPES and args[0].is_meta:
+            return _SHAPES[func](*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _like_normalized(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    statistics = x.new_empty(0)  # which nobody reads without a backward pass
+    return torch.empty_like(x), statistics, statistics
+
+
+_SHAPES: dict[Any, Callable[..., Any]] = {
+    aten.native_batch_norm.default: _like_normalized,
+    aten.native_layer_norm.default: _like_normalized,
+    aten.native_group_norm.default: _like_normalized,
+    aten._safe_softmax.default: lambda x, *_: torch.empty_like(x),
+    aten.gelu.default: lambda x: torch.empty_like(x),
+    aten.addmm.default: lambda _, a, b: a.new_empty(a.shape[0], b.shape[1]),
+}
+"""Shapes of results on the meta device, where torch takes a millisecond each to decompose these."""

@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from types import new_class
 from typing import Any
 
 import numpy as np
@@ -46,44 +47,50 @@ class Traced:
         convolutions: Every convolution call, in order of execution.
         opaque: Paths of the modules that torch.fx could not enter, and why; ``""`` is the network itself.
         constants: Tensors that the trace made and the network does not hold, by the name the graph calls them.
+        reads_mode: Whether code that torch.fx entered looked at a ``training`` flag; if not, and nothing is opaque,
+            the graph is that of the other mode too.
     """
 
     graph: fx.Graph | None
     convolutions: tuple[Convolution, ...]
     opaque: dict[str, str]
     constants: dict[str, Tensor]
+    reads_mode: bool
 
 
 def untraced(calls: Collection[Call], reason: str) -> Traced:
     """A network as torch.fx sees it when it cannot, or shall not, follow it: one opaque module."""
-    return Traced(None, tuple(Convolution(c, None, not c.fixed) for c in calls), {"": reason}, {})
+    return Traced(None, tuple(Convolution(c, None, not c.fixed) for c in calls), {"": reason}, {}, reads_mode=True)
 
 
-def trace(model: nn.Module, calls: Collection[Call], live: Collection[str]) -> Traced:
+def trace(model: nn.Module, calls: Collection[Call], live: Collection[str], *, refuse_meta: bool = False) -> Traced:
     """Follows a network's forward in its present mode, as far as torch.fx can.
 
     A module that cannot be entered stays whole, a node of the graph like any other; only where that is the network's
-    own forward there is no graph. Tracing runs parts of the network for real, so hand in a copy.
+    own forward there is no graph.
 
     Args:
-        model: The network, in the mode to trace.
+        model: A copy of the network, in the mode to trace, for this alone: tracing runs parts of it and leaves proxies
+            in its caches. With its parameters on the meta device, whatever is computed from them outside of the graph
+            is known by its device, and not mistaken for a constant.
         calls: The convolution calls a real forward pass made in this mode, in order; the graph must show the same.
         live: Names of forward's arguments that stay inputs; the others are fixed to their defaults.
+        refuse_meta: Whether a tensor on the meta device is no constant.
     """
-    tracer = _Tracer(model, calls, live)
+    noticed = _notice_training(model)
+    tracer = _Tracer(model, calls, live, refuse_meta)
     before = set(model.__dict__)
     try:
         with torch.enable_grad():  # as it is when the network is called, so that a switch of it shows
             graph = tracer.trace(model)
             tracer.refuse_frozen_draws()
-        graph.lint()
         convolutions = _pair(graph, model, calls, tracer.opaque)
     except Exception as error:
         return untraced(calls, first_line(error))
     used = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
     added = {k: v for k, v in model.__dict__.items() if k not in before and k in used}
     constants = {k: v.detach() for k, v in added.items() if isinstance(v, Tensor)}
-    return Traced(graph, convolutions, tracer.opaque, constants)
+    return Traced(graph, convolutions, tracer.opaque, constants, reads_mode=bool(noticed))
 
 
 def _pair(
@@ -151,8 +158,9 @@ class _Tracer(fx.Tracer):
     # As a proxy, a buffer keeps its place in the graph; as a value, what is computed from it would be baked in.
     proxy_buffer_attributes = True
 
-    def __init__(self, model: nn.Module, calls: Collection[Call], live: Collection[str]) -> None:
+    def __init__(self, model: nn.Module, calls: Collection[Call], live: Collection[str], refuse_meta: bool) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=_whole_functions())
+        self._refuse_meta = refuse_meta
         self.opaque: dict[str, str] = {}
         self._proxies: dict[str, fx.Proxy] = {}
         self._live = frozenset(live)
@@ -170,15 +178,16 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            return super().call_module(m, forward, args, kwargs)
         before = len(self.graph.nodes)
         stack, counts = self.module_stack.copy(), self.num_calls.copy()
         try:
             result = super().call_module(m, forward, args, kwargs)
             self.refuse_frozen_draws()
         except Exception as error:
-            path = self.path_of_module(m)
-            if self.is_leaf_module(m, path):
-                raise  # its inputs cannot be put into a graph: for the module around it to stay whole
+            # Where its inputs cannot be put into a graph, the call below fails, and the module around it stays whole.
             self._roll_back(before)
             self.module_stack, self.num_calls = stack, counts
             self._generators = _generators()
@@ -207,6 +216,8 @@ class _Tracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, dict) and type(a) not in (dict, immutable_dict):  # an OrderedDict stays one
             return self.create_node("call_function", type(a), (self.create_arg(dict(a)),), {})
+        if isinstance(a, Tensor) and a.is_meta and self._refuse_meta and not isinstance(a, nn.Parameter):
+            raise RuntimeError("it computes with its weights out of sight of torch.fx, which would freeze the result")
         return super().create_arg(a)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
@@ -240,6 +251,35 @@ class _HeldProxy(fx.Proxy):
         super().__init__(node, tracer)
         self.shape, self.ndim, self.dim = held.shape, held.ndim, held.dim
         self.size, self.numel, self.nelement = held.size, held.numel, held.nelement
+
+
+def _notice_training(model: nn.Module) -> list[nn.Module]:
+    """Has a network write down, from now on, the modules whose ``training`` flag is read."""
+    noticed: list[nn.Module] = []
+    kinds: dict[type, type] = {}
+    for module in model.modules():
+        kind = type(module)
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # its own forward stays whole
+        if kind not in kinds:
+            kinds[kind] = _noticing(kind, noticed)
+        module.__class__ = kinds[kind]
+    return noticed
+
+
+def _noticing(kind: type, noticed: list[nn.Module]) -> type:
+    def read(self: nn.Module) -> bool:
+        noticed.append(self)
+        flag: bool = self.__dict__["training"]
+        return flag
+
+    def write(self: nn.Module, mode: bool) -> None:
+        self.__dict__["training"] = mode
+
+    def fill(body: dict[str, Any]) -> None:
+        body.update(training=property(read, write), __module__=kind.__module__)
+
+    return new_class(kind.__name__, (kind,), exec_body=fill)
 
 
 def _whole_functions() -> tuple[Callable[..., Any], ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,21 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from perturbify.errors import ModelError, NoConvolutions, SurgeryError
+from perturbify.errors import NoConvolutions, SurgeryError
 from perturbify.normalize import Normalize
 from perturbify.perturbation import Perturbation
 from perturbify.surgery.config import PerturbConfig
 from perturbify.surgery.copying import copy_network
 from perturbify.surgery.example import Example
 from perturbify.surgery.hooks import add_hooks, remove_hooks
-from perturbify.surgery.parity import probe, reproducible
+from perturbify.surgery.parity import probe
 from perturbify.surgery.perturbed import Perturbed, Surgery
-from perturbify.surgery.plan import Plan, make_plan, number_calls, site_key
+from perturbify.surgery.plan import Plan, Site, make_plan, number_calls, site_key
 from perturbify.surgery.program import Program
 from perturbify.surgery.sites import observe
-from perturbify.surgery.trace import Traced, trace, untraced
-
-MODES = ("eval", "train")
+from perturbify.surgery.survey import Survey, survey
+from perturbify.surgery.trace import Traced
 
 
 def plan(model: nn.Module, config: PerturbConfig | None = PerturbConfig(), *, example_input: Any = None) -> Plan:
@@ -84,34 +83,91 @@ def wrap(
         ModelError: The network fails on the example input, or no input size is known.
     """
     example = Example.of(model, example_input)
-    the_plan, traced = _survey(model, config, example)
-    if config is not None and not the_plan.sites:
+    taken = ("surgery", *(["normalize"] if normalize is not None else []))
+    for name in taken:
+        if hasattr(model, name):
+            raise SurgeryError(
+                f"{type(model).__name__} has an attribute {name!r} of its own, a name that the wrapped network needs.",
+                "Rename it, or leave the normalisation outside." if name == "normalize" else "Rename it.",
+            )
+    operation = prepare(model, config, example)
+    trial = operation.perform(copy_network(model, "share" if operation.shareable else "copy"))
+    modes = probe(model, trial, example.batches(), operation.surgery.plan.modes, share=operation.shareable)
+    if "eval" not in modes:
+        observe(copy_network(model).eval(), *example.call())  # which says what the matter is
+    wrapped = operation.perform(model if inplace else copy_network(model), thetas_of=trial)
+    if normalize is not None:
+        wrapped.normalize = copy.deepcopy(normalize).to(example.device)
+    wrapped.surgery = replace(
+        operation.surgery,
+        plan=replace(operation.surgery.plan, modes=modes),
+        normalizes=normalize is not None,
+    )
+    return wrapped
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A surgery that is planned and not yet performed.
+
+    Attributes:
+        surgery: What will be done.
+        constants: Tensors that tracing made, by name.
+        device: Where a θ goes whose owner has no parameter.
+        shareable: Whether copies of the network that share its parameters may run: no forward writes into them.
+    """
+
+    surgery: Surgery
+    constants: Mapping[str, Tensor]
+    device: torch.device
+    shareable: bool
+
+    def perform(self, network: nn.Module, *, thetas_of: Perturbed | None = None) -> Perturbed:
+        """Makes a network's own modules into its wrapped form; the constants become buffers outside the state dict.
+
+        Args:
+            network: A copy of the source, or the source itself.
+            thetas_of: Another wrapped form, to take the noise modules from.
+        """
+        plan = self.surgery.plan
+        for name, value in self.constants.items():
+            network.register_buffer(name, value.clone(), persistent=False)
+        for site in plan.sites:
+            owner = network.get_submodule(site.owner)
+            child = site.path.rpartition(".")[2]
+            if hasattr(owner, child):
+                raise SurgeryError(f"{site.owner or type(network).__name__} has an attribute {child!r} of its own.")
+            made = thetas_of.get_submodule(site.path) if thetas_of else _perturbation(site, plan, owner, self.device)
+            owner.add_module(child, made.train(owner.training))
+        if plan.config is not None:
+            add_hooks(network, plan.hooked, numbered=plan.config.shared == "call")
+        return Perturbed.adopt(network, self.surgery)
+
+
+def prepare(model: nn.Module, config: PerturbConfig | None, example: Example) -> Operation:
+    """Plans a surgery and writes its programs; all of :func:`wrap` but the probe and the last step.
+
+    Raises:
+        NoConvolutions, SurgeryError, TraceError, ModelError: As for :func:`wrap`.
+    """
+    plan, seen = _survey(model, config, example)
+    traced = seen.traced
+    if config is not None and not plan.sites:
         why = (
-            f"All {len(the_plan.skipped)} of its convolution calls are skipped; see perturbify.plan(model)."
-            if the_plan.skipped
+            f"All {len(plan.skipped)} of its convolution calls are skipped; see perturbify.plan(model)."
+            if plan.skipped
             else "Noise goes behind convolutions; this network makes no convolution call."
         )
         raise NoConvolutions(f"{type(model).__name__} has nothing to put noise behind.", why)
-    for taken in ("surgery", *(["normalize"] if normalize is not None else [])):
-        if hasattr(model, taken):
-            raise SurgeryError(
-                f"{type(model).__name__} has an attribute {taken!r} of its own, a name that the wrapped network needs.",
-                "Rename it, or leave the normalisation outside." if taken == "normalize" else "Rename it.",
-            )
-
     constants = _name_constants(traced)
-    programs = {mode: _insert(one, the_plan) for mode, one in traced.items()}
-    if programs.get("train") == programs["eval"]:
-        programs["train"] = programs["eval"]  # one graph serves both
-    surgery = Surgery(type(model), the_plan, tuple(example.arguments), example.positional, programs, tuple(constants))
-    wrapped = _operate(copy_network(model), surgery, constants, example.device)
-    probe(model, wrapped, *example.batches(), modes=tuple(traced))
-    if inplace:
-        wrapped = _operate(model, surgery, constants, example.device)
-    if normalize is not None:
-        wrapped.normalize = copy.deepcopy(normalize).to(example.device)
-        wrapped.surgery = replace(wrapped.surgery, normalizes=True)
-    return wrapped
+    programs = {"eval": _insert(traced["eval"], plan)}
+    if "train" in traced:
+        same = traced["train"] is traced["eval"]
+        programs["train"] = programs["eval"] if same else _insert(traced["train"], plan)
+        if programs["train"] == programs["eval"]:
+            programs["train"] = programs["eval"]  # one graph serves both
+    surgery = Surgery(type(model), plan, example.names, len(example.args), programs, tuple(constants))
+    return Operation(surgery, constants, example.device, seen.shareable)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -145,31 +201,14 @@ def unwrap(model: nn.Module) -> nn.Module:
     return network
 
 
-def _survey(model: nn.Module, config: PerturbConfig | None, example: Example) -> tuple[Plan, dict[str, Traced]]:
-    """Runs and traces copies of the network, and plans the sites.
-
-    A network that takes the example input in eval mode alone (a detector needs its targets to train) runs by its own
-    forward, with hooks, in both modes; its train mode has not been seen.
-    """
-    args, kwargs = example.call()
-    calls = {}
-    why_whole = 'backend="hook"' if config is not None and config.backend == "hook" else None
-    for mode in MODES:
-        try:
-            with reproducible(model):
-                calls[mode] = observe(copy_network(model).train(mode == "train"), args, kwargs)
-        except ModelError as error:
-            if mode == "eval":
-                raise
-            why_whole = error.message.rstrip(".")
-    traced = {}
-    for mode, observed in calls.items():
-        if why_whole is not None:
-            traced[mode] = untraced(observed, why_whole)
-            continue
-        with reproducible(model):
-            traced[mode] = trace(copy_network(model).train(mode == "train"), observed, live=example.arguments)
-    return make_plan(traced, config, example.shapes, _unseen(model, traced)), traced
+def _survey(model: nn.Module, config: PerturbConfig | None, example: Example) -> tuple[Plan, Survey]:
+    why_whole = None
+    if config is not None and config.backend == "hook":
+        why_whole = 'backend="hook"'
+    elif example.variadic:
+        why_whole = f"its forward takes {example.variadic}"
+    seen = survey(model, example, why_whole)
+    return make_plan(seen.traced, config, example.shapes, _unseen(model, seen.traced)), seen
 
 
 def _unseen(model: nn.Module, traced: Mapping[str, Traced]) -> list[str]:
@@ -210,32 +249,15 @@ def _name_constants(traced: Mapping[str, Traced]) -> dict[str, Tensor]:
     return kept
 
 
-def _operate(network: nn.Module, surgery: Surgery, constants: Mapping[str, Tensor], device: torch.device) -> Perturbed:
-    """Makes a network's own modules into its wrapped form; the constants become buffers outside the state dict."""
-    for name, value in constants.items():
-        network.register_buffer(name, value.clone(), persistent=False)
-    _add_thetas(network, surgery.plan, device)
-    if surgery.plan.config is not None:
-        add_hooks(network, surgery.plan.hooked, numbered=surgery.plan.config.shared == "call")
-    return Perturbed.adopt(network, surgery)
-
-
-def _add_thetas(network: nn.Module, the_plan: Plan, device: torch.device) -> None:
-    config = the_plan.config
-    if config is None:
-        return
-    for site in the_plan.sites:
-        owner = network.get_submodule(site.owner)
-        like = next((p for p in owner.parameters() if p.is_floating_point()), None)
-        child = site.path.rpartition(".")[2]
-        if hasattr(owner, child):
-            raise SurgeryError(f"{site.owner or type(network).__name__} has an attribute {child!r} of its own.")
-        perturbation = Perturbation(
-            site.theta_shape,
-            share=config.share,
-            theta_init=config.theta_init,
-            theta_min=config.theta_min,
-            device=like.device if like is not None else device,
-            dtype=like.dtype if like is not None else None,
-        )
-        owner.add_module(child, perturbation.train(owner.training))
+def _perturbation(site: Site, plan: Plan, owner: nn.Module, device: torch.device) -> Perturbation:
+    config = plan.config
+    assert config is not None  # a plan without settings has no sites
+    like = next((p for p in owner.parameters() if p.is_floating_point()), None)
+    return Perturbation(
+        site.theta_shape,
+        share=config.share,
+        theta_init=config.theta_init,
+        theta_min=config.theta_min,
+        device=like.device if like is not None else device,
+        dtype=like.dtype if like is not None else None,
+    )

@@ -88,7 +88,13 @@ def test_weights_read_behind_the_tracers_back():
         def forward(self, x):
             return self.conv(x) * (self._parameters["gain"] * 2)
 
-    refused(Baking(), ParityError, "Baking differs")
+    wrapped = perturbify.wrap(Baking(), example_input=X)
+    assert {s.way for s in wrapped.surgery.plan.sites} == {"hook"}
+    assert "out of sight of torch.fx" in wrapped.surgery.plan.opaque[""]
+    with torch.no_grad(), perturbify.noise(wrapped, enabled=False):
+        before = wrapped(X)
+        wrapped.gain.mul_(2)
+        assert torch.equal(wrapped(X), before * 2)
 
 
 def test_a_feature_map_that_grows_with_the_batch():
@@ -131,7 +137,9 @@ def test_inputs_gathered_by_a_star():
         def forward(self, *xs):
             return self.conv(xs[0])
 
-    refused(Star(), ModelError, "takes its inputs as 'xs'")
+    wrapped = perturbify.wrap(Star(), example_input=(X, X))
+    assert wrapped.surgery.plan.opaque == {"": "its forward takes *xs"}
+    assert not torch.equal(wrapped(X, X), wrapped(X, X))
 
 
 @pytest.mark.parametrize("taken", ["surgery", "normalize"])

@@ -1,0 +1,94 @@
+"""A network watched and traced, in both modes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from perturbify.errors import ModelError
+from perturbify.surgery.copying import copy_network
+from perturbify.surgery.example import Example
+from perturbify.surgery.reproducible import reproducible
+from perturbify.surgery.sites import Observation, observe
+from perturbify.surgery.trace import Traced, trace, untraced
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What running and tracing a network showed.
+
+    Attributes:
+        traced: The network as a graph in mode ``"eval"`` and in mode ``"train"``, one object where one graph serves
+            both; ``"train"`` is missing where the network does not take the example input in it.
+        shareable: Whether copies that share the network's parameters may run: no forward writes into them.
+    """
+
+    traced: Mapping[str, Traced]
+    shareable: bool
+
+
+def survey(model: nn.Module, example: Example, why_whole: str | None) -> Survey:
+    """Runs and traces copies of a network, on the meta device where it can run there.
+
+    A network that takes the example input in eval mode alone (a detector needs its targets to train) runs by its own
+    forward, with hooks, in both modes; its train mode has not been seen.
+
+    Args:
+        model: The network.
+        example: The inputs to run it with.
+        why_whole: Why torch.fx shall not follow it; None: it shall.
+
+    Raises:
+        ModelError: It fails on the inputs in eval mode.
+        TraceError: It convolves where nothing can see it.
+    """
+    seen, evaluating = _look(model, example, "eval", why_whole)
+    if _serves_train_mode(model, evaluating):
+        return Survey({"eval": evaluating, "train": evaluating}, not seen.writes_parameters)
+    try:
+        seen_training, training = _look(model, example, "train", why_whole)
+    except ModelError as error:
+        return Survey({"eval": untraced(seen.calls, error.message.rstrip("."))}, not seen.writes_parameters)
+    writes = seen.writes_parameters or seen_training.writes_parameters
+    return Survey({"eval": evaluating, "train": training}, not writes)
+
+
+def _look(model: nn.Module, example: Example, mode: str, why_whole: str | None) -> tuple[Observation, Traced]:
+    on_meta = example.device.type == "meta"
+    twin = copy_network(model, "meta").train(mode == "train")
+    before = _state(twin)
+    with reproducible(model):
+        try:
+            seen = observe(twin, *example.call(meta=True))
+        except ModelError:  # it looks at values, or uses a kernel that computes no shapes
+            if on_meta:
+                raise
+            seen = observe(copy_network(model).train(mode == "train"), *example.call())
+        if why_whole is not None:
+            return seen, untraced(seen.calls, why_whole)
+        if not _unchanged(before, twin):  # it keeps results, which tracing must see it compute
+            twin = copy_network(model, "meta").train(mode == "train")
+        return seen, trace(twin, seen.calls, live=example.names, refuse_meta=not on_meta)
+
+
+def _serves_train_mode(model: nn.Module, evaluating: Traced) -> bool:
+    """Whether a network's graph in eval mode is, for certain, its graph in train mode too."""
+    if evaluating.opaque or evaluating.reads_mode:
+        return False
+    return all(type(m).train is nn.Module.train and "train" not in vars(m) for m in model.modules())
+
+
+def _state(model: nn.Module) -> list[tuple[Any, int]]:
+    """What a network's modules hold in their attributes, for :func:`_unchanged`."""
+    held = [v for m in model.modules() for v in (*vars(m).values(), *m._buffers.values())]
+    return [(v, len(v) if isinstance(v, (dict, list, set)) else 0) for v in held]
+
+
+def _unchanged(before: list[tuple[Any, int]], model: nn.Module) -> bool:
+    after = _state(model)
+    return len(after) == len(before) and all(
+        a is b and size == length for (a, size), (b, length) in zip(after, before, strict=True)
+    )
