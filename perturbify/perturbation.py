@@ -26,6 +26,7 @@ class Perturbation(nn.Module):
         share: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
         theta_init: Starting value of every entry of θ.
         theta_min: Floor that :meth:`project_` lifts θ to.
+        image_channels: C, where feature maps come as (1, N·C, H, W), the images side by side.
         device: Where θ lives.
         dtype: Floating dtype of θ; the result always has the dtype of the feature map.
     """
@@ -37,6 +38,7 @@ class Perturbation(nn.Module):
         share: str = "sample",
         theta_init: float = 0.25,
         theta_min: float = 0.01,
+        image_channels: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -44,6 +46,7 @@ class Perturbation(nn.Module):
         self.theta = nn.Parameter(torch.full(tuple(shape), theta_init, device=device, dtype=dtype))
         self.share = share
         self.theta_min = theta_min
+        self.image_channels = image_channels
         self.enabled = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,6 +63,11 @@ class Perturbation(nn.Module):
         """
         if not self.enabled:
             return x
+        if self.image_channels is None:
+            return self._perturb(x)
+        return self._perturb(x.reshape(-1, self.image_channels, *x.shape[2:])).reshape(x.shape)
+
+    def _perturb(self, x: Tensor) -> Tensor:
         map_shape = x.shape[x.dim() - self.theta.dim() :]
         if any(t not in (1, s) for t, s in zip(self.theta.shape, map_shape, strict=True)):
             raise InputSizeError(

@@ -30,6 +30,7 @@ class Site:
         calls: Number of calls in a forward that share this θ; 1 unless ``shared="module"``.
         way: How the noise gets in: ``"fx"``, a node of the graph, or ``"hook"``, a forward hook of the convolution.
         modes: In which modes the call happens: ``"train"``, ``"eval"`` or ``"both"``.
+        batch_in_channels: Whether the images stand side by side in the channels of the convolution's output.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Site:
     calls: int = 1
     way: str = "fx"
     modes: str = "both"
+    batch_in_channels: bool = False
 
     @property
     def path(self) -> str:
@@ -211,6 +213,7 @@ def _site(key: tuple[str, int], call: Call, config: PerturbConfig, calls: int, m
         calls=calls,
         way=way,
         modes=mode,
+        batch_in_channels=call.batch_in_channels,
     )
 
 

@@ -37,16 +37,22 @@ class Call:
     Attributes:
         owner: Dotted path of the convolution module, or of the module whose forward calls ``F.conv*``.
         kind: Class of the convolution module, or name of the function.
-        shape: Shape of the output, without the batch dimension: (C, H, W) for a 2-d convolution.
+        shape: Shape of the output for one image: (C, H, W) for a 2-d convolution.
+        leading: Size of the output's first dimension, mostly the number of images; None where there is only one
+            image, without that dimension.
         functional: Whether it is a call of ``F.conv*``.
         fixed: Whether it is one whose filter is a buffer, such as a blur's.
+        batch_in_channels: Whether the images' channels stand side by side, as in one image (CondConv does so, to
+            convolve each image with a filter of its own); ``shape`` is that of one of them.
     """
 
     owner: str
     kind: str
     shape: tuple[int, ...]
+    leading: int | None
     functional: bool = False
     fixed: bool = False
+    batch_in_channels: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,9 +169,9 @@ class _Watch(TorchFunctionMode):
             self._record(module, type(module).__name__, output, len(module.kernel_size))
 
     def _record(self, module: nn.Module, kind: str, output: Tensor, spatial: int, **more: bool) -> None:
-        # Convolutions also take a single image without a batch dimension.
         shape = tuple(output.shape[output.dim() - spatial - 1 :])
-        self.calls.append(Call(self._paths[id(module)], kind, shape, **more))
+        leading = output.shape[0] if output.dim() > len(shape) else None
+        self.calls.append(Call(self._paths[id(module)], kind, shape, leading, **more))
 
 
 class ConvolutionCount(TorchDispatchMode):

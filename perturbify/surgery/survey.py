@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from perturbify.errors import ModelError
 from perturbify.surgery.copying import copy_network
 from perturbify.surgery.example import Example
 from perturbify.surgery.reproducible import reproducible
-from perturbify.surgery.sites import Observation, observe
+from perturbify.surgery.sites import Call, Observation, observe
 from perturbify.surgery.trace import Traced, trace, untraced
 
 
@@ -58,20 +58,44 @@ def survey(model: nn.Module, example: Example, why_whole: str | None) -> Survey:
 
 def _look(model: nn.Module, example: Example, mode: str, why_whole: str | None) -> tuple[Observation, Traced]:
     on_meta = example.device.type == "meta"
-    twin = copy_network(model, "meta").train(mode == "train")
-    before = _state(twin)
-    with reproducible(model):
+
+    def twin() -> nn.Module:
+        return copy_network(model, "meta").train(mode == "train")
+
+    def run(**how: Any) -> Observation:
         try:
-            seen = observe(twin, *example.call(meta=True))
+            return observe(twin(), *example.call(meta=True, **how))
         except ModelError:  # it looks at values, or uses a kernel that computes no shapes
             if on_meta:
                 raise
-            seen = observe(copy_network(model).train(mode == "train"), *example.call())
+            return observe(copy_network(model).train(mode == "train"), *example.call(**how))
+
+    with reproducible(model):
+        to_trace = twin()
+        before = _state(to_trace)
+        try:
+            seen = observe(to_trace, *example.call(meta=True))
+        except ModelError:
+            seen = run()
+        if example.images and any(c.leading == 1 != example.images for c in seen.calls):
+            seen = replace(seen, calls=_per_image(seen.calls, run(extra=1).calls, example.images))
         if why_whole is not None:
             return seen, untraced(seen.calls, why_whole)
-        if not _unchanged(before, twin):  # it keeps results, which tracing must see it compute
-            twin = copy_network(model, "meta").train(mode == "train")
-        return seen, trace(twin, seen.calls, live=example.names, refuse_meta=not on_meta)
+        if not _unchanged(before, to_trace):  # it keeps results, which tracing must see it compute
+            to_trace = twin()
+        return seen, trace(to_trace, seen.calls, live=example.names, refuse_meta=not on_meta)
+
+
+def _per_image(calls: tuple[Call, ...], with_one_more: tuple[Call, ...], images: int) -> tuple[Call, ...]:
+    """Finds, by the calls for one image more, those that have the batch in their channels."""
+
+    def convert(one: Call, other: Call) -> Call:
+        channels = one.shape[0] // images
+        shapes = (channels * images, *one.shape[1:]), (channels * (images + 1), *one.shape[1:])
+        folded = one.leading == other.leading == 1 and (one.shape, other.shape) == shapes
+        return replace(one, shape=(channels, *one.shape[1:]), batch_in_channels=True) if folded else one
+
+    return tuple(map(convert, calls, with_one_more))
 
 
 def _serves_train_mode(model: nn.Module, evaluating: Traced) -> bool:

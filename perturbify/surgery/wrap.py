@@ -258,6 +258,7 @@ def _perturbation(site: Site, plan: Plan, owner: nn.Module, device: torch.device
         share=config.share,
         theta_init=config.theta_init,
         theta_min=config.theta_min,
+        image_channels=site.map_shape[0] if site.batch_in_channels else None,
         device=like.device if like is not None else device,
         dtype=like.dtype if like is not None else None,
     )
