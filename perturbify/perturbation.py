@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -77,6 +77,10 @@ class Perturbation(nn.Module):
         draw_once = self.share == "batch" and x.dim() > self.theta.dim()
         epsilon = _standard_normal_like(x[:1] if draw_once else x)
         return torch.addcmul(x, self.theta.to(x.dtype), epsilon)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Perturbation:
+        # θ has no batch dimension, so a memory format is not for it.
+        return super()._apply(lambda t: fn(t.view(-1)).view(t.shape), recurse)
 
     @torch.no_grad()
     def project_(self) -> None:

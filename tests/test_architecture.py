@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "files", "normalize", "perturbation", "schema", "text"},
     {"surgery"},
     {"zoo", "data", "recipe", "methods", "header", "checkpoint", "attacks"},
-    {"training", "checks", "export", "model_card"},
+    {"training", "checks", "census", "export", "model_card"},
     {"cli", "recipes"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

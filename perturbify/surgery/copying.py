@@ -51,17 +51,31 @@ def copy_network(model: Network, tensors: Literal["copy", "share", "meta"] = "co
             continue
         for parameter in module._parameters.values():
             if parameter is not None and not is_lazy(parameter):
-                memo[id(parameter)] = parameter if tensors == "share" else _on_meta(parameter)
+                memo[id(parameter)] = _sharing(parameter) if tensors == "share" else _on_meta(parameter)
         for buffer in module._buffers.values() if tensors == "meta" else ():
             if buffer is not None and not is_lazy(buffer):
                 memo[id(buffer)] = _on_meta(buffer)
     try:
-        return _copy(model, memo)
+        twin: Network = _copy(model, memo)
+        twins = dict(twin.named_modules())
+        for path, module in model.named_modules():
+            if twins[path].training != module.training:  # torchvision's extractors forget it
+                twins[path].train(module.training)
+        return twin
     except Exception as error:
         raise SurgeryError(
             f"{type(model).__name__} cannot be copied ({error}), and perturbify works on copies.",
             "Make it support copy.deepcopy.",
         ) from error
+
+
+def _sharing(parameter: nn.Parameter) -> nn.Parameter:
+    """The same values with a ``requires_grad`` of its own, which a network's ``train`` may set."""
+    if type(parameter) is not nn.Parameter:
+        return parameter
+    twin = nn.Parameter(parameter.detach(), parameter.requires_grad)
+    twin.__dict__.update(vars(parameter))
+    return twin
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

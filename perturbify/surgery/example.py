@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from perturbify.errors import AlreadyWrapped, ModelError
+from perturbify.errors import AlreadyWrapped, ModelError, SurgeryError
 from perturbify.perturbation import perturbations
 from perturbify.surgery.perturbed import Perturbed
 
@@ -54,6 +57,7 @@ class Example:
             raise AlreadyWrapped(
                 f"This {type(model).__name__} is wrapped already.", "Call perturbify.unwrap(model) first."
             )
+        _refuse_kind(model)
         first = next((p for p in model.parameters() if p.is_floating_point()), None)
         device = first.device if first is not None else torch.device("cpu")
         if given is None:
@@ -129,6 +133,39 @@ def _more(value: Any, extra: int) -> Any:
     if _images_in(value) is None:
         return value
     return value + value[:1] * extra if isinstance(value, list) else torch.cat([value, *[value[:1]] * extra])
+
+
+def _refuse_kind(model: nn.Module) -> None:
+    """Refuses networks in forms whose code is out of reach.
+
+    Raises:
+        SurgeryError: It is scripted, compiled around a convolution, or called in a way of its own.
+        ModelError: A buffer has no shape before the first forward.
+    """
+    name = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SurgeryError(f"This {name} is scripted.", "Wrap the module that it was scripted from.")
+    for path, module in model.named_modules():
+        if _compiled(module) and any(isinstance(m, _ConvNd) for m in module.modules()):
+            raise SurgeryError(
+                f"{path or name} is compiled, and compiled code does not notice noise that comes later.",
+                "Leave out torch.compile (a compiled module's _orig_mod is the plain one), and compile what wrap() "
+                "returns.",
+            )
+    if type(model).__call__ is not nn.Module.__call__:
+        raise SurgeryError(f"{name} has a __call__ of its own, which its wrapped form lacks.", "Do it in forward.")
+    lazy = next((n for n, b in model.named_buffers() if is_lazy(b)), None)
+    if lazy is not None:
+        raise ModelError(f"{name} has no {lazy} before its first forward.", "Run it once on an input, then wrap it.")
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether it was made by torch.compile, or has a method that was."""
+    held = [v for k, v in vars(module).items() if k != "_compiled_call_impl"]  # which no copy takes along
+    held += [v for kind in type(module).__mro__ for v in vars(kind).values()]
+    made = [vars(v) for v in held if isinstance(v, FunctionType)]
+    decorated = any("_torchdynamo_orig_callable" in v and "_torchdynamo_disable" not in v for v in made)
+    return decorated or type(module).__name__ == "OptimizedModule"
 
 
 def _from_pretrained_cfg(model: nn.Module, first: nn.Parameter | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -145,9 +146,14 @@ def _same_leaf(a: Any, b: Any) -> bool:
         if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
             return False
         return a.is_meta or bool(((a == b) | ((a != a) & (b != b))).all())
-    if is_dataclass(a) and type(a) is type(b):
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Mapping):
+        return same(dict(a), dict(b))
+    by_identity = type(a).__eq__ is object.__eq__ and not callable(a)
+    if hasattr(a, "__dict__") and (is_dataclass(a) or by_identity or isinstance(a, SimpleNamespace)):
         return same(vars(a), vars(b))
-    return type(a) is type(b) and bool(a == b)
+    return bool(a == b)
 
 
 def _same_buffers(wrapped: nn.Module, source: nn.Module) -> bool:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
-from perturbify.errors import InputSizeError
+from perturbify.errors import InputSizeError, SurgeryError
 from perturbify.normalize import Normalize
+from perturbify.perturbation import perturbations
 from perturbify.surgery.hooks import counting
 from perturbify.surgery.plan import Plan
 from perturbify.surgery.program import Program
+from perturbify.surgery.sites import ConvolutionCount
 from perturbify.text import times
+
+_READING = frozenset({"get_classifier", "group_matcher", "no_weight_decay", "no_weight_decay_keywords"})
+"""Methods of timm's models that look at the network, and neither run nor change it."""
+
+_CHANGING = ("convert_", "fix_", "freeze_", "fuse", "init_", "load_", "prune_", "reset_", "set_")
+"""How names of methods begin that change a network; their error has another way out."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +52,23 @@ class Surgery:
     constants: tuple[str, ...]
     normalizes: bool = False
 
+    def __post_init__(self) -> None:
+        if issubclass(self.source_class, fx.GraphModule):
+            # Each of those is of a class of its own, which holds its forward: it changes with the mode, and is no
+            # global name to pickle.
+            bases = (c for c in self.source_class.__mro__ if c.__qualname__.rpartition(".")[2] != "GraphModuleImpl")
+            object.__setattr__(self, "source_class", next(bases))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Surgery:
         return self  # nothing in it changes
+
+    def embody(self, contents: dict[str, Any]) -> nn.Module:
+        """Makes a network of the source's class that holds a network's contents, not copies of them."""
+        network = self.source_class.__new__(self.source_class)
+        network.__dict__ = contents
+        if isinstance(network, fx.GraphModule):
+            network.recompile()  # its forward comes from its graph
+        return network
 
     @property
     def runs_source(self) -> bool:
@@ -66,9 +92,20 @@ class Perturbed(nn.Module):
 
     @classmethod
     def adopt(cls, network: nn.Module, surgery: Surgery) -> Perturbed:
-        """Makes a perturbed network of a source network's contents; the source must not be used afterwards."""
+        """Makes a perturbed network of a source network's contents; the source must not be used afterwards.
+
+        Raises:
+            SurgeryError: The network's forward was put on the instance; it would run in place of this one's.
+        """
+        if "forward" in vars(network):
+            raise SurgeryError(
+                f"The forward of this {surgery.source_class.__name__} was replaced on the instance, where noise cannot "
+                "follow it.",
+                "Define it in a subclass.",
+            )
         self = cls.__new__(cls)
         self.__dict__ = network.__dict__
+        self.__dict__.pop("_compiled_call_impl", None)  # of Module.compile(): it runs the source's own forward
         self.__dict__["surgery"] = surgery
         return self
 
@@ -96,18 +133,19 @@ class Perturbed(nn.Module):
         with counting(self, surgery.plan.hooked):
             if program is not None:
                 return program(self, *args)
-            return surgery.source_class.forward(self._as_source(), *args, **kwargs)
+            return self._as_source().forward(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Perturbed:
         """Switches the mode as the source's own ``train`` does; the noise stays as it is."""
-        self.surgery.source_class.train(self._as_source(), mode)
+        thetas = [(p.theta, p.theta.requires_grad) for _, p in perturbations(self)]
+        self._as_source().train(mode)
+        for theta, learns in thetas:  # a train() that freezes layers means the weights
+            theta.requires_grad_(learns)
         return self
 
     def _as_source(self) -> nn.Module:
         """This network as one of the source's class: the same modules, parameters and attributes, not copies."""
-        source = self.surgery.source_class.__new__(self.surgery.source_class)
-        source.__dict__ = self.__dict__
-        return source
+        return self.surgery.embody(self.__dict__)
 
     def _normalized(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The first input normalised, however it was given."""
@@ -146,32 +184,81 @@ class Perturbed(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             surgery = self.__dict__.get("surgery")
-            if surgery is None or not hasattr(surgery.source_class, name):
+            if surgery is None or name.startswith("__") or not hasattr(surgery.source_class, name):
                 raise
-            value = getattr(surgery.source_class, name)
-            if not callable(value) and not hasattr(value, "__get__"):
-                return value
+        static = inspect.getattr_static(surgery.source_class, name)
+        if isinstance(static, (staticmethod, classmethod)) or not hasattr(static, "__get__"):
+            return getattr(surgery.source_class, name)  # which knows of no network
+        if callable(static):
             if surgery.runs_source:
                 return self._source_method(name)
-            raise AttributeError(
-                f"{surgery.source_class.__name__}.{name} would run the source network without its noise, so the "
-                f'wrapped one does not offer it. Wrap with backend="hook" to have it with the noise, or use '
-                f"perturbify.unwrap(model).{name} to have it without."
-            ) from None
+            if name in _READING:
+                return getattr(self._as_source(), name)
+            raise self._refusal(name)
+        with counting(self, surgery.plan.hooked), ConvolutionCount() as count:
+            value = getattr(self._as_source(), name)
+        if count.total and not surgery.runs_source:
+            raise self._refusal(name)
+        return value
+
+    def _refusal(self, name: str) -> AttributeError:
+        method = f"{self.surgery.source_class.__name__}.{name}"
+        if name.startswith(_CHANGING):
+            return AttributeError(
+                f"{method} would change the source network and not the graph that the wrapped one runs. Call it "
+                'before perturbify.wrap, or wrap with backend="hook".'
+            )
+        return AttributeError(
+            f"{method} would run the source network without its noise, so the wrapped one does not offer it. Wrap with "
+            f'backend="hook" to have it with the noise, or use perturbify.unwrap(model).{name} to have it without.'
+        )
 
     def _source_method(self, name: str) -> Any:
-        value = getattr(self._as_source(), name)
-        if not callable(value):
-            return value
+        run = getattr(self._as_source(), name)
 
-        @functools.wraps(value)
+        @functools.wraps(run)
         def method(*args: Any, **kwargs: Any) -> Any:
-            with counting(self, self.surgery.plan.hooked):
-                return value(*args, **kwargs)
+            with self._keeping_noise(name), counting(self, self.surgery.plan.hooked):
+                return run(*args, **kwargs)
 
         return method
+
+    @contextmanager
+    def _keeping_noise(self, name: str) -> Iterator[None]:
+        """Inside, a method of the source runs; what it does to the modules is undone where it costs noise.
+
+        Raises:
+            SurgeryError: It took away or replaced a convolution with noise, or put in a new one, without noise.
+        """
+        held = [(m, dict(vars(m)), {n: dict(vars(m)[n]) for n in _REGISTRIES}) for m in self.modules()]
+        before = _convolutions(self)
+        yield
+        after = _convolutions(self)
+        changed = [p for p in {**before, **after} if before.get(p) is not after.get(p)]
+        wrong = [p for p in changed if p in self.surgery.plan.hooked or p not in before]
+        if not wrong or self.surgery.plan.config is None:
+            return
+        for module, attributes, registries in held:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for registry, entries in registries.items():
+                attributes[registry].clear()
+                attributes[registry].update(entries)
+        raise SurgeryError(
+            f"{self.surgery.source_class.__name__}.{name} would "
+            f"{'replace or remove a convolution with' if wrong[0] in before else 'add a convolution without'} noise, "
+            f"{wrong[0]}; the network is as it was.",
+            "Call it before perturbify.wrap.",
+        )
 
     def extra_repr(self) -> str:
         """Names the source network."""
         plan = self.surgery.plan
         return f"{self.surgery.source_class.__name__}, {len(plan.sites)} sites, {plan.parameters:,} entries of θ"
+
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+
+
+def _convolutions(network: nn.Module) -> dict[str, nn.Module]:
+    return {path: m for path, m in network.named_modules() if isinstance(m, _ConvNd)}

@@ -29,6 +29,21 @@ CONV_FUNCTIONS: dict[Callable[..., Any], int] = {
 }
 """The functional convolutions and their number of spatial dimensions; ``F.conv2d`` is ``torch.conv2d``."""
 
+CONVOLUTIONS = frozenset(
+    (
+        aten.convolution.default,
+        aten._convolution.default,  # of what torch.jit.trace recorded
+        aten._convolution.deprecated,
+        aten.convolution_overrideable.default,
+        aten.mkldnn_convolution.default,
+        aten.slow_conv_dilated2d.default,
+        aten.slow_conv_dilated3d.default,
+        aten._slow_conv2d_forward.default,
+        aten.conv_tbc.default,
+    )
+)
+"""The convolutions below autograd, whoever calls them."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -94,6 +109,12 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             f"{type(model).__name__} itself fails on the example input in {mode} mode: {first_line(error)}.",
             "Pass an example_input that the network takes in both modes.",
         ) from error
+    if watch.unregistered is not None:
+        owner, kind = watch.unregistered
+        raise TraceError(
+            f"{owner or type(model).__name__} calls a {kind} that is not registered as its submodule.",
+            "Keep it in an nn.ModuleList or nn.ModuleDict rather than a list or dict.",
+        )
     if watch.unaccounted:
         raise TraceError(
             f"{watch.unaccounted[0] or type(model).__name__} convolves by neither an nn.Conv module nor F.conv*, so "
@@ -121,6 +142,7 @@ class _Watch(TorchFunctionMode):
         self._hooks = ExitStack()
         self._in_function = False
         self.unaccounted: list[str] = []
+        self.unregistered: tuple[str, str] | None = None
 
     def __enter__(self) -> _Watch:
         self._hooks.enter_context(register_module_forward_pre_hook(self._enter_module))
@@ -159,6 +181,8 @@ class _Watch(TorchFunctionMode):
     def _enter_module(self, module: nn.Module, _inputs: object) -> None:
         if id(module) in self._paths:
             self._running.append(module)
+        elif isinstance(module, _ConvNd) and self._running and self.unregistered is None:
+            self.unregistered = self._paths[id(self._running[-1])], type(module).__name__
 
     def _leave_module(self, module: nn.Module, _inputs: object, output: object) -> None:
         if id(module) not in self._paths:
@@ -184,7 +208,7 @@ class ConvolutionCount(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.total += func is aten.convolution.default
+        self.total += func in CONVOLUTIONS
         return func(*args, **(kwargs or {}))
 
 
@@ -201,7 +225,7 @@ class _Below(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is aten.convolution.default:
+        if func in CONVOLUTIONS:
             self._watch.convolves()
         elif func._schema.is_mutable and args and isinstance(args[0], Tensor):
             self.writes = self.writes or _storage(args[0]) in self._storages

@@ -7,8 +7,9 @@ import math
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from types import new_class
 from typing import Any
 
@@ -81,9 +82,12 @@ def trace(model: nn.Module, calls: Collection[Call], live: Collection[str], *, r
     tracer = _Tracer(model, calls, live, refuse_meta)
     before = set(model.__dict__)
     try:
-        with torch.enable_grad():  # as it is when the network is called, so that a switch of it shows
+        # Gradients are on, as when the network is called, so that a switch of them shows.
+        with _refusing_own_gradients(), torch.enable_grad():
+            kept = _kept(model)
             graph = tracer.trace(model)
             tracer.refuse_frozen_draws()
+            _refuse_keeping(kept, model)
         convolutions = _pair(graph, model, calls, tracer.opaque)
     except Exception as error:
         return untraced(calls, first_line(error))
@@ -165,6 +169,7 @@ class _Tracer(fx.Tracer):
         self._proxies: dict[str, fx.Proxy] = {}
         self._live = frozenset(live)
         self._generators = _generators()
+        self._surroundings = _surroundings()
         self._held = dict([*model.named_parameters(), *model.named_buffers()])
         # A module may be registered under several names; whatever holds it under any of them is entered.
         by_path = dict(model.named_modules(remove_duplicate=False))
@@ -181,11 +186,12 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
-        before = len(self.graph.nodes)
+        before, kept = len(self.graph.nodes), _kept(m)
         stack, counts = self.module_stack.copy(), self.num_calls.copy()
         try:
             result = super().call_module(m, forward, args, kwargs)
             self.refuse_frozen_draws()
+            _refuse_keeping(kept, m)
         except Exception as error:
             # Where its inputs cannot be put into a graph, the call below fails, and the module around it stays whole.
             self._roll_back(before)
@@ -214,15 +220,22 @@ class _Tracer(fx.Tracer):
         return super().proxy(node)
 
     def create_arg(self, a: Any) -> Any:
+        if isinstance(a, dict) and is_dataclass(a):  # as the outputs of transformers are
+            kwargs = {f.name: self.create_arg(getattr(a, f.name)) for f in fields(a)}
+            return self.create_node("call_function", type(a), (), kwargs)
         if isinstance(a, dict) and type(a) not in (dict, immutable_dict):  # an OrderedDict stays one
             return self.create_node("call_function", type(a), (self.create_arg(dict(a)),), {})
         if isinstance(a, Tensor) and a.is_meta and self._refuse_meta and not isinstance(a, nn.Parameter):
             raise RuntimeError("it computes with its weights out of sight of torch.fx, which would freeze the result")
+        if isinstance(a, torch.device) and a.type == "meta" and self._refuse_meta:
+            raise RuntimeError("it reads its weights' device out of sight of torch.fx, which would freeze it")
         return super().create_arg(a)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if not torch.is_grad_enabled():
             raise RuntimeError("it turns gradients off inside its forward, which a graph does not record")
+        if _surroundings() != self._surroundings:
+            raise RuntimeError("it turns on autocast or checkpointing, which a graph does not record")
         return super().create_node(*args, **kwargs)
 
     def refuse_frozen_draws(self) -> None:
@@ -293,6 +306,48 @@ def _generators() -> tuple[object, ...]:
     """State of the generators a forward may draw from."""
     numpy = np.random.get_state(legacy=False)["state"]
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy["key"].tobytes(), numpy["pos"]
+
+
+def _surroundings() -> tuple[object, ...]:
+    """What a forward may turn on for a part of itself, and a graph would not."""
+    return (
+        *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")),
+        torch._C._autograd._top_saved_tensors_default_hooks(False),
+    )
+
+
+def _kept(module: nn.Module) -> dict[str, tuple[Any, int]]:
+    """What a module holds in its attributes, but for the constants that torch.fx puts there."""
+    held = {k: v for k, v in vars(module).items() if not k.startswith("_tensor_constant")}
+    return {k: (v, len(v) if isinstance(v, (dict, list, set)) else 0) for k, v in held.items()}
+
+
+def _refuse_keeping(before: dict[str, tuple[Any, int]], module: nn.Module) -> None:
+    after = _kept(module)
+    if before.keys() != after.keys() or any(before[k][0] is not v or before[k][1] != n for k, (v, n) in after.items()):
+        raise RuntimeError("it keeps results in its attributes, which a graph would not")
+
+
+@contextmanager
+def _refusing_own_gradients() -> Iterator[None]:
+    """Inside, a torch.autograd.Function takes no proxies: a graph would record its forward and not its backward."""
+    kind = torch.autograd.Function
+    own = vars(kind).get("apply")
+    apply = inspect.getattr_static(kind, "apply")
+
+    def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
+            raise RuntimeError(f"it calls {cls.__name__}, whose own gradient a graph does not record")
+        return apply.__get__(None, cls)(*args, **kwargs)
+
+    kind.apply = classmethod(refuse)
+    try:
+        yield
+    finally:
+        if own is None:
+            del kind.apply
+        else:
+            kind.apply = own
 
 
 def _ancestors(path: str) -> list[str]:

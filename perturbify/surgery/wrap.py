@@ -130,6 +130,8 @@ class Operation:
             thetas_of: Another wrapped form, to take the noise modules from.
         """
         plan = self.surgery.plan
+        for module in network.modules():
+            vars(module).pop("_compiled_call_impl", None)  # which would run the source's code
         for name, value in self.constants.items():
             network.register_buffer(name, value.clone(), persistent=False)
         for site in plan.sites:
@@ -196,9 +198,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     for site in surgery.plan.sites:
         owner, _, child = site.path.rpartition(".")
         delattr(contents.get_submodule(owner), child)
-    network = surgery.source_class.__new__(surgery.source_class)
-    network.__dict__ = contents.__dict__
-    return network
+    return surgery.embody(contents.__dict__)
 
 
 def _survey(model: nn.Module, config: PerturbConfig | None, example: Example) -> tuple[Plan, Survey]:

@@ -7,6 +7,7 @@ checkpoint keeps.
 
 from perturbify.zoo.build import build, create
 from perturbify.zoo.facts import describe, input_size, normalization
+from perturbify.zoo.inputs import example_input
 from perturbify.zoo.names import LIBRARIES, also_known_as, model_names, resolve
 from perturbify.zoo.spec import ModelSpec
 
@@ -17,6 +18,7 @@ __all__ = [
     "build",
     "create",
     "describe",
+    "example_input",
     "input_size",
     "model_names",
     "normalization",

@@ -17,6 +17,8 @@ from perturbify.zoo.spec import NORMALIZATION, SPEC, ModelSpec
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2023, 0.1994, 0.2010)
 
+CLIP_FRAMES = 16  # what torchvision trained its video networks with, where a network does not say
+
 
 def describe(model: nn.Module) -> ModelSpec | None:
     """Says what a network was built from.
@@ -44,8 +46,8 @@ def describe(model: nn.Module) -> ModelSpec | None:
     return spec if same else None
 
 
-def input_size(model: nn.Module) -> tuple[int, int, int] | None:
-    """The images a network was made for, (C, H, W), as timm or torchvision say; 32×32 for ours."""
+def input_size(model: nn.Module) -> tuple[int, ...] | None:
+    """The images a network was made for, (C, H, W), as timm or torchvision say; 32×32 for ours; clips (C, T, H, W)."""
     if isinstance(model, CifarResNet):
         return model.in_chans, 32, 32
     if cfg := _timm_cfg(model):
@@ -54,7 +56,10 @@ def input_size(model: nn.Module) -> tuple[int, int, int] | None:
         size = arguments.get("img_size") or size
         height, width = (size, size) if isinstance(size, int) else size
         return int(arguments.get("in_chans", channels)), int(height), int(width)
-    crop = getattr(_torchvision_preset(model), "crop_size", None)
+    weights = _torchvision_weights(model)
+    crop = getattr(weights and weights.transforms(), "crop_size", ())
+    if len(crop) == 2:  # the presets for images have one number, for clips two
+        return 3, weights.meta.get("min_temporal_size") or CLIP_FRAMES, *crop
     return (3, crop[0], crop[0]) if crop else None
 
 
@@ -76,10 +81,11 @@ def normalization(model: nn.Module) -> Normalize | None:
         constants = CIFAR_MEAN, CIFAR_STD
     elif cfg := _timm_cfg(model):
         constants = cfg["mean"], cfg["std"]
-    elif hasattr(preset := _torchvision_preset(model), "mean"):
-        constants = preset.mean, preset.std
+    elif weights := _torchvision_weights(model):
+        preset = weights.transforms()
+        constants = (preset.mean, preset.std) if hasattr(preset, "mean") else None
     size = input_size(model)
-    if constants is None or (size is not None and size[0] != len(constants[0])):
+    if constants is None or (size is not None and (size[0] != len(constants[0]) or len(size) > 3)):
         return None
     return Normalize(*constants)
 
@@ -99,14 +105,11 @@ def _timm_arguments(model: nn.Module) -> dict[str, Any]:
     return dict(spec.kwargs if spec else getattr(model, "_model_args", {}))
 
 
-def _torchvision_preset(model: nn.Module) -> Any:
-    """The transforms of a torchvision model's default weights; None unless they are for single images."""
+def _torchvision_weights(model: nn.Module) -> Any:
+    """The default weights of a torchvision model, which state its inputs; None of any other."""
     spec = getattr(model, SPEC, None)
     if spec is None or not spec.name.startswith("torchvision:"):
         return None
     import torchvision
 
-    default = getattr(torchvision.models.get_model_weights(spec.name.partition(":")[2]), "DEFAULT", None)
-    preset = default and default.transforms()
-    takes_clips = len(getattr(preset, "crop_size", ())) == 2  # the presets for images have one number, for video two
-    return None if takes_clips else preset
+    return getattr(torchvision.models.get_model_weights(spec.name.partition(":")[2]), "DEFAULT", None)

@@ -1,0 +1,11 @@
+"""Census: does the surgery reach every convolution call of every model that timm and torchvision have?
+
+One model at a time is built, its calls are counted by a dispatch mode that knows nothing of the surgery, and the
+surgery is held against that count. :func:`take` does so for many of them, in processes of their own.
+"""
+
+from perturbify.census.examine import Row, examine
+from perturbify.census.sample import sample
+from perturbify.census.take import Progress, take
+
+__all__ = ["Progress", "Row", "examine", "sample", "take"]

@@ -1,0 +1,37 @@
+"""A process of the census: names of models come in by stdin, a row for each goes out by stdout.
+
+    python -m perturbify.census.worker MEMORY
+
+One model that crashes, or is killed for its memory, takes only its process with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+
+import torch
+
+from perturbify.census.examine import TooLarge, examine
+
+
+def main() -> None:
+    """Examines models until stdin ends."""
+    memory = int(sys.argv[1])
+    # Whatever a library prints must not come between the rows.
+    rows = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        try:
+            row = examine(line.strip(), memory=memory).to_dict()
+        except TooLarge as error:
+            row = {"name": line.strip(), "needs": error.bytes}
+        print(json.dumps(row), file=rows, flush=True)
+
+
+if __name__ == "__main__":
+    main()
