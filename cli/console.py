@@ -14,6 +14,7 @@ import click
 from perturbify.text import duration, percent, table
 
 if TYPE_CHECKING:
+    from perturbify import census
     from perturbify.checks import Report
     from perturbify.training.metrics import Progress
 
@@ -68,6 +69,19 @@ class Console:
                 if done == total:
                     move("")
                     self.log(f"checked: {trial}")
+
+            yield show
+
+    @contextmanager
+    def counting(self) -> Iterator[Callable[[census.Progress], None]]:
+        """Shows the progress of a census: a line that moves on a terminal, and a line a model."""
+        with self._moving_line() as move:
+
+            def show(p: census.Progress) -> None:
+                move("")
+                found = f"{p.row.fx} fx, {p.row.hook} hook, {p.row.skipped} skipped"
+                self.log(f"{p.row.name}: {p.row.status}, {p.row.error or found}, {duration(p.row.seconds)}")
+                move(f"{p.done} of {p.total} models, {duration(p.seconds_left)} left")
 
             yield show
 

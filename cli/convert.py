@@ -57,8 +57,6 @@ def convert(
     networks (cifar_resnet20), or your own package.module:factory. Weights are fresh unless --pretrained or --weights is
     given.
     """
-    import torch
-
     from perturbify import checkpoint, zoo
     from perturbify import data as datasets
     from perturbify.errors import ModelError
@@ -94,7 +92,7 @@ def convert(
         size = input_size or (data.input_size if data else zoo.input_size(model))
         if size is None:
             raise ModelError(f"{name} does not say its input size.", "Give it: --input-size 3x224x224, or --data.")
-        example = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
+        example = zoo.example_input(model, size)
         if dry_run:
             the_plan = plan(model, config, example_input=example)
         else:

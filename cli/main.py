@@ -16,7 +16,7 @@ import click
 from perturbify import __version__
 from perturbify.errors import PerturbifyError, RecipeError, nearest
 
-COMMANDS = ("convert", "finetune", "check", "inspect", "recipes")
+COMMANDS = ("convert", "finetune", "check", "inspect", "recipes", "census")
 
 
 class _LazyGroup(click.Group):

@@ -85,9 +85,9 @@ def pixels(_ctx: click.Context, _option: click.Parameter, given: str | None) -> 
 
 
 def image_size(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
-    """Reads channels × height × width, such as 3x224x224."""
+    """Reads channels × height × width, such as 3x224x224; with frames before the height, a clip."""
     if given is None:
         return None
-    if not re.fullmatch(r"[1-9]\d*([x×,][1-9]\d*){2}", given):
+    if not re.fullmatch(r"[1-9]\d*([x×,][1-9]\d*){2,3}", given):
         raise click.BadParameter(f"{given!r} is not of the form 3x224x224 (channels, height, width)")
     return tuple(int(n) for n in re.split("[x×,]", given))

@@ -4,8 +4,8 @@ One model at a time is built, its calls are counted by a dispatch mode that know
 surgery is held against that count. :func:`take` does so for many of them, in processes of their own.
 """
 
-from perturbify.census.examine import Row, examine
-from perturbify.census.sample import sample
-from perturbify.census.take import Progress, take
+from perturbify.census.examination import Row, examine
+from perturbify.census.pool import Progress, take
+from perturbify.census.selection import sample
 
 __all__ = ["Progress", "Row", "examine", "sample", "take"]

@@ -14,7 +14,7 @@ import warnings
 
 import torch
 
-from perturbify.census.examine import TooLarge, examine
+from perturbify.census.examination import TooLarge, examine
 
 
 def main() -> None:

@@ -57,10 +57,9 @@ def copy_network(model: Network, tensors: Literal["copy", "share", "meta"] = "co
                 memo[id(buffer)] = _on_meta(buffer)
     try:
         twin: Network = _copy(model, memo)
-        twins = dict(twin.named_modules())
-        for path, module in model.named_modules():
-            if twins[path].training != module.training:  # torchvision's extractors forget it
-                twins[path].train(module.training)
+        for module, copied in zip(model.modules(), twin.modules(), strict=True):
+            if copied.training != module.training:  # torchvision's extractors forget it
+                copied.train(module.training)
         return twin
     except Exception as error:
         raise SurgeryError(

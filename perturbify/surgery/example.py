@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
@@ -145,27 +145,33 @@ def _refuse_kind(model: nn.Module) -> None:
     name = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
         raise SurgeryError(f"This {name} is scripted.", "Wrap the module that it was scripted from.")
+    kinds = {kind: _compiled(_methods(kind)) for kind in {type(m) for m in model.modules()}}
     for path, module in model.named_modules():
-        if _compiled(module) and any(isinstance(m, _ConvNd) for m in module.modules()):
+        # What Module.compile() left on the instance, no copy takes along.
+        own = (v for k, v in vars(module).items() if k != "_compiled_call_impl")
+        compiled = kinds[type(module)] or type(module).__name__ == "OptimizedModule" or _compiled(own)
+        if compiled and any(isinstance(m, _ConvNd) for m in module.modules()):
             raise SurgeryError(
                 f"{path or name} is compiled, and compiled code does not notice noise that comes later.",
                 "Leave out torch.compile (a compiled module's _orig_mod is the plain one), and compile what wrap() "
                 "returns.",
             )
-    if type(model).__call__ is not nn.Module.__call__:
+    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
         raise SurgeryError(f"{name} has a __call__ of its own, which its wrapped form lacks.", "Do it in forward.")
     lazy = next((n for n, b in model.named_buffers() if is_lazy(b)), None)
     if lazy is not None:
         raise ModelError(f"{name} has no {lazy} before its first forward.", "Run it once on an input, then wrap it.")
 
 
-def _compiled(module: nn.Module) -> bool:
-    """Whether it was made by torch.compile, or has a method that was."""
-    held = [v for k, v in vars(module).items() if k != "_compiled_call_impl"]  # which no copy takes along
-    held += [v for kind in type(module).__mro__ for v in vars(kind).values()]
-    made = [vars(v) for v in held if isinstance(v, FunctionType)]
-    decorated = any("_torchdynamo_orig_callable" in v and "_torchdynamo_disable" not in v for v in made)
-    return decorated or type(module).__name__ == "OptimizedModule"
+def _methods(kind: type) -> Iterator[Any]:
+    for base in set(kind.__mro__) - set(nn.Module.__mro__):
+        yield from vars(base).values()
+
+
+def _compiled(held: Iterable[Any]) -> bool:
+    """Whether torch.compile made one of these functions."""
+    made = (vars(v) for v in held if isinstance(v, FunctionType))
+    return any("_torchdynamo_orig_callable" in v and "_torchdynamo_disable" not in v for v in made)
 
 
 def _from_pretrained_cfg(model: nn.Module, first: nn.Parameter | None) -> Tensor:

@@ -15,6 +15,12 @@ from perturbify.surgery.sites import Call
 from perturbify.surgery.trace import Convolution, Traced
 from perturbify.text import table, times
 
+LARGE_THETA = 50_000_000
+"""Entries of θ, together, from which a plan says that there is another grain."""
+
+FIXED_FILTER = "fixed filter, nothing learned"
+"""Why a blur's convolution gets no noise."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -94,9 +100,20 @@ class Plan:
         """Number of entries of all θ together."""
         return sum(s.parameters for s in self.sites)
 
+    @property
+    def advice(self) -> str:
+        """What to know before θ per element is made in this size; empty where there is nothing to say."""
+        if self.config is None or self.config.grain != "element" or self.parameters < LARGE_THETA:
+            return ""
+        channels = sum(s.map_shape[0] for s in self.sites)
+        return (
+            f"θ per element has {self.parameters / 1e6:,.0f} M entries here ({self.parameters * 4 / 2**30:.1f} GiB in "
+            f'float32) and fits one input size; grain="channel" has {channels:,} and takes any size.'
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values."""
-        return asdict(self) | {"theta_parameters": self.parameters}
+        return asdict(self) | {"theta_parameters": self.parameters, "advice": self.advice}
 
     def __str__(self) -> str:
         rows = [("site", "kind", "feature map", "θ", "entries", "way", "modes")]
@@ -106,6 +123,7 @@ class Plan:
         ]
         lines = [table(rows), ""]
         lines.append(f"{len(self.sites)} sites, {self.parameters:,} entries of θ, {len(self.skipped)} calls skipped")
+        lines += [f"note: {self.advice}"] if self.advice else []
         lines += [f"not entered by torch.fx: {path or 'the network'}: {why}" for path, why in self.opaque.items()]
         lines += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]
         return "\n".join(lines)
@@ -234,7 +252,7 @@ def _reason_to_skip(c: NumberedCall, config: PerturbConfig | None) -> str:
     if config is None:
         return "no noise asked for"
     if not c.convolution.learned:
-        return "fixed filter, nothing learned"
+        return FIXED_FILTER
     return _left_out(owner, config)
 
 

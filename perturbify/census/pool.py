@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from perturbify.census.examine import MEMORY_LIMIT, Row
+from perturbify.census.examination import MEMORY_LIMIT, Row
 from perturbify.errors import PerturbifyError
 
+WORKER = ("-m", "perturbify.census.worker")
 PATIENCE_SECONDS = 1800.0
 MODELS_A_PROCESS = 40
 """After so many a process is replaced: what libraries cache grows."""
@@ -139,7 +140,7 @@ def _ask(process: subprocess.Popen[str], name: str) -> Row | None:
 
 @contextmanager
 def _process(memory: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "perturbify.census.worker", str(memory)]
+    command = [sys.executable, *WORKER, str(memory)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
     )
@@ -155,8 +156,12 @@ def _read(notes: Path) -> list[Row]:
     if not notes.exists():
         notes.write_text(json.dumps(ours) + "\n", encoding="utf-8")
         return []
+    text = notes.read_text(encoding="utf-8")
+    whole, _, cut = text.rpartition("\n")
+    if cut:  # the line that was being written when the last census was killed
+        notes.write_text(f"{whole}\n", encoding="utf-8")
     try:
-        theirs, *found = [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()]
+        theirs, *found = [json.loads(line) for line in whole.splitlines()]
         rows = [Row(**row) for row in found]
     except (ValueError, TypeError) as error:
         raise PerturbifyError(f"{notes} holds no census, or a damaged one ({error}).", "Name another file.") from error

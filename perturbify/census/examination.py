@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import perturbify
+from perturbify import zoo
 from perturbify.census.specimen import MODES, Specimen, at_default, smaller
 from perturbify.errors import ModelError, NoConvolutions, PerturbifyError
 from perturbify.surgery.copying import copy_network
 from perturbify.surgery.parity import same
 from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.plan import FIXED_FILTER
 from perturbify.surgery.reproducible import reproducible
 from perturbify.surgery.sites import ConvolutionCount, first_line
 
@@ -91,7 +93,7 @@ def examine(name: str, *, memory: int = MEMORY_LIMIT) -> Row:
     started = time.perf_counter()
     found: dict[str, Any] = {"name": name}
     try:
-        default = at_default(name)
+        default = at_default(zoo.resolve(name))
         found |= {"calls": default.calls, "parameters": default.parameters}
         needed = 2 * 4 * default.parameters  # the source and its wrapped form
         if memory < needed <= MEMORY_LIMIT:
@@ -134,7 +136,8 @@ def _shrunken(default: Specimen) -> list[Specimen]:
 def _compare(source: nn.Module, wrapped: Perturbed, specimen: Specimen, inputs: tuple[Any, ...]) -> dict[str, Any]:
     plan = wrapped.surgery.plan
     sites = {mode: [s for s in plan.sites if s.modes in (mode, "both")] for mode in MODES}
-    skipped = {mode: sum(s.modes in (mode, "both") for s in plan.skipped) for mode in MODES}
+    fixed = [s for s in plan.skipped if s.reason == FIXED_FILTER]
+    skipped = {mode: sum(s.modes in (mode, "both") for s in fixed) for mode in MODES}
     ways = {way: max(sum(s.way == way for s in sites[mode]) for mode in MODES) for way in ("fx", "hook")}
     noisy = {mode: _noise_calls(wrapped, inputs, mode) for mode in MODES}
     compared = {mode: _equal(source, wrapped, inputs, mode) for mode in MODES}

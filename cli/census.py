@@ -1,0 +1,59 @@
+"""``perturbify census``: is every convolution of every model reached?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from perturbify.cli.console import Console
+from perturbify.cli.options import output_options
+
+
+@click.command()
+@click.option("--library", type=click.Choice(["timm", "torchvision"]), help="Default: both.")
+@click.option("--filter", "pattern", metavar="GLOB", default="*", help="Only models with such a name.")
+@click.option("--sample", "size", type=click.IntRange(1), help="Only so many: the hard ones first, then at random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes, one thread each.")
+@click.option(
+    "--notes",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every row to this file as it is found, and go on from there when started again.",
+)
+@output_options
+def census(
+    library: str | None,
+    pattern: str,
+    size: int | None,
+    seed: int,
+    workers: int,
+    notes: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Wrap all models of timm and torchvision, and hold each against an independent count of its convolutions.
+
+    The calls of a model are counted below autograd, at its default input. It is wrapped with random weights, at the
+    smallest input with the same calls; outputs and buffers are compared bit for bit in both modes. Exits with 1 if a
+    model is not complete.
+    """
+    from perturbify import zoo
+    from perturbify.census import sample, take
+    from perturbify.census.pool import versions
+    from perturbify.census.report import rows_table, summary_table, to_dict
+
+    libraries = [library] if library else ["timm", "torchvision"]
+    matching = set(zoo.model_names(pattern))
+    names = [n for one in libraries for n in zoo.model_names(f"{one}:*") if n in matching]
+    if not names:
+        raise click.UsageError(f"No model of {' or '.join(libraries)} is called {pattern!r}.")
+    if size is not None:
+        names = sample(names, size, seed)
+    console = Console(quiet=quiet, as_json=as_json)
+    console.log(f"{len(names)} models, {workers} at a time")
+    with console.counting() as show:
+        rows = take(names, workers=workers, notes=notes, progress=show)
+    console.result(f"{rows_table(rows)}\n\n{summary_table(rows)}", to_dict(rows, versions()))
+    if any(row.status == "incomplete" for row in rows):
+        click.get_current_context().exit(1)
