@@ -19,7 +19,6 @@ Network = TypeVar("Network", bound=nn.Module)
 _IMMUTABLE = frozenset(
     (type(None), bool, int, float, str, type, FunctionType, BuiltinFunctionType, torch.dtype, torch.device, torch.Size)
 )
-_CONTAINERS = (list, tuple, dict)
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _DEFAULT_STATE = nn.Module.__getstate__  # inherited from object in older versions of torch
 
@@ -42,7 +41,8 @@ def copy_network(model: Network, tensors: Literal["copy", "share", "meta"] = "co
     memo: dict[int, Any] = {}
     for module in model.modules():
         for name, value in vars(module).items():
-            if name in _REGISTRIES or not (isinstance(value, Tensor) or (isinstance(value, _CONTAINERS) and value)):
+            holds = isinstance(value, Tensor) or (isinstance(value, (list, tuple, dict)) and value)
+            if name in _REGISTRIES or not holds or _is_plain(value):
                 continue
             for leaf in pytree.tree_leaves(value):
                 if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
@@ -57,9 +57,6 @@ def copy_network(model: Network, tensors: Literal["copy", "share", "meta"] = "co
                 memo[id(buffer)] = _on_meta(buffer)
     try:
         twin: Network = _copy(model, memo)
-        for module, copied in zip(model.modules(), twin.modules(), strict=True):
-            if copied.training != module.training:  # torchvision's extractors forget it
-                copied.train(module.training)
         return twin
     except Exception as error:
         raise SurgeryError(
@@ -84,9 +81,9 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:
     """``copy.deepcopy``, several times faster on modules, whose attributes are mostly numbers and empty dicts."""
-    kind = type(value)
-    if kind in _IMMUTABLE or (kind is tuple and all(type(v) in _IMMUTABLE for v in value)):
+    if _is_plain(value):
         return value
+    kind = type(value)
     if id(value) in memo:
         return memo[id(value)]
     if kind in (dict, OrderedDict):
@@ -97,9 +94,19 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, nn.Module) and _copies_by_attributes(kind):
         module = memo[id(value)] = object.__new__(kind)
         state = ((k, v) for k, v in vars(value).items() if k != "_compiled_call_impl")  # as nn.Module itself leaves out
-        module.__dict__.update((k, _copy(v, memo)) for k, v in state)
+        module.__dict__.update((k, v if type(v) in _IMMUTABLE else _copy(v, memo)) for k, v in state)
         return module
-    return copy.deepcopy(value, memo)
+    twin = copy.deepcopy(value, memo)
+    if isinstance(value, nn.Module):
+        for module, copied in zip(value.modules(), twin.modules(), strict=True):
+            if copied.training != module.training:  # torchvision's extractors forget it
+                copied.train(module.training)
+    return twin
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return kind in _IMMUTABLE or (kind is tuple and all(type(v) in _IMMUTABLE for v in value))
 
 
 def _copies_by_attributes(kind: type) -> bool:

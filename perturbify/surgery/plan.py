@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -237,7 +237,7 @@ def _site(key: tuple[str, int], call: Call, config: PerturbConfig, calls: int, m
 
 def _merge(known: Site, site: Site) -> Site:
     modes = known.modes if known.modes == site.modes else "both"
-    return Site(**{**asdict(known), "calls": max(known.calls, site.calls), "modes": modes})
+    return replace(known, calls=max(known.calls, site.calls), modes=modes)
 
 
 def _theta_shape(map_shape: tuple[int, ...], config: PerturbConfig) -> tuple[int, ...]:

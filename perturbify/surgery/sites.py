@@ -227,6 +227,8 @@ class _Below(TorchDispatchMode):
     ) -> Any:
         if func in CONVOLUTIONS:
             self._watch.convolves()
+            if func is aten.convolution.default and args[0].is_meta:
+                return _like_convolved(*args)
         elif func._schema.is_mutable and args and isinstance(args[0], Tensor):
             self.writes = self.writes or _storage(args[0]) in self._storages
         elif func in _SHAPES and args[0].is_meta:
@@ -238,17 +240,45 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def _like(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty_strided(x.shape, x.stride())
+
+
 def _like_normalized(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     statistics = x.new_empty(0)  # which nobody reads without a backward pass
-    return torch.empty_like(x), statistics, statistics
+    return _like(x), statistics, statistics
+
+
+def _like_convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    plain = x.dim() == weight.dim() and len(stride) == len(padding) == len(dilation) == x.dim() - 2 and not transposed
+    if plain and x.is_contiguous() and x.shape[1] == weight.shape[1] * groups:
+        sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+        shape = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
+        if min(shape) > 0:
+            return x.new_empty((x.shape[0], weight.shape[0], *shape))
+    # Torch knows the rest, and how to complain.
+    result: Tensor = aten.convolution.default(
+        x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+    )
+    return result
 
 
 _SHAPES: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _like_normalized,
     aten.native_layer_norm.default: _like_normalized,
     aten.native_group_norm.default: _like_normalized,
-    aten._safe_softmax.default: lambda x, *_: torch.empty_like(x),
-    aten.gelu.default: lambda x: torch.empty_like(x),
+    aten._safe_softmax.default: _like,
+    aten.gelu.default: _like,
     aten.addmm.default: lambda _, a, b: a.new_empty(a.shape[0], b.shape[1]),
 }
 """Shapes of results on the meta device, where torch takes a millisecond each to decompose these."""

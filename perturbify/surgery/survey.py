@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,14 +106,12 @@ def _serves_train_mode(model: nn.Module, evaluating: Traced) -> bool:
     return all(type(m).train is nn.Module.train and "train" not in vars(m) for m in model.modules())
 
 
-def _state(model: nn.Module) -> list[tuple[Any, int]]:
+def _state(model: nn.Module) -> tuple[list[Any], list[int]]:
     """What a network's modules hold in their attributes, for :func:`_unchanged`."""
-    held = [v for m in model.modules() for v in (*vars(m).values(), *m._buffers.values())]
-    return [(v, len(v) if isinstance(v, (dict, list, set)) else 0) for v in held]
+    held = [v for m in model.modules() for values in (vars(m), m._buffers) for v in values.values()]
+    return held, [len(v) for v in held if type(v) in (dict, list, set)]
 
 
-def _unchanged(before: list[tuple[Any, int]], model: nn.Module) -> bool:
-    after = _state(model)
-    return len(after) == len(before) and all(
-        a is b and size == length for (a, size), (b, length) in zip(after, before, strict=True)
-    )
+def _unchanged(before: tuple[list[Any], list[int]], model: nn.Module) -> bool:
+    held, sizes = _state(model)
+    return len(held) == len(before[0]) and all(map(operator.is_, held, before[0])) and sizes == before[1]

@@ -84,9 +84,9 @@ def trace(model: nn.Module, calls: Collection[Call], live: Collection[str], *, r
     try:
         # Gradients are on, as when the network is called, so that a switch of them shows.
         with _refusing_own_gradients(), torch.enable_grad():
-            kept = _kept(model)
+            kept, drawn = _kept(model), _numpy_state()
             graph = tracer.trace(model)
-            tracer.refuse_frozen_draws()
+            tracer.refuse_frozen_draws(_numpy_state() != drawn)  # slow to ask, so only here
             _refuse_keeping(kept, model)
         convolutions = _pair(graph, model, calls, tracer.opaque)
     except Exception as error:
@@ -238,9 +238,9 @@ class _Tracer(fx.Tracer):
             raise RuntimeError("it turns on autocast or checkpointing, which a graph does not record")
         return super().create_node(*args, **kwargs)
 
-    def refuse_frozen_draws(self) -> None:
+    def refuse_frozen_draws(self, drawn: bool = False) -> None:
         """Stops when random numbers were drawn: tracing computes nothing, so they would be constants of the graph."""
-        if _generators() != self._generators:
+        if drawn or _generators() != self._generators:
             raise RuntimeError("it draws random numbers that do not depend on its input, which the graph would freeze")
 
     def _proxy_placeholder(
@@ -303,9 +303,13 @@ def _whole_functions() -> tuple[Callable[..., Any], ...]:
 
 
 def _generators() -> tuple[object, ...]:
-    """State of the generators a forward may draw from."""
-    numpy = np.random.get_state(legacy=False)["state"]
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy["key"].tobytes(), numpy["pos"]
+    """State of the generators that a forward may draw from, but for numpy's."""
+    return torch.get_rng_state().numpy().tobytes(), random.getstate()
+
+
+def _numpy_state() -> tuple[object, ...]:
+    state = np.random.get_state(legacy=False)["state"]
+    return state["key"].tobytes(), state["pos"]
 
 
 def _surroundings() -> tuple[object, ...]:

@@ -23,11 +23,11 @@ from perturbify import zoo
         ("torchvision:inception_v3", {}, (3, 299, 299), [0.485, 0.456, 0.406]),
         ("torchvision:lraspp_mobilenet_v3_large", {}, None, [0.485, 0.456, 0.406]),
         ("torchvision:raft_small", {}, None, None),
-        ("torchvision:r3d_18", {}, None, None),
+        ("torchvision:r3d_18", {}, (3, 16, 112, 112), None),
     ],
 )
 def test_input_size_and_normalization(
-    name: str, kwargs: dict[str, int], size: tuple[int, int, int] | None, mean: list[float] | None
+    name: str, kwargs: dict[str, int], size: tuple[int, ...] | None, mean: list[float] | None
 ) -> None:
     model = zoo.create(name, **kwargs)
     assert zoo.input_size(model) == size
