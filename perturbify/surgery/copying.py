@@ -96,12 +96,12 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         state = ((k, v) for k, v in vars(value).items() if k != "_compiled_call_impl")  # as nn.Module itself leaves out
         module.__dict__.update((k, v if type(v) in _IMMUTABLE else _copy(v, memo)) for k, v in state)
         return module
-    twin = copy.deepcopy(value, memo)
+    result = copy.deepcopy(value, memo)
     if isinstance(value, nn.Module):
-        for module, copied in zip(value.modules(), twin.modules(), strict=True):
-            if copied.training != module.training:  # torchvision's extractors forget it
-                copied.train(module.training)
-    return twin
+        for original, copied in zip(value.modules(), result.modules(), strict=True):
+            if copied.training != original.training:  # torchvision's extractors forget it
+                copied.train(original.training)
+    return result
 
 
 def _is_plain(value: Any) -> bool:

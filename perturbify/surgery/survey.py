@@ -108,7 +108,7 @@ def _serves_train_mode(model: nn.Module, evaluating: Traced) -> bool:
 
 def _state(model: nn.Module) -> tuple[list[Any], list[int]]:
     """What a network's modules hold in their attributes, for :func:`_unchanged`."""
-    held = [v for m in model.modules() for values in (vars(m), m._buffers) for v in values.values()]
+    held: list[Any] = [v for m in model.modules() for values in (vars(m), m._buffers) for v in values.values()]
     return held, [len(v) for v in held if type(v) in (dict, list, set)]
 
 
