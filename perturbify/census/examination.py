@@ -23,7 +23,11 @@ from perturbify.surgery.sites import ConvolutionCount, first_line
 MEMORY_LIMIT = 20 * 2**30
 """Bytes that one model may take; of a larger one a variant with fewer layers is checked."""
 
-_FEWER_LAYERS: tuple[dict[str, Any], ...] = ({"depth": 2}, {"depths": [1, 1, 1, 1]})
+_FEWER_LAYERS: tuple[dict[str, Any], ...] = (
+    {"depth": 2},
+    {"depth": 2, "num_kv_heads": [16, 16]},  # sapiens2 counts them for each block
+    {"depths": [1, 1, 1, 1]},
+)
 
 
 @dataclass(frozen=True)

@@ -208,3 +208,13 @@ def test_theta_gradient_of_a_whole_network_agrees_with_finite_differences():
                         down = loss()
                         theta.view(-1)[i] += 1e-6
                     torch.testing.assert_close(gradient.view(-1)[i], (up - down) / 2e-6, rtol=1e-5, atol=1e-6)
+
+
+def test_theta_per_element_that_is_large_is_said_and_not_changed():
+    network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1)).to("meta")
+    large = perturbify.plan(network, example_input=torch.rand(2, 3, 900, 900, device="meta"))
+    assert large.config.grain == "element"
+    assert large.sites[0].theta_shape == (64, 900, 900)
+    assert "note: θ per element has 52 M entries here (0.2 GiB in float32)" in str(large)
+    assert 'grain="channel" has 64 and takes any size' in large.advice
+    assert perturbify.plan(nn.Conv2d(3, 4, 3), example_input=X).advice == ""
