@@ -26,8 +26,8 @@ def inspect(file: str, as_json: bool, quiet: bool) -> None:
     from perturbify.errors import CheckpointError
 
     console = Console(quiet=quiet, as_json=as_json)
-    header = checkpoint.read_header(file)
-    tensors = checkpoint.read_tensors(Path(file))
+    metadata, tensors = checkpoint.read_file(Path(file))
+    header = checkpoint.header_of(metadata, Path(file))
     keys = [f"{site['path']}.theta" for site in header.sites]
     thetas = [tensors.get(header.aliases.get(key, key)) for key in keys]
     missing = [key for key, theta in zip(keys, thetas, strict=True) if theta is None]

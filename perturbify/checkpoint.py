@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +28,7 @@ from perturbify.surgery.perturbed import Perturbed
 from perturbify.surgery.wrap import unwrap, wrap
 
 KEY = "perturbify"
+T = TypeVar("T")
 
 
 def describe(model: Perturbed) -> Header:
@@ -118,9 +119,10 @@ def load(
         ModelError, SurgeryError: The network cannot be built or wrapped here.
     """
     path = Path(path)
-    header = read_header(path)
+    metadata, tensors = read_file(path)
+    header = header_of(metadata, path)
     network = build(header, path, model, trust_factory=trust_factory)
-    load_tensors(network, read_tensors(path), header, path)
+    load_tensors(network, tensors, header, path)
     return network.to(device).eval()
 
 
@@ -131,7 +133,15 @@ def read_header(path: str | Path) -> Header:
         CheckpointError: The file is missing, truncated, foreign, or newer.
     """
     path = Path(path)
-    metadata = read_metadata(path)
+    return header_of(read_metadata(path), path)
+
+
+def header_of(metadata: Mapping[str, str], path: Path) -> Header:
+    """The header in a file's metadata.
+
+    Raises:
+        CheckpointError: It is not one of our files, or a newer one.
+    """
     if KEY not in metadata:
         raise CheckpointError(
             f"{path} is a safetensors file, but not one of perturbify's.",
@@ -219,9 +229,10 @@ def annotate(path: str | Path, **about: Any) -> Header:
         PerturbifyError: The file cannot be written.
     """
     path = Path(path)
-    text = replace(read_header(path), **about).to_json()
+    metadata, tensors = read_file(path)
+    text = replace(header_of(metadata, path), **about).to_json()
     header = Header.from_json(text, path)
-    write_tensors(path, read_tensors(path), read_metadata(path) | {KEY: text})
+    write_tensors(path, tensors, metadata | {KEY: text})
     return header
 
 
@@ -257,13 +268,17 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     replace_atomically(path, write)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads all tensors of a safetensors file.
+def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Reads the metadata and all tensors of any safetensors file, both of one writing.
 
     Raises:
         CheckpointError: The file is missing, truncated, or foreign.
     """
-    return _read(path, lambda file: {key: file.get_tensor(key).clone() for key in file.keys()})  # noqa: SIM118
+
+    def everything(file: Any) -> tuple[dict[str, str], dict[str, Tensor]]:
+        return file.metadata() or {}, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+
+    return _read(path, everything)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -272,18 +287,33 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         CheckpointError: The file is missing, truncated, or foreign.
     """
-    return _read(path, lambda file: file.metadata()) or {}
+    return _read(path, lambda file: file.metadata() or {})
 
 
-def _read(path: Path, get: Any) -> Any:
+def _read(path: Path, get: Callable[[Any], T]) -> T:
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
         raise CheckpointError(f"There is no file {path}.", nearest(path.name, siblings) or None)
+    # safetensors opens a file twice, for its header and for its tensors: a run that saves its state may put
+    # another one there in between.
+    before = _writing(path)
     try:
         with safe_open(path, "pt") as file:
-            return get(file)
-    except (SafetensorError, OSError, ValueError) as error:
+            found = get(file)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if _writing(path) != before:
+            return _read(path, get)
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({' '.join(str(error).split())}).",
             "It is damaged or of another kind; fetch or convert it again.",
         ) from error
+    return found if _writing(path) == before else _read(path, get)
+
+
+def _writing(path: Path) -> tuple[int, ...]:
+    """Which writing of a file it is that stands there now."""
+    try:
+        now = path.stat()
+    except OSError:
+        return ()
+    return now.st_ino, now.st_mtime_ns, now.st_size

@@ -302,14 +302,14 @@ def test_loading_needs_nothing_but_the_file(tmp_path):
 def test_annotating_changes_the_metadata_only(tmp_path):
     path = tmp_path / "model.safetensors"
     perturbify.save(wrapped(Own()), path, classes=["a", "b", "c"])
-    tensors, metadata = checkpoint.read_tensors(path), checkpoint.read_metadata(path)
+    metadata, tensors = checkpoint.read_file(path)
     checkpoint.write_tensors(path, tensors, metadata | {"theirs": "kept"})
     before = checkpoint.read_header(path)
     after = checkpoint.annotate(path, check={"n": 1, "rows": [{"interval": (0.1, 0.2)}]})
     assert after == checkpoint.read_header(path)
     assert after == replace(before, check={"n": 1, "rows": [{"interval": [0.1, 0.2]}]})
     assert checkpoint.read_metadata(path)["theirs"] == "kept"
-    now = checkpoint.read_tensors(path)
+    now = checkpoint.read_file(path)[1]
     assert now.keys() == tensors.keys() and all(torch.equal(now[k], tensors[k]) for k in now)
     with pytest.raises(TypeError, match="nonsense"):
         checkpoint.annotate(path, nonsense=1)
@@ -319,7 +319,7 @@ def test_annotating_changes_the_metadata_only(tmp_path):
 def test_tensors_read_do_not_hang_on_the_file(tmp_path):
     path = tmp_path / "model.safetensors"
     perturbify.save(wrapped(Own()), path)
-    tensors = checkpoint.read_tensors(path)
+    tensors = checkpoint.read_file(path)[1]
     before = {k: v.clone() for k, v in tensors.items()}
     path.write_bytes(b"\0" * path.stat().st_size)
     assert all(torch.equal(tensors[k], before[k]) for k in before)

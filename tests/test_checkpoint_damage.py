@@ -55,7 +55,7 @@ def rewritten(good, path, tensors=lambda t: t, **fields):
     """A copy of a good file with another header or other tensors."""
     header = json.loads(checkpoint.read_metadata(good)["perturbify"]) | fields
     metadata = {"perturbify": json.dumps(header)}
-    save_file(tensors(checkpoint.read_tensors(good)), path, metadata)
+    save_file(tensors(checkpoint.read_file(good)[1]), path, metadata)
     return path
 
 
@@ -72,7 +72,7 @@ def test_a_truncated_file_is_always_a_checkpoint_error(data, good, path):
     whole = good.read_bytes()
     length = data.draw(st.integers(0, len(whole) - 1))
     path.write_bytes(whole[:length])
-    for read in (load, checkpoint.read_header, checkpoint.read_tensors, checkpoint.read_metadata):
+    for read in (load, checkpoint.read_header, checkpoint.read_file, checkpoint.read_metadata):
         with pytest.raises(CheckpointError, match=r"model\.safetensors is not a complete safetensors file"):
             read(path)
     with pytest.raises(CheckpointError):
@@ -183,7 +183,7 @@ def test_a_field_that_is_not_what_it_should_be(field, value, good, path):
 def test_a_field_that_is_missing(field, good, path):
     header = json.loads(checkpoint.read_metadata(good)["perturbify"])
     del header[field]
-    save_file(checkpoint.read_tensors(good), path, {"perturbify": json.dumps(header)})
+    save_file(checkpoint.read_file(good)[1], path, {"perturbify": json.dumps(header)})
     with pytest.raises(CheckpointError, match=field):
         load(path)
 
@@ -379,7 +379,7 @@ for _ in range(25):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     value = int(checkpoint.read_metadata(path)["value"])
-    tensors = checkpoint.read_tensors(path)
+    tensors = checkpoint.read_file(path)[1]
     assert len(tensors) == 8 and all(bool((t == value).all()) for t in tensors.values()), value
     seen.add(value)
 assert len(seen) > 3, seen
@@ -391,6 +391,27 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(path):
         [sys.executable, "-c", KILLED, path, "{}"], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("size", [5, 20, 10], ids=["smaller", "larger", "equal"])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(path, monkeypatch, size):
+    """safetensors opens a file for its header, and then again for its tensors."""
+
+    def write(size: int, value: int) -> None:
+        checkpoint.write_tensors(path, {"x": torch.full((size,), float(value))}, {"value": str(value)})
+
+    def open_again(*args, **kwargs):
+        if not replaced:
+            replaced.append(write(size, 1))
+        return from_file(*args, **kwargs)
+
+    replaced: list[None] = []
+    from_file = torch.UntypedStorage.from_file
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", open_again)
+    write(10, 0)
+    metadata, tensors = checkpoint.read_file(path)
+    assert replaced
+    assert (metadata["value"], tensors["x"].tolist()) == ("1", [1.0] * size)
 
 
 def test_two_writers_do_not_disturb_a_reader(good, path):

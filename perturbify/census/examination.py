@@ -185,10 +185,9 @@ def _noise_calls(wrapped: Perturbed, inputs: tuple[Any, ...], mode: str) -> int:
         silence = torch.zeros_like(given[0])  # random weights may make feature maps so large that noise is rounded off
         adding += not same(module.forward(silence), silence) or silence.numel() == 0
 
-    handles = [p.register_forward_hook(watch) for _, p in perturbify.perturbations(wrapped)]
-    twin = copy_network(wrapped, "share")
-    for handle in handles:
-        handle.remove()
+    twin = copy_network(wrapped, "share")  # which the forward may change
+    for _, perturbation in perturbify.perturbations(twin):
+        perturbation.register_forward_hook(watch)
     with reproducible(twin):
         twin.train(mode == "train")(*inputs)
     return adding

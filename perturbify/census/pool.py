@@ -64,7 +64,7 @@ def take(
     names = list(dict.fromkeys(names))
     rows = {} if notes is None else {r.name: r for r in _read(notes)}
     pending = [n for n in names if n not in rows]
-    total, started, large = len(pending), time.perf_counter(), list[str]()
+    total, started, large = len(pending), time.perf_counter(), list[str]()  # large: those for a second, slower round
     lock = threading.Lock()
 
     def note(row: Row) -> None:
@@ -77,52 +77,103 @@ def take(
             pace = (time.perf_counter() - started) / done
             progress(Progress(row, done, total, pace * (total - done)))
 
-    def work(jobs: queue.SimpleQueue[str], memory: int) -> None:
-        for name, row in _examined(jobs, memory):
-            if row is None:
-                with lock:
-                    large.append(name)
-            else:
-                note(row)
+    def found(name: str, row: Row | None) -> None:
+        if row is None:
+            large.append(name)
+        else:
+            note(row)
 
-    _in_threads(work, pending, MEMORY_LIMIT // workers, workers)
-    _in_threads(work, large, MEMORY_LIMIT, 1)
+    _work_off(pending, MEMORY_LIMIT // workers, workers, found)
+    _work_off(large, MEMORY_LIMIT, 1, found)
     return [rows[n] for n in names]
 
 
-def _in_threads(
-    work: Callable[[queue.SimpleQueue[str], int], None], names: list[str], memory: int, workers: int
-) -> None:
+def _work_off(names: list[str], memory: int, workers: int, found: Callable[[str, Row | None], None]) -> None:
+    """Examines models; when it is interrupted, or ``found`` fails, the processes end and nothing more is found."""
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for name in list(names):
+    for name in names:
         jobs.put(name)
-    threads = [threading.Thread(target=work, args=(jobs, memory), daemon=True) for _ in range(min(workers, len(names)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.2)  # so that Ctrl-C is heard
+    crew = _Crew(memory)
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            for name, row in crew.examine(jobs):
+                found(name, row)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(min(workers, len(names)))]
+    try:
+        for thread in threads:
+            thread.start()
+        while any(t.is_alive() for t in threads) and not failures:
+            time.sleep(0.05)  # rather than join, so that Ctrl-C is heard
+    finally:
+        crew.stop()
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
 
 
-def _examined(jobs: queue.SimpleQueue[str], memory: int) -> Iterator[tuple[str, Row | None]]:
-    """Rows of one worker's models, as long as there are jobs; None for a model that needs more memory."""
-    while not jobs.empty():
-        with _process(memory) as process:
-            for _ in range(MODELS_A_PROCESS):
-                try:
-                    name = jobs.get_nowait()
-                except queue.Empty:
-                    return
-                row = _ask(process, name)
-                yield name, row
-                if process.poll() is not None:
-                    break
+class _Crew:
+    """Processes that examine models, and end together."""
+
+    def __init__(self, memory: int) -> None:
+        self._command = [sys.executable, *WORKER, str(memory)]
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    def examine(self, jobs: queue.SimpleQueue[str]) -> Iterator[tuple[str, Row | None]]:
+        """Rows of one process after the other, as long as there are jobs; None: the model needs more memory."""
+        while not jobs.empty():
+            with self._process() as process:
+                for _ in range(MODELS_A_PROCESS):
+                    try:
+                        name = jobs.get_nowait()
+                    except queue.Empty:
+                        return
+                    row = _ask(process, name)
+                    if self._stopped:
+                        return
+                    yield name, row
+                    if process.poll() is not None:
+                        break
+
+    def stop(self) -> None:
+        """Ends all of them; what they were at is not found."""
+        self._stopped = True
+        for process in list(self._processes):
+            process.kill()
+
+    @contextmanager
+    def _process(self) -> Iterator[subprocess.Popen[str]]:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            self._command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for us, not for them: a model they left off would look like a crash
+        )
+        self._processes.add(process)
+        if self._stopped:
+            process.kill()
+        try:
+            yield process
+        finally:
+            self._processes.discard(process)
+            process.kill()
+            process.communicate()
 
 
 def _ask(process: subprocess.Popen[str], name: str) -> Row | None:
     assert process.stdin is not None
     assert process.stdout is not None
     patience = threading.Timer(PATIENCE_SECONDS, process.kill)
+    patience.daemon = True
     patience.start()
     try:
         process.stdin.write(name + "\n")
@@ -138,34 +189,23 @@ def _ask(process: subprocess.Popen[str], name: str) -> Row | None:
     return None if "needs" in found else Row(**found)
 
 
-@contextmanager
-def _process(memory: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, *WORKER, str(memory)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def _read(notes: Path) -> list[Row]:
     ours = versions()
-    if not notes.exists():
-        notes.write_text(json.dumps(ours) + "\n", encoding="utf-8")
-        return []
-    text = notes.read_text(encoding="utf-8")
+    try:
+        if not notes.exists():
+            notes.write_text(json.dumps(ours) + "\n", encoding="utf-8")
+        text = notes.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise PerturbifyError(f"{notes} cannot be used for notes: {error}.", "Name another file.") from error
     whole, _, cut = text.rpartition("\n")
-    if cut:  # the line that was being written when the last census was killed
-        notes.write_text(f"{whole}\n", encoding="utf-8")
     try:
         theirs, *found = [json.loads(line) for line in whole.splitlines()]
         rows = [Row(**row) for row in found]
-    except (ValueError, TypeError) as error:
+        changed = [f"{k} {theirs.get(k)} there, {v} here" for k, v in ours.items() if theirs.get(k) != v]
+    except (ValueError, TypeError, AttributeError) as error:
         raise PerturbifyError(f"{notes} holds no census, or a damaged one ({error}).", "Name another file.") from error
-    if theirs != ours:
-        changed = ", ".join(f"{k} {theirs.get(k)} there, {v} here" for k, v in ours.items() if theirs.get(k) != v)
-        raise PerturbifyError(f"{notes} holds a census of other versions: {changed}.", "Name another file.")
+    if changed:
+        raise PerturbifyError(f"{notes} holds a census of other versions: {', '.join(changed)}.", "Name another file.")
+    if cut:  # the line that was being written when the last census was killed
+        notes.write_text(f"{whole}\n", encoding="utf-8")
     return rows

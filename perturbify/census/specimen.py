@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,8 +63,8 @@ def at_default(name: str) -> Specimen:
     """The model as its library builds it, and the calls it makes at the size that its library names."""
     model = _skeleton(name, {})
     size = _default_size(model)
-    specimen = Specimen(name, {}, size, {}, sum(p.numel() for p in model.parameters()))
-    return Specimen(name, {}, size, _count(model, specimen, real_if_need_be=True), specimen.parameters)
+    uncounted = Specimen(name, {}, size, {}, sum(p.numel() for p in model.parameters()))
+    return replace(uncounted, calls=_count(model, uncounted, real_if_need_be=True))
 
 
 def smaller(default: Specimen, *, arguments: Mapping[str, Any] | None = None) -> Iterator[Specimen]:
@@ -85,10 +85,10 @@ def smaller(default: Specimen, *, arguments: Mapping[str, Any] | None = None) ->
             except Exception:  # each model has its own way to say that it does not take this size
                 continue
             if arguments:
-                yield Specimen(small.name, small.arguments, size, counted, default.parameters)
+                yield replace(small, calls=counted)
             elif counted == default.calls:
                 yield small
-    yield Specimen(default.name, arguments, default.size, default.calls, default.parameters)
+    yield replace(default, arguments=arguments)
 
 
 def _smaller_sizes(model: nn.Module, size: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -105,7 +105,6 @@ class Perturbed(nn.Module):
             )
         self = cls.__new__(cls)
         self.__dict__ = network.__dict__
-        self.__dict__.pop("_compiled_call_impl", None)  # of Module.compile(): it runs the source's own forward
         self.__dict__["surgery"] = surgery
         return self
 

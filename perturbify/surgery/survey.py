@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 from torch import nn
 
@@ -14,6 +13,7 @@ from perturbify.surgery.copying import copy_network
 from perturbify.surgery.example import Example
 from perturbify.surgery.reproducible import reproducible
 from perturbify.surgery.sites import Call, Observation, observe
+from perturbify.surgery.snapshot import Snapshot
 from perturbify.surgery.trace import Traced, trace, untraced
 
 
@@ -60,29 +60,26 @@ def survey(model: nn.Module, example: Example, why_whole: str | None) -> Survey:
 def _look(model: nn.Module, example: Example, mode: str, why_whole: str | None) -> tuple[Observation, Traced]:
     on_meta = example.device.type == "meta"
 
-    def twin() -> nn.Module:
-        return copy_network(model, "meta").train(mode == "train")
+    def twin(tensors: Literal["copy", "meta"] = "meta") -> nn.Module:
+        return copy_network(model, tensors).train(mode == "train")
 
-    def run(**how: Any) -> Observation:
+    def watch(network: nn.Module, extra: int = 0) -> Observation:
         try:
-            return observe(twin(), *example.call(meta=True, **how))
+            return observe(network, *example.call(extra=extra, meta=True))
         except ModelError:  # it looks at values, or uses a kernel that computes no shapes
             if on_meta:
                 raise
-            return observe(copy_network(model).train(mode == "train"), *example.call(**how))
+            return observe(twin("copy"), *example.call(extra=extra))
 
     with reproducible(model):
         to_trace = twin()
-        before = _state(to_trace)
-        try:
-            seen = observe(to_trace, *example.call(meta=True))
-        except ModelError:
-            seen = run()
+        before = Snapshot(to_trace.modules())
+        seen = watch(to_trace)
         if example.images and any(c.leading == 1 != example.images for c in seen.calls):
-            seen = replace(seen, calls=_per_image(seen.calls, run(extra=1).calls, example.images))
+            seen = replace(seen, calls=_per_image(seen.calls, watch(twin(), extra=1).calls, example.images))
         if why_whole is not None:
             return seen, untraced(seen.calls, why_whole)
-        if not _unchanged(before, to_trace):  # it keeps results, which tracing must see it compute
+        if before.changed():  # it keeps results, which tracing must see it compute
             to_trace = twin()
         return seen, trace(to_trace, seen.calls, live=example.names, refuse_meta=not on_meta)
 
@@ -104,14 +101,3 @@ def _serves_train_mode(model: nn.Module, evaluating: Traced) -> bool:
     if evaluating.opaque or evaluating.reads_mode:
         return False
     return all(type(m).train is nn.Module.train and "train" not in vars(m) for m in model.modules())
-
-
-def _state(model: nn.Module) -> tuple[list[Any], list[int]]:
-    """What a network's modules hold in their attributes, for :func:`_unchanged`."""
-    held: list[Any] = [v for m in model.modules() for values in (vars(m), m._buffers) for v in values.values()]
-    return held, [len(v) for v in held if type(v) in (dict, list, set)]
-
-
-def _unchanged(before: tuple[list[Any], list[int]], model: nn.Module) -> bool:
-    held, sizes = _state(model)
-    return len(held) == len(before[0]) and all(map(operator.is_, held, before[0])) and sizes == before[1]

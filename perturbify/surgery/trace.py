@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from perturbify.errors import TraceError
 from perturbify.surgery.sites import CONV_FUNCTIONS, Call, first_line
+from perturbify.surgery.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ def trace(model: nn.Module, calls: Collection[Call], live: Collection[str], *, r
     try:
         # Gradients are on, as when the network is called, so that a switch of them shows.
         with _refusing_own_gradients(), torch.enable_grad():
-            kept, drawn = _kept(model), _numpy_state()
+            held, drawn = Snapshot([model]), _numpy_state()
             graph = tracer.trace(model)
             tracer.refuse_frozen_draws(_numpy_state() != drawn)  # slow to ask, so only here
-            _refuse_keeping(kept, model)
+            _refuse_keeping(held)
         convolutions = _pair(graph, model, calls, tracer.opaque)
     except Exception as error:
         return untraced(calls, first_line(error))
@@ -186,12 +187,12 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
-        before, kept = len(self.graph.nodes), _kept(m)
+        before, held = len(self.graph.nodes), Snapshot([m])
         stack, counts = self.module_stack.copy(), self.num_calls.copy()
         try:
             result = super().call_module(m, forward, args, kwargs)
             self.refuse_frozen_draws()
-            _refuse_keeping(kept, m)
+            _refuse_keeping(held)
         except Exception as error:
             # Where its inputs cannot be put into a graph, the call below fails, and the module around it stays whole.
             self._roll_back(before)
@@ -320,15 +321,8 @@ def _surroundings() -> tuple[object, ...]:
     )
 
 
-def _kept(module: nn.Module) -> dict[str, tuple[Any, int]]:
-    """What a module holds in its attributes, but for the constants that torch.fx puts there."""
-    held = {k: v for k, v in vars(module).items() if not k.startswith("_tensor_constant")}
-    return {k: (v, len(v) if isinstance(v, (dict, list, set)) else 0) for k, v in held.items()}
-
-
-def _refuse_keeping(before: dict[str, tuple[Any, int]], module: nn.Module) -> None:
-    after = _kept(module)
-    if before.keys() != after.keys() or any(before[k][0] is not v or before[k][1] != n for k, (v, n) in after.items()):
+def _refuse_keeping(before: Snapshot) -> None:
+    if before.changed():
         raise RuntimeError("it keeps results in its attributes, which a graph would not")
 
 

@@ -87,7 +87,7 @@ def read(path: Path) -> Saved:
     Raises:
         CheckpointError: The file is missing or damaged.
     """
-    metadata: dict[str, str] = checkpoint.read_metadata(path)
+    metadata, tensors = checkpoint.read_file(path)
     try:
         about: dict[str, Any] = json.loads(metadata[KEY])
         raw = about["position"]
@@ -96,7 +96,7 @@ def read(path: Path) -> Saved:
         frozen = tuple(about["frozen"])
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not the state of a run.", "Give --resume the run's folder.") from error
-    return Saved(path, header, position, frozen, checkpoint.read_tensors(path))
+    return Saved(path, header, position, frozen, tensors)
 
 
 def _momenta(learner: Learner) -> dict[str, Tensor]:

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from datetime import date
 
 import pytest
@@ -37,8 +40,6 @@ def test_a_model_is_counted_and_wrapped(name, calls, ways):
 
 
 def test_a_model_without_convolutions():
-    row = examine("timm:gmixer_12_224")
-    assert (row.status, row.calls) == ("complete", {"eval": 1, "train": 1})
     row = examine("timm:naflexvit_base_patch16_gap")
     assert (row.status, row.calls) == ("no convolutions", {"eval": 0, "train": 0})
 
@@ -120,10 +121,43 @@ def test_notes_of_other_versions_are_not_mixed_in(tmp_path):
     notes.write_text(json.dumps(versions() | {"timm": "0.1"}) + "\n")
     with pytest.raises(PerturbifyError, match=r"census of other versions: timm 0\.1 there"):
         take(["timm:test_resnet"], notes=notes)
-    notes.write_text("my shopping list\n")
-    with pytest.raises(PerturbifyError, match="no census"):
-        take(["timm:test_resnet"], notes=notes)
-    assert notes.read_text() == "my shopping list\n"
+    for mine in ("my shopping list\n", "one line that does not end", "[1]\n", '"x"\n{"name": "timm:test_vit", "stat'):
+        notes.write_text(mine)
+        with pytest.raises(PerturbifyError, match="holds no census"):
+            take(["timm:test_resnet"], notes=notes)
+        assert notes.read_text() == mine
+    for nowhere in (tmp_path, tmp_path / "no" / "folder"):
+        with pytest.raises(PerturbifyError, match="cannot be used for notes"):
+            take(["timm:test_resnet"], notes=nowhere)
+
+
+def test_what_fails_while_noting_is_raised(monkeypatch):
+    def fail(_):
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        take(["timm:test_resnet", "timm:test_vit"], progress=fail)
+
+
+def test_ctrl_c_ends_it_at_once_and_notes_no_crash(tmp_path):
+    notes = tmp_path / "notes.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "perturbify",
+        "census",
+        "--filter",
+        "timm:vit_giant_patch14_*",
+        "--notes",
+        str(notes),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stderr.readline().decode().startswith("5 models")
+    time.sleep(6)  # the workers are at it
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone in the group
+    _, errors = process.communicate(timeout=15)
+    assert (process.returncode, errors.decode().splitlines()[-1]) == (130, "Interrupted.")
+    assert len(notes.read_text().splitlines()) == 1
 
 
 def test_a_process_that_dies_takes_one_model_with_it(tmp_path, monkeypatch):
