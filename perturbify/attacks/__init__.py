@@ -1,6 +1,7 @@
-"""Attacks on pixels in [0, 1]: one step, many steps, and many steps on the average over the noise."""
+"""Attacks on pixels in [0, 1]. What each one is: :class:`Attack`."""
 
-from perturbify.attacks.gradient import frozen_modes, input_gradient
-from perturbify.attacks.linf import Linf, fgsm, pgd
+from perturbify.attacks.attack import Attack, Crafted, Norm, Passes
+from perturbify.attacks.gradient import attacked, input_gradient
+from perturbify.attacks.projected import Pgd, fgsm, pgd
 
-__all__ = ["Linf", "fgsm", "frozen_modes", "input_gradient", "pgd"]
+__all__ = ["Attack", "Crafted", "Norm", "Passes", "Pgd", "attacked", "fgsm", "input_gradient", "pgd"]

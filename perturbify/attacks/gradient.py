@@ -13,18 +13,24 @@ from perturbify.errors import ModelError
 
 
 @contextmanager
-def frozen_modes(model: nn.Module) -> Iterator[None]:
-    """Puts a network into eval mode for an attack and gives every module its own mode back, also after an error.
+def attacked(model: nn.Module) -> Iterator[None]:
+    """Puts a network into eval mode and freezes its parameters while it is attacked; all is as before afterwards.
 
-    In eval mode batch-norm uses its running statistics and does not update them; the noise stays as it is.
+    In eval mode batch-norm uses its running statistics and does not update them; the noise stays as it is. Frozen
+    parameters spare the gradients that no attack on images asks for, and what autograd would keep for them.
     """
-    was = [(m, m.training) for m in model.modules()]
+    modes = [(m, m.training) for m in model.modules()]
+    learning = [p for p in model.parameters() if p.requires_grad]
     try:
         model.eval()
+        for parameter in learning:
+            parameter.requires_grad_(False)
         yield
     finally:
-        for module, training in was:
+        for module, training in modes:
             module.training = training
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1) -> Tensor:
@@ -45,7 +51,7 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1) ->
     Raises:
         ModelError: The network's output does not depend on the images in a way that autograd sees.
     """
-    total = torch.zeros_like(x)
+    total: Tensor | None = None
     for _ in range(draws):
         images = x.detach().requires_grad_(True)
         with torch.enable_grad():
@@ -57,5 +63,6 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1) ->
                 f"{type(model).__name__} gives no gradient for its images, so no white-box attack can follow it.",
                 "Rounding, no_grad() inside its forward, or inference_mode() around the attack take gradients away.",
             )
-        total += gradient
-    return total / draws
+        total = gradient if total is None else total + gradient
+    assert total is not None
+    return total / draws if draws > 1 else total

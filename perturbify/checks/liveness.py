@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks import frozen_modes
+from perturbify.attacks import attacked
 from perturbify.perturbation import Perturbation, noise, perturbations
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.surgery.sites import ConvolutionCount
@@ -71,7 +71,7 @@ def examine(model: nn.Module, images: Tensor) -> Liveness:
         images: A few images, shape (N, C, H, W), in [0, 1].
     """
     sites = dict(perturbations(model))
-    with frozen_modes(model), noise(model, True), torch.no_grad():
+    with attacked(model), noise(model, True), torch.no_grad():
         first, convolutions, calls = _pass(model, sites, images)
         second, _, _ = _pass(model, sites, images)
     wrapped = [m for m in model.modules() if isinstance(m, Perturbed)]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks import Linf, frozen_modes, pgd
+from perturbify.attacks import Pgd, attacked, pgd
 from perturbify.checks.liveness import examine
 from perturbify.checks.report import Report, Row
 from perturbify.checks.statistics import wilson
@@ -53,14 +53,14 @@ class CheckPlan:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or (self.images is not None and self.images < 1):
             raise ValueError(f"images and batch_size must be at least 1, not {self.images} and {self.batch_size}")
-        Linf(self.epsilon, self.step_size, self.steps, draws=self.eot_draws)  # which refuses what is out of its range
+        Pgd(self.epsilon, self.step_size, self.steps, draws=self.eot_draws)  # which refuses what is out of its range
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """The attacks, cheapest first."""
-        still = Linf(0, 0, 0, random_start=False)
-        fgsm = Linf(self.epsilon, self.epsilon, 1, random_start=False)
-        pgd = Linf(self.epsilon, self.step_size, self.steps)
+        still = Pgd(0, 0, 0, random_start=False)
+        fgsm = Pgd(self.epsilon, self.epsilon, 1, random_start=False)
+        pgd = Pgd(self.epsilon, self.step_size, self.steps)
         eot = replace(pgd, draws=self.eot_draws)
         return (
             Trial("clean", still, crafted_noisy=True, scored_noisy=True),
@@ -81,7 +81,7 @@ class Trial:
     """One attack: how images are crafted, and whether the noise is on while crafting and while scoring."""
 
     name: str
-    attack: Linf
+    attack: Pgd
     crafted_noisy: bool
     scored_noisy: bool
 
@@ -168,7 +168,7 @@ def _row(
     for x, y in _batches(split, plan.batch_size, device):
         with noise(model, trial.crafted_noisy):
             crafted = pgd(model, x, y, trial.attack)
-        with noise(model, trial.scored_noisy), frozen_modes(model), torch.no_grad():
+        with noise(model, trial.scored_noisy), attacked(model), torch.no_grad():
             correct += _correct(model(crafted), y)
         done += len(y)
         if on_batch is not None:
@@ -201,7 +201,7 @@ def _correct(logits: Tensor, y: Tensor) -> int:
 
 def _check_head(model: nn.Module, images: Tensor, split: Split, classes: int | None) -> None:
     try:
-        with frozen_modes(model), torch.no_grad():
+        with attacked(model), torch.no_grad():
             logits = model(images)
     except PerturbifyError:
         raise

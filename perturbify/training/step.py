@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from perturbify.attacks import Linf, pgd
+from perturbify.attacks import Pgd, pgd
 from perturbify.methods import Method
 from perturbify.methods.learn2perturb import harmonic, regularizer, scaled_gamma
 from perturbify.perturbation import Perturbation, noise, perturbations
@@ -41,7 +41,7 @@ class Learner:
         if self.thetas:
             self.optimizers["thetas"] = _sgd(self.thetas, recipe.theta_optimizer)
         a = recipe.attack
-        self._attack = Linf(a.epsilon, a.step_size, a.steps, a.random_start)
+        self._attack = Pgd(a.epsilon, a.step_size, a.steps, a.random_start)
 
     def set_epoch(self, epoch: int) -> dict[str, float]:
         """Sets both learning rates for an epoch (from 0) and returns them."""

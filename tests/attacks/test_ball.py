@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import perturbify
-from perturbify.attacks import Linf, fgsm, input_gradient, pgd
+from perturbify.attacks import Pgd, fgsm, input_gradient, pgd
 
 
 class Net(nn.Module):
@@ -69,7 +69,7 @@ def test_pgd_stays_inside(seed, size, dtype, epsilon, step_size, steps, random_s
         net = perturbify.wrap(net, example_input=torch.rand(2, 3, 6, 6, dtype=dtype))
     x, y = images(seed, size, dtype)
     before = x.clone()
-    adversarial = pgd(net, x, y, Linf(epsilon, step_size, steps, random_start, draws))
+    adversarial = pgd(net, x, y, Pgd(epsilon, step_size, steps, random_start, draws))
     assert_inside(adversarial, x, epsilon)
     assert torch.equal(x, before)
 
@@ -90,7 +90,7 @@ def test_fgsm_stays_inside_and_goes_all_the_way(seed, epsilon):
 def test_half_precision_stays_inside_to_its_own_last_digit():
     x, y = images(0, 4, torch.bfloat16)
     torch.manual_seed(0)
-    assert_inside(pgd(Net().to(torch.bfloat16), x, y, Linf()), x, 8 / 255)
+    assert_inside(pgd(Net().to(torch.bfloat16), x, y, Pgd()), x, 8 / 255)
 
 
 def test_a_random_start_fills_the_ball():
@@ -98,23 +98,23 @@ def test_a_random_start_fills_the_ball():
     x = torch.full((40, 3, 6, 6), 0.5)
     y = torch.zeros(40, dtype=torch.long)
     torch.manual_seed(0)
-    moved = (pgd(net, x, y, Linf(epsilon, steps=0)) - x) / epsilon
+    moved = (pgd(net, x, y, Pgd(epsilon, steps=0)) - x) / epsilon
     n = moved.numel()
     assert abs(moved.mean().item()) < 5 / math.sqrt(3 * n)  # uniform on [-1, 1]: variance 1/3
     assert abs(moved.var().item() - 1 / 3) < 5 * math.sqrt(4 / 45 / n)
     assert moved.abs().max() > 0.99
-    other = (pgd(net, x, y, Linf(epsilon, steps=0)) - x) / epsilon
+    other = (pgd(net, x, y, Pgd(epsilon, steps=0)) - x) / epsilon
     assert not torch.equal(moved, other)
 
 
 def test_no_steps_without_a_random_start_give_the_images_back():
     x, y = images(0, 3)
-    assert torch.equal(pgd(Net(), x, y, Linf(steps=0, random_start=False)), x)
+    assert torch.equal(pgd(Net(), x, y, Pgd(steps=0, random_start=False)), x)
 
 
 def test_no_radius_gives_the_images_back():
     x, y = images(0, 3)
-    assert torch.equal(pgd(Net(), x, y, Linf(epsilon=0.0)), x)
+    assert torch.equal(pgd(Net(), x, y, Pgd(epsilon=0.0)), x)
 
 
 def test_the_same_seed_gives_the_same_images():
@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_images():
 
     def attack(seed):
         torch.manual_seed(seed)
-        return pgd(net, x, y, Linf(draws=2))
+        return pgd(net, x, y, Pgd(draws=2))
 
     assert torch.equal(attack(1), attack(1))
     assert not torch.equal(attack(1), attack(2))
@@ -138,7 +138,7 @@ def test_steps_raise_the_loss():
     def loss(images):
         return nn.functional.cross_entropy(net(images), y).item()
 
-    one, many = (pgd(net, x, y, Linf(0.1, 0.02, steps, random_start=False)) for steps in (1, 10))
+    one, many = (pgd(net, x, y, Pgd(0.1, 0.02, steps, random_start=False)) for steps in (1, 10))
     assert loss(x) < loss(one) < loss(many)
 
 
@@ -165,4 +165,4 @@ def test_images_that_require_a_gradient_get_none():
 )
 def test_settings_out_of_their_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Linf(**wrong)
+        Pgd(**wrong)

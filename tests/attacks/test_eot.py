@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import perturbify
-from perturbify.attacks import Linf, input_gradient, pgd
+from perturbify.attacks import Pgd, input_gradient, pgd
 from perturbify.perturbation import Perturbation
 
 X = torch.rand(3, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -77,7 +77,7 @@ def test_every_draw_of_every_step_is_a_new_one(share):
     drawn = []
     site = next(m for _, m in perturbify.perturbations(net))
     site.register_forward_hook(lambda m, inputs, output: drawn.append((output - inputs[0]).detach() / m.theta.detach()))
-    pgd(net, X.double(), Y, Linf(steps=2, draws=3))
+    pgd(net, X.double(), Y, Pgd(steps=2, draws=3))
     assert len(drawn) == 6
     rows = torch.stack([d[:1].flatten() for d in drawn])
     correlation = torch.corrcoef(rows).fill_diagonal_(0)
@@ -119,7 +119,7 @@ def test_the_noise_is_as_it_is_during_an_attack():
     for module in net.modules():
         if isinstance(module, Perturbation):
             module.register_forward_hook(lambda m, *_: states.append(m.enabled))
-    pgd(net, X.double(), Y, Linf(steps=1))
+    pgd(net, X.double(), Y, Pgd(steps=1))
     with perturbify.noise(net, enabled=False):
-        pgd(net, X.double(), Y, Linf(steps=1))
+        pgd(net, X.double(), Y, Pgd(steps=1))
     assert states == [True, True, False, False]

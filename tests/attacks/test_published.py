@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perturbify.attacks import Linf, fgsm, pgd
+from perturbify.attacks import Pgd, fgsm, pgd
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real images and weights are not in {DATA}")
@@ -18,8 +18,8 @@ FIGURES = {
 }
 ATTACKS = {
     "fgsm": lambda net, x, y: fgsm(net, x, y, epsilon=8 / 255),
-    "pgd7": lambda net, x, y: pgd(net, x, y, Linf(8 / 255, 0.01, 7)),
-    "pgd20": lambda net, x, y: pgd(net, x, y, Linf(2 / 255, 0.5 / 255, 20)),
+    "pgd7": lambda net, x, y: pgd(net, x, y, Pgd(8 / 255, 0.01, 7)),
+    "pgd20": lambda net, x, y: pgd(net, x, y, Pgd(2 / 255, 0.5 / 255, 20)),
 }
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import perturbify
-from perturbify.attacks import Linf, fgsm, frozen_modes, input_gradient, pgd
+from perturbify.attacks import Pgd, attacked, fgsm, input_gradient, pgd
 from perturbify.errors import ModelError
 
 X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -71,8 +71,8 @@ def assert_same(a, b):
 ATTACKS = {
     "gradient": lambda net: input_gradient(net, X, Y, draws=3),
     "fgsm": lambda net: fgsm(net, X, Y),
-    "pgd": lambda net: pgd(net, X, Y, Linf(steps=3)),
-    "eot": lambda net: pgd(net, X, Y, Linf(steps=3, draws=2)),
+    "pgd": lambda net: pgd(net, X, Y, Pgd(steps=3)),
+    "eot": lambda net: pgd(net, X, Y, Pgd(steps=3, draws=2)),
 }
 
 
@@ -113,7 +113,7 @@ def test_no_gradient_of_a_parameter_is_even_computed():
     for name, parameter in net.named_parameters():
         parameter.register_hook(lambda _, name=name: computed.append(name))
         parameter.register_post_accumulate_grad_hook(lambda p, name=name: computed.append(name))
-    pgd(net, X, Y, Linf(steps=2, draws=2))
+    pgd(net, X, Y, Pgd(steps=2, draws=2))
     assert computed == []
 
 
@@ -122,23 +122,23 @@ def test_batch_norm_attacks_with_its_running_statistics():
     net = lived_in(Net())
     for module in net.modules():
         module.register_forward_pre_hook(lambda m, _: seen.append(m.training))
-    pgd(net, X, Y, Linf(steps=2))
+    pgd(net, X, Y, Pgd(steps=2))
     assert seen and not any(seen)
 
 
 def test_an_attack_works_where_gradients_are_off():
     net = Net()
     with torch.no_grad():
-        adversarial = pgd(net, X, Y, Linf(random_start=False))
+        adversarial = pgd(net, X, Y, Pgd(random_start=False))
         assert not torch.is_grad_enabled()
-    assert torch.equal(adversarial, pgd(net, X, Y, Linf(random_start=False)))
+    assert torch.equal(adversarial, pgd(net, X, Y, Pgd(random_start=False)))
 
 
 def test_frozen_modes_gives_every_module_its_own_mode_back():
     net = lived_in(Net())
     before = {n: m.training for n, m in net.named_modules()}
     assert len(set(before.values())) == 2
-    with pytest.raises(KeyError), frozen_modes(net):
+    with pytest.raises(KeyError), attacked(net):
         assert not any(m.training for m in net.modules())
         raise KeyError
     assert {n: m.training for n, m in net.named_modules()} == before

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import perturbify
-from perturbify.attacks import Linf, pgd
+from perturbify.attacks import Pgd, pgd
 from perturbify.methods.learn2perturb import harmonic
 from perturbify.training.phases import JOINT_STEP, PLAIN, THETA_STEP, W_STEP, WARM_UP
 from perturbify.training.step import Learner
@@ -29,7 +29,7 @@ def losses_by_hand(learner, model, x, y, *, seed, noisy):
     torch.manual_seed(seed)
     a = learner.recipe.attack
     with perturbify.noise(model, noisy):
-        attacked = pgd(model, x, y, Linf(a.epsilon, a.step_size, a.steps, a.random_start))
+        attacked = pgd(model, x, y, Pgd(a.epsilon, a.step_size, a.steps, a.random_start))
         return F.cross_entropy(model(x), y), F.cross_entropy(model(attacked), y)
 
 

@@ -1,0 +1,72 @@
+"""What an attack is, and what it hands over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+Norm = Literal["linf", "l2", "l0"]
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """What an attack made of a batch.
+
+    Attributes:
+        images: Adversarial images in the shape and dtype of the originals, in [0, 1], detached.
+        fooled: Shape (N,), bool: where the attack itself holds that it succeeded, by whatever draws it saw. To be
+            reported beside the accuracy on fresh draws, not instead of it.
+    """
+
+    images: Tensor
+    fooled: Tensor
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What an attack costs for each image, to estimate its time.
+
+    Attributes:
+        forward: Passes without a gradient.
+        gradient: Passes forward and backward.
+    """
+
+    forward: float
+    gradient: float
+
+
+class Attack(Protocol):
+    """An attack on a classifier of pixels in [0, 1].
+
+    A frozen dataclass: its fields are its settings, as the report lists them. The network keeps its noise as it is
+    while it is attacked. Random numbers come from torch's global generators alone, so that a seed set by the caller
+    decides everything. Modes, buffers, ``requires_grad``, ``.grad`` and hooks of the network are afterwards what they
+    were, also after an error.
+    """
+
+    @property
+    def norm(self) -> Norm:
+        """The norm in which perturbations are small."""
+        ...
+
+    @property
+    def epsilon(self) -> float | None:
+        """Bound on that norm; None where the attack looks for the smallest perturbation instead."""
+        ...
+
+    @property
+    def passes(self) -> Passes:
+        """Its cost."""
+        ...
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
+        """Attacks a batch.
+
+        Args:
+            model: A classifier that takes pixels in [0, 1].
+            x: Images, shape (N, C, H, W), in [0, 1].
+            y: True labels, shape (N,), int64.
+        """
+        ...
