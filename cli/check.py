@@ -1,19 +1,23 @@
-"""``perturbify check``: how robust is it, and is its noise alive?"""
+"""``perturbify check``: how robust is it, and can that be believed?"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import models
-from perturbify.cli.console import Console, report_table
+from perturbify.cli import models, reports
+from perturbify.cli.console import Console
 from perturbify.cli.options import attack_options, model_options, output_options
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from perturbify.checks import CheckPlan
     from perturbify.data import Data
     from perturbify.header import Header
 
@@ -24,9 +28,18 @@ if TYPE_CHECKING:
 @click.option("--data-root", type=click.Path(), help="Folder of a named dataset.")
 @click.option("--image-size", type=click.IntRange(1), help="Fit images to a square of so many pixels a side.")
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the report there as JSON, too.")
-@click.option("--embed", is_flag=True, help="Keep the figures in FILE's metadata.")
-@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--from", "sources", multiple=True, metavar="FILE", help="Transfer attacks from this checkpoint, too.")
+@click.option("--against", metavar="FILE", help="Attack this checkpoint in the same way: is FILE more robust?")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Keep report.json, report.md, report.html and the records there.",
+)
+@click.option("--resume", is_flag=True, help="Go on with what FOLDER holds.")
+@click.option("--embed", is_flag=True, help="Keep the figures in FILE's metadata and its model card.")
+@click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @attack_options
 @model_options
@@ -37,7 +50,10 @@ def check(
     data_root: str | None,
     image_size: int | None,
     download: bool,
+    sources: tuple[str, ...],
+    against: str | None,
     output: Path | None,
+    resume: bool,
     embed: bool,
     force: bool,
     device: str,
@@ -46,26 +62,34 @@ def check(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Measure the accuracy of FILE on clean and attacked test images, with the noise on and off.
+    """Measure how robust FILE is on clean and attacked test images, and judge whether the figures can be believed.
 
-    FILE is a checkpoint of perturbify's; the NAME of any model, with --weights, is checked as it is. First the noise
-    is verified: it must be alive at every site. Exit status 3 says that a criterion failed.
+    FILE is a checkpoint of perturbify's; the NAME of any model, with --weights, is checked as it is. Images are
+    crafted first, and then scored on fresh draws of the noise. Exit status 3 says that a criterion failed.
+
+    \b
+      --preset quick      256 images; minutes for a small network on a CPU
+      --preset standard   1,000 images and every attack
+      --preset paper      all images, the paper's settings, 80 draws a step
+
+    Under torchrun the batches are shared out among the processes.
     """
-    from dataclasses import asdict
-
-    from perturbify import checkpoint, recipe
-    from perturbify.checks import CheckPlan
+    from perturbify import checkpoint
     from perturbify.checks import check as run_check
-    from perturbify.files import check_output, write_text
+    from perturbify.text import duration
     from perturbify.training.loop import choose_device
 
-    console = Console(quiet=quiet, as_json=as_json)
+    first = os.environ.get("RANK", "0") == "0"
+    console = Console(quiet=quiet or not first, as_json=as_json)
     if embed and not models.is_file(file):
         raise click.UsageError("--embed writes into a FILE of perturbify's; there is none.")
+    if (resume or force) and output is None:
+        raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
     if output is not None:
-        check_output(output, force=force)
+        reports.prepare(output, resume=resume, force=force)
     target = choose_device(device)
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
+    preset = settings.pop("preset")
     given = {key: value for key, value in settings.items() if value is not None}
     about: dict[str, Any] = {}
     with console.aside():
@@ -76,23 +100,71 @@ def check(
             model = models.load(console, file, trust_factory=trust_factory)
             data = _data_for_file(file, header, data_name, data_root, image_size, download)
             about = header.provenance()
-            if header.recipe is not None:
-                given = asdict(recipe.from_toml(header.recipe, file).check) | given
+            given = _threat_model(header) | given
         else:
             if data_name is None:
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
             model, data = _named(console, file, data_name, data_root, image_size, download, how)
-    with console.checking() as show:
+        others = {n: models.load(console, n, trust_factory=trust_factory).to(target) for n in (*sources, against) if n}
+    plan = _plan(preset, given)
+    with console.checking() as show, _saying_how_to_go_on(console, output):
         report = run_check(
-            model.to(target), data, CheckPlan(**given), subject=Path(file).name, about=about, on_batch=show
+            model.to(target),
+            data,
+            plan,
+            name=Path(file).name,
+            about=about,
+            sources={Path(n).name: others[n] for n in sources},
+            against=(against, others[against]) if against else None,
+            folder=output,
+            on_start=lambda e: console.log(
+                f"checking: {len(e.costs)} batches, about {duration(e.seconds)} on this machine"
+            ),
+            on_progress=show,
         )
-    console.result(report_table(report), report.to_dict())
+    if not first:
+        return
+    console.result(reports.text(report), report.to_dict())
     if output is not None:
-        write_text(output, report.to_json())
+        reports.write(report, output)
     if embed:
-        checkpoint.annotate(file, check=report.summary())
+        reports.embed(report, Path(file))
     if not report.passed:
         click.get_current_context().exit(3)
+
+
+def _plan(preset: str, given: dict[str, Any]) -> CheckPlan:
+    """A preset with what was said otherwise; named so where it is no longer the preset."""
+    from dataclasses import replace
+
+    from perturbify.checks import FAMILIES, PRESETS
+
+    unknown = [a for a in given.get("attacks", ()) if a not in FAMILIES]
+    if unknown:
+        known = "; ".join(f"{name}: {what}" for name, what in FAMILIES.items())
+        raise click.UsageError(f"There are no attacks {unknown[0]!r}. There are: {known}.")
+    plan = replace(PRESETS[preset], **given)
+    return plan if plan == PRESETS[preset] else replace(plan, preset=f"{preset}, changed")
+
+
+def _threat_model(header: Header) -> dict[str, Any]:
+    """The adversary that a checkpoint's recipe names for its check."""
+    from perturbify import recipe
+
+    if header.recipe is None:
+        return {}
+    settings = recipe.from_toml(header.recipe, "checkpoint").check
+    return {"epsilon": settings.epsilon, "step_size": settings.step_size, "steps": settings.steps}
+
+
+@contextmanager
+def _saying_how_to_go_on(console: Console, output: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if output is not None:
+            console.log("\nWhat is done is kept: the same command with --resume goes on.")
+        raise
 
 
 def _data_for_file(

@@ -14,8 +14,7 @@ import click
 from perturbify.text import duration, percent, table
 
 if TYPE_CHECKING:
-    from perturbify import census
-    from perturbify.checks import Report
+    from perturbify import census, checks
     from perturbify.training.metrics import Progress
 
 
@@ -60,15 +59,16 @@ class Console:
             yield show
 
     @contextmanager
-    def checking(self) -> Iterator[Callable[[str, int, int], None]]:
+    def checking(self) -> Iterator[Callable[[checks.Progress], None]]:
         """Shows the progress of a check: a line that moves on a terminal, and a line an attack."""
         with self._moving_line() as move:
 
-            def show(trial: str, done: int, total: int) -> None:
-                move(f"checking: {trial}, {done} of {total} images")
-                if done == total:
+            def show(p: checks.Progress) -> None:
+                left = f"{duration(p.seconds_left)} left"
+                move(f"checking: {p.trial}, {p.done} of {p.total} batches, {left}")
+                if p.done == p.total:
                     move("")
-                    self.log(f"checked: {trial}")
+                    self.log(f"checked: {p.trial}, {left}")
 
             yield show
 
@@ -99,30 +99,6 @@ class Console:
                 yield move
         finally:
             move("")
-
-
-def report_table(report: Report) -> str:
-    """A report as people read it."""
-    rows = [("attack", "noise", "draws a step", "n", "accuracy % [95% interval]")]
-    rows += [(r.attack, r.noise, str(r.draws), str(r.n), percent(r.accuracy, r.interval)) for r in report.rows]
-    lines = [
-        f"{report.subject} on {report.n} test images of {report.data}; l∞ ε = {report.epsilon:.4g}, seed {report.seed}",
-        "",
-        table(rows),
-        "",
-    ]
-    live = report.liveness
-    if not live.sites:
-        lines.append("noise: none in this network")
-    elif live.failures:
-        lines += [f"noise: FAILED, {failure}" for failure in live.failures]
-    else:
-        skipped = f", {live.skipped} skipped on purpose" if live.skipped else ""
-        lines.append(
-            f"noise: alive at {live.sites} sites behind {live.perturbed} of {live.convolutions} convolution calls"
-            + skipped
-        )
-    return "\n".join(lines)
 
 
 def metrics_table(metrics: list[dict[str, Any]]) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import models
-from perturbify.cli.console import Console, metrics_table, report_table
+from perturbify.cli import models, reports
+from perturbify.cli.console import Console, metrics_table
 from perturbify.cli.options import model_options, output_options
 from perturbify.text import times
 
@@ -164,21 +164,18 @@ def _check(console: Console, result: Result, recipe: Recipe, data: Data) -> Repo
 
     from perturbify import checkpoint
     from perturbify.checks import CheckPlan, check
-    from perturbify.files import write_text
-    from perturbify.model_card import model_card
 
     with console.checking() as show:
         report = check(
             result.model,
             data,
             CheckPlan(**asdict(recipe.check)),
-            subject=recipe.model,
+            name=recipe.model,
             about=checkpoint.read_header(result.folder.model).provenance(),
-            on_batch=show,
+            on_progress=show,
         )
-    write_text(result.folder.report, report.to_json())
-    header = checkpoint.annotate(result.folder.model, check=report.summary())
-    write_text(result.folder.card, model_card(header))
+    reports.write(report, result.folder.path)
+    reports.embed(report, result.folder.model)
     return report
 
 
@@ -186,7 +183,7 @@ def _finish(console: Console, result: Result, report: Report | None) -> None:
     folder = result.folder
     text = metrics_table(result.metrics)
     if report is not None:
-        text += "\n\n" + report_table(report)
+        text += "\n\n" + reports.text(report)
     console.result(
         f"{text}\n\nmodel: {folder.model}",
         {

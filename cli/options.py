@@ -42,19 +42,36 @@ def model_options(command: Command) -> Command:
 
 
 def attack_options(command: Command) -> Command:
-    """The adversary of a check; what is not given is None."""
+    """What a check does; what is not given is None."""
     said = "; default: what FILE's recipe says, else "
     for option in (
         click.option("--seed", type=click.IntRange(0), help="Of every random number in the check; default: 0."),
-        click.option("--batch-size", type=click.IntRange(1), help=f"Images attacked at once{said}250."),
-        click.option("--eot-draws", type=click.IntRange(1), help=f"Draws of the noise a step of EOT-PGD{said}10."),
+        click.option("--batch-size", type=click.IntRange(1), help="Images at once; default: 128."),
+        click.option(
+            "--noise",
+            type=click.Choice(["fresh", "shared"]),
+            help="Whether each image has draws of its own, or a batch shares them; default: fresh.",
+        ),
+        click.option("--draws", type=click.IntRange(1), help="Fresh draws that score each image; default: 20."),
+        click.option("--eot-draws", type=click.IntRange(1), help="Draws that a step of EOT-PGD averages."),
+        click.option("--long-steps", type=click.IntRange(1), help="Steps of the longest PGD."),
         click.option("--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{said}0.01."),
         click.option("--steps", type=click.IntRange(1), help=f"Of PGD{said}7."),
         click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{said}8/255."),
-        click.option("--images", type=click.IntRange(1), help=f"Test images at most{said}1000."),
+        click.option("--few", type=click.IntRange(1), help="Images at most for the slow attacks."),
+        click.option("--images", type=click.IntRange(1), help="Test images at most."),
+        click.option("--attacks", callback=names, metavar="LIST", help="Families, such as fgsm,pgd,eot,apgd."),
+        click.option(
+            "--preset", type=click.Choice(["quick", "standard", "paper"]), default="quick", show_default=True
+        ),
     ):
         command = option(command)
     return command
+
+
+def names(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[str, ...] | None:
+    """Reads a list of names with commas between."""
+    return None if given is None else tuple(name.strip() for name in given.split(",") if name.strip())
 
 
 def key_values(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:

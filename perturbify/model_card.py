@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perturbify import zoo
 from perturbify.header import Header
-from perturbify.text import times
+from perturbify.text import fraction, times
 
 
 def model_card(header: Header) -> str:
@@ -73,15 +73,24 @@ def _robustness(header: Header) -> list[str]:
     if header.check is None:
         return ["Not checked yet: `perturbify check model.safetensors --data …`."]
     check = header.check
+    verdicts = check["criteria"]
+    failed = [name for name, verdict in verdicts.items() if verdict == "fail"]
+    undecided = [name for name, verdict in verdicts.items() if verdict == "undecided"]
     lines = [
-        f"Accuracy in percent on {check['n']} test images of {check['data']}, 95% Wilson interval; "
-        f"l∞ ε = {check['epsilon']:.4g} on pixels in [0, 1]. One fresh draw of the noise scores each image.",
+        f"Accuracy in percent on {check['n']} test images of {check['dataset']} with its 95% interval (bootstrap over "
+        f"images). l∞ attacks within ε = {fraction(check['epsilon'])} on pixels in [0, 1]; crafted first, then scored "
+        "on fresh draws of the noise.",
         "",
-        "| attack | noise | draws a step | accuracy |",
-        "|---|---|---|---|",
+        "| attack | crafted on | noise while scoring | draws | accuracy |",
+        "|---|---|---|---|---|",
     ]
     for row in check["rows"]:
         low, high = row["interval"]
         accuracy = f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-        lines.append(f"| {row['attack']} | {row['noise']} | {row['draws']} | {accuracy} |")
+        attack = row["attack"] if row["network"] == "itself" else f"{row['attack']} on {row['network']}"
+        lines.append(f"| {attack} | {row['crafted_on']} | {row['noise']} | {row['draws']} | {accuracy} |")
+    passed = len(verdicts) - len(failed) - len(undecided)
+    lines += ["", f"Sanity criteria: {passed} pass, {len(failed)} fail, {len(undecided)} are undecided."]
+    lines += [f"Failed: {', '.join(failed)}."] if failed else []
+    lines += [f"Undecided: {', '.join(undecided)}."] if undecided else []
     return lines

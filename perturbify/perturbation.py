@@ -138,6 +138,26 @@ def noise(model: nn.Module, enabled: bool = True) -> Iterator[None]:
             module.enabled = was
 
 
+@contextmanager
+def sharing(model: nn.Module, share: str) -> Iterator[None]:
+    """Changes, inside a ``with`` block, who shares a draw of the noise.
+
+    For one image by itself nothing changes. Each module goes back to what it was afterwards.
+
+    Args:
+        model: A network with or without noise modules.
+        share: ``"sample"``: every image has its own; ``"batch"``: all images of a batch have the same.
+    """
+    before = [(module, module.share) for _, module in perturbations(model)]
+    try:
+        for module, _ in before:
+            module.share = share
+        yield
+    finally:
+        for module, was in before:
+            module.share = was
+
+
 def _times(shape: Sequence[int]) -> str:
     return "×".join(str(s) for s in shape)
 

@@ -134,12 +134,12 @@ class CheckSettings:
         batch_size: Images attacked at once; at least 1.
     """
 
-    images: int = 1000
+    images: int = 256
     epsilon: float = 8 / 255
     step_size: float = 0.01
     steps: int = 7
     eot_draws: int = 10
-    batch_size: int = 250
+    batch_size: int = 128
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,12 @@ def times(shape: Sequence[int]) -> str:
     return "×".join(str(s) for s in shape)
 
 
+def fraction(pixels: float) -> str:
+    """A size in pixels of [0, 1] as people write it: ``8/255``; a decimal where it is no whole grey level."""
+    levels = 255 * pixels
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{pixels:.4g}"
+
+
 def percent(accuracy: float, interval: Sequence[float] | None = None) -> str:
     """An accuracy in percent, with its interval where there is one: ``83.6 [80.9, 86.0]``."""
     value = f"{100 * accuracy:.1f}"

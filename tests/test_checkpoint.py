@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import safetensors
 import torch
+import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
@@ -108,6 +109,7 @@ TAGGED = {
     "timm": lambda: wrapped(zoo.create("timm:test_efficientnet", num_classes=4)),
     "timm, arguments": lambda: wrapped(zoo.create("timm:test_resnet", num_classes=4, drop_path_rate=0.2)),
     "timm, untagged": untagged_timm,
+    "timm, CondConv": lambda: wrapped(zoo.create("timm:efficientnet_cc_b0_4e", num_classes=4)),
     "torchvision, versioned modules": lambda: wrapped(zoo.create("torchvision:mnasnet0_5", num_classes=4)),
     "torchvision": lambda: wrapped(zoo.create("torchvision:shufflenet_v2_x0_5", num_classes=4)),
 }
@@ -328,6 +330,19 @@ def test_tensors_read_do_not_hang_on_the_file(tmp_path):
 def test_what_is_not_wrapped_cannot_be_saved(tmp_path):
     with pytest.raises(CheckpointError, match=r"Own is not a wrapped network.*perturbify\.wrap"):
         perturbify.save(Own(), tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_detector_cannot_be_saved_and_the_error_says_what_to_do(tmp_path):
+    """Its input is a list of images, and a file describes tensors."""
+    source = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None)
+    images = [torch.rand(3, 64, 64), torch.rand(3, 64, 48)]
+    net = perturbify.wrap(source, PerturbConfig("channel"), example_input=(images,))
+    with pytest.raises(CheckpointError) as caught:
+        perturbify.save(net, tmp_path / "m.safetensors")
+    assert str(caught.value) == (
+        "SSD takes inputs that are not tensors, which a file cannot describe. Keep its state_dict() instead."
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -61,6 +61,7 @@ class Row:
         gradient: Passes with one.
         seconds: Time for crafting and scoring.
         points: Where it stands in the plots.
+        network: The network that was scored: ``"itself"``, or the name of one it is held against.
     """
 
     attack: str
@@ -83,6 +84,7 @@ class Row:
     gradient: float
     seconds: float
     points: tuple[Point, ...] = ()
+    network: str = "itself"
 
 
 @dataclass(frozen=True)
@@ -93,17 +95,27 @@ class Evidence:
         statement: What was compared, in words, without the figures.
         estimate: The figure: a difference of accuracies over the same images, or an accuracy.
         interval: Its 95% interval.
-        bound: What the figure must not exceed (or, for ``at_least``, fall below).
-        at_least: Whether the bound is a lower one.
-        verdict: By the interval: wholly on the right side of the bound, wholly beyond, or neither.
+        limit: What the figure must not exceed.
+        tolerance: How far beyond counts as equal.
     """
 
     statement: str
     estimate: float
     interval: tuple[float, float]
-    bound: float
-    at_least: bool
-    verdict: Verdict
+    limit: float
+    tolerance: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """``"pass"`` where the whole interval is at most limit + tolerance.
+
+        ``"fail"`` where the whole interval is beyond the limit, and the estimate beyond limit + tolerance; else
+        ``"undecided"``.
+        """
+        bound = self.limit + self.tolerance
+        if self.interval[1] <= bound:
+            return "pass"
+        return "fail" if self.interval[0] > self.limit and self.estimate > bound else "undecided"
 
 
 @dataclass(frozen=True)
@@ -113,16 +125,22 @@ class Criterion:
     Attributes:
         name: Such as ``"one step never beats many"``.
         why: What a failure would mean, in a sentence.
-        verdict: ``"fail"`` where any evidence fails, ``"pass"`` where all passes, else ``"undecided"``.
-        evidence: The comparisons.
+        evidence: The comparisons; none where what it takes was not measured.
         detail: What was not measured, or a remark; may be empty.
     """
 
     name: str
     why: str
-    verdict: Verdict
     evidence: tuple[Evidence, ...]
     detail: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """``"fail"`` where any evidence fails, ``"pass"`` where there is some and all passes, else ``"undecided"``."""
+        verdicts = {e.verdict for e in self.evidence}
+        if "fail" in verdicts:
+            return "fail"
+        return "pass" if verdicts == {"pass"} else "undecided"
 
 
 @dataclass(frozen=True)
@@ -205,7 +223,7 @@ class Report:
     @property
     def clean(self) -> Row:
         """The row of the images as they are, with the noise as the network has it."""
-        return next(r for r in self.rows if r.norm is None and r.crafted_on != "noise off")
+        return next(r for r in self.rows if r.norm is None and r.network == "itself")
 
     @property
     def strongest(self) -> Row | None:
@@ -214,13 +232,29 @@ class Report:
         bounded = [
             r
             for r in self.rows
-            if r.norm == "linf" and r.epsilon is not None and r.epsilon <= self.epsilon + 1e-9 and r.noise == noise
+            if r.norm == "linf"
+            and r.epsilon is not None
+            and r.epsilon <= self.epsilon + 1e-9
+            and r.noise == noise
+            and r.network == "itself"
         ]
         return min(bounded, key=lambda r: r.accuracy, default=None)
 
     def summary(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        kept = ("attack", "crafted_on", "noise", "norm", "epsilon", "n", "draws", "accuracy", "interval", "majority")
+        kept = (
+            "network",
+            "attack",
+            "crafted_on",
+            "noise",
+            "norm",
+            "epsilon",
+            "n",
+            "draws",
+            "accuracy",
+            "interval",
+            "majority",
+        )
         return {
             "dataset": self.dataset,
             "preset": self.preset,
@@ -258,7 +292,7 @@ class Report:
             "passed": self.passed,
             "noise": self.liveness.to_dict(),
             "rows": [_plain(row) for row in self.rows],
-            "criteria": [_plain(c) for c in self.criteria],
+            "criteria": [_judged(c) for c in self.criteria],
             "remarks": list(self.remarks),
             "machine": self.machine,
             "about": self.about,
@@ -323,6 +357,11 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(asdict(value)))
 
 
+def _judged(criterion: Criterion) -> dict[str, Any]:
+    evidence = [_plain(e) | {"verdict": e.verdict} for e in criterion.evidence]
+    return _plain(criterion) | {"verdict": criterion.verdict, "evidence": evidence}
+
+
 def _row(values: Mapping[str, Any]) -> Row:
     counts = {k: {int(n): share for n, share in values[k].items()} for k in ("survival", "clean_survival")}
     points = tuple(Point(**p) for p in values["points"])
@@ -330,5 +369,12 @@ def _row(values: Mapping[str, Any]) -> Row:
 
 
 def _criterion(values: Mapping[str, Any]) -> Criterion:
-    evidence = tuple(Evidence(**e | {"interval": tuple(e["interval"])}) for e in values["evidence"])
-    return Criterion(**{**values, "evidence": evidence})
+    evidence = (_without_verdict(e) for e in values["evidence"])
+    return Criterion(
+        **_without_verdict(values)
+        | {"evidence": tuple(Evidence(**e | {"interval": tuple(e["interval"])}) for e in evidence)}
+    )
+
+
+def _without_verdict(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k != "verdict"}  # which follows from the figures

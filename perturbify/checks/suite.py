@@ -1,150 +1,125 @@
-"""The suite: clean images and l∞ attacks, with the noise on and off, and transfer from the noise-free network."""
+"""The suite: images are crafted by each attack of a plan, and then scored on fresh draws of the noise."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from perturbify.attacks import Pgd, attacked, pgd
+from perturbify.attacks import randomness
+from perturbify.attacks.libraries import missing
+from perturbify.checks.bench import Bench, Progress, seed_of
+from perturbify.checks.criteria import criteria
+from perturbify.checks.estimate import Estimate
+from perturbify.checks.intake import count_classes, digest_of_images, digest_of_network
 from perturbify.checks.liveness import examine
-from perturbify.checks.report import Report, Row
-from perturbify.checks.statistics import wilson
+from perturbify.checks.plan import PRESETS, CheckPlan
+from perturbify.checks.records import Records
+from perturbify.checks.report import Report
+from perturbify.checks.rows import examples, outcomes, rows
+from perturbify.checks.sharding import shard
+from perturbify.checks.trials import ITSELF, Subject, Trial, trials
 from perturbify.data import Data, Split
-from perturbify.errors import CheckError, PerturbifyError
-from perturbify.perturbation import noise, perturbations
-from perturbify.surgery.sites import first_line
-from perturbify.text import times
-
-OnBatch = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class CheckPlan:
-    """What a check does.
-
-    Attributes:
-        images: Test images at most, as equal by class as possible; None takes all.
-        epsilon: Radius of the l∞ ball in pixels of [0, 1].
-        step_size: Length of a step of PGD.
-        steps: Steps of PGD.
-        eot_draws: Draws that each step of EOT-PGD averages.
-        batch_size: Images at once.
-        seed: Of every random number.
-
-    Raises:
-        ValueError: A setting is outside its range.
-    """
-
-    images: int | None = 1000
-    epsilon: float = 8 / 255
-    step_size: float = 0.01
-    steps: int = 7
-    eot_draws: int = 10
-    batch_size: int = 250
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or (self.images is not None and self.images < 1):
-            raise ValueError(f"images and batch_size must be at least 1, not {self.images} and {self.batch_size}")
-        Pgd(self.epsilon, self.step_size, self.steps, draws=self.eot_draws)  # which refuses what is out of its range
-
-    @property
-    def trials(self) -> tuple[Trial, ...]:
-        """The attacks, cheapest first."""
-        still = Pgd(0, 0, 0, random_start=False)
-        fgsm = Pgd(self.epsilon, self.epsilon, 1, random_start=False)
-        pgd = Pgd(self.epsilon, self.step_size, self.steps)
-        eot = replace(pgd, draws=self.eot_draws)
-        return (
-            Trial("clean", still, crafted_noisy=True, scored_noisy=True),
-            Trial("clean", still, crafted_noisy=False, scored_noisy=False),
-            Trial("FGSM", fgsm, crafted_noisy=True, scored_noisy=True),
-            Trial("FGSM", fgsm, crafted_noisy=False, scored_noisy=False),
-            Trial(f"PGD-{self.steps}", pgd, crafted_noisy=True, scored_noisy=True),
-            Trial(f"PGD-{self.steps}", pgd, crafted_noisy=False, scored_noisy=False),
-            Trial(f"PGD-{self.steps} transfer", pgd, crafted_noisy=False, scored_noisy=True),
-            Trial(f"EOT-PGD-{self.steps}", eot, crafted_noisy=True, scored_noisy=True),
-            # Without noise every draw is the same, so one is all there is to average.
-            Trial(f"EOT-PGD-{self.steps}", pgd, crafted_noisy=False, scored_noisy=False),
-        )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One attack: how images are crafted, and whether the noise is on while crafting and while scoring."""
-
-    name: str
-    attack: Pgd
-    crafted_noisy: bool
-    scored_noisy: bool
-
-    @property
-    def noise(self) -> str:
-        """As the report names it."""
-        if self.crafted_noisy == self.scored_noisy:
-            return "on" if self.scored_noisy else "off"
-        return "off→on"
+from perturbify.errors import CheckError
 
 
 def check(
     model: nn.Module,
     data: Data | Split,
-    plan: CheckPlan = CheckPlan(),
+    plan: CheckPlan = PRESETS["quick"],
     *,
-    subject: str | None = None,
+    name: str | None = None,
     about: Mapping[str, Any] | None = None,
-    on_batch: OnBatch | None = None,
+    sources: Mapping[str, nn.Module] | None = None,
+    against: tuple[str, nn.Module] | None = None,
+    folder: Path | None = None,
+    on_start: Callable[[Estimate], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Measures how often a classifier is right, on clean and on attacked images.
+    """Measures how robust a classifier is, and whether the measurement can be believed.
 
-    Images are crafted by white-box attacks on the network as it runs, and then scored by one fresh draw of the noise
-    each. The network's modes, buffers and gradients, and the caller's random state, are afterwards what they were.
+    Images are crafted by each attack, and then scored on fresh, independent draws of the noise, none of which the
+    attack has seen; no image is dropped. The networks' modes, buffers and gradients, and the caller's random state,
+    are afterwards what they were.
 
     Args:
-        model: Any classifier that takes pixels in [0, 1], with or without noise; only a noisy one is attacked with
-            the noise on as well.
+        model: Any classifier that takes pixels in [0, 1], with or without noise of ours or of its own.
         data: The images; of a whole dataset the test images are taken.
-        plan: How many images, and which attacks.
-        subject: What the report calls the network.
+        plan: Which attacks, and how many images.
+        name: What the report calls the network.
         about: What the report says of where the network comes from, as JSON values.
-        on_batch: Called with the trial's name, the images done in it, and the images it has.
+        sources: Other classifiers of the same images, by name, to transfer attacks from.
+        against: Name and network that this one is held against, attacked in the same way.
+        folder: An existing folder for the records. What it holds of the same check is not done again.
+        on_start: Called with an estimate of the time before the first attack.
+        on_progress: Called after every batch.
 
     Raises:
-        CheckError: There are no images, the network does not take them, or its classes are not those of the data.
+        CheckError: There are no images, a network does not take them, its classes are not those of the data, or the
+            folder holds another check.
         ModelError: The network gives no gradient for its images, or was made for images of another size.
     """
     split = data.test if isinstance(data, Data) else data
-    name = data.name if isinstance(data, Data) else "own images"
+    dataset = data.name if isinstance(data, Data) else "own images"
     if not len(split):
-        raise CheckError(f"There is nothing to check on: {name} has no test images.")
-    if plan.images is not None:
-        split = split.balanced(plan.images)
+        raise CheckError(f"There is nothing to check on: {dataset} has no test images.")
+    split = split.interleaved()
+    if plan.images is not None and plan.images < len(split):
+        split = split.subset(torch.arange(plan.images))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    noisy = next(perturbations(model), None) is not None
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(_seed(plan.seed, "liveness"))
+    networks = {ITSELF: model, **dict([against] if against else []), **dict(sources or {})}
+    with _generators_restored(device), shard() as part:
+        torch.manual_seed(seed_of(plan.seed, "liveness"))
         images, _ = next(split.batches(min(4, len(split))))
-        _check_head(model, images.to(device), split, len(data.classes) if isinstance(data, Data) else None)
-        liveness = examine(model, images.to(device))
-        trials = [t for t in plan.trials if noisy or not (t.crafted_noisy or t.scored_noisy)]
-        rows = tuple(_row(model, split, trial, plan, device, on_batch) for trial in trials)
+        images = images.to(device)
+        expected = len(data.classes) if isinstance(data, Data) else None
+        classes, *_ = [count_classes(network, images, split, expected) for network in networks.values()]
+        liveness = examine(model, images)
+        kind = randomness(model, images)
+        subject = Subject(
+            noisy=kind != "none",
+            switchable=kind in ("fresh", "shared"),
+            classes=classes,
+            sources=tuple(sources or {}),
+            rival=against[0] if against else None,
+            rival_noisy=against is not None and randomness(against[1], images) != "none",
+        )
+        chosen, remarks = _possible(trials(plan, subject))
+        check_of = {
+            "plan": asdict(plan),
+            "images": digest_of_images(split),
+            "networks": [digest_of_network(n) for n in networks.values()],
+        }
+        bench = Bench(networks, split, plan, device, _class_names(data, classes), chosen)
+        records = Records(folder, check_of, part.rank)
+        bench.work_off(records, part, on_start, on_progress)
+        for record in part.gather(records.all()):
+            records.keep(record)
+    judged = outcomes(chosen, records)
     return Report(
-        subject=subject or type(model).__name__,
-        data=name,
+        name=name or type(model).__name__,
+        architecture=type(model).__name__,
+        dataset=dataset,
+        classes=classes,
+        preset=plan.preset,
         n=len(split),
         seed=plan.seed,
         epsilon=plan.epsilon,
+        deterministic=kind == "none",
+        noise_mode=plan.noise if subject.switchable else kind,
         liveness=liveness,
-        rows=rows,
+        rows=rows(chosen, records, plan),
+        criteria=criteria(judged, epsilon=plan.epsilon, classes=classes, rival=subject.rival),
         machine=machine(device),
+        examples=examples(bench.shown, chosen, records),
+        example_attack=bench.shown and bench.shown.name,
+        remarks=tuple(remarks + _remarks(kind, plan)),
         about=dict(about or {}),
     )
 
@@ -159,71 +134,44 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _row(
-    model: nn.Module, split: Split, trial: Trial, plan: CheckPlan, device: torch.device, on_batch: OnBatch | None
-) -> Row:
-    # A seed of its own, so that a trial's figure does not depend on which others were run.
-    torch.manual_seed(_seed(plan.seed, f"{trial.name} {trial.noise}"))
-    started, correct, done = time.perf_counter(), 0, 0
-    for x, y in _batches(split, plan.batch_size, device):
-        with noise(model, trial.crafted_noisy):
-            crafted = pgd(model, x, y, trial.attack)
-        with noise(model, trial.scored_noisy), attacked(model), torch.no_grad():
-            correct += _correct(model(crafted), y)
-        done += len(y)
-        if on_batch is not None:
-            on_batch(f"{trial.name}, noise {trial.noise}", done, len(split))
-    a = trial.attack
-    return Row(
-        attack=trial.name,
-        noise=trial.noise,
-        n=done,
-        correct=correct,
-        accuracy=correct / done,
-        interval=wilson(correct, done),
-        epsilon=a.epsilon,
-        steps=a.steps,
-        step_size=a.step_size,
-        draws=a.draws,
-        seconds=round(time.perf_counter() - started, 3),
-    )
+def _possible(planned: tuple[Trial, ...]) -> tuple[tuple[Trial, ...], list[str]]:
+    """The trials whose libraries are here, and a remark for each library that is not."""
+    lacking = {t: missing(t.attack) for t in planned if t.attack is not None}
+    left_out: dict[str, list[str]] = {}
+    for trial, library in lacking.items():
+        if library is not None:
+            left_out.setdefault(library, []).append(trial.name)
+    remarks = [
+        f"Not run, for want of {library} (pip install 'perturbify[attacks]'): {', '.join(names)}."
+        for library, names in left_out.items()
+    ]
+    return tuple(t for t in planned if lacking.get(t) is None), remarks
 
 
-def _batches(split: Split, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for x, y in split.batches(size):
-        yield x.to(device), y.to(device)
-
-
-def _correct(logits: Tensor, y: Tensor) -> int:
-    # To argmax, NaN is the greatest of numbers; here it is no answer.
-    return int(((logits.argmax(1) == y) & ~logits.isnan().any(1)).sum())
-
-
-def _check_head(model: nn.Module, images: Tensor, split: Split, classes: int | None) -> None:
-    try:
-        with attacked(model), torch.no_grad():
-            logits = model(images)
-    except PerturbifyError:
-        raise
-    except Exception as error:
-        what = f"{times(images.shape[1:])} images in {str(images.dtype).removeprefix('torch.')}"
-        raise CheckError(
-            f"{type(model).__name__} does not take {what}: {first_line(error)}.",
-            "Check it on images as it was made for; a network in another precision is checked as model.float().",
-        ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise CheckError(f"{type(model).__name__} is not a classifier: it does not give one row of logits an image.")
-    if logits.shape[1] <= int(split.labels.max()):
-        raise CheckError(
-            f"The network tells {logits.shape[1]} classes apart, the data have labels up to {int(split.labels.max())}.",
-            "Check it on the data it was made for.",
+def _remarks(kind: str, plan: CheckPlan) -> list[str]:
+    said = []
+    if kind == "foreign":
+        said.append(
+            "The network draws random numbers that are not perturbify's: its noise could not be turned off or frozen. "
+            "If its images share their draws, the intervals are too narrow."
         )
-    if classes is not None and logits.shape[1] != classes:
-        raise CheckError(
-            f"The network tells {logits.shape[1]} classes apart, the data have {classes}.",
-            "Check it on the data it was made for.",
+    if kind == "shared" and plan.noise == "fresh":
+        said.append(
+            "The network shares each draw among the images of a batch; here every image had draws of its own, which "
+            "changes nothing for an image by itself."
         )
+    if plan.noise == "shared" and kind != "none":
+        said.append(
+            "The images of a batch shared their draws: the intervals, which take them for independent, are too narrow."
+        )
+    return said
 
 
-def _seed(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
+def _class_names(data: Data | Split, classes: int) -> tuple[str, ...]:
+    return data.classes if isinstance(data, Data) else tuple(str(i) for i in range(classes))
+
+
+@contextmanager
+def _generators_restored(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+        yield

@@ -75,13 +75,18 @@ class Split(ABC):
         """
         if n < 1:
             raise DataError(f"A part of a dataset needs at least one image, not {n}.")
-        if n >= len(self):
-            return self
+        return self if n >= len(self) else self.subset(self._by_rank()[:n].sort().values)
+
+    def interleaved(self) -> Split:
+        """All images, the first of each class, then the second of each, and so on: the first n are balanced."""
+        return self.subset(self._by_rank())
+
+    def _by_rank(self) -> Tensor:
         by_class = self.labels.argsort(stable=True)
         sizes = self.labels.bincount()
         first_of_class = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
         rank_in_class = torch.arange(len(self)) - first_of_class
-        return self.subset(by_class[rank_in_class.argsort(stable=True)[:n]].sort().values)
+        return by_class[rank_in_class.argsort(stable=True)]
 
     @abstractmethod
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "report.json"
 
     @property
+    def pages(self) -> tuple[Path, ...]:
+        """The same report for people."""
+        return self.path / "report.md", self.path / "report.html"
+
+    @property
     def state(self) -> Path:
         """What ``--resume`` needs."""
         return self.path / "state.safetensors"
@@ -53,7 +58,7 @@ class RunFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
-        return self.recipe, self.metrics, self.model, self.card, self.report, self.state
+        return self.recipe, self.metrics, self.model, self.card, self.report, *self.pages, self.state
 
     def check(self, *, force: bool) -> None:
         """Makes sure, before any long work, that a run can be written there; changes nothing.

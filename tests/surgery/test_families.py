@@ -13,49 +13,18 @@ import sys
 from collections import Counter
 
 import pytest
-import timm
 import torch
-import torchvision
+from networks.behaviour import alive, equal, gradients, loss_of, scale, seeded, silent, thetas
+from networks.families import FAMILIES, families, tm
 from torch import distributed
 from torch.func import functional_call, grad
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
-from torch.utils import _pytree as pytree
 
 import perturbify
 from perturbify import PerturbConfig
 
-
-def tv(name, **options):
-    return torchvision.models.get_model(name, weights=None, num_classes=5, **options)
-
-
-def tm(name, **options):
-    return timm.create_model(name, num_classes=5, **options)
-
-
-FAMILIES = {
-    "resnet": (lambda: tm("resnet10t"), (3, 32, 32)),
-    "convnext": (lambda: tm("convnext_atto"), (3, 32, 32)),
-    "efficientnet, Conv2dSame": (lambda: tm("tf_efficientnet_b0"), (3, 32, 32)),
-    "vit": (lambda: tm("test_vit", img_size=32), (3, 32, 32)),
-    "nfnet, ScaledStdConv": (lambda: tm("test_nfnet"), (3, 32, 32)),
-    "densenet": (lambda: tv("densenet121"), (3, 32, 32)),
-    "coat, convolutions called twice": (lambda: tm("coat_lite_tiny", img_size=64), (3, 64, 64)),
-    "video, Conv3d": (lambda: tv("r3d_18"), (3, 2, 16, 16)),
-    "segmentation, OrderedDict": (lambda: tv("fcn_resnet50", weights_backbone=None), (3, 32, 32)),
-    "efficientnet, CondConv": (lambda: tm("efficientnet_cc_b0_4e"), (3, 32, 32)),
-    "efficientvit, hooks in part": (lambda: tm("efficientvit_b0"), (3, 64, 64)),
-    "resnet, hooks alone": (lambda: tm("resnet10t"), (3, 32, 32), "hook"),
-}
-QUICK = tuple(n for n in FAMILIES if n not in ("efficientnet, Conv2dSame", "densenet", "segmentation, OrderedDict"))
 MODES = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-
-
-def families(quick=QUICK):
-    """Runs a test on every family; those that are not quick only with ``-m slow``."""
-    marked = [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-    return pytest.mark.parametrize("family", marked, indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -73,52 +42,6 @@ def fresh(family):
     """Copies, for a test to change."""
     source, wrapped, x = family
     return copy.deepcopy(source), copy.deepcopy(wrapped), x
-
-
-def seeded(network, x, seed=5):
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        return network(x)
-
-
-def equal(a, b):
-    left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
-    assert len(left) == len(right) > 0
-    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(left, right, strict=True))
-
-
-def alive(network, x):
-    """Whether two runs differ, in every output."""
-    with torch.no_grad():
-        one, two = (pytree.tree_leaves(network(x)) for _ in range(2))
-    return all(a.isfinite().all() and not torch.equal(a, b) for a, b in zip(one, two, strict=True))
-
-
-def silent(network, x, seed=5):
-    with perturbify.noise(network, enabled=False):
-        return seeded(network, x, seed)
-
-
-def loss_of(output):
-    return sum(leaf.float().square().mean() for leaf in pytree.tree_leaves(output))
-
-
-def gradients(network, x, seed=5):
-    network.zero_grad()
-    torch.manual_seed(seed)
-    loss_of(network(x)).backward()
-    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-
-
-def thetas(network):
-    return {name: p for name, p in network.named_parameters() if name.endswith(".theta")}
-
-
-def scale(network, factor):
-    """Changes every weight and every θ."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(factor)
 
 
 # 1. torch.compile
@@ -305,10 +228,8 @@ def step_of_rank(rank, folder):
 
 def test_two_processes_agree_on_gradients_and_draw_apart(tmp_path):
     command = [sys.executable, "-W", "error::RuntimeWarning", __file__]
-    ranks = [
-        subprocess.Popen([*command, str(rank), tmp_path], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=-1)
-        for rank in range(2)
-    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ranks = [subprocess.Popen([*command, str(rank), tmp_path], env=environment, stderr=-1) for rank in range(2)]
     for rank in ranks:
         _, errors = rank.communicate(timeout=120)
         assert rank.returncode == 0, errors.decode()

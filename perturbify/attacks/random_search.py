@@ -1,0 +1,87 @@
+"""Random search in an l∞ or l2 ball: what every attack that follows something has to beat."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from perturbify.attacks.attack import Crafted, Passes
+from perturbify.attacks.gradient import attacked
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Tries random points of the ball and keeps, of each image, the one with the greatest margin of a wrong class.
+
+    A gradient that random points beat is masked (Athalye et al., 2018; Carlini et al., 2019). For that comparison to
+    mean something the points must be strong ones, so they lie as far out as the ball goes: for l∞ in its corners, each
+    value ε up or down, where a loss that is nearly linear in so small a ball has √3 times the spread it has over the
+    ball; for l2 on its surface, where in so many dimensions nearly all of the ball is anyway. Then they are cut off
+    at [0, 1].
+
+    The clean image is not among them and no image is settled by succeeding: one draw proves nothing of a random
+    network. There, one draw per try makes the luckiest win; raise ``draws``.
+
+    Attributes:
+        epsilon: Radius of the ball: for l∞ in pixels of [0, 1], for l2 the length of the whole perturbation.
+        tries: Points to try for each image.
+        draws: Draws of the noise that the margin of each is averaged over.
+        norm: ``"linf"`` or ``"l2"``.
+
+    Raises:
+        ValueError: A setting is outside its range.
+    """
+
+    epsilon: float = 8 / 255
+    tries: int = 100
+    draws: int = 1
+    norm: Literal["linf", "l2"] = "linf"
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2"):
+            raise ValueError(f'norm is "linf" or "l2", not {self.norm!r}')
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0) or (self.norm == "linf" and self.epsilon > 1):
+            raise ValueError(f"epsilon is a radius in pixels of [0, 1], not {self.epsilon}")
+        if self.tries < 1 or self.draws < 1:
+            raise ValueError(f"tries and draws must be at least 1, not {self.tries} and {self.draws}")
+
+    @property
+    def passes(self) -> Passes:
+        """Its cost."""
+        return Passes(self.tries * self.draws + 1, 0)
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
+        """Attacks a batch; it holds that it succeeded where one more draw is wrong."""
+        x = x.detach()
+        with attacked(model), torch.no_grad():
+            best, greatest = x, torch.full((len(x),), -math.inf, device=x.device)
+            for _ in range(self.tries):
+                images = (x + self.epsilon * self._direction(x)).clamp(0, 1)
+                margin = _mean_margin(model, images, y, self.draws)
+                better = margin >= greatest  # ties too: where all are alike, one of them still comes back
+                best = torch.where(better[:, None, None, None], images, best)
+                greatest = torch.where(better, margin, greatest)
+            return Crafted(best, model(best).argmax(1) != y)
+
+    def _direction(self, x: Tensor) -> Tensor:
+        normal = torch.randn_like(x)
+        if self.norm == "linf":
+            return torch.where(normal < 0, -1, 1).to(x.dtype)
+        return normal / normal.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+
+
+def _mean_margin(model: nn.Module, images: Tensor, y: Tensor, draws: int) -> Tensor:
+    """Logit of the best wrong class over that of the true one, averaged over draws, shape (N,); NaN is infinitely bad.
+
+    Unlike the cross-entropy, which is exactly zero where a network is sure, it still tells such images apart.
+    """
+    total = torch.zeros(len(images), device=images.device)
+    for _ in range(draws):
+        logits = model(images).float()
+        wrong = logits.scatter(1, y[:, None], -math.inf).amax(1)
+        total += wrong - logits.gather(1, y[:, None]).squeeze(1)
+    return torch.where(total.isnan(), math.inf, total) / draws

@@ -1,0 +1,165 @@
+"""Crafting and scoring, batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from perturbify.attacks import Frozen
+from perturbify.checks.estimate import Estimate, estimate
+from perturbify.checks.pictures import strip
+from perturbify.checks.plan import CheckPlan
+from perturbify.checks.records import Record, Records
+from perturbify.checks.scoring import score
+from perturbify.checks.sharding import Shard
+from perturbify.checks.trials import ITSELF, Trial
+from perturbify.data import Split
+from perturbify.perturbation import noise, sharing
+
+SHARE = {"fresh": "sample", "shared": "batch"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a check stands.
+
+    Attributes:
+        trial: Key of the attack whose batch is done.
+        done: Batches of that attack that are done.
+        total: Batches it has.
+        seconds_left: Until the whole check is done, by the pace so far.
+    """
+
+    trial: str
+    done: int
+    total: int
+    seconds_left: float
+
+
+class Bench:
+    """Networks, images, and what is to be tried on them.
+
+    Args:
+        networks: By name; the one that is checked is :data:`ITSELF`.
+        split: The images, in an order whose beginnings are balanced.
+        plan: Settings.
+        device: Where the networks are.
+        class_names: For the pictures.
+        chosen: The trials.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        split: Split,
+        plan: CheckPlan,
+        device: torch.device,
+        class_names: tuple[str, ...],
+        chosen: tuple[Trial, ...],
+    ) -> None:
+        self._networks, self._split, self._plan = networks, split, plan
+        self._device, self._class_names, self._trials = device, class_names, chosen
+        attacks = [t for t in chosen if t.network == ITSELF and t.role in ("many steps", "averaged") and not t.images]
+        self.shown = attacks[-1] if attacks else None
+
+    def work_off(
+        self,
+        records: Records,
+        part: Shard,
+        on_start: Callable[[Estimate], None] | None,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        """Does this process's share of what is not recorded yet.
+
+        Args:
+            records: Where it is noted.
+            part: Which share.
+            on_start: Called with an estimate of the time.
+            on_progress: Called after every batch.
+        """
+        plan, n = self._plan, len(self._split)
+        jobs = [(t, b) for t in self._trials for b in range(-(-min(t.images or n, n) // plan.batch_size))]
+        todo = [(t, b) for i, (t, b) in enumerate(jobs) if part.mine(i) and (t.key, b) not in records]
+        if not todo:
+            return
+        x, y = self._batch(todo[0][0], 0)
+        expected = estimate(self._networks[ITSELF], x, y, [(t, self._size(t, b)) for t, b in todo], plan)
+        if on_start is not None:
+            on_start(expected)
+        started, spent = time.perf_counter(), 0.0
+        for (trial, batch), cost in zip(todo, expected.costs, strict=True):
+            records.add(self._record(trial, batch))
+            spent += cost
+            if on_progress is not None:
+                pace = (time.perf_counter() - started) / spent
+                of_trial = [(t.key, b) for t, b in jobs if t is trial]
+                done = sum(job in records for job in of_trial)
+                on_progress(Progress(trial.key, done, len(of_trial), pace * (sum(expected.costs) - spent)))
+
+    def _record(self, trial: Trial, batch: int) -> Record:
+        plan = self._plan
+        x, y = self._batch(trial, batch)
+        # A seed of its own, so that a figure does not depend on what else was run, where, and in which order.
+        seed = seed_of(plan.seed, trial.key, batch)
+        scored = self._networks[trial.network]
+        started = time.perf_counter()
+        torch.manual_seed(seed)
+        images, fooled = x, None
+        if trial.attack is not None:
+            with self._crafting(trial, scored) as target:
+                crafted = trial.attack.craft(target, x, y)
+            images, fooled = crafted.images, crafted.fooled.tolist()
+        torch.manual_seed(seed + 1)
+        with noise(scored, trial.noisy), sharing(scored, SHARE[plan.noise]):
+            draws = plan.draws if trial.noisy else 1
+            queries = max(draws, *plan.queries) if trial.noisy and trial.role != "sweep" else draws
+            scores = score(scored, images, y, draws=draws, queries=queries)
+        change = (images - x).flatten(1)
+        names = [self._class_names[label] for label in y.tolist()]
+        return Record(
+            trial=trial.key,
+            batch=batch,
+            seed=seed,
+            right=["".join("01"[hit] for hit in row) for row in scores.right.tolist()],
+            majority=scores.majority.tolist(),
+            lasted=scores.lasted.tolist(),
+            queries=queries,
+            fooled=fooled,
+            linf=[round(v, 6) for v in change.abs().amax(1).tolist()],
+            l2=[round(v, 5) for v in change.norm(dim=1).tolist()],
+            seconds=round(time.perf_counter() - started, 3),
+            pictures=strip(x, images, names) if trial is self.shown and batch == 0 else None,
+        )
+
+    @contextmanager
+    def _crafting(self, trial: Trial, scored: nn.Module) -> Iterator[nn.Module]:
+        """The network that a trial attacks, with its noise as the trial says."""
+        other = self._networks.get(trial.crafted_on)
+        target = scored if other is None else other
+        with noise(target, trial.crafted_on != "noise off"), sharing(target, SHARE[self._plan.noise]):
+            yield (
+                Frozen(target, self._plan.frozen_draws, self._plan.seed)
+                if trial.crafted_on == "frozen noise"
+                else target
+            )
+
+    def _batch(self, trial: Trial, batch: int) -> tuple[Tensor, Tensor]:
+        start = batch * self._plan.batch_size
+        order = torch.arange(start, start + self._size(trial, batch))
+        x, y = next(self._split.batches(len(order), order=order))
+        return x.to(self._device), y.to(self._device)
+
+    def _size(self, trial: Trial, batch: int) -> int:
+        n = min(trial.images or len(self._split), len(self._split))
+        return min(self._plan.batch_size, n - batch * self._plan.batch_size)
+
+
+def seed_of(*parts: object) -> int:
+    """A seed that depends on all parts and on nothing else."""
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, parts)).encode()).digest()[:4], "little")

@@ -1,0 +1,225 @@
+"""The sanity criteria for figures of robustness (Athalye et al., 2018; Carlini et al., 2019), each with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from perturbify.attacks import Pgd
+from perturbify.checks.report import Criterion, Evidence
+from perturbify.checks.statistics import Shares, difference_interval, mean_interval
+from perturbify.checks.trials import ITSELF, Role, Trial
+
+TOLERANCE = 0.02
+"""Differences of accuracy up to two points count as equal: no check of a few hundred images can tell them apart."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial left.
+
+    Attributes:
+        trial: The attack.
+        shares: For each of its images, which are the first ones of the check, the share of draws that were right.
+    """
+
+    trial: Trial
+    shares: Shares
+
+    @property
+    def accuracy(self) -> float:
+        """Mean probability of being right."""
+        return float(self.shares.mean())
+
+
+def criteria(
+    outcomes: Sequence[Outcome], *, epsilon: float, classes: int, rival: str | None = None
+) -> tuple[Criterion, ...]:
+    """Judges a check.
+
+    Args:
+        outcomes: Of all its trials.
+        epsilon: Radius of the l∞ attacks.
+        classes: Number of classes.
+        rival: Name of the network that this one is held against, if any.
+    """
+    found = _Outcomes(outcomes, epsilon)
+    judged = [
+        _above_chance(found, classes),
+        _one_step(found),
+        _black_box(found),
+        _unbounded(found, classes),
+        _random(found),
+        _larger_epsilon(found),
+        _longer(found),
+    ]
+    if found.noisy:
+        judged += [_averages(found), _frozen(found)]
+    if rival is not None:
+        judged.append(_gain(found, _Outcomes(outcomes, epsilon, rival), rival))
+    return tuple(judged)
+
+
+class _Outcomes:
+    """The outcomes of one network, scored with the noise as the network has it."""
+
+    def __init__(self, outcomes: Sequence[Outcome], epsilon: float, network: str = ITSELF) -> None:
+        own = [o for o in outcomes if o.trial.network == network]
+        self.clean = next(o for o in own if o.trial.role == "clean")
+        self.noisy = self.clean.trial.noisy
+        self._all = [o for o in own if o.trial.noisy == self.noisy]
+        self._epsilon = epsilon
+
+    def of(self, *roles: Role) -> list[Outcome]:
+        return [o for o in self._all if o.trial.role in roles]
+
+    @property
+    def white_box(self) -> list[Outcome]:
+        """Attacks of many steps along the network's own gradient, at the check's ε."""
+        return self.of("many steps", "averaged", "longer", "restarts")
+
+    @property
+    def strongest(self) -> Outcome | None:
+        """The white-box attack that leaves the least, of those on all images."""
+        whole = [o for o in self.white_box if o.trial.images is None]
+        return min(whole, key=lambda o: o.accuracy, default=None)
+
+
+def _above_chance(found: _Outcomes, classes: int) -> Criterion:
+    chance = 1 / classes
+    low, high = mean_interval(found.clean.shares)
+    below = Evidence(
+        f"chance ({chance:.3g}) less the clean accuracy",
+        chance - found.clean.accuracy,
+        (chance - high, chance - low),
+        limit=0.0,
+        tolerance=0.0,
+    )
+    return Criterion(
+        "there is something to defend", "An accuracy at the level of chance cannot be lowered by any attack.", (below,)
+    )
+
+
+def _one_step(found: _Outcomes) -> Criterion:
+    strong = found.strongest
+    evidence = [_difference(strong, o) for o in found.of("one step")] if strong else []
+    return _criterion(
+        "one step never beats many", "The gradient misleads: a step along it goes further than many do.", evidence
+    )
+
+
+def _black_box(found: _Outcomes) -> Criterion:
+    strong = found.strongest
+    evidence = [_difference(strong, o) for o in found.of("black box")] if strong else []
+    return _criterion(
+        "black-box never beats white-box",
+        "The gradient is masked: those who do not use it, or use another network's, do better.",
+        evidence,
+    )
+
+
+def _unbounded(found: _Outcomes, classes: int) -> Criterion:
+    evidence = [
+        Evidence(f"accuracy under {_called(o)}", o.accuracy, mean_interval(o.shares), 1 / classes, TOLERANCE)
+        for o in found.of("unbounded")
+    ]
+    return _criterion(
+        "an unbounded attack reaches chance or below",
+        "The attack does not work: free to change everything, it still leaves right answers.",
+        evidence,
+    )
+
+
+def _random(found: _Outcomes) -> Criterion:
+    strong = found.strongest
+    evidence = [_difference(strong, o) for o in found.of("random")] if strong else []
+    return _criterion(
+        "random search does not beat gradients", "The gradient is worth less than luck: it is masked.", evidence
+    )
+
+
+def _larger_epsilon(found: _Outcomes) -> Criterion:
+    """On attacks of many steps; one step of a large ε may well go too far on any network."""
+    lines: dict[str, list[tuple[float, Outcome]]] = {}
+    for outcome in found.of("many steps", "sweep"):
+        attack = outcome.trial.attack
+        if isinstance(attack, Pgd) and attack.steps > 1:
+            for point in outcome.trial.points:
+                if point.figure == "epsilon":
+                    lines.setdefault(point.line, []).append((point.x, outcome))
+    ordered = [[o for _, o in sorted(line, key=lambda p: p[0])] for line in lines.values()]
+    evidence = [_difference(larger, smaller) for line in ordered for smaller, larger in pairwise(line)]
+    return _criterion(
+        "a larger ε never helps the model",
+        "A larger ball contains the smaller one, so the attack fails in it.",
+        evidence,
+    )
+
+
+def _longer(found: _Outcomes) -> Criterion:
+    plain = found.of("many steps")
+    several = [(o.trial.attack.steps, o) for o in (*plain, *found.of("longer")) if isinstance(o.trial.attack, Pgd)]
+    by_steps = [o for _, o in sorted(several, key=lambda pair: pair[0])]
+    evidence = [_difference(*by_steps[-2:])] if len(by_steps) > 1 else []
+    evidence += [_difference(once, often) for once in plain for often in found.of("restarts")]
+    return _criterion(
+        "more steps and restarts change nothing",
+        "The attack has not converged: going on lowers the accuracy.",
+        evidence,
+    )
+
+
+def _averages(found: _Outcomes) -> Criterion:
+    own = [(o.trial.attack.draws, o) for o in found.of("averaged") if isinstance(o.trial.attack, Pgd)]
+    by_draws = [o for _, o in sorted(own, key=lambda pair: pair[0])]
+    evidence = [_difference(*by_draws[-2:])] if len(by_draws) > 1 else []
+    return _criterion(
+        "EOT has reached its plateau",
+        "More draws a step still lower the accuracy: the last figure is not the end.",
+        evidence,
+    )
+
+
+def _frozen(found: _Outcomes) -> Criterion:
+    strong = found.strongest
+    evidence = [_difference(strong, o) for o in found.of("frozen")] if strong else []
+    return _criterion(
+        "attacks on frozen noise do not beat those on fresh noise",
+        "The fresh draws hide the gradient: fixing a few of them makes the better attack.",
+        evidence,
+    )
+
+
+def _gain(found: _Outcomes, rival: _Outcomes, name: str) -> Criterion:
+    ours, theirs = found.strongest, rival.strongest
+    evidence = []
+    if ours and theirs:
+        statement = f"{name} under {_called(theirs)}, less this network under {_called(ours)}"
+        evidence = [_difference(theirs, ours, statement, tolerance=0.0)]
+    return _criterion(
+        f"it is more robust than {name}", "Whatever was added has bought no robustness that this check finds.", evidence
+    )
+
+
+def _difference(first: Outcome, second: Outcome, statement: str = "", tolerance: float = TOLERANCE) -> Evidence:
+    """The accuracy that the first attack leaves, less that of the second, which claims not to leave more."""
+    n = min(len(first.shares), len(second.shares))  # the images that both have, which are the first ones
+    a, b = first.shares[:n], second.shares[:n]
+    return Evidence(
+        statement or f"accuracy under {_called(first)}, less that under {_called(second)}",
+        float((a - b).mean()),
+        difference_interval(a, b),
+        limit=0.0,
+        tolerance=tolerance,
+    )
+
+
+def _called(outcome: Outcome) -> str:
+    trial = outcome.trial
+    usual = "noise on" if trial.noisy else "noise off"
+    return trial.name if trial.crafted_on == usual else f"{trial.name} ({trial.crafted_on})"
+
+
+def _criterion(name: str, why: str, evidence: Sequence[Evidence]) -> Criterion:
+    return Criterion(name, why, tuple(evidence), "" if evidence else "Not measured.")

@@ -1,0 +1,72 @@
+"""How long a check will take, before it begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from perturbify.attacks import attacked, input_gradient
+from perturbify.checks.plan import CheckPlan
+from perturbify.checks.trials import Trial
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be done, and how long it may take.
+
+    Attributes:
+        costs: Seconds for each piece of work, in order.
+        images_per_second: Images a second, forward and backward.
+    """
+
+    costs: tuple[float, ...]
+    images_per_second: float
+
+    @property
+    def seconds(self) -> float:
+        """Of all of them."""
+        return sum(self.costs)
+
+
+def estimate(model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Trial, int]], plan: CheckPlan) -> Estimate:
+    """Times one pass forward and one with a gradient on a real batch, and counts passes.
+
+    Args:
+        model: The network.
+        x: A batch of images, shape (N, C, H, W).
+        y: Its labels, shape (N,).
+        work: Trials, and how many images each piece of work has.
+        plan: How images are scored.
+    """
+    with attacked(model):
+        forward = _seconds(lambda: _forward(model, x)) / len(x)
+        gradient = _seconds(lambda: input_gradient(model, x, y)) / len(x)
+    costs = []
+    for trial, images in work:
+        scored = plan.draws if trial.noisy else 1
+        seconds = scored * forward
+        if trial.attack is not None:
+            passes = trial.attack.passes
+            averaged = plan.frozen_draws if trial.crafted_on == "frozen noise" else 1
+            seconds += averaged * (passes.forward * forward + passes.gradient * gradient)
+        costs.append(images * seconds)
+    return Estimate(tuple(costs), 1 / gradient)
+
+
+@torch.no_grad()
+def _forward(model: nn.Module, x: Tensor) -> None:
+    model(x)
+
+
+def _seconds(run: object) -> float:
+    assert callable(run)
+    run()  # the first pass is slower
+    started = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

@@ -1,0 +1,48 @@
+"""Images for the report, as data URLs."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from torch import Tensor
+
+SIDE = 128
+"""Pixels a side at most; larger images are scaled down."""
+
+
+def strip(x: Tensor, adversarial: Tensor, labels: list[str], n: int = 8) -> list[dict[str, str]]:
+    """Pictures of the first images of a batch: as they are, attacked, and ten times the difference around grey.
+
+    Args:
+        x: Images, shape (N, C, H, W), in [0, 1].
+        adversarial: The same, attacked.
+        labels: Name of each image's class.
+        n: Images at most.
+    """
+    return [
+        {
+            "label": label,
+            "clean": data_url(clean),
+            "adversarial": data_url(attacked),
+            "difference": data_url((0.5 + 10 * (attacked - clean)).clamp(0, 1)),
+        }
+        for clean, attacked, label in list(zip(x, adversarial, labels, strict=True))[:n]
+    ]
+
+
+def data_url(image: Tensor) -> str:
+    """An image as the URL of a PNG file.
+
+    Args:
+        image: Shape (C, H, W) with one or three channels, in [0, 1].
+    """
+    from PIL import Image
+
+    pixels = image.detach().float().cpu().mul(255).round().clamp(0, 255).byte()
+    pixels = pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels[:3]
+    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

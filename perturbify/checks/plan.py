@@ -1,0 +1,121 @@
+"""What a check does: its settings, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from perturbify.attacks import Pgd, RandomSearch
+
+FAMILIES = {
+    "fgsm": "one step of length ε",
+    "pgd": "projected steps, one draw of the noise a step",
+    "eot": "projected steps, each on the mean gradient of independent draws",
+    "frozen": "projected steps on fixed realisations of the noise",
+    "transfer": "crafted on the network without its noise, and on the networks given with --from",
+    "random": "the worst of random points of the ball",
+    "unbounded": "projected steps without a bound",
+    "sweep": "FGSM and PGD at other ε",
+    "long": "many more steps",
+    "restarts": "PGD from several starting points",
+    "l2": "projected steps in an l2 ball of 0.5, or of the length that --l2 says",
+    "few-pixel": "1, 2 and 3 pixels by differential evolution",
+    "apgd": "APGD on the cross-entropy and the difference of logits ratio (pyautoattack)",
+    "square": "Square, by queries (pyautoattack)",
+    "cw": "Carlini and Wagner's l2 attack (foolbox)",
+    "hopskipjump": "HopSkipJump, by decisions on frozen noise (foolbox)",
+}
+"""The families of attacks that a plan can name."""
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """What a check does.
+
+    Attributes:
+        preset: Name of the preset that it comes from; ``"custom"`` once anything was changed.
+        attacks: Families of :data:`FAMILIES`.
+        images: Test images at most, as equal by class as possible; None takes all.
+        few: Images at most for attacks that take thousands of passes an image (few-pixel, APGD, Square, C&W,
+            HopSkipJump).
+        epsilon: Radius of the l∞ ball in pixels of [0, 1].
+        sweep: Further radii for the family ``sweep``, as multiples of ``epsilon``.
+        step_size: Length of a step of PGD.
+        steps: Steps of PGD.
+        long_steps: Steps of its longest run; it is run with half as many, too, to see whether that makes a difference.
+        restarts: Starting points of its restarted run.
+        eot_draws: Draws that a step of EOT-PGD averages; it is run with half as many, too, for the same reason.
+        frozen_draws: Realisations of the noise that frozen noise averages.
+        tries: Points of the random search.
+        confidences: κ of Carlini and Wagner's attack.
+        draws: Fresh draws of the noise that score each image.
+        queries: Numbers of repeated queries whose survival is reported.
+        noise: ``"fresh"`` draws the noise for every image, ``"shared"`` once for a batch, whatever the network says;
+            for one image both are the same, but shared draws tie the images of a batch together.
+        batch_size: Images at once.
+        seed: Of every random number.
+
+    Raises:
+        ValueError: A setting is outside its range.
+    """
+
+    preset: str = "custom"
+    attacks: tuple[str, ...] = ("fgsm", "pgd", "eot", "frozen", "transfer", "random", "unbounded", "sweep", "long")
+    images: int | None = 256
+    few: int = 64
+    epsilon: float = 8 / 255
+    sweep: tuple[float, ...] = (0.25, 0.5, 2.0)
+    step_size: float = 0.01
+    steps: int = 7
+    long_steps: int = 20
+    restarts: int = 3
+    eot_draws: int = 10
+    frozen_draws: int = 5
+    tries: int = 20
+    confidences: tuple[float, ...] = (0.0, 1.0)
+    draws: int = 20
+    queries: tuple[int, ...] = (1, 5, 10, 100)
+    noise: Literal["fresh", "shared"] = "fresh"
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.few < 1 or (self.images is not None and self.images < 1):
+            raise ValueError(
+                f"images, few and batch_size must be at least 1, not {self.images}, {self.few} and {self.batch_size}"
+            )
+        if self.draws < 1 or not self.queries or min(self.queries) < 1:
+            raise ValueError(f"draws and queries must be at least 1, not {self.draws} and {self.queries}")
+        if self.noise not in ("fresh", "shared"):
+            raise ValueError(f'noise is "fresh" or "shared", not {self.noise!r}')
+        unknown = [a for a in self.attacks if a not in FAMILIES]
+        if unknown:
+            raise ValueError(f"there are no attacks {unknown[0]!r}; there are {', '.join(FAMILIES)}")
+        Pgd(self.epsilon, self.step_size, self.long_steps, restarts=self.restarts)
+        Pgd(self.epsilon, self.step_size, self.steps, draws=self.eot_draws)
+        RandomSearch(self.epsilon, self.tries)
+
+
+PRESETS = {
+    "quick": CheckPlan("quick"),
+    "standard": CheckPlan(
+        "standard",
+        (*CheckPlan.attacks, "restarts", "l2", "few-pixel", "apgd", "square", "cw"),
+        images=1000,
+        sweep=(0.125, 0.25, 0.5, 0.75, 1.5, 2.0),
+        long_steps=50,
+        eot_draws=20,
+        tries=100,
+    ),
+    "paper": CheckPlan(
+        "paper",
+        ("fgsm", "pgd", "eot", "transfer", "sweep", "few-pixel", "cw", "random", "unbounded", "frozen", "long"),
+        images=None,
+        few=1000,
+        sweep=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.25, 1.5, 1.75, 2.0),
+        long_steps=50,
+        eot_draws=80,
+        confidences=(0.0, 0.1, 1.0, 2.0, 5.0),
+    ),
+}
+"""Plans with a name. ``paper``: the paper's settings throughout, 80 draws a step."""

@@ -1,0 +1,89 @@
+"""A report for a paper's appendix or a README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from perturbify.checks.render import words
+from perturbify.checks.report import NOT_ELIGIBLE, Criterion, Report
+
+_VERDICTS = {"pass": "pass", "fail": "**FAIL**", "undecided": "undecided"}
+
+
+def to_markdown(report: Report) -> str:
+    """Renders a report as GitHub Markdown: tables, and footnotes that say how it was measured.
+
+    Args:
+        report: Any report.
+
+    Returns:
+        A document that ends with a newline; foreign names are escaped.
+    """
+    lines = [
+        f"# Robustness of {_plain(report.name)}",
+        "",
+        f"{_plain(words.subject(report))}.{'' if report.deterministic else '[^leaderboard]'}",
+        "",
+        f"**{_plain(words.verdict(report)[1])}**",
+        "",
+        "## Accuracy[^measured]",
+        "",
+        *_accuracy(report),
+        "",
+        _plain(words.LEGEND),
+        "",
+    ]
+    if report.criteria:
+        pieces = [piece for criterion in report.criteria for piece in _evidence(criterion)]
+        lines += ["## Criteria", "", *_table(("criterion", "verdict", "evidence", "in percent [95%]"), pieces), ""]
+    lines += ["## Noise", "", *_list(words.liveness(report)), ""]
+    if report.remarks:
+        lines += ["## Remarks", "", *_list(report.remarks), ""]
+    lines += [
+        *("## Settings", "", *_settings(report), ""),
+        *(f"Measured with {_plain(words.settings(report.machine))}.", ""),
+        *("## In a paper", "", f"> {_plain(words.sentence(report))}", ""),
+        f"[^measured]: {_plain(' '.join(words.method(report)))}",
+    ]
+    if not report.deterministic:
+        lines.append(f"[^leaderboard]: {_plain(NOT_ELIGIBLE)}")
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(report: Report) -> list[str]:
+    columns = words.columns(report)
+    cells = zip(*([_plain(cell) for cell in c.cells] for c in columns), strict=True)
+    return _table([c.head for c in columns], cells, [c.numeric for c in columns])
+
+
+def _evidence(criterion: Criterion) -> list[tuple[str, str, str, str]]:
+    """A line for each piece of evidence, and one for the remark; the criterion's name stands on the first."""
+    said = [(_plain(e.statement), _plain(words.evidence(e))) for e in criterion.evidence]
+    said += [(_plain(criterion.detail), "–")] if criterion.detail or not said else []
+    first = (_plain(criterion.name), _VERDICTS[criterion.verdict])
+    return [(*(("", "") if i else first), *piece) for i, piece in enumerate(said)]
+
+
+def _settings(report: Report) -> list[str]:
+    cells = [
+        [_plain(text) for text in (words.called(row), row.noise, words.settings(row.settings))]
+        for row in report.rows
+        if row.norm
+    ]
+    return _table(("attack", "noise", "settings"), cells)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> list[str]:
+    rule = ["---:" if i < len(right) and right[i] else "---" for i in range(len(head))]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+
+
+def _list(sentences: Iterable[str]) -> list[str]:
+    return [f"- {_plain(sentence)}" for sentence in sentences]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes literally, also within a table."""
+    literal = re.sub(r"([\\`*_\[\]|~#!$@])", r"\\\1", words.line(text).replace("&", "&amp;"))
+    return literal.replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,246 @@
+"""A report as one HTML page that needs nothing from outside and no script."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from perturbify.checks.render import plots, words
+from perturbify.checks.render.style import STYLE
+from perturbify.checks.report import NOT_ELIGIBLE, Criterion, Report, Row
+from perturbify.text import duration
+
+# Whatever a foreign report smuggles in: no script, no request.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_MARKS = {"pass": "✓ pass", "fail": "✗ FAIL", "undecided": "? undecided"}
+_CAUTIONS = {
+    "pass": "Passing means that the attacks worked as attacks should. It does not mean that no better attack exists.",
+    "undecided": "An open question is not a pass: more images narrow the intervals.",
+    "fail": "The figures below may flatter the network. What each failure means stands under Criteria.",
+}
+
+
+def to_html(report: Report) -> str:
+    """Renders a report as a page: the verdict, key figures, plots, examples, all rows, criteria, how it was measured.
+
+    Args:
+        report: Any report.
+
+    Returns:
+        The same text for the same report. It asks for nothing over the network and is read without scripts; foreign
+        text is escaped, and examples that are not PNG data URLs are left out.
+    """
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>Robustness of {_safe(report.name)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<header>
+<p class="kicker soft">Robustness report</p>
+<h1>{_safe(report.name)}</h1>
+<p class="soft">{_safe(words.subject(report))}</p>
+</header>
+{_banner(report)}
+{_tiles(report)}
+{_section("Remarks", _list(report.remarks)) if report.remarks else ""}
+{_figures(report)}
+{_strip(report)}
+{_section("All attacks", _rows(report))}
+{_section("Criteria", *map(_criterion, report.criteria)) if report.criteria else ""}
+{_section("Is the noise alive?", _list(words.liveness(report)))}
+{_section("How it was measured", *_measured(report))}
+{_section("In a paper", *_citation(report))}
+</main>
+</body>
+</html>
+"""
+
+
+def _banner(report: Report) -> str:
+    verdict, said = words.verdict(report)
+    head, _, rest = said.partition(": ")
+    strong = f"<strong>{_MARKS[verdict].split()[0]} {_safe(head)}</strong>"
+    return f'<div class="banner {verdict}" role="status">{strong}<p>{_safe(rest)}</p><p>{_CAUTIONS[verdict]}</p></div>'
+
+
+def _tiles(report: Report) -> str:
+    clean, strongest = report.clean, report.strongest
+    tiles = [("Clean", f"{words.percent(clean.accuracy)}%", f"{_interval(clean)}, noise {clean.noise}")]
+    if strongest is not None:
+        tiles.append(
+            (
+                "Under the strongest attack",
+                f"{words.percent(strongest.accuracy)}%",
+                f"{_interval(strongest)}, {strongest.attack}, crafted on {strongest.crafted_on}",
+            )
+        )
+        asked = max((q for q in words.QUERIES if q in strongest.survival), default=None)
+        if asked is not None:
+            beside = strongest.clean_survival.get(asked)
+            beside = "" if beside is None else f"; without the attack {words.percent(beside)}%"
+            share = f"{words.percent(strongest.survival[asked])}%"
+            tiles.append((f"Right in all of {asked} queries", share, f"under that attack{beside}"))
+    if report.criteria:
+        verdicts = [c.verdict for c in report.criteria]
+        counts = f"{verdicts.count('fail')} failed, {verdicts.count('undecided')} undecided"
+        tiles.append(("Criteria that hold", f"{verdicts.count('pass')} of {len(verdicts)}", counts))
+    made = "".join(
+        f'<div><dt>{_safe(head)}</dt><dd class="big">{_safe(figure)}</dd><dd class="soft">{_safe(note)}</dd></div>'
+        for head, figure, note in tiles
+    )
+    return f'<dl class="tiles">{made}</dl>'
+
+
+def _figures(report: Report) -> str:
+    made = plots.figures(report)
+    return _section("Figures", f'<div class="figures">{"".join(made)}</div>') if made else ""
+
+
+def _strip(report: Report) -> str:
+    shown = [e for e in report.examples if all(map(_is_png, (e.clean, e.adversarial, e.difference)))]
+    if not shown:
+        return ""
+
+    def line(head: str, cells: Iterable[str]) -> str:
+        return f'<tr><th scope="row">{head}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+    head = "".join(f'<th scope="col">{_safe(e.label)}</th>' for e in shown)
+    body = (
+        line("clean", (_image(e.clean, f"{e.label}, clean") for e in shown))
+        + line("draws right", (f"{100 * e.clean_accuracy:.0f}%" for e in shown))
+        + line("attacked", (_image(e.adversarial, f"{e.label}, attacked") for e in shown))
+        + line("draws right", (f"{100 * e.accuracy:.0f}%" for e in shown))
+        + line("difference ×10", (_image(e.difference, f"{e.label}, ten times the difference") for e in shown))
+    )
+    caption = (
+        f"Images under {_safe(report.example_attack or 'an attack')}, and the share of fresh draws that are right."
+    )
+    return _section("Examples", _table("examples", caption, f"<tr><td></td>{head}</tr>", body, "strip"))
+
+
+def _rows(report: Report) -> str:
+    columns, strongest = words.columns(report), report.strongest
+    head = "".join(f'<th scope="col"{_class("number" if c.numeric else "name")}>{c.head}</th>' for c in columns)
+    body = ""
+    for i, row in enumerate(report.rows):
+        cells = [f'<th scope="row" class="name">{_safe(columns[0].cells[i])}</th>']
+        for column in columns[1:]:
+            picture = plots.bar(row) if column.head == words.ACCURACY else ""
+            cells.append(f"<td{_class('number' if column.numeric else 'name')}>{_safe(column.cells[i])}{picture}</td>")
+        body += f"<tr{_class('strongest' if row is strongest else '')}>{''.join(cells)}</tr>\n"
+    marked = "" if strongest is None else " Shaded: the strongest attack within the report’s ε."
+    return _table("all attacks", f"{words.LEGEND}{marked}", f"<tr>{head}</tr>", body)
+
+
+def _criterion(criterion: Criterion) -> str:
+    pieces = criterion.evidence
+    ends = [v for e in pieces for v in (*e.interval, e.estimate, e.limit, e.limit + e.tolerance)]
+    body = "".join(
+        f"<tr><td>{_safe(e.statement)}</td><td>{plots.interval(e, min(ends), max(ends))}</td>"
+        f'<td class="number">{_safe(words.evidence(e))}</td><td class="{e.verdict}">{_MARKS[e.verdict]}</td></tr>'
+        for e in pieces
+    )
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("what", "", "in percent [95%], limit + tolerance", "verdict"))
+    name = f"evidence: {_safe(criterion.name)}"
+    caption = "Line: the limit. Shaded lightly: within the tolerance; darker: beyond it."
+    table = _table(name, caption, f"<tr>{head}</tr>", body) if pieces else ""
+    detail = f'<p class="soft">{_safe(criterion.detail)}</p>' if criterion.detail else ""
+    return (
+        f'<div class="criterion"><div class="head"><h3>{_safe(criterion.name)}</h3>'
+        f'<span class="badge {criterion.verdict}">{_MARKS[criterion.verdict]}</span></div>'
+        f"<p>{_safe(criterion.why)}</p>{table}{detail}</div>"
+    )
+
+
+def _measured(report: Report) -> list[str]:
+    said = words.method(report) + ([] if report.deterministic else [NOT_ELIGIBLE])
+    heads = ("attack", "noise", "settings", "median distance", "passes an image", "time")
+    attacks = [row for row in report.rows if row.norm]
+    body = "".join(
+        f'<tr><th scope="row" class="name">{_safe(words.called(row))}</th><td class="name">{_safe(row.noise)}</td>'
+        f"<td>{_safe(words.settings(row.settings))}</td><td>{_safe(words.settings(row.distance))}</td>"
+        f'<td class="name">{row.forward:g} forward, {row.gradient:g} with gradient</td>'
+        f'<td class="number">{duration(row.seconds)}</td></tr>'
+        for row in attacks
+    )
+    head = "".join(f'<th scope="col">{h}</th>' for h in heads)
+    table = _table("settings", "Everything that an attack was told, and what it cost.", f"<tr>{head}</tr>", body)
+    network = {"class": report.architecture, "classes": report.classes, **report.about}
+    return [
+        _list(said),
+        *([_details("Settings of each attack", table)] if attacks else []),
+        _details("Network", _facts(network)),
+        _details("Machine", _facts(report.machine)),
+    ]
+
+
+def _citation(report: Report) -> list[str]:
+    said = [f"<blockquote><p>{_safe(words.sentence(report))}</p></blockquote>"]
+    if report.liveness.sites:
+        said.append(
+            "<p>For the noise behind the convolutions cite <cite>Learn2Perturb: an End-to-end Feature Perturbation "
+            "Learning to Improve Adversarial Robustness</cite>, CVPR 2020.</p>"
+        )
+    return said
+
+
+def _section(title: str, *content: str) -> str:
+    return f"<section>\n<h2>{title}</h2>\n{''.join(content)}\n</section>"
+
+
+def _table(name: str, caption: str, head: str, body: str, kind: str = "") -> str:
+    """A table in a box that scrolls by itself, also by the keyboard; its caption stands still above it."""
+    return (
+        f'<p class="caption soft">{caption}</p><div class="scroll" tabindex="0" role="region" aria-label="{name}">'
+        f"<table{_class(kind)}><thead>{head}</thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _details(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>{content}</details>"
+
+
+def _facts(values: Mapping[str, Any]) -> str:
+    return f'<dl class="facts">{"".join(f"<dt>{_safe(k)}</dt><dd>{_value(v)}</dd>" for k, v in values.items())}</dl>'
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if "\n" in text:
+        lines = "\n".join(map(_safe, text.splitlines()))
+        return f"<pre>{lines}</pre>"
+    return _safe(text)
+
+
+def _list(sentences: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_safe(s)}</li>' for s in sentences)}</ul>"
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _interval(row: Row) -> str:
+    low, high = row.interval
+    return f"[{words.percent(low)}, {words.percent(high)}]"
+
+
+def _image(url: str, alt: str) -> str:
+    return f'<img src="{url}" alt="{_safe(alt)}">'
+
+
+def _is_png(url: str) -> bool:
+    return re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", url) is not None
+
+
+def _safe(text: object) -> str:
+    return escape(words.line(text))

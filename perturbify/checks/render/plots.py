@@ -1,0 +1,233 @@
+"""The figures of a page: SVG that takes its colours from the page's style sheet, by the classes s0 to s5."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from perturbify.checks.render import words
+from perturbify.checks.report import Evidence, Report, Row
+
+WIDTH, HEIGHT = 460, 300
+LEFT, RIGHT, TOP, BOTTOM = 44, 16, 14, 46
+
+MOST_CURVES = 6
+"""Attacks in the figure of survival; more cannot be told apart."""
+
+_MARKERS = ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-5L5 0 0 5-5 0z", "M0-5L4.6 3.5h-9.2z")
+_MARKERS += ("M0 5L4.6-3.5h-9.2z",)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A measured point: abscissa, and ordinate with its interval, as shares (no interval: low and high equal y)."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A named line through points in the order of their abscissae."""
+
+    name: str
+    dots: tuple[Dot, ...]
+
+
+def figures(report: Report) -> list[str]:
+    """All figures that the report has data for, as ``<figure>`` elements.
+
+    They show accuracy against ε (the paper's figures 2 and 3), against the draws and the steps of an attack, and
+    survival against the number of queries. A figure needs two different abscissae; one point is better read in a table.
+    """
+    clean = report.clean.accuracy
+    made = [
+        _figure(
+            "Accuracy against ε",
+            "Bands are 95% intervals. Dashed: without an attack. Dotted: chance.",
+            _points(report.rows, "epsilon"),
+            Axis("ε in 1/255", lambda x: f"{255 * x:.3g}", log=False),
+            {"clean": clean, "chance": 1 / report.classes},
+        ),
+        _figure(
+            "Accuracy against the draws that a step averages",
+            "Where the line still falls, the attack has not seen enough draws. The scale starts at 0 but need not end "
+            "at 100.",
+            _points(report.rows, "draws"),
+            Axis("draws a step", lambda x: f"{x:g}", log=True),
+        ),
+        _figure(
+            "Accuracy against steps",
+            "Where the line still falls, the attack has not converged. The scale starts at 0 but need not end at 100.",
+            _points(report.rows, "steps"),
+            Axis("steps", lambda x: f"{x:g}", log=True),
+        ),
+        _survival(report),
+    ]
+    return [figure for figure in made if figure]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A horizontal axis: its title, how it writes a number, and whether it is logarithmic where it can be."""
+
+    title: str
+    tick: Callable[[float], str]
+    log: bool
+
+
+def interval(e: Evidence, lowest: float, highest: float) -> str:
+    """A piece of evidence as a dot with a whisker; what lies beyond its limit is shaded, and more so beyond tolerance.
+
+    Args:
+        e: The evidence.
+        lowest: Left end of the scale.
+        highest: Right end.
+    """
+    width = 180
+
+    def at(value: float) -> float:
+        return 6 + (width - 12) * (value - lowest) / ((highest - lowest) or 1)
+
+    limit, end = at(e.limit), at(e.limit + e.tolerance)
+    low, high = (at(v) for v in e.interval)
+    return (
+        f'<svg class="whisker {e.verdict}" viewBox="0 0 {width} 24" width="{width}" height="24" aria-hidden="true">'
+        f'<rect class="beyond" x="{limit:.1f}" width="{width - limit:.1f}" height="24"/>'
+        f'<rect class="beyond" x="{end:.1f}" width="{width - end:.1f}" height="24"/>'
+        f'<path class="limit" d="M{limit:.1f} 0v24"/>'
+        f'<path class="span" d="M{low:.1f} 12H{high:.1f}M{low:.1f} 8v8M{high:.1f} 8v8"/>'
+        f'<circle cx="{at(e.estimate):.1f}" cy="12" r="4"/></svg>'
+    )
+
+
+def bar(row: Row) -> str:
+    """A row's accuracy with its interval on a scale from 0 to 100."""
+    low, high, y = (100 * v for v in (*row.interval, row.accuracy))
+    return (
+        '<svg class="bar" viewBox="0 0 100 12" width="100" height="12" aria-hidden="true">'
+        f'<rect class="track" width="100" height="12"/><rect class="fill" width="{y:.1f}" height="12"/>'
+        f'<path d="M{low:.1f} 6H{high:.1f}M{low:.1f} 3v6M{high:.1f} 3v6"/></svg>'
+    )
+
+
+def _points(rows: Sequence[Row], figure: str) -> list[Curve]:
+    lines: dict[str, dict[float, Dot]] = {}
+    for row in rows:
+        for point in row.points:
+            if point.figure == figure:
+                name = point.line if row.network == "itself" else f"{point.line}, {row.network}"
+                lines.setdefault(name, {})[point.x] = Dot(point.x, row.accuracy, *row.interval)
+    return [Curve(name, tuple(dots[x] for x in sorted(dots))) for name, dots in lines.items()]
+
+
+def _survival(report: Report) -> str:
+    """Every attack at the report's ε, or those that leave the least, beside the clean images."""
+    if report.deterministic:
+        return ""  # who is right once is right always
+    clean = report.clean
+    attacks = [
+        row
+        for row in report.rows
+        if row.norm and row.survival and row.noise == clean.noise and row.network == clean.network
+        # The sweep over ε has a figure of its own.
+        if row.norm != "linf" or row.epsilon is None or math.isclose(row.epsilon, report.epsilon, abs_tol=1e-9)
+    ]
+    kept = sorted(attacks, key=lambda row: row.survival[max(row.survival)])[:MOST_CURVES]
+    curves = [
+        Curve(name, tuple(Dot(n, share, share, share) for n, share in sorted(survival.items())))
+        for name, survival in [("clean", clean.survival), *((words.called(row), row.survival) for row in kept)]
+    ]
+    chosen = f" The {len(kept)} strongest of {len(attacks)} attacks." if len(kept) < len(attacks) else ""
+    return _figure(
+        "Survival of repeated queries",
+        f"Share of images that are right in all of N queries: who may ask again will.{chosen}",
+        curves,
+        Axis("queries N", lambda x: f"{x:g}", log=True),
+    )
+
+
+def _figure(
+    title: str, caption: str, curves: Sequence[Curve], axis: Axis, levels: Mapping[str, float] | None = None
+) -> str:
+    if len({dot.x for curve in curves for dot in curve.dots}) < 2:
+        return ""
+    keys = "".join(
+        f'<li class="s{i % 6}"><svg viewBox="-12 -7 24 14" width="24" height="14" aria-hidden="true">'
+        f'<path class="line" d="M-12 0H12"/><path class="dot" d="{_MARKERS[i % 5]}"/></svg>'
+        f"{escape(words.line(curve.name))}</li>"
+        for i, curve in enumerate(curves)
+    )
+    return (
+        f"<figure><figcaption><strong>{title}</strong> {caption}</figcaption>"
+        f'{_chart(title, curves, axis, levels or {})}<ul class="key">{keys}</ul></figure>'
+    )
+
+
+def _chart(title: str, curves: Sequence[Curve], axis: Axis, levels: Mapping[str, float]) -> str:
+    xs = sorted({dot.x for curve in curves for dot in curve.dots})
+    scale = math.log if axis.log and xs[0] > 0 else float
+    start = scale(xs[0]) if axis.log else min(0.0, xs[0])
+    step, top = _grid(max([dot.high for curve in curves for dot in curve.dots] + list(levels.values())))
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+
+    def across(x: float) -> float:
+        return LEFT + 10 + (right - LEFT - 20) * (scale(x) - start) / (scale(xs[-1]) - start)
+
+    def up(y: float) -> float:
+        return bottom - (bottom - TOP) * y / top
+
+    parts = []
+    for i in range(round(top / step) + 1):
+        y = up(i * step)
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * i * step:g}</text>')
+    last = -math.inf
+    for x in xs:
+        if across(x) - last >= 26:  # room for a label
+            last = across(x)
+            parts.append(f'<path class="tick" d="M{last:.1f} {bottom}v4"/>')
+            parts.append(f'<text x="{last:.1f}" y="{bottom + 18}" text-anchor="middle">{axis.tick(x)}</text>')
+    middle = (LEFT + right) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle" class="title">{axis.title}</text>')
+    for name, level in levels.items():
+        y = up(level)
+        parts.append(f'<path class="level {name}" d="M{LEFT} {y:.1f}H{right}"/>')
+        parts.append(f'<text x="{right}" y="{y - 4:.1f}" text-anchor="end" class="title">{name}</text>')
+    parts += [_curve(i, curve, axis, across, up) for i, curve in enumerate(curves)]
+    told = "; ".join(
+        f"{c.name}: " + ", ".join(f"{axis.tick(d.x)} {words.percent(d.y)}" for d in c.dots) for c in curves
+    )
+    label = escape(words.line(f"{title}, in percent by {axis.title}. {told}."))
+    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def _curve(i: int, curve: Curve, axis: Axis, across: Callable[[float], float], up: Callable[[float], float]) -> str:
+    dots = curve.dots
+    edge = [(d.x, d.high) for d in dots] + [(d.x, d.low) for d in reversed(dots)]
+    parts = []
+    if any(d.low < d.high for d in dots):
+        parts.append(f'<path class="band" d="{_path((across(x), up(y)) for x, y in edge)}z"/>')
+    parts.append(f'<path class="line" d="{_path((across(d.x), up(d.y)) for d in dots)}"/>')
+    for d in dots:
+        spread = (d.low, d.high) if d.low < d.high else None
+        note = escape(words.line(f"{curve.name}, {axis.title} {axis.tick(d.x)}: {words.percent(d.y, spread)}%"))
+        parts.append(
+            f'<path class="dot" transform="translate({across(d.x):.1f} {up(d.y):.1f})" d="{_MARKERS[i % 5]}">'
+            f"<title>{note}</title></path>"
+        )
+    return f'<g class="s{i % 6}">{"".join(parts)}</g>'
+
+
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def _grid(highest: float) -> tuple[float, float]:
+    """The distance of the lines and the top of a scale that holds ``highest``, as shares."""
+    step = next((s for s in (0.01, 0.02, 0.05, 0.1) if highest <= 5 * s), 0.2)
+    return step, max(math.ceil(highest / step - 1e-9), 1) * step

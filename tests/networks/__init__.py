@@ -1,0 +1,1 @@
+"""Networks for the tests, importable by name wherever a copy of one is unpickled."""
