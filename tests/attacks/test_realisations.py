@@ -70,11 +70,17 @@ def build(name):
         return wrapped(timm.create_model("resnet10t", num_classes=4))
     if name == "shared":
         return wrapped(timm.create_model("resnet10t", num_classes=4), share="batch")
+    if name == "plain":
+        return wrapped(nn.Sequential(nn.Conv2d(3, 6, 3, 4), nn.ReLU(), nn.Conv2d(6, 4, 8), nn.Flatten()))
     return {"own": Own, "windows": lambda: wrapped(Windows())}[name]().eval()
 
 
 def states():
-    return torch.get_rng_state().tolist(), random.getstate(), [str(part.tolist()) for part in np.random.get_state()[1:2]]
+    return (
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        [str(part.tolist()) for part in np.random.get_state()[1:2]],
+    )
 
 
 NETWORKS = ["timm", "shared", "own", "windows"]
@@ -99,15 +105,15 @@ def test_every_image_meets_the_same_realisations(name):
             assert torch.equal(frozen(X[3:]), logits[3:])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["plain", "windows", "own"])
 def test_the_average_over_many_realisations_is_the_mean(name):
     net = build(name)
     with torch.no_grad():
         torch.manual_seed(0)
-        fresh = torch.stack([net(X[:2]) for _ in range(300)]).double()
-        frozen = torch.stack([Frozen(net, 1, seed)(X[:2]) for seed in range(150)]).double()
-        averaged = Frozen(net, draws=150)(X[:2]).double()
-    error = (fresh.var(0) / 300 + fresh.var(0) / 150).sqrt()
+        fresh = net(X[:1].expand(400, -1, -1, -1)).double()
+        frozen = torch.cat([Frozen(net, 1, seed)(X[:1]) for seed in range(100)]).double()
+        averaged = Frozen(net, draws=100)(X[:1])[0].double()
+    error = (fresh.var(0) / 400 + fresh.var(0) / 100).sqrt()
     assert ((frozen.mean(0) - fresh.mean(0)).abs() < 5 * error).all()
     assert ((averaged - fresh.mean(0)).abs() < 5 * error).all()
     # Not only centred where the fresh noise is, but as wide: one realisation is a draw like any other.

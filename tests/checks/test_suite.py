@@ -1,10 +1,13 @@
 """The suite on classifiers whose figures are known beforehand, and on what it must refuse."""
 
+import base64
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import perturbify
@@ -13,18 +16,28 @@ from perturbify.data import Data
 from perturbify.data.split import MemorySplit
 from perturbify.errors import CheckError, InputSizeError, ModelError
 
-PLAN = CheckPlan(images=None, epsilon=8 / 255, step_size=4 / 255, steps=4, eot_draws=3, batch_size=64)
+PLAN = CheckPlan(
+    attacks=("fgsm", "pgd", "eot", "transfer"),
+    images=None,
+    epsilon=8 / 255,
+    step_size=4 / 255,
+    steps=4,
+    eot_draws=3,
+    draws=5,
+    queries=(1, 5),
+    batch_size=64,
+)
 FAR, NEAR = 40, 3  # grey levels from the middle; ε is 8
+ON, OFF = ("noise on", "on"), ("noise off", "off")
 TRIALS = [
-    ("clean", "on"),
-    ("clean", "off"),
-    ("FGSM", "on"),
-    ("FGSM", "off"),
-    ("PGD-4", "on"),
-    ("PGD-4", "off"),
-    ("PGD-4 transfer", "off→on"),
-    ("EOT-PGD-4", "on"),
-    ("EOT-PGD-4", "off"),
+    ("clean", *ON),
+    ("clean", *OFF),
+    ("FGSM", *ON),
+    ("PGD-4", *ON),
+    ("PGD-4", *OFF),
+    ("EOT-PGD-4, 1 draws", *ON),
+    ("EOT-PGD-4, 3 draws", *ON),
+    ("PGD-4 transfer", "noise off", "on"),
 ]
 
 
@@ -61,7 +74,7 @@ def named(split, classes=("dark", "bright")):
 
 
 def figures(report):
-    return {(r.attack, r.noise): r.correct for r in report.rows}
+    return {(r.attack, r.crafted_on, r.noise): r.accuracy for r in report.rows}
 
 
 def without_seconds(report):
@@ -72,91 +85,115 @@ def test_a_classifier_of_known_accuracy():
     """40 images that no attack within ε reaches, 10 of them mislabelled, and 20 that every attack turns."""
     report = check(Brightness(), brightness(far=40, near=20, wrong=10), PLAN)
     assert figures(report) == {
-        ("clean", "off"): 50,
-        ("FGSM", "off"): 30,
-        ("PGD-4", "off"): 30,
-        ("EOT-PGD-4", "off"): 30,
+        ("clean", *OFF): 50 / 60,
+        ("FGSM", *OFF): 0.5,
+        ("PGD-4", *OFF): 0.5,
     }
-    assert all(r.n == 60 and r.accuracy == r.correct / 60 for r in report.rows)
-    assert report.n == 60 and report.passed
+    assert report.n == 60 and all(r.n == 60 and r.draws == 1 and r.majority == r.accuracy for r in report.rows)
+    fgsm = report.rows[1]
+    assert (fgsm.claimed, fgsm.unperturbed) == (0.5, 0.0)
+    assert fgsm.distance["linf"] == pytest.approx(8 / 255, abs=1e-5)
 
 
 def test_a_plain_network_gets_rows_without_noise_only():
     report = check(Brightness(), brightness(4, 4), PLAN)
-    assert [(r.attack, r.noise) for r in report.rows] == [t for t in TRIALS if t[1] == "off"]
+    assert [(r.attack, r.crafted_on, r.noise) for r in report.rows] == [
+        (name, *OFF) for name in ("clean", "FGSM", "PGD-4")
+    ]
     assert report.liveness.sites == 0 and report.to_dict()["deterministic"] is True
+    assert report.noise_mode == "none"
 
 
 def test_a_noisy_one_gets_all():
     report = check(noisy(), brightness(4, 4), PLAN)
-    assert [(r.attack, r.noise) for r in report.rows] == TRIALS
-    assert report.passed and report.to_dict()["deterministic"] is False
+    assert [(r.attack, r.crafted_on, r.noise) for r in report.rows] == TRIALS
+    assert report.to_dict()["deterministic"] is False
+    assert "RobustBench" in report.to_dict()["footnote"]
 
 
 def test_noise_that_drowns_everything_leaves_chance():
     """Noise off it is right on all but what the attack turns; noise on, every attack finds a coin."""
     report = check(noisy(theta=1e5), brightness(far=150, near=50), PLAN)
-    by = {(r.attack, r.noise): r for r in report.rows}
-    assert (by["clean", "off"].correct, by["PGD-4", "off"].correct) == (200, 150)
-    for trial, row in by.items():
-        if trial[1] != "off":
-            assert row.interval[0] < 0.5 < row.interval[1], trial
-            assert abs(row.accuracy - 0.5) < 4 * (0.25 / 200) ** 0.5
+    by = figures(report)
+    assert (by["clean", *OFF], by["PGD-4", *OFF]) == (1.0, 0.75)
+    for trial, accuracy in by.items():
+        if trial[2] == "on":
+            assert abs(accuracy - 0.5) < 4 * (0.25 / 1000) ** 0.5
 
 
 def test_noise_too_small_to_matter_changes_no_figure():
-    report = figures(check(noisy(theta=0.01), brightness(far=30, near=30), PLAN))
-    assert report["clean", "on"] == report["clean", "off"] == 60
-    for attack in ("FGSM", "PGD-4", "EOT-PGD-4"):
-        assert report[attack, "on"] == report[attack, "off"] == 30
-    assert report["PGD-4 transfer", "off→on"] == 30
+    by = figures(check(noisy(theta=0.01), brightness(far=30, near=30), PLAN))
+    assert by["clean", *ON] == by["clean", *OFF] == 1.0
+    assert all(accuracy == 0.5 for (attack, *_), accuracy in by.items() if attack != "clean")
 
 
 def test_each_row_says_its_adversary():
-    rows = {(r.attack, r.noise): r for r in check(noisy(), brightness(4, 4), PLAN).rows}
-    said = {trial: (r.epsilon, r.steps, r.step_size, r.draws) for trial, r in rows.items()}
-    still, one, many = (0, 0, 0, 1), (8 / 255, 1, 8 / 255, 1), (8 / 255, 4, 4 / 255, 1)
-    assert said == {
-        ("clean", "on"): still,
-        ("clean", "off"): still,
-        ("FGSM", "on"): one,
-        ("FGSM", "off"): one,
-        ("PGD-4", "on"): many,
-        ("PGD-4", "off"): many,
-        ("PGD-4 transfer", "off→on"): many,
-        ("EOT-PGD-4", "on"): (8 / 255, 4, 4 / 255, 3),
-        ("EOT-PGD-4", "off"): many,
+    rows = check(noisy(), brightness(4, 4), PLAN).rows
+    said = {
+        r.attack: (r.epsilon, *(r.settings[k] for k in ("steps", "step_size", "draws"))) for r in rows if r.settings
     }
-    assert all(r.n == 8 and r.interval[0] <= r.accuracy <= r.interval[1] and r.seconds >= 0 for r in rows.values())
+    assert said == {
+        "FGSM": (8 / 255, 1, 8 / 255, 1),
+        "PGD-4": (8 / 255, 4, 4 / 255, 1),
+        "EOT-PGD-4, 1 draws": (8 / 255, 4, 4 / 255, 1),
+        "EOT-PGD-4, 3 draws": (8 / 255, 4, 4 / 255, 3),
+        "PGD-4 transfer": (8 / 255, 4, 4 / 255, 1),
+    }
+    assert all(r.n == 8 and r.interval[0] <= r.accuracy <= r.interval[1] and r.seconds >= 0 for r in rows)
+    assert [r.gradient for r in rows] == [0, 0, 1, 4, 4, 4, 12, 4]
 
 
 def test_crafting_and_scoring_see_the_noise_that_the_row_claims():
+    """Every image is scored by draws that the attack has not seen, each in a forward of its own."""
     net = noisy()
     passes = []
-    net.conv.perturb.register_forward_hook(
-        lambda m, inputs, _: passes.append((inputs[0].requires_grad, m.enabled, len(inputs[0])))
+    net.conv.perturb.register_forward_hook(lambda m, inputs, _: passes.append((inputs[0].requires_grad, m.enabled)))
+    ends = {}
+    plan = replace(PLAN, queries=(1, 5))
+    check(
+        net,
+        brightness(4, 4),
+        plan,
+        on_start=lambda _: passes.clear(),
+        on_progress=lambda p: ends.setdefault(p.trial, len(passes)),
     )
-    starts = {}
-    check(net, brightness(4, 4), PLAN, on_batch=lambda name, *_: starts.setdefault(name, len(passes)))
-    ends = list(starts.values())
-    begins = [ends[0] - 1, *ends[:-1]]
-    seen = {}
-    for (name, end), begin in zip(starts.items(), begins, strict=True):
+    begin, seen = 0, {}
+    for trial, end in ends.items():
         during = passes[begin:end]
-        crafting, scoring = [p for p in during if p[0]], [p for p in during if not p[0]]
-        assert [p[2] for p in scoring] == [8]  # one draw an image scores it
-        seen[name] = (len(crafting), {p[1] for p in crafting}, scoring[0][1])
-    assert seen == {
-        "clean, noise on": (0, set(), True),
-        "clean, noise off": (0, set(), False),
-        "FGSM, noise on": (1, {True}, True),
-        "FGSM, noise off": (1, {False}, False),
-        "PGD-4, noise on": (4, {True}, True),
-        "PGD-4, noise off": (4, {False}, False),
-        "PGD-4 transfer, noise off→on": (4, {False}, True),
-        "EOT-PGD-4, noise on": (12, {True}, True),
-        "EOT-PGD-4, noise off": (4, {False}, False),
+        seen[trial.partition(" |")[0], during[-1][1]] = (
+            [p for p in during if p[0]],
+            [p for p in during if not p[0]],
+        )
+        begin = end
+    on, off = True, False
+    gradients = {key: [enabled for _, enabled in found[0]] for key, found in seen.items()}
+    scores = {key: [enabled for _, enabled in found[1]] for key, found in seen.items()}
+    assert gradients == {
+        ("clean", on): [],
+        ("clean", off): [],
+        ("FGSM", on): [on],
+        ("PGD-4", on): [on] * 4,
+        ("PGD-4", off): [off] * 4,
+        ("EOT-PGD-4, 1 draws", on): [on] * 4,
+        ("EOT-PGD-4, 3 draws", on): [on] * 12,
+        ("PGD-4 transfer", on): [off] * 4,
     }
+    # One pass for what the attack claims, then the scoring draws; a network without noise answers once.
+    assert scores["clean", on] == [on] * 5 and scores["clean", off] == [off]
+    assert scores["FGSM", on] == [on] * 6 and scores["PGD-4", off] == [off] * 2
+    assert scores["PGD-4 transfer", on] == [off] + [on] * 5
+
+
+def test_images_of_a_batch_have_draws_of_their_own_unless_told_otherwise():
+    net = noisy(theta=1e5, share="batch")
+    split = brightness(far=100, near=0)
+    fresh = check(net, split, replace(PLAN, attacks=()))
+    together = check(net, split, replace(PLAN, attacks=(), noise="shared"))
+    assert (fresh.noise_mode, together.noise_mode) == ("fresh", "shared")
+    assert any("draws of its own" in r for r in fresh.remarks) and any("too narrow" in r for r in together.remarks)
+    # By draws of its own an image is right now and then; by shared ones all dark images are right together.
+    assert fresh.rows[0].interval[0] < 0.5 < fresh.rows[0].interval[1]
+    assert net.conv.perturb.share == "batch"
 
 
 def test_the_same_seed_gives_the_same_report():
@@ -168,6 +205,25 @@ def test_the_same_seed_gives_the_same_report():
     assert first.to_json() == again.to_json()
     other = without_seconds(check(net, split, replace(PLAN, seed=1)))
     assert figures(first) != figures(other)
+
+
+def test_a_figure_does_not_depend_on_what_else_is_tried():
+    split, net = brightness(far=20, near=60), noisy(theta=12.0)
+    whole = figures(check(net, split, PLAN))
+    alone = figures(check(net, split, replace(PLAN, attacks=("eot",))))
+    assert alone.items() <= whole.items() and len(alone) == 4
+
+
+def test_images_are_the_same_for_all_and_few_are_the_first_of_them():
+    split = brightness(far=10, near=20)
+    report = check(noisy(), split, replace(PLAN, attacks=("pgd", "few-pixel"), few=2, images=20))
+    assert {r.attack: r.n for r in report.rows} == {
+        "clean": 20,
+        "PGD-4": 20,
+        "1 pixel": 2,
+        "2 pixels": 2,
+        "3 pixels": 2,
+    }
 
 
 def test_the_callers_random_numbers_and_network_are_untouched():
@@ -214,23 +270,26 @@ def test_images_are_limited_and_balanced():
     crowded = split.subset(torch.tensor([*range(0, 40, 2), *range(0, 40, 2), 1, 3, 5, 7, 9, 11]))
     report = check(Always(), crowded, replace(PLAN, images=12))
     assert report.n == 12
-    assert {(r.n, r.correct) for r in report.rows} == {(12, 6)}
+    assert {(r.n, r.accuracy) for r in report.rows} == {(12, 0.5)}
     everything = check(Always(), crowded, replace(PLAN, images=1000))
-    assert {(r.n, r.correct) for r in everything.rows} == {(46, 40)}
+    assert {(r.n, r.accuracy) for r in everything.rows} == {(46, 40 / 46)}
 
 
 def test_of_a_dataset_the_test_images_are_taken():
     data = replace(named(brightness(4, 4)), train=brightness(100, 0), test=brightness(6, 2))
-    report = check(Brightness(), data, PLAN, subject="lamp")
-    assert (report.n, report.data, report.subject) == (8, "greys", "lamp")
-    assert check(Brightness(), brightness(4, 4), PLAN).data == "own images"
+    report = check(Brightness(), data, PLAN, name="lamp")
+    assert (report.n, report.dataset, report.name) == (8, "greys", "lamp")
+    assert check(Brightness(), brightness(4, 4), PLAN).dataset == "own images"
 
 
-def test_progress_counts_images():
+def test_an_estimate_comes_first_and_then_progress():
     heard = []
-    check(Brightness(), brightness(10, 0), replace(PLAN, batch_size=4), on_batch=lambda *a: heard.append(a))
-    assert heard[:3] == [("clean, noise off", 4, 10), ("clean, noise off", 8, 10), ("clean, noise off", 10, 10)]
-    assert len(heard) == 12
+    plan = replace(PLAN, batch_size=4)
+    check(Brightness(), brightness(10, 0), plan, on_start=heard.append, on_progress=heard.append)
+    expected, *progress = heard
+    assert len(expected.costs) == len(progress) == 9 and expected.seconds > 0 and expected.images_per_second > 0
+    assert [(p.done, p.total) for p in progress] == [(1, 3), (2, 3), (3, 3)] * 3
+    assert progress[-1].seconds_left == pytest.approx(0)
 
 
 def test_a_figure_without_noise_does_not_depend_on_the_batch_size():
@@ -243,8 +302,22 @@ def test_dead_noise_fails_the_report_and_the_figures_still_come():
     net = noisy()
     net.conv.perturb.theta.data.zero_()
     report = check(net, brightness(4, 4), PLAN)
-    assert not report.passed and len(report.rows) == len(TRIALS)
-    assert any("no fresh noise at conv" in f for f in report.liveness.failures)
+    assert not report.passed and report.rows
+    assert any("no fresh noise at conv" in f for f in report.failures)
+
+
+def test_pictures_show_what_the_attack_did():
+    report = check(noisy(), brightness(6, 6), PLAN)
+    assert report.example_attack == "EOT-PGD-4, 3 draws" and len(report.examples) == 8
+    example = report.examples[0]
+    levels = {}
+    for name in ("clean", "adversarial", "difference"):
+        kind, _, encoded = getattr(example, name).partition(",")
+        assert kind == "data:image/png;base64"
+        levels[name] = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(int)
+    change = levels["adversarial"] - levels["clean"]
+    assert levels["clean"].shape == (6, 6, 3) and 0 < abs(change).max() <= 8
+    assert abs(levels["difference"] - 127.5 - 10 * change).max() < 10
 
 
 class Broken(Brightness):
@@ -253,7 +326,7 @@ class Broken(Brightness):
 
 
 def test_not_a_number_is_never_right():
-    assert set(figures(check(Broken(), brightness(4, 4), PLAN)).values()) == {0}
+    assert set(figures(check(Broken(), brightness(4, 4), PLAN)).values()) == {0.0}
 
 
 class Pair(Brightness):
@@ -319,9 +392,12 @@ def test_images_of_another_size_are_named():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"images": 0}, {"batch_size": 0}, {"epsilon": 2.0}, {"steps": -1}, {"step_size": -0.1}, {"eot_draws": 0}],
+    [
+        *({"images": 0}, {"batch_size": 0}, {"epsilon": 2.0}, {"steps": -1}, {"step_size": -0.1}, {"eot_draws": 0}),
+        *({"few": 0}, {"draws": 0}, {"queries": ()}, {"noise": "loud"}, {"attacks": ("pdg",)}, {"restarts": 0}),
+    ],
     ids=str,
 )
 def test_a_plan_out_of_its_range_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"at least|epsilon|negative"):
+    with pytest.raises(ValueError, match=r"at least|epsilon|negative|loud|pdg"):
         CheckPlan(**wrong)

@@ -85,8 +85,8 @@ def _tiles(report: Report) -> str:
         )
         asked = max((q for q in words.QUERIES if q in strongest.survival), default=None)
         if asked is not None:
-            beside = strongest.clean_survival.get(asked)
-            beside = "" if beside is None else f"; without the attack {words.percent(beside)}%"
+            clean_share = strongest.clean_survival.get(asked)
+            beside = "" if clean_share is None else f"; without it {words.percent(clean_share)}%"
             share = f"{words.percent(strongest.survival[asked])}%"
             tiles.append((f"Right in all of {asked} queries", share, f"under that attack{beside}"))
     if report.criteria:

@@ -16,8 +16,13 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 16, 14, 46
 MOST_CURVES = 6
 """Attacks in the figure of survival; more cannot be told apart."""
 
-_MARKERS = ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-5L5 0 0 5-5 0z", "M0-5L4.6 3.5h-9.2z")
-_MARKERS += ("M0 5L4.6-3.5h-9.2z",)
+_MARKERS = (  # circle, square, diamond, triangles
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
+    "M-3.5-3.5h7v7h-7z",
+    "M0-5L5 0 0 5-5 0z",
+    "M0-5L4.6 3.5h-9.2z",
+    "M0 5L4.6-3.5h-9.2z",
+)
 
 
 @dataclass(frozen=True)

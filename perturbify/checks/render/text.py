@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from perturbify.checks.render import words
 from perturbify.checks.report import NOT_ELIGIBLE, Criterion, Report
 from perturbify.text import table
@@ -20,7 +22,14 @@ def to_text(report: Report) -> str:
     """
     columns = words.columns(report)
     rows = [[c.head for c in columns], *zip(*(c.cells for c in columns), strict=True)]
-    lines = [f"{words.line(report.name)}: {words.subject(report)}", "", table(rows), "", words.LEGEND, ""]
+    lines = [
+        f"{words.line(report.name)}: {words.subject(report)}",
+        "",
+        table(rows),
+        "",
+        textwrap.fill(words.LEGEND, 100),
+        "",
+    ]
     if report.criteria:
         criteria = [("criterion", "verdict", "worst evidence, in percent [95%]")]
         lines += [table(criteria + [_criterion(c) for c in report.criteria]), ""]

@@ -166,8 +166,8 @@ def method(report: Report) -> list[str]:
         "Brackets are 95% intervals by a bootstrap over images. They say how much the figures depend on which images "
         "were drawn; not what another training run would give, and not what a better attack would leave.",
         "An attack that fails proves nothing about the next one: all accuracies under attack are upper bounds.",
-        "Differences are paired: both attacks on the same images. A criterion passes where the whole interval is at most "
-        "the limit and its tolerance, fails where the whole interval is beyond the limit and the figure beyond the "
+        "Differences are paired: both attacks on the same images. A criterion passes where the whole interval is at "
+        "most the limit and its tolerance, fails where the whole interval is beyond the limit and the figure beyond the "
         "tolerance too, and is undecided in between.",
     ]
     if report.deterministic:
