@@ -61,9 +61,7 @@ def attack_options(command: Command) -> Command:
         click.option("--few", type=click.IntRange(1), help="Images at most for the slow attacks."),
         click.option("--images", type=click.IntRange(1), help="Test images at most."),
         click.option("--attacks", callback=names, metavar="LIST", help="Families, such as fgsm,pgd,eot,apgd."),
-        click.option(
-            "--preset", type=click.Choice(["quick", "standard", "paper"]), default="quick", show_default=True
-        ),
+        click.option("--preset", type=click.Choice(["quick", "standard", "paper"]), default="quick", show_default=True),
     ):
         command = option(command)
     return command

@@ -27,7 +27,9 @@ def prepare(folder: Path, *, resume: bool, force: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PerturbifyError(f"The folder {folder} cannot be made: {error.strerror}.", "Choose another one.") from error
+        raise PerturbifyError(
+            f"The folder {folder} cannot be made: {error.strerror}.", "Choose another one."
+        ) from error
     if not os.access(folder, os.W_OK):
         raise PerturbifyError(f"The folder {folder} cannot be written to.", "Choose another one.")
     # Others of torchrun's processes may have begun; each looks at what it would write itself.

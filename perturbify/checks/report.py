@@ -263,7 +263,7 @@ class Report:
             "epsilon": self.epsilon,
             "passed": self.passed,
             "criteria": {c.name: c.verdict for c in self.criteria},
-            "rows": [{k: v for k, v in asdict(row).items() if k in kept} for row in self.rows],
+            "rows": [{k: v for k, v in _plain(row).items() if k in kept} for row in self.rows],
         }
 
     def to_dict(self) -> dict[str, Any]:

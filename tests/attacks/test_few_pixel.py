@@ -108,12 +108,13 @@ def test_every_pixel_of_a_first_population_is_as_likely_and_colours_are_normal_a
 @pytest.mark.parametrize("population", [4, 5, 30])
 def test_a_child_has_three_different_parents_none_of_them_its_own(population):
     torch.manual_seed(0)
-    four = torch.stack(
-        [torch.arange(population).expand(500, -1), *few_pixel._three_others(torch.empty(500, population))]
-    )
+    others = few_pixel._three_others(torch.empty(500, population))
+    four = torch.stack([torch.arange(population).expand(500, -1), *others])
     assert (four.sort(0).values.diff(dim=0) > 0).all()
-    counts = torch.stack([torch.bincount(others[:, 0], minlength=population) for others in four[1:]])
-    assert (counts[:, 1:] > 0).all()  # each of them is somebody's parent
+    # Of the first member each other one is as often a parent: counts within five standard errors.
+    share = 1 / (population - 1)
+    counts = torch.stack([torch.bincount(parent[:, 0], minlength=population)[1:] for parent in others])
+    assert ((counts - 500 * share).abs() < 5 * (500 * share * (1 - share)) ** 0.5).all()
 
 
 @pytest.mark.parametrize("noisy", [False, True], ids=["still", "noisy"])
@@ -199,10 +200,11 @@ def test_it_finds_the_pixel_that_counts_in_each_image_of_a_batch():
     net = Linear(weight)
     y = torch.zeros(6, dtype=torch.long)
     torch.manual_seed(0)
-    images = FewPixel(1, population=60, generations=60).craft(net, x, y).images
-    lowered = net(x)[:, 0] - net(images)[:, 0]
-    assert (lowered <= gains.flatten(1).amax(1) + 1e-5).all()
-    assert (lowered >= 0.97 * gains.flatten(1).amax(1)).all()
+    images = FewPixel(1, population=60, generations=100).craft(net, x, y).images
+    reached = (net(x)[:, 0] - net(images)[:, 0]) / gains.flatten(1).amax(1)
+    assert (reached < 1 + 1e-5).all()
+    assert (reached[:3] > 0.95).all()
+    assert (reached[3:] > 0.9).all()  # many pixels are nearly as good
     assert (changed_pixels(images, x) == 1).all()
     found = (images != x).any(1).flatten(1).int().argmax(1)
     assert (found[:3] == 4 * 5 + 3).all()
@@ -213,7 +215,7 @@ def test_two_pixels_find_two():
     weight[0, 1, 4], weight[0, 5, 0] = 3.0, -3.0
     x = torch.full((2, 1, 6, 6), 0.5)
     torch.manual_seed(0)
-    images = FewPixel(2, population=80, generations=60).craft(Linear(weight), x, torch.zeros(2).long()).images
+    images = FewPixel(2, population=80, generations=120).craft(Linear(weight), x, torch.zeros(2).long()).images
     assert (images[:, 0, 1, 4] < 0.05).all() and (images[:, 0, 5, 0] > 0.95).all()
 
 
@@ -254,17 +256,17 @@ class Tempting(nn.Module):
 
 
 def test_what_really_helps_is_told_from_what_was_lucky(monkeypatch):
-    """By the records alone nearly all of a population are equal; drawing anew tells them apart."""
+    """By one draw a third of a population has the best record there can be; drawing anew tells them apart."""
 
-    def robust_accuracy():
+    def helped():
         torch.manual_seed(0)
-        x = torch.full((60, 1, 3, 3), 0.9)
-        crafted = FewPixel(1, population=16, generations=4).craft(Tempting(), x, torch.zeros(60).long())
-        return (crafted.images[:, 0, 0, 0] >= 0.2).float().mean().item() * 2 / 3
+        x = torch.full((100, 1, 3, 3), 0.9)
+        crafted = FewPixel(1, population=40, generations=0).craft(Tempting(), x, torch.zeros(100).long())
+        return (crafted.images[:, 0, 0, 0] < 0.2).float().mean().item()
 
-    anew = robust_accuracy()
+    anew = helped()
     monkeypatch.setattr(few_pixel, "FINALISTS", 1)
-    assert anew < 0.1 < 0.2 < robust_accuracy()
+    assert helped() < 0.25 < 0.5 < anew
 
 
 def test_a_batch_is_attacked_as_its_images_are_one_by_one():
@@ -308,3 +310,45 @@ def test_settings_out_of_their_range_are_refused(wrong):
 def test_its_bound_is_in_pixels():
     assert FewPixel(3).norm == "l0" and FewPixel(3).epsilon == 3.0
     assert FewPixel() == FewPixel(pixels=1, population=400, generations=100, draws=1)  # as in the paper
+
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(name, DATA / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the real images and weights are not in {DATA}")
+@pytest.mark.parametrize(
+    ("network", "n"), [("cnn_a_adv4", 32), pytest.param("resnet20", 16, marks=pytest.mark.slow)], ids=str
+)
+def test_evolution_beats_as_many_random_pixels(network, n):
+    """On the images a real network is right about and least sure of."""
+    mini = module("cifar10_data").load_mini()
+    x = torch.from_numpy(mini["x_test"][:256]).permute(0, 3, 1, 2).contiguous().float().div_(255)
+    y = torch.from_numpy(mini["y_test"][:256]).long()
+    net = module("cifar10_zoo").load(network)
+
+    def probability(x, y):
+        with torch.no_grad():
+            probabilities = net(x).softmax(1)
+        return probabilities.gather(1, y[:, None])[:, 0], probabilities.argmax(1) == y
+
+    sure, right = probability(x, y)
+    chosen = torch.where(right, sure, torch.inf).topk(n, largest=False).indices
+    x, y = x[chosen], y[chosen]
+    evolved, at_random = FewPixel(1, population=20, generations=19), FewPixel(1, population=400, generations=0)
+    assert evolved.passes == at_random.passes
+    torch.manual_seed(0)
+    by_evolution, evolution_right = probability(evolved.craft(net, x, y).images, y)
+    by_chance, chance_right = probability(at_random.craft(net, x, y).images, y)
+    print(
+        evolution_right.float().mean(),
+        chance_right.float().mean(),
+        by_evolution.mean(),
+        by_chance.mean(),
+        sure[chosen].mean(),
+    )
+    assert by_evolution.mean() < by_chance.mean() < sure[chosen].mean()
+    assert evolution_right.sum() <= chance_right.sum() and evolution_right.sum() < 0.8 * n

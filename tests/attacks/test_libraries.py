@@ -24,7 +24,7 @@ BOUNDED = {
     "apgd-dlr": Apgd("dlr", EPSILON, steps=5, draws=2),
     "apgd-l2": Apgd("ce", 0.5, steps=5, draws=2, norm="l2"),
     "square": Square(EPSILON, queries=30, draws=2),
-    "square-l2": Square(0.5, queries=30, draws=2, norm="l2"),
+    "square-l2": Square(1.5, queries=30, draws=2, norm="l2"),
 }
 SMALLEST = {
     "c&w": CarliniWagner(steps=20, step_size=0.02, search_steps=4),

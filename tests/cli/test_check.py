@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from perturbify.checkpoint import read_header
 from perturbify.cli.main import run
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "resnet20.safetensors"
-QUICK = ("--images", "10", "--steps", "1", "--eot-draws", "2")
+FEW = ("--attacks", "fgsm,pgd,eot,transfer", "--images", "10", "--steps", "1", "--eot-draws", "2", "--draws", "3")
 
 
 def rewrite(source, target, change):
@@ -26,58 +29,121 @@ def rewrite(source, target, change):
 
 
 def test_a_file_on_the_data_it_was_trained_on(cli, trained):
-    report = cli("check", trained.model, "--json", *QUICK)
-    assert (report["data"], report["n"], report["passed"]) == ("digits", 10, True)
-    assert report["noise"]["sites"] == 19
+    report = cli("check", trained.model, "--json", *FEW)
+    assert (report["dataset"], report["n"], report["preset"]) == ("digits", 10, "quick, changed")
+    assert (report["eps"], report["noise"]["sites"]) == (0.1, 19)
     rows = {(row["attack"], row["noise"]): row for row in report["rows"]}
     assert {noise for attack, noise in rows if attack == "clean"} == {"on", "off"}
     for row in rows.values():
         low, high = row["interval"]
         assert low <= row["accuracy"] <= high
-        assert row["n"] == 10
-    assert rows["EOT-PGD-1", "on"]["draws"] == 2
+        assert (row["n"], row["draws"]) == (10, 3 if row["noise"] == "on" else 1)
+    assert rows["EOT-PGD-1, 2 draws", "on"]["settings"]["draws"] == 2
 
 
 def test_text_and_json_tell_the_same(cli, trained):
-    text = cli("check", trained.model, *QUICK, "-q")
-    report = cli("check", trained.model, *QUICK, "-q", "--json")
+    text = cli("check", trained.model, *FEW, "-q")
+    report = cli("check", trained.model, *FEW, "-q", "--json")
     assert "10 test images of digits" in text
     assert "alive at 19 sites behind 19 of 19 convolution calls" in text
     for row in report["rows"]:
         assert any(
             line.startswith(row["attack"]) and f"{100 * row['accuracy']:.1f} [" in line for line in text.splitlines()
         )
+    for criterion in report["criteria"]:
+        assert any(line.startswith(criterion["name"]) for line in text.splitlines())
 
 
 def test_images_of_another_size_are_fitted_when_asked(cli, refused, trained, npz):
     npz("large.npz", list(range(10)) * 2, list(range(10)), size=(20, 16))
     assert "made for inputs of 3×8×8, this one is 3×20×16" in refused("check", trained.model, "--data", "large.npz")
-    report = cli("check", trained.model, "--data", "large.npz", "--image-size", 8, "--json", *QUICK)
-    assert (report["data"], report["n"]) == ("npz:large", 10)
+    report = cli("check", trained.model, "--data", "large.npz", "--image-size", 8, "--json", *FEW)
+    assert (report["dataset"], report["n"]) == ("npz:large", 10)
 
 
 def test_images_that_are_not_square(cli, folder, npz):
     npz("wide.npz", [0, 1] * 5, [0, 1] * 3, size=(8, 12))
     settings = [f"--set={s}" for s in ("train.epochs=1", "data.train_images=10", "train.batch_size=5")]
     cli("finetune", "--recipe", "smoke", "--data", "wide.npz", "-o", "run", "--no-check", *settings)
-    assert cli("check", "run/model.safetensors", "--data", "wide.npz", "--json", *QUICK)["n"] == 6
+    assert cli("check", "run/model.safetensors", "--data", "wide.npz", "--json", *FEW)["n"] == 6
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"needs {WEIGHTS}")
 def test_a_named_model_with_weights_is_checked_as_it_is(cli, folder):
-    report = cli("check", "cifar_resnet20", "--weights", WEIGHTS, "--data", "digits", "--json", *QUICK)
+    report = cli("check", "cifar_resnet20", "--weights", WEIGHTS, "--data", "digits", "--json", *FEW)
     assert report["noise"]["sites"] == 0
-    assert report["passed"]
+    assert report["deterministic"]
     assert {row["noise"] for row in report["rows"]} == {"off"}
 
 
 def test_output_and_embed(cli, refused, trained, folder):
-    shutil.copy(trained.model, "copy.safetensors")
-    report = cli("check", "copy.safetensors", *QUICK, "-o", "report.json", "--embed", "--json")
-    assert json.loads(Path("report.json").read_text(encoding="utf-8")) == report
-    kept = read_header("copy.safetensors").check
-    assert (kept["n"], kept["data"]) == (10, "digits")
-    assert "report.json exists already" in refused("check", "copy.safetensors", *QUICK, "-o", "report.json")
+    shutil.copytree(trained.path, "run")
+    report = cli("check", "run/model.safetensors", *FEW, "-o", "out", "--embed", "--json")
+    assert json.loads(Path("out/report.json").read_text(encoding="utf-8")) == report
+    assert {p.name for p in Path("out").iterdir()} == {"report.json", "report.md", "report.html", "records-0.jsonl"}
+    assert Path("out/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    kept = read_header("run/model.safetensors").check
+    assert (kept["n"], kept["dataset"]) == (10, "digits")
+    card = Path("run/README.md").read_text(encoding="utf-8")
+    assert "on 10 test images of digits" in card and "EOT-PGD-1, 2 draws" in card
+    assert "out holds a check already" in refused("check", "run/model.safetensors", *FEW, "-o", "out")
+    again = cli("check", "run/model.safetensors", *FEW, "-o", "out", "--resume", "--json")
+    assert again["rows"] == report["rows"], "with its very times: nothing was done again"
+    other = refused("check", "run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--resume")
+    assert "the records of another check: another plan" in other
+    cli("check", "run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--force", "--json")
+
+
+def test_killed_and_resumed(trained, folder):
+    """The report of a check that was killed twice is that of one that was not, but for the times it took."""
+    command = ("check", str(trained.model), "--images", "30", "--batch-size", "5", *FEW[:2], *FEW[4:], "--json")
+    arguments = [sys.executable, "-m", "perturbify", *command]
+    whole = finished([*arguments, "-q"])
+    records = Path("out/records-0.jsonl")
+    for enough in (5, 12):
+        resume = ["--resume"] if records.exists() else []
+        process = subprocess.Popen([*arguments, "-o", "out", *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while not records.exists() or len(records.read_text(encoding="utf-8").splitlines()) < enough:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    with records.open("a", encoding="utf-8") as file:
+        file.write('{"trial": "FGSM | noi')  # as if it had been killed while it wrote
+    assert timeless(finished([*arguments, "-o", "out", "--resume"])) == timeless(whole)
+    assert timeless(json.loads(Path("out/report.json").read_text(encoding="utf-8"))) == timeless(whole)
+
+
+def test_two_processes_share_the_work(trained, folder):
+    command = ("check", str(trained.model), "--images", "20", "--batch-size", "5", *FEW[:2], *FEW[4:], "--json")
+    whole = finished([sys.executable, "-m", "perturbify", *command])
+    torchrun = (*("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"), "-m", "perturbify")
+    shared = finished([sys.executable, *torchrun, *command, "-o", "out"])
+    assert timeless(shared) == timeless(whole)
+    shares = [len(Path(f"out/records-{rank}.jsonl").read_text(encoding="utf-8").splitlines()) - 1 for rank in (0, 1)]
+    assert sum(shares) == 4 * len(whole["rows"]) and abs(shares[0] - shares[1]) <= 1
+
+
+def finished(command):
+    """What a command of its own printed; a criterion may fail on a network that has hardly been trained."""
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode in (0, 3) or "torch.distributed.run" in command, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+def timeless(report):
+    return report | {"rows": [row | {"seconds": 0} for row in report["rows"]]}
+
+
+def test_transfer_and_a_rival(cli, refused, trained, folder):
+    shutil.copy(trained.model, "other.safetensors")
+    report = cli(
+        "check", trained.model, *FEW, "--from", "other.safetensors", "--against", "other.safetensors", "--json"
+    )
+    assert "other.safetensors" in {row["crafted_on"] for row in report["rows"]}
+    assert {row["network"] for row in report["rows"]} == {"itself", "other.safetensors"}
+    assert "it is more robust than other.safetensors" in {c["name"] for c in report["criteria"]}
+    assert "no file othr.safetensors" in refused("check", trained.model, *FEW, "--from", "othr.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -85,13 +151,13 @@ def test_output_and_embed(cli, refused, trained, folder):
 )
 def test_dead_noise_is_exit_status_3(value, said, trained, folder, capsys):
     dead = rewrite(trained.model, "dead.safetensors", lambda tensors: tensors["conv1.perturb.theta"].fill_(value))
-    assert run(["check", dead, *QUICK, "--json"]) == 3
+    assert run(["check", dead, *FEW, "--json"]) == 3
     out, err = capsys.readouterr()
     assert "Error" not in err
     report = json.loads(out)
     assert not report["passed"]
     assert any(said in failure for failure in report["noise"]["failures"])
-    assert run(["check", dead, *QUICK, "-q"]) == 3
+    assert run(["check", dead, *FEW, "-q"]) == 3
     assert f"noise: FAILED, {report['noise']['failures'][0]}" in capsys.readouterr().out
 
 
@@ -153,6 +219,8 @@ def test_options_that_contradict_each_other(refused, trained):
     assert "give it alone" in refused("check", trained.model, "--pretrained", status=2)
     assert "there is none" in refused("check", "cifar_resnet20", "--embed", "--data", "digits", status=2)
     assert "Say on which images" in refused("check", "cifar_resnet20", status=2)
+    assert "-o FOLDER" in refused("check", trained.model, "--resume", status=2)
+    assert "no attacks 'pdg'" in refused("check", trained.model, "--attacks", "fgsm,pdg", status=2)
     for epsilon in ("0", "2", "8/0", "1e400", "x"):
         assert "--epsilon" in refused("check", trained.model, "--epsilon", epsilon, status=2)
 

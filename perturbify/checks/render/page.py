@@ -22,6 +22,11 @@ _CAUTIONS = {
     "fail": "The figures below may flatter the network. What each failure means stands under Criteria.",
 }
 
+_SHADES = (
+    '<p class="soft">The line is what a figure must not exceed. Lightly shaded is the tolerance, and darker what lies '
+    "beyond it.</p>"
+)
+
 
 def to_html(report: Report) -> str:
     """Renders a report as a page: the verdict, key figures, plots, examples, all rows, criteria, how it was measured.
@@ -55,7 +60,7 @@ def to_html(report: Report) -> str:
 {_figures(report)}
 {_strip(report)}
 {_section("All attacks", _rows(report))}
-{_section("Criteria", *map(_criterion, report.criteria)) if report.criteria else ""}
+{_section("Criteria", _SHADES, *map(_criterion, report.criteria)) if report.criteria else ""}
 {_section("Is the noise alive?", _list(words.liveness(report)))}
 {_section("How it was measured", *_measured(report))}
 {_section("In a paper", *_citation(report))}
@@ -67,20 +72,21 @@ def to_html(report: Report) -> str:
 
 def _banner(report: Report) -> str:
     verdict, said = words.verdict(report)
-    head, _, rest = said.partition(": ")
-    strong = f"<strong>{_MARKS[verdict].split()[0]} {_safe(head)}</strong>"
-    return f'<div class="banner {verdict}" role="status">{strong}<p>{_safe(rest)}</p><p>{_CAUTIONS[verdict]}</p></div>'
+    return (
+        f'<div class="banner {verdict}" role="status"><p class="verdict">{_MARKS[verdict].split()[0]} {_safe(said)}</p>'
+        f"<p>{_CAUTIONS[verdict]}</p></div>"
+    )
 
 
 def _tiles(report: Report) -> str:
     clean, strongest = report.clean, report.strongest
-    tiles = [("Clean", f"{words.percent(clean.accuracy)}%", f"{_interval(clean)}, noise {clean.noise}")]
+    tiles = [("Clean", f"{words.percent(clean.accuracy)}%", f"{_interval(clean)}, noise {clean.noise}, n = {clean.n}")]
     if strongest is not None:
         tiles.append(
             (
                 "Under the strongest attack",
                 f"{words.percent(strongest.accuracy)}%",
-                f"{_interval(strongest)}, {strongest.attack}, crafted on {strongest.crafted_on}",
+                f"{_interval(strongest)}, {words.called(strongest)}, {words.radius(strongest)}, n = {strongest.n}",
             )
         )
         asked = max((q for q in words.QUERIES if q in strongest.survival), default=None)
@@ -150,9 +156,7 @@ def _criterion(criterion: Criterion) -> str:
         for e in pieces
     )
     head = "".join(f'<th scope="col">{h}</th>' for h in ("what", "", "in percent [95%], limit + tolerance", "verdict"))
-    name = f"evidence: {_safe(criterion.name)}"
-    caption = "Line: the limit. Shaded lightly: within the tolerance; darker: beyond it."
-    table = _table(name, caption, f"<tr>{head}</tr>", body) if pieces else ""
+    table = _table(f"evidence: {_safe(criterion.name)}", "", f"<tr>{head}</tr>", body, "evidence") if pieces else ""
     detail = f'<p class="soft">{_safe(criterion.detail)}</p>' if criterion.detail else ""
     return (
         f'<div class="criterion"><div class="head"><h3>{_safe(criterion.name)}</h3>'
@@ -199,8 +203,9 @@ def _section(title: str, *content: str) -> str:
 
 def _table(name: str, caption: str, head: str, body: str, kind: str = "") -> str:
     """A table in a box that scrolls by itself, also by the keyboard; its caption stands still above it."""
+    above = f'<p class="caption soft">{caption}</p>' if caption else ""
     return (
-        f'<p class="caption soft">{caption}</p><div class="scroll" tabindex="0" role="region" aria-label="{name}">'
+        f'{above}<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
         f"<table{_class(kind)}><thead>{head}</thead><tbody>{body}</tbody></table></div>"
     )
 

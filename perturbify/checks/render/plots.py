@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,11 +11,11 @@ from html import escape
 from perturbify.checks.render import words
 from perturbify.checks.report import Evidence, Report, Row
 
-WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 44, 16, 14, 46
+WIDTH, HEIGHT = 460, 310
+LEFT, RIGHT, TOP, BOTTOM = 44, 16, 26, 46
 
 MOST_CURVES = 6
-"""Attacks in the figure of survival; more cannot be told apart."""
+"""Kinds of attacks in the figure of survival; more cannot be told apart."""
 
 _MARKERS = (  # circle, square, diamond, triangles
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
@@ -60,14 +61,13 @@ def figures(report: Report) -> list[str]:
         ),
         _figure(
             "Accuracy against the draws that a step averages",
-            "Where the line still falls, the attack has not seen enough draws. The scale starts at 0 but need not end "
-            "at 100.",
+            "Where the line still falls at its end, the attack has not seen enough draws.",
             _points(report.rows, "draws"),
             Axis("draws a step", lambda x: f"{x:g}", log=True),
         ),
         _figure(
             "Accuracy against steps",
-            "Where the line still falls, the attack has not converged. The scale starts at 0 but need not end at 100.",
+            "Where the line still falls at its end, the attack has not converged.",
             _points(report.rows, "steps"),
             Axis("steps", lambda x: f"{x:g}", log=True),
         ),
@@ -131,29 +131,32 @@ def _points(rows: Sequence[Row], figure: str) -> list[Curve]:
 
 
 def _survival(report: Report) -> str:
-    """Every attack at the report's ε, or those that leave the least, beside the clean images."""
+    """The clean images and, at the report's ε, the strongest attack of each kind."""
     if report.deterministic:
-        return ""  # who is right once is right always
+        return ""  # what is right once is right always
     clean = report.clean
-    attacks = [
-        row
-        for row in report.rows
-        if row.norm and row.survival and row.noise == clean.noise and row.network == clean.network
-        # The sweep over ε has a figure of its own.
-        if row.norm != "linf" or row.epsilon is None or math.isclose(row.epsilon, report.epsilon, abs_tol=1e-9)
-    ]
-    kept = sorted(attacks, key=lambda row: row.survival[max(row.survival)])[:MOST_CURVES]
+    kinds: dict[tuple[str, ...], Row] = {}
+    for row in sorted(report.rows, key=_lasting):
+        sweep = row.norm == "linf" and not math.isclose(row.epsilon or 0, report.epsilon, abs_tol=1e-9)
+        if row.norm and row.survival and (row.noise, row.network) == (clean.noise, clean.network) and not sweep:
+            # PGD-7 and PGD-20 are of one kind, PGD and EOT-PGD of two.
+            kinds.setdefault((re.split(r"[\d,]", row.attack)[0], row.crafted_on, row.norm), row)
+    shown = list(kinds.values())[:MOST_CURVES]
+    chosen = f" The {len(shown)} strongest of {len(kinds)} kinds." if len(shown) < len(kinds) else ""
     curves = [
-        Curve(name, tuple(Dot(n, share, share, share) for n, share in sorted(survival.items())))
-        for name, survival in [("clean", clean.survival), *((words.called(row), row.survival) for row in kept)]
+        Curve(name, tuple(Dot(n, share, share, share) for n, share in sorted(row.survival.items())))
+        for name, row in [("clean", clean), *((words.called(row), row) for row in shown)]
     ]
-    chosen = f" The {len(kept)} strongest of {len(attacks)} attacks." if len(kept) < len(attacks) else ""
     return _figure(
         "Survival of repeated queries",
-        f"Share of images that are right in all of N queries: who may ask again will.{chosen}",
+        f"Share of images that are right in all of N queries, under the strongest attack of each kind.{chosen}",
         curves,
         Axis("queries N", lambda x: f"{x:g}", log=True),
     )
+
+
+def _lasting(row: Row) -> float:
+    return row.survival[max(row.survival)] if row.survival else 1.0
 
 
 def _figure(
@@ -162,7 +165,7 @@ def _figure(
     if len({dot.x for curve in curves for dot in curve.dots}) < 2:
         return ""
     keys = "".join(
-        f'<li class="s{i % 6}"><svg viewBox="-12 -7 24 14" width="24" height="14" aria-hidden="true">'
+        f'<li class="{_color(i, curve)}"><svg viewBox="-12 -7 24 14" width="24" height="14" aria-hidden="true">'
         f'<path class="line" d="M-12 0H12"/><path class="dot" d="{_MARKERS[i % 5]}"/></svg>'
         f"{escape(words.line(curve.name))}</li>"
         for i, curve in enumerate(curves)
@@ -186,7 +189,7 @@ def _chart(title: str, curves: Sequence[Curve], axis: Axis, levels: Mapping[str,
     def up(y: float) -> float:
         return bottom - (bottom - TOP) * y / top
 
-    parts = []
+    parts = ['<text x="0" y="12" class="title">%</text>']
     for i in range(round(top / step) + 1):
         y = up(i * step)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
@@ -225,7 +228,11 @@ def _curve(i: int, curve: Curve, axis: Axis, across: Callable[[float], float], u
             f'<path class="dot" transform="translate({across(d.x):.1f} {up(d.y):.1f})" d="{_MARKERS[i % 5]}">'
             f"<title>{note}</title></path>"
         )
-    return f'<g class="s{i % 6}">{"".join(parts)}</g>'
+    return f'<g class="{_color(i, curve)}">{"".join(parts)}</g>'
+
+
+def _color(i: int, curve: Curve) -> str:
+    return "ink" if curve.name == "clean" else f"s{i % 6}"
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:

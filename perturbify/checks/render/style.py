@@ -9,7 +9,7 @@ STYLE = """
   --open-tint: #352a10; --c0: #7cb0ff; --c1: #ff9864; --c2: #4fd1c5; --c3: #bfa3ff; --c4: #e0b252; --c5: #ff8fbf; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 1180px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0.1rem 0 0.4rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 0.7rem; padding-top: 0.9rem; border-top: 1px solid var(--rule); }
 h3 { font-size: 1rem; margin: 0; }
@@ -18,37 +18,43 @@ p { margin: 0.4rem 0; max-width: 75ch; overflow-wrap: anywhere; }
 .kicker { font-size: 0.8rem; letter-spacing: 0.08em; text-transform: uppercase; }
 .banner { margin: 1.4rem 0; padding: 0.9rem 1.1rem; border-left: 6px solid currentColor; border-radius: 4px; }
 .banner p { color: var(--ink); }
-.banner strong { font-size: 1.2rem; }
+.banner .verdict { font-size: 1.15rem; font-weight: 650; color: inherit; }
 .pass { color: var(--good); } .fail { color: var(--bad); } .undecided { color: var(--open); }
 .banner.pass, .badge.pass { background: var(--good-tint); } .banner.fail, .badge.fail { background: var(--bad-tint); }
 .banner.undecided, .badge.undecided { background: var(--open-tint); }
+.evidence { width: 100%; } .evidence td:first-child { min-width: 13rem; }
+.evidence td:nth-child(2) { width: 200px; } .evidence td:nth-child(3) { width: 18rem; }
+.evidence td:nth-child(4) { width: 7rem; white-space: nowrap; }
 .badge { display: inline-block; padding: 0 0.55em; border-radius: 1em; font-size: 0.85rem; font-weight: 600; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 0.9rem; margin: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 11.5rem), 1fr)); gap: 0.9rem;
+  margin: 0; }
 .tiles div { background: var(--panel); border-radius: 6px; padding: 0.8rem 1rem; }
 .tiles dd { margin: 0; } .tiles .big { font-size: 1.75rem; font-weight: 650; line-height: 1.25; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.6rem 2rem; }
-figure { margin: 0; break-inside: avoid; } figcaption { font-size: 0.88rem; min-height: 2.8em; }
+figure { margin: 0; break-inside: avoid; } figcaption { font-size: 0.88rem; min-height: 4.2rem; }
 figcaption strong { color: var(--ink); display: block; font-size: 1rem; }
 svg.chart { display: block; width: 100%; height: auto; margin-top: 0.4rem; overflow: visible; }
 svg text { font-size: 12.5px; fill: var(--soft); } .title { font-weight: 600; }
 .grid, .tick { stroke: var(--rule); fill: none; }
 .level { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 6 4; } .level.chance { stroke-dasharray: 1.5 4; }
 .s0 { --c: var(--c0); } .s1 { --c: var(--c1); } .s2 { --c: var(--c2); }
-.s3 { --c: var(--c3); } .s4 { --c: var(--c4); } .s5 { --c: var(--c5); }
+.ink { --c: var(--ink); } .s3 { --c: var(--c3); } .s4 { --c: var(--c4); } .s5 { --c: var(--c5); }
 .line { stroke: var(--c); stroke-width: 2; fill: none; } .band { fill: var(--c); opacity: 0.15; }
 .dot { fill: var(--c); stroke: var(--paper); stroke-width: 1; }
 .key { list-style: none; display: flex; flex-wrap: wrap; gap: 0.1rem 1.1rem; margin: 0.3rem 0 0; padding: 0;
   font-size: 0.88rem; }
 .key svg { vertical-align: -2px; margin-right: 0.4em; }
 .scroll { overflow-x: auto; max-width: 100%; } .scroll:focus-visible { outline: 2px solid var(--c0); }
-table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: 0.84rem; font-variant-numeric: tabular-nums; }
 .caption { font-size: 0.88rem; max-width: none; }
-th, td { padding: 0.32rem 0.75rem 0.32rem 0; text-align: left; vertical-align: middle; }
+th, td { padding: 0.3rem 0.55rem 0.3rem 0; text-align: left; vertical-align: middle; }
 thead th { border-bottom: 2px solid var(--rule); vertical-align: bottom; }
-tbody th { font-weight: 500; } tbody tr + tr > * { border-top: 1px solid var(--rule); }
-.number { text-align: right; white-space: nowrap; } .name { white-space: nowrap; }
+tbody th { font-weight: 500; position: sticky; left: 0; background: var(--paper); }
+tbody tr + tr > * { border-top: 1px solid var(--rule); }
+.number { text-align: right; } td.number { white-space: nowrap; } .name { white-space: nowrap; }
 tr.strongest > * { background: var(--panel); font-weight: 650; }
-svg.bar { display: inline-block; margin-left: 0.6em; vertical-align: -1px; } .bar path { stroke: var(--ink); }
+svg.bar { display: inline-block; width: 52px; margin-left: 0.6em; vertical-align: -1px; }
+.bar path { stroke: var(--ink); }
 .track { fill: var(--rule); opacity: 0.5; } .fill { fill: var(--c0); opacity: 0.55; }
 .criterion { border: 1px solid var(--rule); border-radius: 6px; padding: 0.7rem 1rem; margin: 0.8rem 0;
   break-inside: avoid; }

@@ -121,14 +121,15 @@ def verdict(report: Report) -> tuple[str, str]:
     if report.liveness.failures:
         failed.insert(0, "the noise is alive")
     if failed:
-        return "fail", f"Failed: {'; '.join(failed)}."
+        one = "this criterion does" if len(failed) == 1 else f"these {len(failed)} criteria do"
+        return "fail", f"Failed: {one} not hold: {_quoted(failed)}."
     if not report.criteria:
         return "undecided", "No criterion was tested; these are figures alone."
     open_ = [line(c.name) for c in report.criteria if c.verdict == "undecided"]
     if open_:
         return (
             "undecided",
-            f"No criterion failed; {len(open_)} of {len(report.criteria)} undecided: {'; '.join(open_)}.",
+            f"No criterion failed; {len(open_)} of {len(report.criteria)} undecided: {_quoted(open_)}.",
         )
     return "pass", f"Passed: all {len(report.criteria)} criteria hold."
 
@@ -167,8 +168,8 @@ def method(report: Report) -> list[str]:
         "were drawn; not what another training run would give, and not what a better attack would leave.",
         "An attack that fails proves nothing about the next one: all accuracies under attack are upper bounds.",
         "Differences are paired: both attacks on the same images. A criterion passes where the whole interval is at "
-        "most the limit and its tolerance, fails where the whole interval is beyond the limit and the figure beyond the "
-        "tolerance too, and is undecided in between.",
+        "most the limit and its tolerance, fails where the whole interval is beyond the limit and the figure "
+        "beyond the tolerance too, and is undecided in between.",
     ]
     if report.deterministic:
         said[0] = (
@@ -195,6 +196,10 @@ def sentence(report: Report) -> str:
         f"{said}, {where}; 95% bootstrap intervals over images, {draws} for each image "
         f"(perturbify check, preset {line(report.preset)}, seed {report.seed})."
     )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"“{name}”" for name in names)
 
 
 def _value(value: Any) -> str:
