@@ -105,7 +105,7 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, attack: Pgd = Pgd()) -> Tensor:
         for _ in range(attack.restarts):
             images = _ascend(model, x, y, attack)
             loss = _mean_loss(model, images, y, max(attack.draws, COMPARING_DRAWS))
-            better = ~(loss <= greatest)  # NaN counts as greater
+            better = ~(loss <= greatest) & ~greatest.isnan()  # NaN counts as the greatest
             best = torch.where(_spread(better, x), images, best)
             greatest = torch.where(better, loss, greatest)
         return best

@@ -14,26 +14,9 @@ from torch import Tensor, nn
 
 from perturbify.attacks.gradient import attacked
 from perturbify.errors import ModelError
-from perturbify.perturbation import Perturbation, noise, perturbations
+from perturbify.perturbation import Perturbation, noise, perturbations, sharing
 
 Randomness = Literal["none", "fresh", "shared", "foreign"]
-
-
-@contextmanager
-def shared(model: nn.Module) -> Iterator[None]:
-    """Makes our noise draw once for all images of a batch, inside a ``with`` block.
-
-    Args:
-        model: A network with or without noise modules; noise that it draws by itself stays as it is.
-    """
-    before = [(module, module.share) for _, module in perturbations(model)]
-    try:
-        for module, _ in before:
-            module.share = "batch"
-        yield
-    finally:
-        for module, was in before:
-            module.share = was
 
 
 def randomness(model: nn.Module, images: Tensor) -> Randomness:
@@ -110,7 +93,7 @@ class Frozen(nn.Module):
             return self.model(images)
         if self._foreign or self._folded:
             return torch.cat([self._average(image) for image in images.split(1)])
-        with shared(self.model):
+        with sharing(self.model, "batch"):
             return self._average(images)
 
     def extra_repr(self) -> str:

@@ -161,7 +161,7 @@ def _longer(found: _Outcomes) -> Criterion:
     plain = found.of("many steps")
     several = [(o.trial.attack.steps, o) for o in (*plain, *found.of("longer")) if isinstance(o.trial.attack, Pgd)]
     by_steps = [o for _, o in sorted(several, key=lambda pair: pair[0])]
-    evidence = [_difference(*by_steps[-2:])] if len(by_steps) > 1 else []
+    evidence = [_difference(by_steps[-2], by_steps[-1])] if len(by_steps) > 1 else []
     evidence += [_difference(once, often) for once in plain for often in found.of("restarts")]
     return _criterion(
         "more steps and restarts change nothing",
@@ -171,9 +171,10 @@ def _longer(found: _Outcomes) -> Criterion:
 
 
 def _averages(found: _Outcomes) -> Criterion:
-    own = [(o.trial.attack.draws, o) for o in found.of("averaged") if isinstance(o.trial.attack, Pgd)]
+    several = (*found.of("many steps"), *found.of("averaged"))
+    own = [(o.trial.attack.draws, o) for o in several if isinstance(o.trial.attack, Pgd)]
     by_draws = [o for _, o in sorted(own, key=lambda pair: pair[0])]
-    evidence = [_difference(*by_draws[-2:])] if len(by_draws) > 1 else []
+    evidence = [_difference(by_draws[-2], by_draws[-1])] if len(by_draws) > 1 else []
     return _criterion(
         "EOT has reached its plateau",
         "More draws a step still lower the accuracy: the last figure is not the end.",

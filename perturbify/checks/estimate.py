@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,8 +47,9 @@ def estimate(model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Trial,
         gradient = _seconds(lambda: input_gradient(model, x, y)) / len(x)
     costs = []
     for trial, images in work:
-        scored = plan.draws if trial.noisy else 1
-        seconds = scored * forward
+        seconds = forward * (plan.draws if trial.noisy else 1)
+        if trial.noisy and trial.role != "sweep":  # of the further queries, those images that last are asked
+            seconds += forward * max(0, max(plan.queries) - plan.draws) * (0.5 if trial.attack is None else 0.2)
         if trial.attack is not None:
             passes = trial.attack.passes
             averaged = plan.frozen_draws if trial.crafted_on == "frozen noise" else 1
@@ -62,8 +63,7 @@ def _forward(model: nn.Module, x: Tensor) -> None:
     model(x)
 
 
-def _seconds(run: object) -> float:
-    assert callable(run)
+def _seconds(run: Callable[[], object]) -> float:
     run()  # the first pass is slower
     started = time.perf_counter()
     run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from perturbify.attacks import Pgd, RandomSearch
+from perturbify.attacks import FewPixel, Pgd, RandomSearch
 
 FAMILIES = {
     "fgsm": "one step of length ε",
@@ -45,8 +45,11 @@ class CheckPlan:
         long_steps: Steps of its longest run; it is run with half as many, too, to see whether that makes a difference.
         restarts: Starting points of its restarted run.
         eot_draws: Draws that a step of EOT-PGD averages; it is run with half as many, too, for the same reason.
-        frozen_draws: Realisations of the noise that frozen noise averages.
+        frozen_draws: Realisations of the noise that frozen noise averages, and draws that compare random points.
         tries: Points of the random search.
+        population: Candidates of the few-pixel attack.
+        generations: Its generations.
+        square_queries: Queries of the Square attack.
         confidences: κ of Carlini and Wagner's attack.
         draws: Fresh draws of the noise that score each image.
         queries: Numbers of repeated queries whose survival is reported.
@@ -72,7 +75,10 @@ class CheckPlan:
     eot_draws: int = 10
     frozen_draws: int = 5
     tries: int = 20
-    confidences: tuple[float, ...] = (0.0, 1.0)
+    population: int = 100
+    generations: int = 20
+    square_queries: int = 1000
+    confidences: tuple[float, ...] = (0.0,)
     draws: int = 20
     queries: tuple[int, ...] = (1, 5, 10, 100)
     noise: Literal["fresh", "shared"] = "fresh"
@@ -93,7 +99,8 @@ class CheckPlan:
             raise ValueError(f"there are no attacks {unknown[0]!r}; there are {', '.join(FAMILIES)}")
         Pgd(self.epsilon, self.step_size, self.long_steps, restarts=self.restarts)
         Pgd(self.epsilon, self.step_size, self.steps, draws=self.eot_draws)
-        RandomSearch(self.epsilon, self.tries)
+        RandomSearch(self.epsilon, self.tries, self.frozen_draws)
+        FewPixel(1, self.population, self.generations)
 
 
 PRESETS = {
@@ -115,6 +122,9 @@ PRESETS = {
         sweep=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.25, 1.5, 1.75, 2.0),
         long_steps=50,
         eot_draws=80,
+        population=400,
+        generations=100,
+        square_queries=5000,
         confidences=(0.0, 0.1, 1.0, 2.0, 5.0),
     ),
 }

@@ -227,18 +227,15 @@ class Report:
 
     @property
     def strongest(self) -> Row | None:
-        """The attack within the report's ε that leaves the least, scored with the noise as the network has it."""
-        noise = self.clean.noise
-        bounded = [
+        """The attack that leaves the least: of those within ε on all images, scored with the noise as it is."""
+        comparable = [
             r
             for r in self.rows
-            if r.norm == "linf"
+            if (r.norm, r.noise, r.network, r.n) == ("linf", self.clean.noise, self.clean.network, self.n)
             and r.epsilon is not None
             and r.epsilon <= self.epsilon + 1e-9
-            and r.noise == noise
-            and r.network == "itself"
         ]
-        return min(bounded, key=lambda r: r.accuracy, default=None)
+        return min(comparable, key=lambda r: r.accuracy, default=None)
 
     def summary(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""

@@ -118,7 +118,7 @@ def check(
         criteria=criteria(judged, epsilon=plan.epsilon, classes=classes, rival=subject.rival),
         machine=machine(device),
         examples=examples(bench.shown, chosen, records),
-        example_attack=bench.shown and bench.shown.name,
+        example_attack=None if bench.shown is None else bench.shown.name,
         remarks=tuple(remarks + _remarks(kind, plan)),
         about=dict(about or {}),
     )

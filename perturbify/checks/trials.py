@@ -133,8 +133,9 @@ def _transfer(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
         yield Trial(f"PGD-{plan.steps} transfer", "black box", _projected(plan), crafted_on=source)
 
 
-def _random(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
-    yield Trial(f"random search, {plan.tries} points", "random", RandomSearch(plan.epsilon, plan.tries))
+def _random(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
+    draws = plan.frozen_draws if subject.noisy else 1  # by one draw, the luckiest point would win
+    yield Trial(f"random search, {plan.tries} points", "random", RandomSearch(plan.epsilon, plan.tries, draws))
 
 
 def _unbounded(_: CheckPlan, __: Subject) -> Iterator[Trial]:
@@ -170,7 +171,7 @@ def _l2(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
 def _few_pixel(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
     for pixels in (1, 2, 3):
         name = f"{pixels} pixel{'s' if pixels > 1 else ''}"
-        yield Trial(name, "other", FewPixel(pixels), images=plan.few)
+        yield Trial(name, "other", FewPixel(pixels, plan.population, plan.generations), images=plan.few)
 
 
 def _apgd(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
@@ -180,8 +181,9 @@ def _apgd(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
         yield Trial("APGD-DLR", "averaged", Apgd("dlr", plan.epsilon, draws=draws), images=plan.few)
 
 
-def _square(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
-    yield Trial("Square", "black box", Square(plan.epsilon), images=plan.few)
+def _square(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
+    attack = Square(plan.epsilon, plan.square_queries, draws=10 if subject.noisy else 1)
+    yield Trial(f"Square, {plan.square_queries} queries", "black box", attack, images=plan.few)
 
 
 def _carlini_wagner(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
@@ -189,8 +191,8 @@ def _carlini_wagner(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
         yield Trial(f"C&W, κ = {confidence:g}", "other", CarliniWagner(confidence), images=plan.few)
 
 
-def _hop_skip_jump(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
-    yield Trial("HopSkipJump", "other", HopSkipJump(), images=plan.few)
+def _hop_skip_jump(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
+    yield Trial("HopSkipJump", "other", HopSkipJump(draws=10 if subject.noisy else 1), images=plan.few)
 
 
 def _rival(plan: CheckPlan, name: str, *, noisy: bool) -> Iterator[Trial]:
@@ -207,8 +209,8 @@ def _rival(plan: CheckPlan, name: str, *, noisy: bool) -> Iterator[Trial]:
 
 
 def halved(number: int) -> tuple[int, ...]:
-    """Half a number, where there is such, and the number."""
-    return (number // 2, number) if number > 1 else (number,)
+    """Half a number, where that is more than one, and the number."""
+    return (number // 2, number) if number > 3 else (number,)
 
 
 def _projected(plan: CheckPlan) -> Pgd:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import perturbify
-from perturbify.attacks.realisations import Frozen, randomness, shared
+from perturbify.attacks.realisations import Frozen, randomness
 from perturbify.errors import ModelError
+from perturbify.perturbation import sharing
 
 X = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # kernels for another batch size add in another order
@@ -254,7 +255,7 @@ def test_shared_draws_once_for_a_batch():
     net = build("timm")
     twins = X[:1].expand(2, -1, -1, -1)
     with torch.no_grad():
-        with pytest.raises(KeyError), shared(net):
+        with pytest.raises(KeyError), sharing(net, "batch"):
             first, second = net(twins)
             assert torch.allclose(first, second, **CLOSE)
             assert not torch.allclose(net(twins)[0], first, **CLOSE)

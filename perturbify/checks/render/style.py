@@ -45,7 +45,7 @@ svg text { font-size: 12.5px; fill: var(--soft); } .title { font-weight: 600; }
   font-size: 0.88rem; }
 .key svg { vertical-align: -2px; margin-right: 0.4em; }
 .scroll { overflow-x: auto; max-width: 100%; } .scroll:focus-visible { outline: 2px solid var(--c0); }
-table { border-collapse: collapse; font-size: 0.84rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: 0.84rem; font-variant-numeric: tabular-nums; }
 .caption { font-size: 0.88rem; max-width: none; }
 th, td { padding: 0.3rem 0.55rem 0.3rem 0; text-align: left; vertical-align: middle; }
 thead th { border-bottom: 2px solid var(--rule); vertical-align: bottom; }
@@ -72,6 +72,9 @@ details { margin: 0.7rem 0; } summary { cursor: pointer; font-weight: 600; }
 blockquote { margin: 0.6rem 0; padding: 0.1rem 1rem; border-left: 4px solid var(--rule); }
 @media (max-width: 480px) { svg text { font-size: 14px; } main { padding-top: 1rem; } figcaption { min-height: 0; }
   dl.facts { grid-template-columns: 1fr; } dl.facts dd { margin-bottom: 0.4rem; } }
+@media (max-width: 600px) { .evidence thead { display: none; }
+  .evidence tbody td { display: block; width: auto; min-width: 0; padding: 0.1rem 0; border: 0; text-align: left; }
+  .evidence tr + tr td:first-child { margin-top: 0.6rem; } }
 @media print { :root { --paper: #fff; --panel: #f6f7f9; --ink: #000; --soft: #444; --rule: #bbb; color-scheme: light;
   --good: #116932; --bad: #b3261e; --open: #85580a; --good-tint: #fff; --bad-tint: #fff; --open-tint: #fff;
   --c0: #1f63c1; --c1: #c2410c; --c2: #0f766e; --c3: #7c3aed; --c4: #946200; --c5: #be185d; }

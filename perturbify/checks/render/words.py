@@ -131,7 +131,7 @@ def verdict(report: Report) -> tuple[str, str]:
             "undecided",
             f"No criterion failed; {len(open_)} of {len(report.criteria)} undecided: {_quoted(open_)}.",
         )
-    return "pass", f"Passed: all {len(report.criteria)} criteria hold."
+    return "pass", f"Passed: {len(report.criteria)} of {len(report.criteria)} criteria hold."
 
 
 def worst(criterion: Criterion) -> Evidence | None:
