@@ -109,7 +109,7 @@ TAGGED = {
     "timm": lambda: wrapped(zoo.create("timm:test_efficientnet", num_classes=4)),
     "timm, arguments": lambda: wrapped(zoo.create("timm:test_resnet", num_classes=4, drop_path_rate=0.2)),
     "timm, untagged": untagged_timm,
-    "timm, CondConv": lambda: wrapped(zoo.create("timm:efficientnet_cc_b0_4e", num_classes=4)),
+    "timm, CondConv": lambda: wrapped(zoo.create("timm:tf_efficientnet_cc_b0_4e", num_classes=4)),
     "torchvision, versioned modules": lambda: wrapped(zoo.create("torchvision:mnasnet0_5", num_classes=4)),
     "torchvision": lambda: wrapped(zoo.create("torchvision:shufflenet_v2_x0_5", num_classes=4)),
 }

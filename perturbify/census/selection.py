@@ -18,7 +18,7 @@ HARD = (
     "torchvision:ssdlite320_mobilenet_v3_large",
     # Shared convolutions, functional ones, fixed ones, weights standardised in the forward.
     "timm:coat_lite_tiny",
-    "timm:efficientnet_cc_b0_4e",
+    "timm:tf_efficientnet_cc_b0_4e",
     "timm:resnetblur18",
     "timm:test_nfnet",
     "timm:resnetv2_50x1_bit",

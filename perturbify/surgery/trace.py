@@ -165,6 +165,8 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, model: nn.Module, calls: Collection[Call], live: Collection[str], refuse_meta: bool) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=_whole_functions())
+        # torch.fx records the functions above where a forward calls them, and where functions of these modules do.
+        self._autowrap_search += [sys.modules[m] for m in _CALLING_WHOLE_FUNCTIONS if m in sys.modules]
         self._refuse_meta = refuse_meta
         self.opaque: dict[str, str] = {}
         self._proxies: dict[str, fx.Proxy] = {}
@@ -296,10 +298,17 @@ def _noticing(kind: type, noticed: list[nn.Module]) -> type:
     return new_class(kind.__name__, (kind,), exec_body=fill)
 
 
+_CALLING_WHOLE_FUNCTIONS = ("timm.layers.padding",)
+
+
 def _whole_functions() -> tuple[Callable[..., Any], ...]:
-    """Functions that timm says are not to be entered (drop_path and others); torchvision's are known to fx itself."""
+    """Functions to record rather than enter; torchvision's are known to fx itself.
+
+    Of timm, those that it says are not to be entered (drop_path and others), and the one that computes "same" padding
+    from an image's size, by a comparison that a proxy cannot make.
+    """
     layers = sys.modules.get("timm.layers")
-    registered = layers.get_notrace_functions() if layers is not None else ()
+    registered = [*layers.get_notrace_functions(), layers.get_same_padding] if layers is not None else []
     return tuple(f for f in registered if callable(f))
 
 
