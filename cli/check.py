@@ -106,6 +106,8 @@ def check(
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
             model, data = _named(console, file, data_name, data_root, image_size, download, how)
         others = {n: models.load(console, n, trust_factory=trust_factory).to(target) for n in (*sources, against) if n}
+    if target.type == "cuda":
+        given.setdefault("at_once", 8)
     plan = _plan(preset, given)
     with console.checking() as show, _saying_how_to_go_on(console, output):
         report = run_check(

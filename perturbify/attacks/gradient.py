@@ -33,17 +33,20 @@ def attacked(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1) -> Tensor:
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1, at_once: int = 1) -> Tensor:
     """Gradient of the cross-entropy with respect to the images, averaged over independent draws of the noise.
 
-    Each draw is a forward of its own, so draws are independent whoever shares one: also where the noise is shared by
-    the whole batch, repeating the batch in one forward would repeat one draw and average nothing.
+    Each draw is a forward of its own unless the caller says otherwise, so draws are independent whoever shares one:
+    where the noise is shared by the whole batch, repeating the batch in one forward would repeat one draw and average
+    nothing.
 
     Args:
         model: A classifier; only its input gradient is computed, no ``.grad`` is touched.
         x: Images, shape (N, C, H, W).
         y: Labels, shape (N,), int64.
         draws: Number of draws to average over (expectation over transformation); at least 1.
+        at_once: Draws in one forward, as a batch of N times as many images: faster on a GPU. More than 1 only where
+            every image of a batch has draws of its own.
 
     Returns:
         Shape of ``x``.
@@ -52,17 +55,21 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1) ->
         ModelError: The network's output does not depend on the images in a way that autograd sees.
     """
     total: Tensor | None = None
-    for _ in range(draws):
-        images = x.detach().requires_grad_(True)
+    for first in range(0, draws, at_once):
+        copies = min(at_once, draws - first)
+        images = x.detach().repeat(copies, *[1] * (x.dim() - 1)) if copies > 1 else x.detach()
+        images.requires_grad_(True)
         with torch.enable_grad():
             # Summed, so that an image's gradient does not depend on who else is in the batch.
-            loss = F.cross_entropy(model(images), y, reduction="sum")
+            loss = F.cross_entropy(model(images), y.repeat(copies), reduction="sum")
             gradient = torch.autograd.grad(loss, images, allow_unused=True)[0] if loss.requires_grad else None
         if gradient is None:
             raise ModelError(
                 f"{type(model).__name__} gives no gradient for its images, so no white-box attack can follow it.",
                 "Rounding, no_grad() inside its forward, or inference_mode() around the attack take gradients away.",
             )
+        if copies > 1:
+            gradient = gradient.view(copies, *x.shape).sum(0)
         total = gradient if total is None else total + gradient
     assert total is not None
     return total / draws if draws > 1 else total

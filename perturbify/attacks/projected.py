@@ -24,6 +24,7 @@ class Pgd:
         steps: Number of steps; 0 only perturbs at random.
         random_start: Whether to start at a random point of the ball rather than at the image.
         draws: Draws of the noise that each step's gradient is averaged over; more than 1 makes it EOT-PGD.
+        at_once: Draws in one forward; more than 1 only where every image of a batch has draws of its own.
         restarts: Runs from other random points; of each image the one with the greatest loss is kept, that loss
             averaged over as many draws as a step, but at least :data:`COMPARING_DRAWS`.
         norm: ``"linf"`` or ``"l2"``.
@@ -37,6 +38,7 @@ class Pgd:
     steps: int = 7
     random_start: bool = True
     draws: int = 1
+    at_once: int = 1
     restarts: int = 1
     norm: Literal["linf", "l2"] = "linf"
 
@@ -47,10 +49,10 @@ class Pgd:
             raise ValueError(f"epsilon is a radius in pixels of [0, 1], not {self.epsilon}")
         if not (math.isfinite(self.step_size) and self.step_size >= 0):
             raise ValueError(f"step_size must not be negative, not {self.step_size}")
-        if self.steps < 0 or self.draws < 1 or self.restarts < 1:
+        if self.steps < 0 or min(self.draws, self.at_once, self.restarts) < 1:
             raise ValueError(
-                f"steps must be at least 0, draws and restarts at least 1, not {self.steps}, {self.draws} and "
-                f"{self.restarts}"
+                f"steps must be at least 0, draws, at_once and restarts at least 1, not {self.steps}, {self.draws}, "
+                f"{self.at_once} and {self.restarts}"
             )
 
     @property
@@ -115,7 +117,7 @@ def _ascend(model: nn.Module, x: Tensor, y: Tensor, attack: Pgd) -> Tensor:
     ball = (_Box if attack.norm == "linf" else _Sphere)(x, attack.epsilon)
     images = ball.anywhere() if attack.random_start else x
     for _ in range(attack.steps):
-        direction = ball.steepest(input_gradient(model, images, y, draws=attack.draws))
+        direction = ball.steepest(input_gradient(model, images, y, draws=attack.draws, at_once=attack.at_once))
         images = ball.project(images + attack.step_size * direction)
     return images
 
@@ -157,7 +159,8 @@ class _Sphere:
 
 
 def _unit(v: Tensor) -> Tensor:
-    # Scaled first: the squares of small gradients would vanish.
+    # Scaled first: the squares of small gradients would vanish, those of large ones overflow.
+    v = v.nan_to_num()
     v = v / _spread(v.abs().flatten(1).amax(1), v).clamp(min=torch.finfo(v.dtype).tiny)
     return v / _length(v).clamp(min=1e-12)
 

@@ -117,9 +117,10 @@ def _pgd(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
 
 def _eot(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
     if subject.noisy:
+        at_once = plan.at_once if subject.switchable and plan.noise == "fresh" else 1
         for draws in halved(plan.eot_draws):
             point = Point("draws", f"EOT-PGD-{plan.steps}", draws)
-            attack = replace(_projected(plan), draws=draws)
+            attack = replace(_projected(plan), draws=draws, at_once=at_once)
             yield Trial(f"EOT-PGD-{plan.steps}, {draws} draws", "averaged", attack, points=(point,))
 
 

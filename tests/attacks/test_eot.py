@@ -123,3 +123,21 @@ def test_the_noise_is_as_it_is_during_an_attack():
     with perturbify.noise(net, enabled=False):
         pgd(net, X.double(), Y, Pgd(steps=1))
     assert states == [True, True, False, False]
+
+
+def test_draws_in_one_forward_are_as_good_as_draws_one_by_one():
+    net = noisy("sample")
+    true = gradient(net, 600, seed=0)
+
+    def error(at_once):
+        found = []
+        for seed in range(1, 31):
+            torch.manual_seed(seed)
+            found.append(input_gradient(net, X.double(), Y, draws=16, at_once=at_once))
+        return torch.stack([(g - true).square().sum() for g in found]).mean().item()
+
+    assert error(16) == pytest.approx(error(1), rel=0.4)
+    assert error(5) == pytest.approx(error(1), rel=0.4), "also where they do not go into it evenly"
+    with perturbify.noise(net, enabled=False):
+        once = input_gradient(net, X.double(), Y, draws=5, at_once=3)
+        assert torch.allclose(once, gradient(net, 1, seed=0), rtol=1e-9, atol=1e-15)
