@@ -19,9 +19,10 @@ def times(shape: Sequence[int]) -> str:
 
 
 def fraction(pixels: float) -> str:
-    """A size in pixels of [0, 1] as people write it: ``8/255``; a decimal where it is no whole grey level."""
+    """A size in pixels of [0, 1] as people write it: ``8/255`` where it is a few grey levels, else a decimal."""
     levels = 255 * pixels
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{pixels:.4g}"
+    whole = abs(levels - round(levels)) < 1e-6
+    return f"{round(levels)}/255" if whole and 0 < levels <= 32 else f"{pixels:.4g}"
 
 
 def percent(accuracy: float, interval: Sequence[float] | None = None) -> str:

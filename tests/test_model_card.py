@@ -85,10 +85,11 @@ def test_a_checked_and_trained_one_shows_every_figure(config):
     )
     card = model_card(header)
     assert card.startswith("# timm:test_efficientnet, learn2perturb\n")
-    assert "on 6 test images of own images" in card and "l∞ ε = 0.03137" in card
+    assert "on 6 test images of own images" in card and "within ε = 8/255" in card
     assert "```toml\nname = 'x'\n```" in card
     assert "| classes | 3 |" in card and "| trained | 7 epochs |" in card
     for row in report.rows:
         low, high = row.interval
         figure = f"{100 * row.accuracy:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-        assert f"| {row.attack} | {row.noise} | {row.draws} | {figure} |" in card
+        assert f"| {row.attack} | {row.crafted_on} | {row.noise} | {row.draws} | {figure} |" in card
+    assert all(c.name in card for c in report.criteria if c.verdict != "pass")

@@ -26,7 +26,8 @@ SMALL = ("--model", "factories:small", "--no-check", "--set", "data.train_images
 
 def test_a_whole_run(trained):
     assert {p.name for p in trained.path.iterdir()} == {
-        *("recipe.toml", "metrics.jsonl", "model.safetensors", "README.md", "report.json", "state.safetensors")
+        *("recipe.toml", "metrics.jsonl", "model.safetensors", "README.md", "state.safetensors"),
+        *("report.json", "report.md", "report.html"),
     }
     said = trained.result
     assert said["model"] == str(trained.model)

@@ -161,7 +161,7 @@ def _criterion(criterion: Criterion) -> str:
     return (
         f'<div class="criterion"><div class="head"><h3>{_safe(criterion.name)}</h3>'
         f'<span class="badge {criterion.verdict}">{_MARKS[criterion.verdict]}</span></div>'
-        f"<p>{_safe(criterion.why)}</p>{table}{detail}</div>"
+        f"<p>A failure means: {_safe(criterion.why)}</p>{table}{detail}</div>"
     )
 
 
