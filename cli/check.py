@@ -74,6 +74,8 @@ def check(
 
     Under torchrun the batches are shared out among the processes.
     """
+    import torch
+
     from perturbify import checkpoint
     from perturbify.checks import check as run_check
     from perturbify.text import duration
@@ -88,6 +90,8 @@ def check(
     if output is not None:
         reports.prepare(output, resume=resume, force=force)
     target = choose_device(device)
+    if target.type == "cuda" and target.index is None:
+        target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # one for each process of torchrun
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
     preset = settings.pop("preset")
     given = {key: value for key, value in settings.items() if value is not None}

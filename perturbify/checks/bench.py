@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,13 +111,13 @@ class Bench:
         seed = seed_of(plan.seed, trial.key, batch)
         scored = self._networks[trial.network]
         started = time.perf_counter()
-        torch.manual_seed(seed)
+        seed_all(seed)
         images, fooled = x, None
         if trial.attack is not None:
             with self._crafting(trial, scored) as target:
                 crafted = trial.attack.craft(target, x, y)
             images, fooled = crafted.images, crafted.fooled.tolist()
-        torch.manual_seed(seed + 1)
+        seed_all(seed + 1)
         with noise(scored, trial.noisy), sharing(scored, SHARE[plan.noise]):
             draws = plan.draws if trial.noisy else 1
             queries = max(draws, *plan.queries) if trial.noisy and trial.role != "sweep" else draws
@@ -158,6 +160,13 @@ class Bench:
     def _size(self, trial: Trial, batch: int) -> int:
         n = min(trial.images or len(self._split), len(self._split))
         return min(self._plan.batch_size, n - batch * self._plan.batch_size)
+
+
+def seed_all(seed: int) -> None:
+    """Seeds every generator that a network may draw from."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def seed_of(*parts: object) -> int:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import platform
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from perturbify.attacks import randomness
 from perturbify.attacks.libraries import missing
-from perturbify.checks.bench import Bench, Progress, seed_of
+from perturbify.checks.bench import Bench, Progress, seed_all, seed_of
 from perturbify.checks.criteria import criteria
 from perturbify.checks.estimate import Estimate
 from perturbify.checks.intake import count_classes, digest_of_images, digest_of_network
@@ -75,7 +77,7 @@ def check(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     networks = {ITSELF: model, **dict([against] if against else []), **dict(sources or {})}
     with _generators_restored(device), shard() as part:
-        torch.manual_seed(seed_of(plan.seed, "liveness"))
+        seed_all(seed_of(plan.seed, "liveness"))
         images, _ = next(split.batches(min(4, len(split))))
         images = images.to(device)
         expected = len(data.classes) if isinstance(data, Data) else None
@@ -173,5 +175,10 @@ def _class_names(data: Data | Split, classes: int) -> tuple[str, ...]:
 
 @contextmanager
 def _generators_restored(device: torch.device) -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-        yield
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

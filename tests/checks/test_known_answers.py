@@ -1,5 +1,6 @@
 """The check held against networks whose robustness is known on paper: each must get its figures and its verdict."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -178,6 +179,24 @@ def test_noise_of_the_users_own(linear, digits, shared):
     chances = 0.5 * (1 + torch.erf(margins(linear, digits, EPSILON) / 6))
     assert abs(found["EOT-PGD-7, 10 draws", "noise on"].accuracy - float(chances.mean())) < 0.05
     assert not [r for r in report.rows if r.crafted_on in ("noise off", "frozen noise")]
+
+
+class NumpyNoise(OwnNoise):
+    """Draws from numpy's global generator."""
+
+    def forward(self, x):
+        logits = self.net(x)
+        drawn = np.random.standard_normal(tuple(logits.shape)).astype(np.float32)
+        return logits + self.deviation * torch.from_numpy(drawn)
+
+
+def test_noise_from_another_generator_is_seeded_too(linear, digits):
+    plan = CheckPlan(attacks=("pgd",), epsilon=EPSILON, step_size=0.06, images=40)
+    before = np.random.get_state()[2], np.random.get_state()[1].tolist()
+    first, second = (check(NumpyNoise(linear, 3.0), digits, plan) for _ in range(2))
+    assert (np.random.get_state()[2], np.random.get_state()[1].tolist()) == before
+    assert first.noise_mode == "foreign" and 0 < first.clean.accuracy < 1
+    assert [r.accuracy for r in first.rows] == [r.accuracy for r in second.rows]
 
 
 def test_a_gain_over_a_rival(linear, digits):
