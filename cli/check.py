@@ -110,6 +110,10 @@ def check(
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
             model, data = _named(console, file, data_name, data_root, image_size, download, how)
         others = {n: models.load(console, n, trust_factory=trust_factory).to(target) for n in (*sources, against) if n}
+    # By the names of their files, where those differ.
+    called = dict(zip(others, (Path(n).name for n in others), strict=True))
+    if len(set(called.values())) < len(called):
+        called = {n: n for n in others}
     if target.type == "cuda":
         given.setdefault("at_once", 8)
     plan = _plan(preset, given)
@@ -120,8 +124,8 @@ def check(
             plan,
             name=Path(file).name,
             about=about,
-            sources={Path(n).name: others[n] for n in sources},
-            against=(against, others[against]) if against else None,
+            sources={called[n]: others[n] for n in sources},
+            against=(called[against], others[against]) if against else None,
             folder=output,
             on_start=lambda e: console.log(
                 f"checking: {len(e.costs)} batches, about {duration(e.seconds)} on this machine"

@@ -26,7 +26,7 @@ from perturbify.checks.records import Records
 from perturbify.checks.report import Report
 from perturbify.checks.rows import examples, outcomes, rows
 from perturbify.checks.sharding import shard
-from perturbify.checks.trials import ITSELF, Subject, Trial, trials
+from perturbify.checks.trials import ITSELF, RESERVED, Subject, Trial, trials
 from perturbify.data import Data, Split
 from perturbify.errors import CheckError
 
@@ -74,8 +74,14 @@ def check(
     split = split.interleaved()
     if plan.images is not None and plan.images < len(split):
         split = split.subset(torch.arange(plan.images))
+    others = {**dict([against] if against else []), **dict(sources or {})}
+    reserved = [n for n in others if n in RESERVED]
+    if reserved:
+        raise CheckError(
+            f"No other network can be called {reserved[0]!r}: the report uses that name.", "Choose another."
+        )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    networks = {ITSELF: model, **dict([against] if against else []), **dict(sources or {})}
+    networks = {ITSELF: model, **others}
     with _generators_restored(device), shard() as part:
         seed_all(seed_of(plan.seed, "liveness"))
         images, _ = next(split.batches(min(4, len(split))))

@@ -29,6 +29,10 @@ Role = Literal[
 """What a trial is for, as the criteria ask for it."""
 
 ITSELF = "itself"
+RESERVED = (ITSELF, "noise on", "noise off", "frozen noise")
+"""What no other network may be called."""
+
+_SILENT = {"noise on": "noise off"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def trials(plan: CheckPlan, subject: Subject) -> tuple[Trial, ...]:
     for family in dict.fromkeys(plan.attacks):
         found += _FAMILIES[family](plan, subject)
     if not subject.noisy:
-        found = [replace(t, crafted_on=t.crafted_on.replace("noise on", "noise off"), noisy=False) for t in found]
+        found = [replace(t, crafted_on=_SILENT.get(t.crafted_on, t.crafted_on), noisy=False) for t in found]
     if subject.rival is not None:
         found += _rival(plan, subject.rival, noisy=subject.rival_noisy)
     return tuple({t.key: t for t in found}.values())

@@ -381,6 +381,11 @@ def test_what_cannot_be_checked_is_refused(why):
         check(net, data, PLAN)
 
 
+def test_a_name_that_the_report_uses_is_refused():
+    with pytest.raises(CheckError, match="can be called 'noise off'"):
+        check(Brightness(), brightness(4, 4), PLAN, sources={"noise off": Brightness()})
+
+
 def test_images_of_another_size_are_named():
     small = MemorySplit(torch.zeros(4, 3, 5, 5, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(InputSizeError, match=r"3×6×6.*3×5×5.*grain=\"channel\""):
