@@ -58,6 +58,9 @@ def input_size(model: nn.Module) -> tuple[int, ...] | None:
         return int(arguments.get("in_chans", channels)), int(height), int(width)
     weights = _torchvision_weights(model)
     crop = getattr(weights and weights.transforms(), "crop_size", ())
+    if weights and isinstance(side := getattr(model, "image_size", None), int):
+        # torchvision's vision transformers: vit_h_14 is built for 224 pixels, and its weights are for 518.
+        return 3, side, side
     if len(crop) == 2:  # the presets for images have one number, for clips two
         return 3, weights.meta.get("min_temporal_size") or CLIP_FRAMES, *crop
     return (3, crop[0], crop[0]) if crop else None

@@ -21,6 +21,7 @@ from perturbify import zoo
         ("timm:resnet18", {"in_chans": 1}, (1, 224, 224), None),
         ("timm:vit_tiny_patch16_224", {"img_size": 64}, (3, 64, 64), [0.5, 0.5, 0.5]),
         ("torchvision:inception_v3", {}, (3, 299, 299), [0.485, 0.456, 0.406]),
+        ("torchvision:vit_b_16", {"image_size": 64}, (3, 64, 64), [0.485, 0.456, 0.406]),
         ("torchvision:lraspp_mobilenet_v3_large", {}, None, [0.485, 0.456, 0.406]),
         ("torchvision:raft_small", {}, None, None),
         ("torchvision:r3d_18", {}, (3, 16, 112, 112), None),
