@@ -109,7 +109,8 @@ def check(
             if data_name is None:
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
             model, data = _named(console, file, data_name, data_root, image_size, download, how)
-        others = {n: models.load(console, n, trust_factory=trust_factory).to(target) for n in (*sources, against) if n}
+        named = dict.fromkeys(n for n in (*sources, against) if n)
+        others = {n: models.load(console, n, trust_factory=trust_factory).to(target) for n in named}
     # By the names of their files, where those differ.
     called = dict(zip(others, (Path(n).name for n in others), strict=True))
     if len(set(called.values())) < len(called):
