@@ -1,0 +1,43 @@
+"""The committed census: its table in docs/ and the README's sentence are those of its JSON, and nothing is left out."""
+
+import json
+from pathlib import Path
+
+from perturbify.census import Row
+from perturbify.census.report import summary
+
+ROOT = Path(__file__).parents[2]
+RESULT = json.loads((ROOT / "benchmarks" / "results" / "2026-11-22-census.json").read_text(encoding="utf-8"))
+ROWS = [Row(**row) for row in RESULT["models"]]
+
+
+def test_the_totals_are_those_of_the_models():
+    assert RESULT["summary"] == summary(ROWS)
+    assert len({row.name for row in ROWS}) == len(ROWS) == 1492
+
+
+def test_every_call_is_reached_or_a_fixed_filter():
+    """Per model, in the mode with more calls; a shrunken model has fewer layers than it is counted with."""
+    for row in ROWS:
+        if row.status == "complete" and not row.shrunken:
+            assert row.fx + row.hook + row.skipped == max(row.calls.values()), row.name
+            assert row.parity == {"eval": True, "train": True}, row.name
+
+
+def test_it_agrees_with_an_independent_census_of_the_same_versions():
+    """Calls and models as the issue that asked for this census states them."""
+    timm, torchvision = RESULT["summary"]["timm"], RESULT["summary"]["torchvision"]
+    assert (timm["models"], timm["calls in eval"], timm["no convolutions"], timm["skipped"]) == (1371, 93082, 18, 37)
+    assert (torchvision["models"], torchvision["calls in eval"], torchvision["calls in train"]) == (121, 8803, 8811)
+
+
+def test_the_pages_say_what_the_result_says():
+    page = (ROOT / "docs" / "census.md").read_text(encoding="utf-8")
+    for library in ("timm", "torchvision", "all"):
+        of = RESULT["summary"][library]
+        calls = f"{of['calls in eval']:,} / {of['calls in train']:,}"
+        cells = (f"{of['models']:,}", f"{of['complete']:,}", of["no convolutions"], of["incomplete"], calls)
+        assert f"| {' | '.join(map(str, cells))} |" in page
+    total, readme = RESULT["summary"]["all"], (ROOT / "README.md").read_text(encoding="utf-8")
+    said = f"{total['complete']:,} complete in both modes, {total['no convolutions']} without a convolution"
+    assert said in readme and f"{total['calls in eval']:,} calls" in readme
