@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -118,8 +118,7 @@ def perturbations(model: nn.Module) -> Iterator[tuple[str, Perturbation]]:
             yield site_name(owner, int(call or 0)), module
 
 
-@contextmanager
-def noise(model: nn.Module, enabled: bool = True) -> Iterator[None]:
+def noise(model: nn.Module, enabled: bool = True) -> AbstractContextManager[None]:
     """Turns the noise of a network on or off inside a ``with`` block; independent of ``train()`` and ``eval()``.
 
     Off means off: the network's outputs are those of the source network, bit for bit.
@@ -128,34 +127,30 @@ def noise(model: nn.Module, enabled: bool = True) -> Iterator[None]:
         model: A network with or without noise modules.
         enabled: What it shall be inside the block; each module goes back to what it was afterwards.
     """
-    before = [(module, module.enabled) for _, module in perturbations(model)]
-    try:
-        for module, _ in before:
-            module.enabled = enabled
-        yield
-    finally:
-        for module, was in before:
-            module.enabled = was
+    return _with_setting(model, "enabled", enabled)
 
 
-@contextmanager
-def sharing(model: nn.Module, share: str) -> Iterator[None]:
-    """Changes, inside a ``with`` block, who shares a draw of the noise.
-
-    For one image by itself nothing changes. Each module goes back to what it was afterwards.
+def sharing(model: nn.Module, share: str) -> AbstractContextManager[None]:
+    """Changes, inside a ``with`` block, who shares a draw of the noise; for one image by itself nothing changes.
 
     Args:
         model: A network with or without noise modules.
-        share: ``"sample"``: every image has its own; ``"batch"``: all images of a batch have the same.
+        share: ``"sample"``: every image has its own; ``"batch"``: all images of a batch have the same. Each module goes
+            back to what it was afterwards.
     """
-    before = [(module, module.share) for _, module in perturbations(model)]
+    return _with_setting(model, "share", share)
+
+
+@contextmanager
+def _with_setting(model: nn.Module, name: str, value: object) -> Iterator[None]:
+    before = [(module, getattr(module, name)) for _, module in perturbations(model)]
     try:
         for module, _ in before:
-            module.share = share
+            setattr(module, name, value)
         yield
     finally:
         for module, was in before:
-            module.share = was
+            setattr(module, name, was)
 
 
 def _times(shape: Sequence[int]) -> str:

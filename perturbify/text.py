@@ -26,9 +26,9 @@ def fraction(pixels: float) -> str:
 
 
 def percent(accuracy: float, interval: Sequence[float] | None = None) -> str:
-    """An accuracy in percent, with its interval where there is one: ``83.6 [80.9, 86.0]``."""
-    value = f"{100 * accuracy:.1f}"
-    return value if interval is None else f"{value} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    """An accuracy, or a difference of two, in percent, with its interval where there is one: ``83.6 [80.9, 86.0]``."""
+    figure = f"{100 * accuracy:z.1f}"
+    return figure if interval is None else f"{figure} [{100 * interval[0]:z.1f}, {100 * interval[1]:z.1f}]"
 
 
 def duration(seconds: float) -> str:

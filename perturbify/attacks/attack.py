@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
 Norm = Literal["linf", "l2", "l0"]
+
+
+COMPARING_DRAWS = 10
+"""Draws at least that compare what an attack found for an image: by one, the luckiest would win."""
+
+
+def check_ball(norm: str, epsilon: float) -> None:
+    """Refuses what is no l∞ or l2 ball around images in [0, 1].
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: Radius: for l∞ in pixels, in [0, 1]; for l2 the length of the whole perturbation, at least 0.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if norm not in ("linf", "l2"):
+        raise ValueError(f'norm is "linf" or "l2", not {norm!r}')
+    if not (math.isfinite(epsilon) and epsilon >= 0) or (norm == "linf" and epsilon > 1):
+        unit = "in pixels of [0, 1]" if norm == "linf" else "a length of at least 0"
+        raise ValueError(f"epsilon is a radius, {unit}, not {epsilon}")
 
 
 @dataclass(frozen=True)
@@ -68,5 +90,9 @@ class Attack(Protocol):
             model: A classifier that takes pixels in [0, 1].
             x: Images, shape (N, C, H, W), in [0, 1].
             y: True labels, shape (N,), int64.
+
+        Raises:
+            ModelError: It follows the gradient, and the network gives none for its images.
+            CheckError: It is a library's, and the library is not installed.
         """
         ...

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks.attack import Crafted, Norm, Passes
+from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Norm, Passes
 from perturbify.attacks.gradient import attacked
-from perturbify.attacks.projected import COMPARING_DRAWS
 
 DIFFERENTIAL_WEIGHT = 0.5
 """The paper's F: how far a child goes along the difference of two others."""
@@ -32,7 +31,7 @@ class FewPixel:
     Two things differ, for the sake of random networks. No image stops early, since one wrong answer can be one lucky
     draw. And what comes back is not the candidate with the best record, which luck has chosen too: the
     :data:`FINALISTS` best are compared anew, each by as many draws as in the search, but at least
-    :data:`~perturbify.attacks.projected.COMPARING_DRAWS`.
+    :data:`~perturbify.attacks.attack.COMPARING_DRAWS`.
 
     Attributes:
         pixels: Pixels that may change, each in all its channels; the literature has 1, 2, 3 and 5.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturbify.attacks.attack import Crafted, Passes
+from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Passes, check_ball
 from perturbify.attacks.gradient import attacked, input_gradient
 
 
@@ -26,7 +26,8 @@ class Pgd:
         draws: Draws of the noise that each step's gradient is averaged over; more than 1 makes it EOT-PGD.
         at_once: Draws in one forward; more than 1 only where every image of a batch has draws of its own.
         restarts: Runs from other random points; of each image the one with the greatest loss is kept, that loss
-            averaged over as many draws as a step, but at least :data:`COMPARING_DRAWS`.
+            averaged over as many draws as a step, but at least
+            :data:`~perturbify.attacks.attack.COMPARING_DRAWS`.
         norm: ``"linf"`` or ``"l2"``.
 
     Raises:
@@ -43,10 +44,7 @@ class Pgd:
     norm: Literal["linf", "l2"] = "linf"
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise ValueError(f'norm is "linf" or "l2", not {self.norm!r}')
-        if not (math.isfinite(self.epsilon) and self.epsilon >= 0) or (self.norm == "linf" and self.epsilon > 1):
-            raise ValueError(f"epsilon is a radius in pixels of [0, 1], not {self.epsilon}")
+        check_ball(self.norm, self.epsilon)
         if not (math.isfinite(self.step_size) and self.step_size >= 0):
             raise ValueError(f"step_size must not be negative, not {self.step_size}")
         if self.steps < 0 or min(self.draws, self.at_once, self.restarts) < 1:
@@ -66,10 +64,6 @@ class Pgd:
         images = pgd(model, x, y, self)
         with attacked(model), torch.no_grad():
             return Crafted(images, model(images).argmax(1) != y)
-
-
-COMPARING_DRAWS = 10
-"""Draws at least that compare the restarts of an image: by one, the luckiest draw would win."""
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255) -> Tensor:

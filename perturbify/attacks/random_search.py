@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks.attack import Crafted, Passes
+from perturbify.attacks.attack import Crafted, Passes, check_ball
 from perturbify.attacks.gradient import attacked
 
 
@@ -42,10 +42,7 @@ class RandomSearch:
     norm: Literal["linf", "l2"] = "linf"
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise ValueError(f'norm is "linf" or "l2", not {self.norm!r}')
-        if not (math.isfinite(self.epsilon) and self.epsilon >= 0) or (self.norm == "linf" and self.epsilon > 1):
-            raise ValueError(f"epsilon is a radius in pixels of [0, 1], not {self.epsilon}")
+        check_ball(self.norm, self.epsilon)
         if self.tries < 1 or self.draws < 1:
             raise ValueError(f"tries and draws must be at least 1, not {self.tries} and {self.draws}")
 

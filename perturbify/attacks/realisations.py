@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from perturbify.attacks.gradient import attacked
 from perturbify.errors import ModelError
+from perturbify.generators import seeded
 from perturbify.perturbation import Perturbation, noise, perturbations, sharing
 
 Randomness = Literal["none", "fresh", "shared", "foreign"]
@@ -103,7 +102,7 @@ class Frozen(nn.Module):
     def _average(self, images: Tensor) -> Tensor:
         logits = []
         for i in range(self.draws):
-            with _seeded(_hashed(self.seed, i), self.model, images):
+            with seeded(_hashed(self.seed, i), _devices(self.model, images)):
                 logits.append(self.model(images))
         return torch.stack(logits).mean(0)
 
@@ -131,9 +130,9 @@ class Frozen(nn.Module):
 def _draws(model: nn.Module, images: Tensor) -> bool:
     results = []
     for seed in range(2):
-        with _seeded(seed, model, images):
+        with seeded(seed, _devices(model, images)):
             unmoved = _next_numbers(images)
-        with _seeded(seed, model, images):
+        with seeded(seed, _devices(model, images)):
             results.append(model(images))
             if _next_numbers(images) != unmoved:
                 return True
@@ -163,7 +162,7 @@ def _folds(model: nn.Module, images: Tensor) -> bool:
     hooks = [module.register_forward_pre_hook(look) for _, module in perturbations(model)]
     try:
         if hooks:
-            with _seeded(0, model, images):
+            with seeded(0, _devices(model, images)):
                 model(images)
     finally:
         for hook in hooks:
@@ -171,24 +170,8 @@ def _folds(model: nn.Module, images: Tensor) -> bool:
     return not leading <= {len(images)}
 
 
-@contextmanager
-def _seeded(seed: int, model: nn.Module, images: Tensor) -> Iterator[None]:
-    """Seeds the generators that a forward may ask; they are afterwards what they were."""
-    tensors = [*model.parameters(), *model.buffers(), images]
-    cuda = sorted({t.device.index for t in tensors if t.is_cuda})
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=cuda):
-        try:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            # Not torch.manual_seed, which would seed every other device too.
-            torch.default_generator.manual_seed(seed)
-            for index in cuda:
-                torch.cuda.default_generators[index].manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+def _devices(model: nn.Module, images: Tensor) -> set[torch.device]:
+    return {tensor.device for tensor in (*model.parameters(), *model.buffers(), images)}
 
 
 def _hashed(seed: int, realisation: int) -> int:

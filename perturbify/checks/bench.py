@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +20,7 @@ from perturbify.checks.scoring import score
 from perturbify.checks.sharding import Shard
 from perturbify.checks.trials import ITSELF, Trial
 from perturbify.data import Split
+from perturbify.generators import seeded
 from perturbify.perturbation import noise, sharing
 
 SHARE = {"fresh": "sample", "shared": "batch"}
@@ -111,14 +110,12 @@ class Bench:
         seed = seed_of(plan.seed, trial.key, batch)
         scored = self._networks[trial.network]
         started = time.perf_counter()
-        seed_all(seed)
         images, fooled = x, None
         if trial.attack is not None:
-            with self._crafting(trial, scored) as target:
+            with seeded(seed, [self._device]), self._crafting(trial, scored) as target:
                 crafted = trial.attack.craft(target, x, y)
             images, fooled = crafted.images, crafted.fooled.tolist()
-        seed_all(seed + 1)
-        with noise(scored, trial.noisy), sharing(scored, SHARE[plan.noise]):
+        with seeded(seed + 1, [self._device]), noise(scored, trial.noisy), sharing(scored, SHARE[plan.noise]):
             draws = plan.draws if trial.noisy else 1
             queries = max(draws, *plan.queries) if trial.noisy and trial.role != "sweep" else draws
             scores = score(scored, images, y, draws=draws, queries=queries)
@@ -160,13 +157,6 @@ class Bench:
     def _size(self, trial: Trial, batch: int) -> int:
         n = min(trial.images or len(self._split), len(self._split))
         return min(self._plan.batch_size, n - batch * self._plan.batch_size)
-
-
-def seed_all(seed: int) -> None:
-    """Seeds every generator that a network may draw from."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def seed_of(*parts: object) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -33,57 +33,79 @@ class Outcome:
         return float(self.shares.mean())
 
 
-def criteria(
-    outcomes: Sequence[Outcome], *, epsilon: float, classes: int, rival: str | None = None
-) -> tuple[Criterion, ...]:
+def criteria(outcomes: Sequence[Outcome], *, classes: int, rival: str | None = None) -> tuple[Criterion, ...]:
     """Judges a check.
 
     Args:
         outcomes: Of all its trials.
-        epsilon: Radius of the l∞ attacks.
         classes: Number of classes.
         rival: Name of the network that this one is held against, if any.
+
+    Returns:
+        The criteria in the order of a report; what it takes to judge one may not have been measured.
     """
-    found = _Outcomes(outcomes, epsilon)
+    found = _Outcomes(outcomes)
     judged = [
         _above_chance(found, classes),
-        _one_step(found),
-        _black_box(found),
+        _criterion(
+            "one step never beats many",
+            "The gradient misleads: a step along it goes further than many do.",
+            found.against_strongest("one step"),
+        ),
+        _criterion(
+            "black-box never beats white-box",
+            "The gradient is masked: those who do not use it, or use another network's, do better.",
+            found.against_strongest("black box"),
+        ),
         _unbounded(found, classes),
-        _random(found),
+        _criterion(
+            "random search does not beat gradients",
+            "The gradient is worth less than luck: it is masked.",
+            found.against_strongest("random"),
+        ),
         _larger_epsilon(found),
         _longer(found),
     ]
     if found.noisy:
-        judged += [_averages(found), _frozen(found)]
+        judged += [
+            _criterion(
+                "EOT has reached its plateau",
+                "More draws a step still lower the accuracy: the last figure is not the end.",
+                _plateau(found.of("many steps", "averaged"), lambda attack: attack.draws),
+            ),
+            _criterion(
+                "attacks on frozen noise do not beat those on fresh noise",
+                "The fresh draws hide the gradient: fixing a few of them makes the better attack.",
+                found.against_strongest("frozen"),
+            ),
+        ]
     if rival is not None:
-        judged.append(_gain(found, _Outcomes(outcomes, epsilon, rival), rival))
+        judged.append(_gain(found, _Outcomes(outcomes, rival), rival))
     return tuple(judged)
 
 
 class _Outcomes:
     """The outcomes of one network, scored with the noise as the network has it."""
 
-    def __init__(self, outcomes: Sequence[Outcome], epsilon: float, network: str = ITSELF) -> None:
+    def __init__(self, outcomes: Sequence[Outcome], network: str = ITSELF) -> None:
         own = [o for o in outcomes if o.trial.network == network]
         self.clean = next(o for o in own if o.trial.role == "clean")
         self.noisy = self.clean.trial.noisy
         self._all = [o for o in own if o.trial.noisy == self.noisy]
-        self._epsilon = epsilon
 
     def of(self, *roles: Role) -> list[Outcome]:
         return [o for o in self._all if o.trial.role in roles]
 
     @property
-    def white_box(self) -> list[Outcome]:
-        """Attacks of many steps along the network's own gradient, at the check's ε."""
-        return self.of("many steps", "averaged", "longer", "restarts")
-
-    @property
     def strongest(self) -> Outcome | None:
-        """The white-box attack that leaves the least, of those on all images."""
-        whole = [o for o in self.white_box if o.trial.images is None]
-        return min(whole, key=lambda o: o.accuracy, default=None)
+        """The attack of many steps along the network's own gradient that leaves the least, of those on all images."""
+        white_box = self.of("many steps", "averaged", "longer", "restarts")
+        return min((o for o in white_box if o.trial.images is None), key=lambda o: o.accuracy, default=None)
+
+    def against_strongest(self, role: Role) -> list[Evidence]:
+        """The strongest white-box attack beside each of another kind, which should leave no less."""
+        strongest = self.strongest
+        return [] if strongest is None else [_difference(strongest, other) for other in self.of(role)]
 
 
 def _above_chance(found: _Outcomes, classes: int) -> Criterion:
@@ -96,27 +118,8 @@ def _above_chance(found: _Outcomes, classes: int) -> Criterion:
         limit=0.0,
         tolerance=0.0,
     )
-    return Criterion(
-        "there is something to defend", "An accuracy at the level of chance cannot be lowered by any attack.", (below,)
-    )
-
-
-def _one_step(found: _Outcomes) -> Criterion:
-    strong = found.strongest
-    evidence = [_difference(strong, o) for o in found.of("one step")] if strong else []
-    return _criterion(
-        "one step never beats many", "The gradient misleads: a step along it goes further than many do.", evidence
-    )
-
-
-def _black_box(found: _Outcomes) -> Criterion:
-    strong = found.strongest
-    evidence = [_difference(strong, o) for o in found.of("black box")] if strong else []
-    return _criterion(
-        "black-box never beats white-box",
-        "The gradient is masked: those who do not use it, or use another network's, do better.",
-        evidence,
-    )
+    why = "An accuracy at the level of chance cannot be lowered by any attack."
+    return _criterion("there is something to defend", why, [below])
 
 
 def _unbounded(found: _Outcomes, classes: int) -> Criterion:
@@ -124,19 +127,8 @@ def _unbounded(found: _Outcomes, classes: int) -> Criterion:
         Evidence(f"accuracy under {_called(o)}", o.accuracy, mean_interval(o.shares), 1 / classes, TOLERANCE)
         for o in found.of("unbounded")
     ]
-    return _criterion(
-        "an unbounded attack reaches chance or below",
-        "The attack does not work: free to change everything, it still leaves right answers.",
-        evidence,
-    )
-
-
-def _random(found: _Outcomes) -> Criterion:
-    strong = found.strongest
-    evidence = [_difference(strong, o) for o in found.of("random")] if strong else []
-    return _criterion(
-        "random search does not beat gradients", "The gradient is worth less than luck: it is masked.", evidence
-    )
+    why = "The attack does not work: free to change everything, it still leaves right answers."
+    return _criterion("an unbounded attack reaches chance or below", why, evidence)
 
 
 def _larger_epsilon(found: _Outcomes) -> Criterion:
@@ -150,46 +142,16 @@ def _larger_epsilon(found: _Outcomes) -> Criterion:
                     lines.setdefault(point.line, []).append((point.x, outcome))
     ordered = [[o for _, o in sorted(line, key=lambda p: p[0])] for line in lines.values()]
     evidence = [_difference(larger, smaller) for line in ordered for smaller, larger in pairwise(line)]
-    return _criterion(
-        "a larger ε never helps the model",
-        "A larger ball contains the smaller one, so the attack fails in it.",
-        evidence,
-    )
+    why = "A larger ball contains the smaller one, so the attack fails in it."
+    return _criterion("a larger ε never helps the model", why, evidence)
 
 
 def _longer(found: _Outcomes) -> Criterion:
     plain = found.of("many steps")
-    several = [(o.trial.attack.steps, o) for o in (*plain, *found.of("longer")) if isinstance(o.trial.attack, Pgd)]
-    by_steps = [o for _, o in sorted(several, key=lambda pair: pair[0])]
-    evidence = [_difference(by_steps[-2], by_steps[-1])] if len(by_steps) > 1 else []
+    evidence = _plateau([*plain, *found.of("longer")], lambda attack: attack.steps)
     evidence += [_difference(once, often) for once in plain for often in found.of("restarts")]
-    return _criterion(
-        "more steps and restarts change nothing",
-        "The attack has not converged: going on lowers the accuracy.",
-        evidence,
-    )
-
-
-def _averages(found: _Outcomes) -> Criterion:
-    several = (*found.of("many steps"), *found.of("averaged"))
-    own = [(o.trial.attack.draws, o) for o in several if isinstance(o.trial.attack, Pgd)]
-    by_draws = [o for _, o in sorted(own, key=lambda pair: pair[0])]
-    evidence = [_difference(by_draws[-2], by_draws[-1])] if len(by_draws) > 1 else []
-    return _criterion(
-        "EOT has reached its plateau",
-        "More draws a step still lower the accuracy: the last figure is not the end.",
-        evidence,
-    )
-
-
-def _frozen(found: _Outcomes) -> Criterion:
-    strong = found.strongest
-    evidence = [_difference(strong, o) for o in found.of("frozen")] if strong else []
-    return _criterion(
-        "attacks on frozen noise do not beat those on fresh noise",
-        "The fresh draws hide the gradient: fixing a few of them makes the better attack.",
-        evidence,
-    )
+    why = "The attack has not converged: going on lowers the accuracy."
+    return _criterion("more steps and restarts change nothing", why, evidence)
 
 
 def _gain(found: _Outcomes, rival: _Outcomes, name: str) -> Criterion:
@@ -198,9 +160,15 @@ def _gain(found: _Outcomes, rival: _Outcomes, name: str) -> Criterion:
     if ours and theirs:
         statement = f"{name} under {_called(theirs)}, less this network under {_called(ours)}"
         evidence = [_difference(theirs, ours, statement, tolerance=0.0)]
-    return _criterion(
-        f"it is more robust than {name}", "Whatever was added has bought no robustness that this check finds.", evidence
-    )
+    why = "Whatever was added has bought no robustness that this check finds."
+    return _criterion(f"it is more robust than {name}", why, evidence)
+
+
+def _plateau(outcomes: Sequence[Outcome], effort: Callable[[Pgd], int]) -> list[Evidence]:
+    """The attack of the second greatest effort beside that of the greatest, which should leave no less."""
+    several = [(effort(o.trial.attack), o) for o in outcomes if isinstance(o.trial.attack, Pgd)]
+    by_effort = [o for _, o in sorted(several, key=lambda pair: pair[0])]
+    return [_difference(by_effort[-2], by_effort[-1])] if len(by_effort) > 1 else []
 
 
 def _difference(first: Outcome, second: Outcome, statement: str = "", tolerance: float = TOLERANCE) -> Evidence:

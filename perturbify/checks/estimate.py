@@ -20,11 +20,9 @@ class Estimate:
 
     Attributes:
         costs: Seconds for each piece of work, in order.
-        images_per_second: Images a second, forward and backward.
     """
 
     costs: tuple[float, ...]
-    images_per_second: float
 
     @property
     def seconds(self) -> float:
@@ -41,6 +39,9 @@ def estimate(model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Trial,
         y: Its labels, shape (N,).
         work: Trials, and how many images each piece of work has.
         plan: How images are scored.
+
+    Returns:
+        The seconds to expect.
     """
     with attacked(model):
         forward = _seconds(lambda: _forward(model, x)) / len(x)
@@ -55,7 +56,7 @@ def estimate(model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Trial,
             averaged = plan.frozen_draws if trial.crafted_on == "frozen noise" else 1
             seconds += averaged * (passes.forward * forward + passes.gradient * gradient)
         costs.append(images * seconds)
-    return Estimate(tuple(costs), 1 / gradient)
+    return Estimate(tuple(costs))
 
 
 @torch.no_grad()

@@ -19,6 +19,9 @@ def strip(x: Tensor, adversarial: Tensor, labels: list[str], n: int = 8) -> list
         adversarial: The same, attacked.
         labels: Name of each image's class.
         n: Images at most.
+
+    Returns:
+        For each image its label and three pictures, as URLs with the data in them.
     """
     return [
         {

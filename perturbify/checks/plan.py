@@ -18,7 +18,7 @@ FAMILIES = {
     "sweep": "FGSM and PGD at other ε",
     "long": "many more steps",
     "restarts": "PGD from several starting points",
-    "l2": "projected steps in an l2 ball of 0.5, or of the length that --l2 says",
+    "l2": "projected steps in an l2 ball of 0.5",
     "few-pixel": "1, 2 and 3 pixels by differential evolution",
     "apgd": "APGD on the cross-entropy and the difference of logits ratio (pyautoattack)",
     "square": "Square, by queries (pyautoattack)",

@@ -89,7 +89,7 @@ class Records:
         self.keep(record)
         if self._own is None:
             return
-        lines = [] if self._own.exists() else [self._about]
+        lines = [] if self._own.exists() and self._own.stat().st_size else [self._about]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (*lines, asdict(record)))
         try:
             with self._own.open("a", encoding="utf-8") as file:

@@ -36,6 +36,9 @@ def score(model: nn.Module, images: Tensor, y: Tensor, *, draws: int, queries: i
         y: True labels, shape (N,), int64.
         draws: Times that every image is classified: K.
         queries: Times that those images are classified that were right every time before; no less than ``draws``.
+
+    Returns:
+        What the draws said of each image.
     """
     with attacked(model):
         logits = [model(images) for _ in range(draws)]

@@ -8,33 +8,33 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Z_95 = 1.959963984540054
-"""97.5% quantile of the standard normal distribution."""
-
 RESAMPLES = 2000
 
 Shares = NDArray[np.float64]
 """For each image, the share of its draws that were right; shape (n,), in [0, 1]."""
 
 
-def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (Wilson, 1927).
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """95% interval of Wilson's score for a proportion (Wilson, 1927).
 
     Args:
         correct: Successes, from 0 to n.
         n: Trials, at least 1.
-        z: Quantile of the normal distribution; the default makes it a 95% interval.
 
     Returns:
         Lower and upper bound in [0, 1].
+
+    Raises:
+        ValueError: There are no trials, or more successes than trials.
     """
     if not 0 <= correct <= n or n < 1:
         raise ValueError(f"{correct} of {n} is not a proportion")
-    p = correct / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # With none or all right a bound is p itself, which rounding must not move inwards.
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+    # Importing scipy.stats takes longer than much of what does not need it.
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, n).proportion_ci(method="wilson")
+    # With none or all right a bound is the share itself, which rounding must not move inwards.
+    return min(correct / n, float(interval.low)), max(correct / n, float(interval.high))
 
 
 def mean_interval(shares: Shares, *, seed: int = 0) -> tuple[float, float]:
@@ -45,12 +45,13 @@ def mean_interval(shares: Shares, *, seed: int = 0) -> tuple[float, float]:
     Args:
         shares: One value for each image, in [0, 1].
         seed: Of the resampling.
+
+    Returns:
+        Lower and upper bound in [0, 1].
     """
     if (shares == 0).all() or (shares == 1).all():
         return wilson(int(shares.sum()), len(shares))
-    low, high = np.percentile(_resample(shares, seed), (2.5, 97.5))
-    mean = float(shares.mean())
-    return min(mean, float(low)), max(mean, float(high))
+    return _bootstrap(shares, seed) if len(shares) > 1 else (0.0, 1.0)
 
 
 def difference_interval(first: Shares, second: Shares, *, seed: int = 0) -> tuple[float, float]:
@@ -62,14 +63,15 @@ def difference_interval(first: Shares, second: Shares, *, seed: int = 0) -> tupl
         first: One value for each image, in [0, 1].
         second: The same images' other values.
         seed: Of the resampling.
+
+    Returns:
+        Lower and upper bound in [-1, 1].
     """
     differences = first - second
     if (differences == 0).all():
         _, rare = wilson(0, len(differences))
         return -rare, rare
-    low, high = np.percentile(_resample(differences, seed), (2.5, 97.5))
-    mean = float(differences.mean())
-    return min(mean, float(low)), max(mean, float(high))
+    return _bootstrap(differences, seed) if len(differences) > 1 else (-1.0, 1.0)
 
 
 def survival(right: Sequence[int], lasted: Sequence[int], draws: int, queries: int) -> float:
@@ -88,9 +90,10 @@ def survival(right: Sequence[int], lasted: Sequence[int], draws: int, queries: i
     return float(np.mean([math.comb(n, queries) / math.comb(draws, queries) for n in right]))
 
 
-def _resample(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    generator = np.random.default_rng(seed)
-    n = len(values)
-    weights = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    means: NDArray[np.float64] = weights @ values / n
-    return means
+def _bootstrap(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
+    from scipy.stats import bootstrap
+
+    found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=seed)
+    low, high = found.confidence_interval
+    mean = float(values.mean())
+    return min(mean, float(low)), max(mean, float(high))

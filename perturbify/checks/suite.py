@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import platform
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from perturbify.attacks import randomness
 from perturbify.attacks.libraries import missing
-from perturbify.checks.bench import Bench, Progress, seed_all, seed_of
+from perturbify.checks.bench import Bench, Progress, seed_of
 from perturbify.checks.criteria import criteria
 from perturbify.checks.estimate import Estimate
 from perturbify.checks.intake import count_classes, digest_of_images, digest_of_network
@@ -29,6 +26,7 @@ from perturbify.checks.sharding import shard
 from perturbify.checks.trials import ITSELF, RESERVED, Subject, Trial, trials
 from perturbify.data import Data, Split
 from perturbify.errors import CheckError
+from perturbify.generators import seeded
 
 
 def check(
@@ -82,8 +80,7 @@ def check(
         )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     networks = {ITSELF: model, **others}
-    with _generators_restored(device), shard() as part:
-        seed_all(seed_of(plan.seed, "liveness"))
+    with seeded(seed_of(plan.seed, "liveness"), [device]), shard() as part:
         images, _ = next(split.batches(min(4, len(split))))
         images = images.to(device)
         expected = len(data.classes) if isinstance(data, Data) else None
@@ -100,6 +97,7 @@ def check(
         )
         chosen, remarks = _possible(trials(plan, subject))
         check_of = {
+            "torch": torch.__version__,
             "plan": asdict(plan),
             "images": digest_of_images(split),
             "networks": [digest_of_network(n) for n in networks.values()],
@@ -123,7 +121,7 @@ def check(
         noise_mode=plan.noise if subject.switchable else kind,
         liveness=liveness,
         rows=rows(chosen, records, plan),
-        criteria=criteria(judged, epsilon=plan.epsilon, classes=classes, rival=subject.rival),
+        criteria=criteria(judged, classes=classes, rival=subject.rival),
         machine=machine(device),
         examples=examples(bench.shown, chosen, records),
         example_attack=None if bench.shown is None else bench.shown.name,
@@ -177,14 +175,3 @@ def _remarks(kind: str, plan: CheckPlan) -> list[str]:
 
 def _class_names(data: Data | Split, classes: int) -> tuple[str, ...]:
     return data.classes if isinstance(data, Data) else tuple(str(i) for i in range(classes))
-
-
-@contextmanager
-def _generators_restored(device: torch.device) -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

@@ -284,7 +284,7 @@ def test_an_estimate_comes_first_and_then_progress():
     plan = replace(PLAN, batch_size=4)
     check(Brightness(), brightness(10, 0), plan, on_start=heard.append, on_progress=heard.append)
     expected, *progress = heard
-    assert len(expected.costs) == len(progress) == 9 and expected.seconds > 0 and expected.images_per_second > 0
+    assert len(expected.costs) == len(progress) == 9 and expected.seconds > 0
     assert [(p.done, p.total) for p in progress] == [(1, 3), (2, 3), (3, 3)] * 3
     assert progress[-1].seconds_left == pytest.approx(0)
 

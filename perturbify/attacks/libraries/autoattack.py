@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks.attack import Crafted, Passes
+from perturbify.attacks.attack import Crafted, Passes, check_ball
 from perturbify.attacks.gradient import attacked, input_gradient
 from perturbify.attacks.libraries.borrowed import View, borrow, quiet
 from perturbify.attacks.realisations import Frozen
@@ -47,7 +46,7 @@ class Apgd:
     def __post_init__(self) -> None:
         if self.loss not in ("ce", "dlr"):
             raise ValueError(f'loss is "ce" or "dlr", not {self.loss!r}')
-        _refuse_no_ball(self.norm, self.epsilon)
+        check_ball(self.norm, self.epsilon)
         if self.steps < 1 or self.restarts < 1 or self.draws < 1:
             raise ValueError(
                 f"steps, restarts and draws must be at least 1, not {self.steps}, {self.restarts} and {self.draws}"
@@ -117,7 +116,7 @@ class Square:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _refuse_no_ball(self.norm, self.epsilon)
+        check_ball(self.norm, self.epsilon)
         if self.queries < 1 or self.draws < 1:
             raise ValueError(f"queries and draws must be at least 1, not {self.queries} and {self.draws}")
 
@@ -158,10 +157,3 @@ class Square:
 
 _NAMES = {"linf": "Linf", "l2": "L2"}
 _SMALLEST = 5  # the first candidate of l2 is laid out in five tiles a side
-
-
-def _refuse_no_ball(norm: str, epsilon: float) -> None:
-    if norm not in _NAMES:
-        raise ValueError(f'norm is "linf" or "l2", not {norm!r}')
-    if not (math.isfinite(epsilon) and epsilon >= 0) or (norm == "linf" and epsilon > 1):
-        raise ValueError(f"epsilon is a radius in pixels of [0, 1], not {epsilon}")

@@ -11,7 +11,7 @@ from typing import Any
 from perturbify.checks.render import plots, words
 from perturbify.checks.render.style import STYLE
 from perturbify.checks.report import NOT_ELIGIBLE, Criterion, Report, Row
-from perturbify.text import duration
+from perturbify.text import duration, percent
 
 # Whatever a foreign report smuggles in: no script, no request.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -80,20 +80,20 @@ def _banner(report: Report) -> str:
 
 def _tiles(report: Report) -> str:
     clean, strongest = report.clean, report.strongest
-    tiles = [("Clean", f"{words.percent(clean.accuracy)}%", f"{_interval(clean)}, noise {clean.noise}, n = {clean.n}")]
+    tiles = [("Clean", f"{percent(clean.accuracy)}%", f"{_interval(clean)}, noise {clean.noise}, n = {clean.n}")]
     if strongest is not None:
         tiles.append(
             (
                 "Under the strongest attack",
-                f"{words.percent(strongest.accuracy)}%",
+                f"{percent(strongest.accuracy)}%",
                 f"{_interval(strongest)}, {words.called(strongest)}, {words.radius(strongest)}, n = {strongest.n}",
             )
         )
         asked = max((q for q in words.QUERIES if q in strongest.survival), default=None)
         if asked is not None:
             clean_share = strongest.clean_survival.get(asked)
-            beside = "" if clean_share is None else f"; without it {words.percent(clean_share)}%"
-            share = f"{words.percent(strongest.survival[asked])}%"
+            beside = "" if clean_share is None else f"; without it {percent(clean_share)}%"
+            share = f"{percent(strongest.survival[asked])}%"
             tiles.append((f"Right in all of {asked} queries", share, f"under that attack{beside}"))
     if report.criteria:
         verdicts = [c.verdict for c in report.criteria]
@@ -236,7 +236,7 @@ def _class(name: str) -> str:
 
 def _interval(row: Row) -> str:
     low, high = row.interval
-    return f"[{words.percent(low)}, {words.percent(high)}]"
+    return f"[{percent(low)}, {percent(high)}]"
 
 
 def _image(url: str, alt: str) -> str:

@@ -10,6 +10,7 @@ from html import escape
 
 from perturbify.checks.render import words
 from perturbify.checks.report import Evidence, Report, Row
+from perturbify.text import percent
 
 WIDTH, HEIGHT = 460, 310
 LEFT, RIGHT, TOP, BOTTOM = 44, 16, 26, 46
@@ -207,9 +208,7 @@ def _chart(title: str, curves: Sequence[Curve], axis: Axis, levels: Mapping[str,
         parts.append(f'<path class="level {name}" d="M{LEFT} {y:.1f}H{right}"/>')
         parts.append(f'<text x="{right}" y="{y - 4:.1f}" text-anchor="end" class="title">{name}</text>')
     parts += [_curve(i, curve, axis, across, up) for i, curve in enumerate(curves)]
-    told = "; ".join(
-        f"{c.name}: " + ", ".join(f"{axis.tick(d.x)} {words.percent(d.y)}" for d in c.dots) for c in curves
-    )
+    told = "; ".join(f"{c.name}: " + ", ".join(f"{axis.tick(d.x)} {percent(d.y)}" for d in c.dots) for c in curves)
     label = escape(words.line(f"{title}, in percent by {axis.title}. {told}."))
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
@@ -223,7 +222,7 @@ def _curve(i: int, curve: Curve, axis: Axis, across: Callable[[float], float], u
     parts.append(f'<path class="line" d="{_path((across(d.x), up(d.y)) for d in dots)}"/>')
     for d in dots:
         spread = (d.low, d.high) if d.low < d.high else None
-        note = escape(words.line(f"{curve.name}, {axis.title} {axis.tick(d.x)}: {words.percent(d.y, spread)}%"))
+        note = escape(words.line(f"{curve.name}, {axis.title} {axis.tick(d.x)}: {percent(d.y, spread)}%"))
         parts.append(
             f'<path class="dot" transform="translate({across(d.x):.1f} {up(d.y):.1f})" d="{_MARKERS[i % 5]}">'
             f"<title>{note}</title></path>"

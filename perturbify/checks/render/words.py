@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perturbify.checks.report import Criterion, Evidence, Report, Row
-from perturbify.text import fraction
+from perturbify.text import fraction, percent
 
 QUERIES = (10, 100)
 """The numbers of queries whose survival the tables show."""
@@ -51,12 +51,6 @@ class Column:
 def line(text: object) -> str:
     """Foreign text on one line, without the characters that steer a terminal or turn its direction."""
     return "".join(c if c.isprintable() else " " for c in str(text))
-
-
-def percent(value: float, interval: Sequence[float] | None = None) -> str:
-    """A share or a difference of shares in percent: ``-2.1 [-4.0, -0.3]``, and never ``-0.0``."""
-    figure = f"{100 * value:z.1f}"
-    return figure if interval is None else f"{figure} [{100 * interval[0]:z.1f}, {100 * interval[1]:z.1f}]"
 
 
 def radius(row: Row) -> str:

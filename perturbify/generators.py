@@ -1,0 +1,36 @@
+"""The random number generators that a network may draw from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def seeded(seed: int, devices: Collection[torch.device] = ()) -> Iterator[None]:
+    """Seeds torch's, numpy's and Python's global generators inside a ``with`` block.
+
+    They are afterwards what they were, also after an error. No generator of another CUDA device is touched, which
+    ``torch.manual_seed`` would seed as well.
+
+    Args:
+        seed: At least 0; numpy, which takes 32 bits, gets the lower ones.
+        devices: Where the network and its inputs are; those that are no CUDA devices do not count.
+    """
+    cuda = sorted({torch.cuda.current_device() if d.index is None else d.index for d in devices if d.type == "cuda"})
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=cuda):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)
+            for index in cuda:
+                torch.cuda.default_generators[index].manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
