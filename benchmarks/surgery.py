@@ -30,7 +30,7 @@ from perturbify.surgery.example import Example
 from perturbify.surgery.wrap import prepare
 
 MODELS = ("resnet50", "efficientnet_b4", "convnext_base", "densenet121")
-REPEATS = 9
+REPEATS = 25
 
 
 def seconds(name: str) -> dict[str, Any]:

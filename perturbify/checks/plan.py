@@ -38,6 +38,8 @@ class CheckPlan:
         images: Test images at most, as equal by class as possible; None takes all.
         few: Images at most for attacks that take thousands of passes an image (few-pixel, APGD, Square, C&W,
             HopSkipJump).
+        sanity: Images at most for the attacks that say whether the other figures can be believed (frozen, random,
+            unbounded, sweep); None takes all of the check.
         epsilon: Radius of the l∞ ball in pixels of [0, 1].
         sweep: Further radii for the family ``sweep``, as multiples of ``epsilon``.
         step_size: Length of a step of PGD.
@@ -67,6 +69,7 @@ class CheckPlan:
     attacks: tuple[str, ...] = ("fgsm", "pgd", "eot", "frozen", "transfer", "random", "unbounded", "sweep", "long")
     images: int | None = 256
     few: int = 64
+    sanity: int | None = None
     epsilon: float = 8 / 255
     sweep: tuple[float, ...] = (0.25, 0.5, 2.0)
     step_size: float = 0.01
@@ -88,10 +91,10 @@ class CheckPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.few < 1 or (self.images is not None and self.images < 1):
-            raise ValueError(
-                f"images, few and batch_size must be at least 1, not {self.images}, {self.few} and {self.batch_size}"
-            )
+        for name in ("images", "few", "sanity", "batch_size"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, not {number}")
         if self.draws < 1 or not self.queries or min(self.queries) < 1:
             raise ValueError(f"draws and queries must be at least 1, not {self.draws} and {self.queries}")
         if self.noise not in ("fresh", "shared"):
@@ -106,15 +109,19 @@ class CheckPlan:
 
 
 PRESETS = {
-    "quick": CheckPlan("quick"),
+    "quick": CheckPlan(
+        "quick", sanity=64, sweep=(0.5, 2.0), eot_draws=6, frozen_draws=3, tries=10, draws=10, queries=(1, 5, 10)
+    ),
     "standard": CheckPlan(
         "standard",
         (*CheckPlan.attacks, "restarts", "l2", "few-pixel", "apgd", "square", "cw"),
         images=1000,
+        few=32,
+        sanity=256,
         sweep=(0.125, 0.25, 0.5, 0.75, 1.5, 2.0),
         long_steps=50,
         eot_draws=20,
-        tries=100,
+        tries=50,
     ),
     "paper": CheckPlan(
         "paper",

@@ -130,7 +130,7 @@ def _eot(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
 
 def _frozen(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
     if subject.switchable:
-        yield Trial(f"PGD-{plan.steps}", "frozen", _projected(plan), crafted_on="frozen noise")
+        yield Trial(f"PGD-{plan.steps}", "frozen", _projected(plan), crafted_on="frozen noise", images=plan.sanity)
 
 
 def _transfer(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
@@ -140,21 +140,24 @@ def _transfer(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
 
 def _random(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
     draws = plan.frozen_draws if subject.noisy else 1  # by one draw, the luckiest point would win
-    yield Trial(f"random search, {plan.tries} points", "random", RandomSearch(plan.epsilon, plan.tries, draws))
+    attack = RandomSearch(plan.epsilon, plan.tries, draws)
+    yield Trial(f"random search, {plan.tries} points", "random", attack, images=plan.sanity)
 
 
-def _unbounded(_: CheckPlan, __: Subject) -> Iterator[Trial]:
-    yield Trial("PGD-20, unbounded", "unbounded", Pgd(1.0, 0.1, 20))
+def _unbounded(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
+    yield Trial("PGD-20, unbounded", "unbounded", Pgd(1.0, 0.1, 20), images=plan.sanity)
 
 
 def _sweep(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
     for epsilon in dict.fromkeys(min(1.0, multiple * plan.epsilon) for multiple in plan.sweep):
         at, name = f"ε = {fraction(epsilon)}", f"PGD-{plan.steps}"
         one = Pgd(epsilon, epsilon, 1, random_start=False)
-        yield Trial(f"FGSM, {at}", "sweep", one, points=(Point("epsilon", "FGSM", epsilon),))
+        points = (Point("epsilon", "FGSM", epsilon),)
+        yield Trial(f"FGSM, {at}", "sweep", one, images=plan.sanity, points=points)
         # Steps that can reach the end of the ball from anywhere in it.
         many = replace(_projected(plan), epsilon=epsilon, step_size=max(plan.step_size, 2.5 * epsilon / plan.steps))
-        yield Trial(f"{name}, {at}", "sweep", many, points=(Point("epsilon", name, epsilon),))
+        points = (Point("epsilon", name, epsilon),)
+        yield Trial(f"{name}, {at}", "sweep", many, images=plan.sanity, points=points)
 
 
 def _long(plan: CheckPlan, _: Subject) -> Iterator[Trial]:

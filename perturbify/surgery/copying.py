@@ -81,21 +81,25 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:
     """``copy.deepcopy``, several times faster on modules, whose attributes are mostly numbers and empty dicts."""
-    if _is_plain(value):
-        return value
     kind = type(value)
-    if id(value) in memo:
-        return memo[id(value)]
-    if kind in (dict, OrderedDict):
+    if kind in _IMMUTABLE:
+        return value
+    if (known := memo.get(id(value))) is not None:
+        return known
+    if kind is dict or kind is OrderedDict:
         twin = memo[id(value)] = kind()
         for k, v in value.items() if value else ():
-            twin[_copy(k, memo)] = _copy(v, memo)
+            twin[k if type(k) is str else _copy(k, memo)] = _copy(v, memo)
         return twin
     if isinstance(value, nn.Module) and _copies_by_attributes(kind):
         module = memo[id(value)] = object.__new__(kind)
-        state = ((k, v) for k, v in vars(value).items() if k != "_compiled_call_impl")  # as nn.Module itself leaves out
-        module.__dict__.update((k, v if type(v) in _IMMUTABLE else _copy(v, memo)) for k, v in state)
+        state = vars(module)
+        for k, v in vars(value).items():
+            state[k] = v if type(v) in _IMMUTABLE else _copy(v, memo)
+        state.pop("_compiled_call_impl", None)  # as nn.Module itself leaves out
         return module
+    if _is_plain(value):
+        return value
     result = copy.deepcopy(value, memo)
     if isinstance(value, nn.Module):
         for original, copied in zip(value.modules(), result.modules(), strict=True):

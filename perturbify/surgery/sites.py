@@ -218,9 +218,9 @@ class _Below(TorchDispatchMode):
     def __init__(self, watch: _Watch, model: nn.Module) -> None:
         super().__init__()
         self._watch = watch
-        self._parameters = {id(p) for p in model.parameters()}
-        self._storages = {_storage(p) for p in model.parameters() if not is_lazy(p)}
-        self.writes = len(self._storages) < len(self._parameters)  # a lazy one is written by its first forward
+        parameters = list(model.parameters())
+        self._storages = {_storage(p) for p in parameters if not is_lazy(p)}
+        self.writes = any(map(is_lazy, parameters))  # its first forward writes it
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -25,11 +25,12 @@ class Snapshot:
         return sizes != self._sizes or any(a is not b for a, b in zip(held, self._held, strict=True))
 
     def _look(self) -> tuple[list[Any], list[int]]:
-        held: list[Any] = [
-            value
-            for module in self._modules
-            for values in (vars(module), module._buffers)
-            for name, value in values.items()
-            if not name.startswith("_tensor_constant")
-        ]
+        held: list[Any] = []
+        for module in self._modules:
+            attributes = vars(module)
+            if "_tensor_constant0" in attributes:
+                held += [value for name, value in attributes.items() if not name.startswith("_tensor_constant")]
+            else:
+                held += attributes.values()
+            held += module._buffers.values()
         return held, [len(held), *(len(v) for v in held if type(v) in (dict, list, set))]

@@ -7,7 +7,7 @@ import math
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from types import new_class
@@ -107,6 +107,7 @@ def _pair(
         TraceError: The graph shows other calls than the network makes.
     """
     pending = deque(calls)
+    by_path = dict(model.named_modules(remove_duplicate=False))
     found: list[Convolution] = []
     for node in graph.nodes:
         if node.op == "call_module" and node.target in opaque:
@@ -114,7 +115,7 @@ def _pair(
             while pending and pending[0].owner in inside:
                 call = pending.popleft()
                 found.append(Convolution(call, None, not call.fixed))
-        elif _is_convolution(node, model):
+        elif _is_convolution(node, by_path):
             if not pending or (node.op == "call_module" and node.target != pending[0].owner):
                 raise TraceError(f"its graph calls {node.target} where the network does not")
             found.append(Convolution(pending.popleft(), node, _is_learned(node, model)))
@@ -147,9 +148,9 @@ def _is_learned(node: fx.Node, model: nn.Module) -> bool:
     return False
 
 
-def _is_convolution(node: fx.Node, model: nn.Module) -> bool:
+def _is_convolution(node: fx.Node, by_path: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return isinstance(model.get_submodule(str(node.target)), _ConvNd)
+        return isinstance(by_path[str(node.target)], _ConvNd)
     return node.op == "call_function" and node.target in CONV_FUNCTIONS
 
 

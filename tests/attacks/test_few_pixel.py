@@ -1,19 +1,15 @@
 """Few pixels, the right ones, and not by luck."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import real
 from torch import nn
 
 import perturbify
 from perturbify.attacks import few_pixel
 from perturbify.attacks.few_pixel import FewPixel
-
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 class Net(nn.Module):
@@ -313,23 +309,14 @@ def test_its_bound_is_in_pixels():
     assert FewPixel() == FewPixel(pixels=1, population=400, generations=100, draws=1)  # as in the paper
 
 
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, DATA / f"{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"the real images and weights are not in {DATA}")
+@real.needed
 @pytest.mark.parametrize(
     ("network", "n"), [("cnn_a_adv4", 32), pytest.param("resnet20", 16, marks=pytest.mark.slow)], ids=str
 )
 def test_evolution_beats_as_many_random_pixels(network, n):
     """On the images a real network is right about and least sure of."""
-    mini = module("cifar10_data").load_mini()
-    x = torch.from_numpy(mini["x_test"][:256]).permute(0, 3, 1, 2).contiguous().float().div_(255)
-    y = torch.from_numpy(mini["y_test"][:256]).long()
-    net = module("cifar10_zoo").load(network)
+    x, y = real.images(256)
+    net = real.network(network)
 
     def probability(x, y):
         with torch.no_grad():

@@ -1,15 +1,12 @@
 """The attacks against figures that were measured with other code on the same weights and images."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from networks import real
 
 from perturbify.attacks import Pgd, fgsm, pgd
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real images and weights are not in {DATA}")
+pytestmark = real.needed
 
 # shared/data/README.md, first 256 original test images, percent.
 FIGURES = {
@@ -23,29 +20,19 @@ ATTACKS = {
 }
 
 
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, DATA / f"{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 @pytest.fixture(scope="module")
 def images():
-    mini = module("cifar10_data").load_mini()
-    x = torch.from_numpy(mini["x_test"][:256]).permute(0, 3, 1, 2).contiguous().float().div_(255)
-    return x, torch.from_numpy(mini["y_test"][:256]).long()
+    return real.images(256)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("network", FIGURES)
 def test_the_figures_are_those_of_other_code(network, attack, images):
     x, y = images
-    net = module("cifar10_zoo").load(network)
+    net = real.network(network)
     torch.manual_seed(0)
     attacked = ATTACKS[attack](net, x, y)
-    with torch.no_grad():
-        accuracy = (net(attacked).argmax(1) == y).float().mean().item()
+    accuracy = real.accuracy(net, attacked, y)
     published = FIGURES[network][attack] / 100
     standard_error = (published * (1 - published) / len(y)) ** 0.5
     assert abs(accuracy - published) < standard_error, f"{accuracy:.3f} here, {published:.3f} there"

@@ -1,33 +1,23 @@
-"""The suite on classifiers whose figures are known beforehand, and on what it must refuse."""
+"""The suite on classifiers whose figures are known beforehand."""
 
 import base64
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from networks.greys import PLAN, Brightness, Step, brightness, named, noisy
+from networks.untouched import untouched
 from PIL import Image
 from torch import nn
 
-import perturbify
-from perturbify import CheckPlan, PerturbConfig, check
-from perturbify.data import Data
-from perturbify.data.split import MemorySplit
-from perturbify.errors import CheckError, InputSizeError, ModelError
+from perturbify import check
+from perturbify.checks.plan import FAMILIES
+from perturbify.checks.trials import Subject, trials
+from perturbify.errors import ModelError
 
-PLAN = CheckPlan(
-    attacks=("fgsm", "pgd", "eot", "transfer"),
-    images=None,
-    epsilon=8 / 255,
-    step_size=4 / 255,
-    steps=4,
-    eot_draws=3,
-    draws=5,
-    queries=(1, 5),
-    batch_size=64,
-)
-FAR, NEAR = 40, 3  # grey levels from the middle; ε is 8
 ON, OFF = ("noise on", "on"), ("noise off", "off")
 TRIALS = [
     ("clean", *ON),
@@ -38,38 +28,6 @@ TRIALS = [
     ("EOT-PGD-4, 3 draws", *ON),
     ("PGD-4 transfer", "noise off", "on"),
 ]
-
-
-class Brightness(nn.Module):
-    """Calls an image dark (0) or bright (1) by its mean, through a convolution, so that noise has a place."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 2, 1)
-        self.conv.weight.data = torch.stack([torch.full((3, 1, 1), -20.0), torch.full((3, 1, 1), 20.0)])
-        self.conv.bias.data = torch.tensor([30.0, -30.0])
-
-    def forward(self, x):
-        return self.conv(x).mean((2, 3))
-
-
-def brightness(far, near, wrong=0):
-    """Images far from the middle and near it, half dark and half bright; ``wrong`` of the far ones are mislabelled."""
-    distance = torch.tensor([FAR] * far + [NEAR] * near)
-    y = torch.arange(far + near) % 2
-    levels = torch.where(y == 1, 128 + distance, 127 - distance).to(torch.uint8)
-    y[:wrong] = 1 - y[:wrong]
-    return MemorySplit(levels.view(-1, 1, 1, 1).expand(-1, 3, 6, 6).clone(), y)
-
-
-def noisy(theta=0.25, net=None, **config):
-    torch.manual_seed(0)
-    net = net or Brightness()
-    return perturbify.wrap(net, PerturbConfig(theta_init=theta, **config), example_input=torch.rand(2, 3, 6, 6))
-
-
-def named(split, classes=("dark", "bright")):
-    return Data("greys", split, split, classes, (3, 6, 6), (0.5,) * 3, (0.2,) * 3)
 
 
 def figures(report):
@@ -228,32 +186,14 @@ def test_the_callers_random_numbers_and_network_are_untouched():
     net.conv.eval()
     net.conv.perturb.enabled = False
     net.conv.weight.grad = torch.ones_like(net.conv.weight)
-    state = {k: v.clone() for k, v in net.state_dict().items()}
-    modes = {n: m.training for n, m in net.named_modules()}
-    torch.manual_seed(5)
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    check(net, brightness(4, 4), PLAN)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert (np.random.get_state()[1] == numpy_before).all()
-    assert {n: m.training for n, m in net.named_modules()} == modes
-    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
-    assert torch.equal(net.conv.weight.grad, torch.ones_like(net.conv.weight))
-    assert net.conv.bias.grad is None and net.conv.perturb.theta.grad is None
-    assert net.conv.perturb.enabled is False
+    with untouched(net):
+        check(net, brightness(4, 4), PLAN)
 
 
 def test_the_callers_random_numbers_are_untouched_by_a_failure():
-    net = nn.Sequential(Brightness(), Threshold())
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    with pytest.raises(ModelError):
+    net = nn.Sequential(Brightness(), Step())
+    with untouched(net), pytest.raises(ModelError):
         check(net, brightness(4, 4), PLAN)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-class Threshold(nn.Module):
-    def forward(self, x):
-        return (x > 0).float()
 
 
 def test_images_are_limited_and_balanced():
@@ -326,80 +266,23 @@ def test_not_a_number_is_never_right():
     assert set(figures(check(Broken(), brightness(4, 4), PLAN)).values()) == {0.0}
 
 
-class Pair(Brightness):
-    def forward(self, x):
-        return super().forward(x), x
+def test_a_file_of_records_without_a_line_is_begun(tmp_path):
+    """As a check leaves it that was killed between making the file and writing to it."""
+    records = tmp_path / "records-0.jsonl"
+    records.touch()
+    first = check(Brightness(), brightness(4, 4), PLAN, folder=tmp_path)
+    assert set(json.loads(records.read_text(encoding="utf-8").splitlines()[0])) == {
+        "torch",
+        "plan",
+        "images",
+        "networks",
+    }
+    again = check(Brightness(), brightness(4, 4), PLAN, folder=tmp_path)
+    assert again.to_json() == first.to_json(), "with its very times: nothing was done again"
 
 
-class Half(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 2, 1, dtype=torch.bfloat16)
-
-    def forward(self, x):
-        return self.conv(x).mean((2, 3))
-
-
-class Grey(Half):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 2, 1)
-
-
-def labelled(*labels):
-    split = brightness(len(labels), 0)
-    return MemorySplit(split.images, torch.tensor(labels))
-
-
-REFUSED = {
-    "a label that the network has no logit for": (Brightness(), labelled(0, 1, 2), CheckError, "labels up to 2"),
-    "more classes than the data": (
-        nn.Sequential(Brightness(), nn.Linear(2, 5)),
-        named(brightness(4, 4)),
-        CheckError,
-        "tells 5 classes apart, the data have 2",
-    ),
-    "fewer classes than the data": (
-        Brightness(),
-        named(brightness(4, 4), ("dark", "bright", "blinding")),
-        CheckError,
-        "tells 2 classes apart, the data have 3",
-    ),
-    "no images": (Brightness(), labelled(), CheckError, "no test images"),
-    "no logits": (Pair(), brightness(4, 4), CheckError, "not a classifier"),
-    "a map of logits": (Brightness().conv, brightness(4, 4), CheckError, "not a classifier"),
-    "another precision": (Half(), brightness(4, 4), CheckError, "does not take 3×6×6 images in float32"),
-    "another number of channels": (Grey(), brightness(4, 4), CheckError, "does not take 3×6×6 images"),
-    "no gradient": (nn.Sequential(Brightness(), Threshold()), brightness(4, 4), ModelError, "gives no gradient"),
-}
-
-
-@pytest.mark.parametrize("why", REFUSED)
-def test_what_cannot_be_checked_is_refused(why):
-    net, data, error, said = REFUSED[why]
-    with pytest.raises(error, match=said):
-        check(net, data, PLAN)
-
-
-def test_a_name_that_the_report_uses_is_refused():
-    with pytest.raises(CheckError, match="can be called 'noise off'"):
-        check(Brightness(), brightness(4, 4), PLAN, sources={"noise off": Brightness()})
-
-
-def test_images_of_another_size_are_named():
-    small = MemorySplit(torch.zeros(4, 3, 5, 5, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(InputSizeError, match=r"3×6×6.*3×5×5.*grain=\"channel\""):
-        check(noisy(), small, PLAN)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        *({"images": 0}, {"batch_size": 0}, {"epsilon": 2.0}, {"steps": -1}, {"step_size": -0.1}, {"eot_draws": 0}),
-        *({"few": 0}, {"draws": 0}, {"queries": ()}, {"noise": "loud"}, {"attacks": ("pdg",)}, {"restarts": 0}),
-    ],
-    ids=str,
-)
-def test_a_plan_out_of_its_range_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"at least|epsilon|negative|loud|pdg"):
-        CheckPlan(**wrong)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_its_attacks(family):
+    plan = replace(PLAN, attacks=(family,), steps=4, long_steps=4)
+    planned = trials(plan, Subject(noisy=True, switchable=True, classes=10))
+    assert len(planned) > 2, "the clean images, with noise and without, and the family's own"

@@ -7,25 +7,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks.saved import Own, X, load, own
+from networks.saved import Own, X, load
 from safetensors.torch import save_file
 
 import perturbify
 from perturbify import PerturbConfig, checkpoint, zoo
 from perturbify.errors import CheckpointError, ModelError, PerturbifyError
 from perturbify.header import Header
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    path = tmp_path_factory.mktemp("good") / "model.safetensors"
-    perturbify.save(own(), path, classes=["a", "b", "c"])
-    return path
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "model.safetensors"
 
 
 def rewritten(good, path, tensors=lambda t: t, **fields):

@@ -16,18 +16,6 @@ from perturbify import checkpoint
 from perturbify.errors import CheckpointError, OutputExists, PerturbifyError
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    path = tmp_path_factory.mktemp("good") / "model.safetensors"
-    perturbify.save(own(), path, classes=["a", "b", "c"])
-    return path
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "model.safetensors"
-
-
 def test_an_existing_file_is_not_overwritten_unasked(good, path):
     path.write_text("precious")
     with pytest.raises(OutputExists, match="exists already"):
