@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with what FOLDER holds.")
 @click.option("--embed", is_flag=True, help="Keep the figures in FILE's metadata and its model card.")
 @click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
+@click.option("--compile/--no-compile", default=None, help="Compile the attacks; default: on a GPU.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @attack_options
 @model_options
@@ -56,6 +57,7 @@ def check(
     resume: bool,
     embed: bool,
     force: bool,
+    compile: bool | None,
     device: str,
     trust_factory: bool,
     as_json: bool,
@@ -128,6 +130,7 @@ def check(
             sources={called[n]: others[n] for n in sources},
             against=(called[against], others[against]) if against else None,
             folder=output,
+            compile=target.type == "cuda" if compile is None else compile,
             on_start=lambda e: console.log(
                 f"checking: {len(e.costs)} batches, about {duration(e.seconds)} on this machine"
             ),

@@ -18,7 +18,8 @@ from perturbify.surgery.parity import same
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.surgery.plan import FIXED_FILTER
 from perturbify.surgery.reproducible import reproducible
-from perturbify.surgery.sites import ConvolutionCount, first_line
+from perturbify.surgery.sites import ConvolutionCount
+from perturbify.text import first_line
 
 MEMORY_LIMIT = 20 * 2**30
 """Bytes that one model may take; of a larger one a variant with fewer layers is checked."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from perturbify.attacks import Frozen
+from perturbify.checks.compiling import compiled
 from perturbify.checks.estimate import Estimate, estimate
 from perturbify.checks.pictures import strip
 from perturbify.checks.plan import CheckPlan
@@ -65,9 +66,20 @@ class Bench:
         chosen: tuple[Trial, ...],
     ) -> None:
         self._networks, self._split, self._plan = networks, split, plan
+        self._attacked: dict[str, nn.Module] = dict(networks)
         self._device, self._class_names, self._trials = device, class_names, chosen
         attacks = [t for t in chosen if t.network == ITSELF and t.role in ("many steps", "averaged") and not t.images]
         self.shown = attacks[-1] if attacks else None
+
+    def compile(self) -> None:
+        """Compiles the networks for the attacks; scoring, whose batches differ in size, runs as before.
+
+        Raises:
+            Exception: torch.compile's, for a network that it cannot compile; then none is.
+        """
+        x, y = self._batch(self._trials[0], 0)
+        with seeded(seed_of(self._plan.seed, "compiling"), [self._device]):
+            self._attacked = {name: compiled(network, x, y) for name, network in self._networks.items()}
 
     def work_off(
         self,
@@ -112,7 +124,7 @@ class Bench:
         started = time.perf_counter()
         images, fooled = x, None
         if trial.attack is not None:
-            with seeded(seed, [self._device]), self._crafting(trial, scored) as target:
+            with seeded(seed, [self._device]), self._crafting(trial) as target:
                 crafted = trial.attack.craft(target, x, y)
             images, fooled = crafted.images, crafted.fooled.tolist()
         with seeded(seed + 1, [self._device]), noise(scored, trial.noisy), sharing(scored, SHARE[plan.noise]):
@@ -137,15 +149,15 @@ class Bench:
         )
 
     @contextmanager
-    def _crafting(self, trial: Trial, scored: nn.Module) -> Iterator[nn.Module]:
+    def _crafting(self, trial: Trial) -> Iterator[nn.Module]:
         """The network that a trial attacks, with its noise as the trial says."""
-        other = self._networks.get(trial.crafted_on)
-        target = scored if other is None else other
+        name = trial.crafted_on if trial.crafted_on in self._networks else trial.network
+        target = self._networks[name]
         with noise(target, trial.crafted_on != "noise off"), sharing(target, SHARE[self._plan.noise]):
             yield (
                 Frozen(target, self._plan.frozen_draws, self._plan.seed)
                 if trial.crafted_on == "frozen noise"
-                else target
+                else self._attacked[name]
             )
 
     def _batch(self, trial: Trial, batch: int) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from perturbify.attacks import attacked
 from perturbify.data import Split
 from perturbify.errors import CheckError, PerturbifyError
-from perturbify.surgery.sites import first_line
-from perturbify.text import times
+from perturbify.text import first_line, times
 
 
 def count_classes(model: nn.Module, images: Tensor, split: Split, classes: int | None) -> int:

@@ -15,7 +15,8 @@ from perturbify.perturbation import Perturbation, noise, perturbations
 from perturbify.surgery.copying import copy_network
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.surgery.reproducible import reproducible
-from perturbify.surgery.sites import ConvolutionCount, first_line
+from perturbify.surgery.sites import ConvolutionCount
+from perturbify.text import first_line
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword inputs of one forward pass."""

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perturbify.errors import ModelError, TraceError
+from perturbify.text import first_line
 
 aten = torch.ops.aten
 
@@ -122,12 +123,6 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             "A scripted module, for instance, hides its convolutions; use the module it was scripted from.",
         )
     return Observation(tuple(watch.calls), below.writes)
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error's text, without a final full stop."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
 class _Watch(TorchFunctionMode):

@@ -20,8 +20,9 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.nn.modules.conv import _ConvNd
 
 from perturbify.errors import TraceError
-from perturbify.surgery.sites import CONV_FUNCTIONS, Call, first_line
+from perturbify.surgery.sites import CONV_FUNCTIONS, Call
 from perturbify.surgery.snapshot import Snapshot
+from perturbify.text import first_line
 
 
 @dataclass(frozen=True)

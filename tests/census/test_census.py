@@ -155,7 +155,7 @@ def test_ctrl_c_ends_it_at_once_and_notes_no_crash(tmp_path):
     assert process.stderr.readline().decode().startswith("5 models")
     time.sleep(6)  # the workers are at it
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone in the group
-    _, errors = process.communicate(timeout=15)
+    _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.decode().splitlines()[-1]) == (130, "Interrupted.")
     assert len(notes.read_text().splitlines()) == 1
 

@@ -1,0 +1,30 @@
+"""Networks compiled for the many gradients of an attack."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from perturbify.attacks import attacked, input_gradient
+
+
+def compiled(network: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+    """The network with its forward and backward compiled, its parameters and noise modules the same objects.
+
+    Args:
+        network: A classifier; it is left as it is.
+        x: A batch of images to try it on, shape (N, C, H, W).
+        y: Its labels, shape (N,).
+
+    Raises:
+        Exception: Whatever torch.compile makes of a network that it cannot compile, of a class of its own for each.
+    """
+    before = set(vars(network))
+    try:
+        fast: nn.Module = torch.compile(network, dynamic=False)
+        with attacked(network):
+            input_gradient(fast, x, y)
+    finally:
+        for name in set(vars(network)) - before:  # torch.compile leaves a mark on the network itself
+            delattr(network, name)
+    return fast
