@@ -137,10 +137,10 @@ def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> Non
 
 @contextmanager
 def _interruptible(console: Console, folder: Path) -> Iterator[None]:
-    """Says how to go on after Ctrl-C."""
+    """Says how to go on after Ctrl-C or SIGTERM."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         console.log(f"\nGo on from the last saved state: perturbify finetune --resume {folder}")
         raise
 

@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -53,8 +54,13 @@ def cli() -> None:
     """
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits."""
+    warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         # What the terminal's encoding lacks, such as θ, is no reason to fail once the work is done.
         if isinstance(stream, io.TextIOWrapper):

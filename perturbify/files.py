@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,28 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def keep_copy(path: Path, copy: Path) -> None:
+    """Gives a file a second name, in one move; the file itself stays where it is throughout.
+
+    Args:
+        path: The file. Where there is none, nothing happens.
+        copy: Its second name; what had it is replaced.
+
+    Raises:
+        PerturbifyError: The copy cannot be made.
+    """
+
+    def link(temporary: Path) -> None:
+        temporary.unlink()
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # some file systems have no links
+            shutil.copyfile(path, temporary)
+
+    if path.is_file():
+        replace_atomically(copy, link)
 
 
 def write_text(path: Path, text: str) -> None:

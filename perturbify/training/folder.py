@@ -56,9 +56,14 @@ class RunFolder:
         return self.path / "state.safetensors"
 
     @property
+    def state_before(self) -> Path:
+        """The state that was saved before that one, should that one be damaged."""
+        return self.path / "state.before.safetensors"
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
-        return self.recipe, self.metrics, self.model, self.card, self.report, *self.pages, self.state
+        return self.recipe, self.metrics, self.model, self.card, self.report, *self.pages, self.state, self.state_before
 
     def check(self, *, force: bool) -> None:
         """Makes sure, before any long work, that a run can be written there; changes nothing.
@@ -113,7 +118,7 @@ class RunFolder:
         Raises:
             TrainingError: There is no run in the folder.
         """
-        if not self.recipe.is_file() or not self.state.is_file():
+        if not self.recipe.is_file() or not (self.state.is_file() or self.state_before.is_file()):
             raise TrainingError(
                 f"{self.path} holds no run that could go on.",
                 "A run can be resumed from its first saved state on; give the folder it writes to.",

@@ -29,6 +29,7 @@ from perturbify.training.prepare import prepare
 from perturbify.training.seeds import private_generators, seed_step, shuffled
 from perturbify.training.state import Position
 from perturbify.training.step import Learner
+from perturbify.training.stopping import stop_requests
 
 OnStep = Callable[[Progress], None]
 
@@ -72,6 +73,8 @@ def finetune(
         force: Whether a run in the folder may be replaced.
         on_step: Called after every step.
 
+    On SIGINT (Ctrl-C) and SIGTERM the step is finished and the state saved, before either has its usual effect.
+
     Returns:
         The trained network and where its files lie.
 
@@ -90,7 +93,7 @@ def finetune(
         recipe = replace(recipe, perturb=network.surgery.plan.config)
     folder.create(recipe, force=force)
     learner = Learner(network, recipe, method)
-    state.save(folder.state, learner, _header(learner, data, Position.start()), Position.start())
+    state.save(folder, learner, _header(learner, data, Position.start()), Position.start())
     return _train(learner, data, folder, Position.start(), on_step)
 
 
@@ -122,10 +125,10 @@ def resume(
     folder = RunFolder(Path(run_dir))
     recipe = folder.read_recipe()
     target = choose_device(device)
-    saved = state.read(folder.state)
+    saved = state.read_last(folder)
     data = data or load_data(recipe, download=download)
     _check_same_data(saved.header, data, folder)
-    network = _place(checkpoint.build(saved.header, folder.state, model, trust_factory=trust_factory), target)
+    network = _place(checkpoint.build(saved.header, saved.path, model, trust_factory=trust_factory), target)
     folder.sweep()
     saved.freeze(network)
     learner = Learner(network, recipe, methods.get(recipe.method))
@@ -142,7 +145,7 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
     history = folder.read_metrics(before=start.epoch)
     clock, saved_at = Clock(), time.monotonic()
 
-    with private_generators():
+    with private_generators(), stop_requests() as requests:
         for epoch in range(start.epoch, train.epochs):
             resuming = epoch == start.epoch
             first, sums = (start.step, start.sums) if resuming else (0, EpochSums())
@@ -161,7 +164,7 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
                 sums.add(result, phase.name, clock.lap(len(y)))
 
                 last = step == steps - 1
-                due = last or time.monotonic() - saved_at > 60 * train.save_minutes
+                due = last or requests.signal is not None or time.monotonic() - saved_at > 60 * train.save_minutes
                 if due and not learner.is_finite():
                     raise _diverged(epoch, step, "a weight or θ", recipe, folder)
                 if last:
@@ -169,7 +172,7 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
                     folder.write_metrics(history)
                 if due:
                     position = Position(epoch + 1, 0, EpochSums()) if last else Position(epoch, step + 1, sums)
-                    state.save(folder.state, learner, _header(learner, data, position), position)
+                    state.save(folder, learner, _header(learner, data, position), position)
                     saved_at = time.monotonic()
                 if on_step is not None:
                     steps_left = steps * (train.epochs - epoch) - step - 1
@@ -187,6 +190,8 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
                             history[-1] if last else None,
                         )
                     )
+                if due:
+                    requests.obey()
 
     # As a loaded file has it, so that both draw the same noise for one seed.
     model.eval().to(memory_format=torch.contiguous_format)

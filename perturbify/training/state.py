@@ -1,9 +1,11 @@
-"""The state a run resumes from: one safetensors file, apart from the checkpoint, without pickle."""
+"""The state a run resumes from: a safetensors file without pickle, apart from the checkpoint, and the one before it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from torch.optim import Optimizer
 
 from perturbify import checkpoint
 from perturbify.errors import CheckpointError
+from perturbify.files import keep_copy
 from perturbify.header import Header
+from perturbify.training.folder import RunFolder
 from perturbify.training.metrics import EpochSums
 from perturbify.training.step import Learner
 
@@ -35,11 +39,11 @@ class Position:
         return cls(0, 0, EpochSums())
 
 
-def save(path: Path, learner: Learner, header: Header, position: Position) -> None:
-    """Writes the state in one move: network, momenta, position.
+def save(folder: RunFolder, learner: Learner, header: Header, position: Position) -> None:
+    """Writes the state in one move: network, momenta, position; the one before is kept.
 
     Raises:
-        PerturbifyError: The file cannot be written; the one before is untouched.
+        PerturbifyError: The file cannot be written; the last one is untouched.
     """
     tensors, aliases = checkpoint.unique_tensors(learner.model.state_dict())
     everything = {f"model/{k}": v for k, v in tensors.items()} | _momenta(learner)
@@ -47,8 +51,10 @@ def save(path: Path, learner: Learner, header: Header, position: Position) -> No
         "header": replace(header, aliases=aliases).to_json(),
         "position": asdict(position),
         "frozen": [n for n, p in learner.model.named_parameters() if not p.requires_grad],
+        "crc32": _checksum(everything),
     }
-    checkpoint.write_tensors(path, everything, {KEY: json.dumps(about)})
+    keep_copy(folder.state, folder.state_before)
+    checkpoint.write_tensors(folder.state, everything, {KEY: json.dumps(about)})
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,27 @@ class Saved:
                 optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
 
 
+def read_last(folder: RunFolder) -> Saved:
+    """Reads the last state of a run, or the one before where that is damaged, which a warning says.
+
+    Raises:
+        CheckpointError: Neither can be read.
+    """
+    try:
+        return read(folder.state)
+    except CheckpointError as error:
+        try:
+            before = read(folder.state_before)
+        except CheckpointError:
+            raise error from None
+        at = before.position
+        warnings.warn(
+            f"{error.message} Going on from the state that was saved before it, epoch {at.epoch}, step {at.step}.",
+            stacklevel=2,
+        )
+        return before
+
+
 def read(path: Path) -> Saved:
     """Reads a state.
 
@@ -94,9 +121,20 @@ def read(path: Path) -> Saved:
         position = Position(raw["epoch"], raw["step"], EpochSums(**raw["sums"]))
         header = Header.from_json(about["header"], path)
         frozen = tuple(about["frozen"])
+        checksum = about["crc32"]
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not the state of a run.", "Give --resume the run's folder.") from error
+    if checksum != _checksum(tensors):
+        raise CheckpointError(f"{path} is damaged: its tensors are not those that were saved.", "Start the run again.")
     return Saved(path, header, position, frozen, tensors)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    sum_so_far = 0
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8)
+        sum_so_far = zlib.crc32(values.numpy().data, zlib.crc32(name.encode(), sum_so_far))
+    return sum_so_far
 
 
 def _momenta(learner: Learner) -> dict[str, Tensor]:

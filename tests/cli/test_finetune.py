@@ -26,7 +26,14 @@ SMALL = ("--model", "factories:small", "--no-check", "--set", "data.train_images
 
 def test_a_whole_run(trained):
     assert {p.name for p in trained.path.iterdir()} == {
-        *("recipe.toml", "metrics.jsonl", "model.safetensors", "README.md", "state.safetensors"),
+        *(
+            "recipe.toml",
+            "metrics.jsonl",
+            "model.safetensors",
+            "README.md",
+            "state.safetensors",
+            "state.before.safetensors",
+        ),
         *("report.json", "report.md", "report.html"),
     }
     said = trained.result
@@ -295,18 +302,37 @@ def test_killed_in_mid_epoch_and_resumed(cli, folder, one_thread):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(cli, folder, one_thread):
+def test_killed_twenty_times(cli, folder, one_thread):
+    """At random moments, most of them while it writes: it saves after every step, which takes longer than the step."""
     cli(*LONG, "-o", "whole")
     killed = folder / "killed"
-    arguments, left_at = (*LONG, "-o", str(killed), "--set", "train.save_minutes=1e-9"), [(0, 0)]
-    for when in ((0, 1), (1, 0), (1, 7), (2, 3)):
-        left_at.append(kill(arguments, killed, when=when, delay=random.uniform(0, 0.3)))
+    arguments, left_at = (*LONG, "-o", str(killed), "--set", "train.save_minutes=1e-9"), (0, 0)
+    for _ in range(20):
+        left_at = kill(arguments, killed, when=left_at, delay=random.uniform(0, 0.2))
         arguments = ("finetune", "--resume", str(killed), "--no-check", "-q")
-        if left_at[-1] >= (3, 0):
-            break
-    assert left_at == sorted(left_at)
     cli(*arguments)
     assert_same_run(killed, folder / "whole")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(number, status, cli, folder, one_thread):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "perturbify", *(a for a in LONG if a != "-q"), "-o", "run"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+    while position(folder / "run" / "state.safetensors") is None:
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)  # it is under way
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Go on from the last saved state: perturbify finetune --resume run" in said.decode()
+    assert position(folder / "run" / "state.safetensors") > (0, 0)
+    cli(*LONG, "-o", "whole")
+    cli("finetune", "--resume", "run", "--no-check", "-q")
+    assert_same_run(folder / "run", folder / "whole")
 
 
 def test_resuming_a_finished_run_checks_it_again(trained, cli, folder):
@@ -322,8 +348,9 @@ def test_resuming_a_finished_run_checks_it_again(trained, cli, folder):
 
 def test_resuming_a_damaged_run(trained, refused, folder):
     shutil.copytree(trained.path, "run")
-    saved = Path("run/state.safetensors")
-    saved.write_bytes(saved.read_bytes()[: saved.stat().st_size // 2])
+    for name in ("state", "state.before"):
+        saved = Path(f"run/{name}.safetensors")
+        saved.write_bytes(saved.read_bytes()[: saved.stat().st_size // 2])
     assert "run/state.safetensors is not a complete safetensors file" in refused("finetune", "--resume", "run")
 
 

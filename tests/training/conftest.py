@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from networks.runs import Killed
 from torch import nn
 
 import perturbify
 from perturbify import methods, recipe
 from perturbify.data.bundle import assemble
 from perturbify.data.split import MemorySplit
+from perturbify.training import finetune, resume
 from perturbify.training.prepare import prepare
 from perturbify.training.step import Learner
 
@@ -91,3 +93,31 @@ def snapshot():
         return weights, thetas
 
     return take
+
+
+@pytest.fixture
+def start(build, data, make_recipe, tmp_path):
+    """Begins a run that saves after every step and is stopped after so many of them."""
+
+    def start(folder, *, stop_after=None, **changes):
+        done = 0
+
+        def on_step(_):
+            nonlocal done
+            done += 1
+            if done == stop_after:
+                raise Killed
+
+        settings = make_recipe(train__w_steps=2, **{"train__save_minutes": 1e-9} | changes)
+        return finetune(build(), settings, tmp_path / folder, data=data, device="cpu", on_step=on_step)
+
+    return start
+
+
+@pytest.fixture
+def go_on(build, data, tmp_path):
+    def go_on(folder, **options):
+        options = {"model": build(), "data": data, "device": "cpu"} | options
+        return resume(tmp_path / folder, **options)
+
+    return go_on

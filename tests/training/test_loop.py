@@ -42,7 +42,8 @@ def test_the_folder_holds_the_run(train, make_recipe, data):
     result = train()
     folder = result.folder
     present = {p.name for p in folder.path.iterdir()}
-    assert present == {"recipe.toml", "metrics.jsonl", "model.safetensors", "README.md", "state.safetensors"}
+    states = {"state.safetensors", "state.before.safetensors"}
+    assert present == states | {"recipe.toml", "metrics.jsonl", "model.safetensors", "README.md"}
     assert recipes.load(folder.recipe) == recipes.from_toml(recipes.to_toml(make_recipe()), "recipe")
     assert result.metrics == folder.read_metrics()
     assert [m["epoch"] for m in result.metrics] == [0, 1, 2]

@@ -1,64 +1,14 @@
 """A run can be stopped at any moment and goes on as if nothing had happened."""
 
-import json
-
 import pytest
-import torch
+from networks.runs import Killed, assert_same_run
 
 import perturbify
 from perturbify.data.bundle import assemble
 from perturbify.errors import CheckpointError, TrainingError
-from perturbify.training import finetune, loop, resume, state
+from perturbify.training import loop
 
-TIMES = ("seconds", "images_per_second")
 STEPS = 15  # three epochs of five
-
-
-class Killed(BaseException):
-    """As good as SIGKILL for what is on disk: nothing in the library may catch it."""
-
-
-@pytest.fixture
-def start(build, data, make_recipe, tmp_path):
-    """Begins a run that saves after every step and is stopped after so many of them."""
-
-    def start(folder, *, stop_after=None, **changes):
-        done = 0
-
-        def on_step(_):
-            nonlocal done
-            done += 1
-            if done == stop_after:
-                raise Killed
-
-        settings = make_recipe(train__w_steps=2, **{"train__save_minutes": 1e-9} | changes)
-        return finetune(build(), settings, tmp_path / folder, data=data, device="cpu", on_step=on_step)
-
-    return start
-
-
-@pytest.fixture
-def go_on(build, data, tmp_path):
-    def go_on(folder, **options):
-        options = {"model": build(), "data": data, "device": "cpu"} | options
-        return resume(tmp_path / folder, **options)
-
-    return go_on
-
-
-def metrics(folder):
-    lines = folder.metrics.read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
-def assert_same_run(one, other):
-    """Weights, θ, buffers, momenta, and metrics, bit for bit."""
-    assert metrics(one.folder) == metrics(other.folder)
-    ours, theirs = one.model.state_dict(), other.model.state_dict()
-    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
-    ours, theirs = state.read(one.folder.state).tensors, state.read(other.folder.state).tensors
-    assert ours.keys() == theirs.keys()
-    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
 
 
 @pytest.mark.parametrize("save_minutes", [1e-9, 10])
@@ -148,32 +98,6 @@ def test_a_folder_without_a_run(go_on, tmp_path):
     for folder in ("empty", "nowhere"):
         with pytest.raises(TrainingError, match=f"{folder} holds no run that could go on"):
             go_on(folder)
-
-
-def truncated(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def garbled(path):
-    path.write_bytes(b"\xff" * 1000)
-
-
-def foreign(path):
-    from safetensors.torch import save_file
-
-    save_file({"a": torch.ones(1)}, path)
-
-
-def weights_only(path):
-    path.write_bytes((path.parent / "model.safetensors").read_bytes())
-
-
-@pytest.mark.parametrize("damage", [truncated, garbled, foreign, weights_only])
-def test_a_damaged_state_is_one_clear_error(damage, start, go_on, tmp_path):
-    start("run", train__epochs=1)
-    damage(tmp_path / "run" / "state.safetensors")
-    with pytest.raises(CheckpointError, match=r"state\.safetensors"):
-        go_on("run")
 
 
 def test_other_data_than_it_began_with(start, go_on, data):

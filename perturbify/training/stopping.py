@@ -1,0 +1,62 @@
+"""Being asked to stop: the first request lets the step finish, so that the state can be saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequests:
+    """What has been asked so far.
+
+    Attributes:
+        signal: SIGINT or SIGTERM, once one came.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def obey(self) -> None:
+        """Ends the run as the signal would have ended it, if one came.
+
+        Raises:
+            KeyboardInterrupt: It was SIGINT.
+            SystemExit: It was SIGTERM; status 143, as shells give it.
+        """
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
+
+    def note(self, number: int, _frame: FrameType | None) -> None:
+        """Handles a signal; the second one is obeyed at once."""
+        again = self.signal is not None
+        self.signal = number
+        if again:
+            self.obey()
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """Notes SIGINT and SIGTERM inside a ``with`` block instead of dying of them.
+
+    Handlers of the caller's own stay in charge, and so do Python's outside of the main thread.
+    """
+    requests = StopRequests()
+    ours = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    replaced = [n for n, usual in ours.items() if signal.getsignal(n) is usual or signal.getsignal(n) == usual]
+    if threading.current_thread() is not threading.main_thread():
+        replaced = []
+    try:
+        for number in replaced:
+            signal.signal(number, requests.note)
+        yield requests
+    finally:
+        for number in replaced:
+            signal.signal(number, ours[number])

@@ -1,0 +1,150 @@
+"""A run outlives what happens to its machine: signals, full disks, damaged files."""
+
+import errno
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from networks.runs import Killed, assert_same_run
+from safetensors.torch import save_file
+
+from perturbify import checkpoint
+from perturbify.errors import CheckpointError, PerturbifyError
+from perturbify.training import state
+from perturbify.training.folder import RunFolder
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "cut off": truncate,
+    "a bit flipped": flip_a_bit,
+    "gone": os.remove,
+    "garbled": lambda path: path.write_bytes(b"\xff" * 1000),
+    "foreign": lambda path: save_file({"a": torch.ones(1)}, path),
+}
+
+
+@pytest.fixture
+def stopped(start, tmp_path):
+    """A run that was killed after eight steps."""
+    with pytest.raises(Killed):
+        start("stopped", stop_after=8)
+    return RunFolder(tmp_path / "stopped")
+
+
+def position(path):
+    found = state.read(path).position
+    return found.epoch, found.step
+
+
+def test_the_last_two_states_are_kept(stopped):
+    assert (position(stopped.state_before), position(stopped.state)) == ((1, 2), (1, 3))
+    assert stopped.state.stat().st_ino != stopped.state_before.stat().st_ino
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_said_aloud_and_the_one_before_is_taken(damage, stopped, start, go_on):
+    whole = start("whole")
+    DAMAGES[damage](stopped.state)
+    with pytest.warns(UserWarning, match=r"state\.safetensors.*Going on from the state.*before it, epoch 1, step 2"):
+        assert_same_run(go_on("stopped"), whole)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_two_damaged_states_are_one_error(damage, stopped, go_on):
+    DAMAGES[damage](stopped.state)
+    truncate(stopped.state_before)
+    with pytest.raises(CheckpointError, match=r"state\.safetensors"):
+        go_on("stopped")
+
+
+def test_without_links_the_one_before_is_a_copy(start, go_on, monkeypatch, tmp_path):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    with pytest.raises(Killed):
+        start("stopped", stop_after=8)
+    assert position(RunFolder(tmp_path / "stopped").state_before) == (1, 2)
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(start, go_on, monkeypatch, tmp_path):
+    whole = start("whole")
+    real, calls = checkpoint.save_file, []
+
+    def full(tensors, path, **more):
+        calls.append(path)
+        if len(calls) == 8:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(tensors, path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(PerturbifyError, match=r"state\.safetensors cannot be written: No space left on device"):
+            start("stopped")
+    assert position(RunFolder(tmp_path / "stopped").state) == (1, 1)
+    assert_same_run(go_on("stopped"), whole)
+
+
+def asking(number, at, times=1):
+    """A callback that sends this process a signal after step ``at`` of epoch 1."""
+
+    def on_step(progress):
+        if (progress.epoch, progress.step) == (1, at):
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+
+    return on_step
+
+
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_lets_the_step_finish_and_saves(number, ends, start, go_on, tmp_path):
+    whole = start("whole", train__save_minutes=10)
+    with pytest.raises(Killed):
+        start("stopped", stop_after=5, train__save_minutes=10)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ends) as raised:
+        go_on("stopped", on_step=asking(number, at=1))
+    assert number == signal.SIGINT or raised.value.code == 143
+    assert position(RunFolder(tmp_path / "stopped").state) == (1, 3), "the step after the signal is done and kept"
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert_same_run(go_on("stopped"), whole)
+
+
+def test_the_second_signal_is_obeyed_at_once(start, go_on, tmp_path):
+    with pytest.raises(Killed):
+        start("stopped", stop_after=5, train__save_minutes=10)
+    with pytest.raises(KeyboardInterrupt):
+        go_on("stopped", on_step=asking(signal.SIGINT, at=1, times=2))
+    assert position(RunFolder(tmp_path / "stopped").state) == (1, 0), "the last one that was saved"
+
+
+def test_the_callers_own_handler_stays(start):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    try:
+        start("whole", stop_after=None)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [1]
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(start):
+    finished = []
+    thread = threading.Thread(target=lambda: finished.append(start("whole")))
+    thread.start()
+    thread.join()
+    assert len(finished) == 1
