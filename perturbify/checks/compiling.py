@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ def compiled(network: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
     """
     before = set(vars(network))
     try:
-        fast: nn.Module = torch.compile(network, dynamic=False)
+        fast = cast(nn.Module, torch.compile(network, dynamic=False))
         with attacked(network):
             input_gradient(fast, x, y)
     finally:

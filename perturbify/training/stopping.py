@@ -46,17 +46,14 @@ def stop_requests() -> Iterator[StopRequests]:
     Handlers of the caller's own stay in charge, and so do Python's outside of the main thread.
     """
     requests = StopRequests()
-    ours = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-    }
-    replaced = [n for n, usual in ours.items() if signal.getsignal(n) is usual or signal.getsignal(n) == usual]
-    if threading.current_thread() is not threading.main_thread():
-        replaced = []
+    replaced = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        replaced = {n: h for n, h in before.items() if h in (signal.default_int_handler, signal.SIG_DFL)}
     try:
         for number in replaced:
             signal.signal(number, requests.note)
         yield requests
     finally:
-        for number in replaced:
-            signal.signal(number, ours[number])
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
