@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,15 +75,13 @@ def check(
 
     Under torchrun the batches are shared out among the processes.
     """
-    import torch
 
     from perturbify import checkpoint
     from perturbify.checks import check as run_check
     from perturbify.text import duration
     from perturbify.training.loop import choose_device
 
-    first = os.environ.get("RANK", "0") == "0"
-    console = Console(quiet=quiet or not first, as_json=as_json)
+    console = Console(quiet=quiet, as_json=as_json)
     if embed and not models.is_file(file):
         raise click.UsageError("--embed writes into a FILE of perturbify's; there is none.")
     if (resume or force) and output is None:
@@ -92,8 +89,6 @@ def check(
     if output is not None:
         reports.prepare(output, resume=resume, force=force)
     target = choose_device(device)
-    if target.type == "cuda" and target.index is None:
-        target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # one for each process of torchrun
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
     preset = settings.pop("preset")
     given = {key: value for key, value in settings.items() if value is not None}
@@ -136,12 +131,10 @@ def check(
             ),
             on_progress=show,
         )
-    if not first:
-        return
     console.result(reports.text(report), report.to_dict())
-    if output is not None:
+    if output is not None and console.first:
         reports.write(report, output)
-    if embed:
+    if embed and console.first:
         reports.embed(report, Path(file))
     if not report.passed:
         click.get_current_context().exit(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Console:
-    """A command's way to speak.
+    """A command's way to speak; of several processes that torchrun started, the first one speaks.
 
     Args:
         quiet: No log and no progress.
@@ -27,7 +28,8 @@ class Console:
     """
 
     def __init__(self, *, quiet: bool, as_json: bool) -> None:
-        self.quiet = quiet
+        self.first = os.environ.get("RANK", "0") == "0"
+        self.quiet = quiet or not self.first
         self.as_json = as_json
 
     def log(self, message: str) -> None:
@@ -37,7 +39,8 @@ class Console:
 
     def result(self, text: str, values: Any) -> None:
         """The command's result, on stdout: text for people, or its values as JSON."""
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False) if self.as_json else text)
+        if self.first:
+            click.echo(json.dumps(values, indent=2, ensure_ascii=False) if self.as_json else text)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

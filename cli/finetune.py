@@ -58,31 +58,41 @@ def finetune(
     if (resumed is None) == (recipe_name is None):
         raise click.UsageError("Give --recipe to start a run, or --resume to go on with one.")
 
+    from perturbify.ranks import ranks
     from perturbify.training import loop
     from perturbify.training.folder import RunFolder
 
-    if resumed is not None:
-        if model_name or data_name or run_dir or overrides or force or any(how.values()):
-            raise click.UsageError("A resumed run has its own model, data, folder and settings; give --resume alone.")
-        console.log(f"run: {resumed}, resumed")
-        with console.training() as show, _interruptible(console, resumed):
-            result = loop.resume(resumed, device=device, download=download, trust_factory=trust_factory, on_step=show)
-        recipe = result.folder.read_recipe()
-        data = loop.load_data(recipe, download=download)
-    else:
-        loop.choose_device(device)
-        if run_dir is not None:
-            RunFolder(run_dir).check(force=force)
-        with console.aside():
-            recipe, data, model = _set_up(
-                console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how
-            )
-        folder = run_dir or _fresh_folder(recipe)
-        _announce(console, recipe, data, folder)
-        with console.training() as show, _interruptible(console, folder):
-            result = loop.finetune(model, recipe, folder, data=data, device=device, force=force, on_step=show)
-    report = None if no_check else _check(console, result, recipe, data)
+    with ranks() as among:
+        if resumed is not None:
+            if model_name or data_name or run_dir or overrides or force or any(how.values()):
+                raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
+            result, recipe, data = _resume(console, resumed, device, download, trust_factory)
+        else:
+            loop.choose_device(device)
+            if run_dir is not None and among.first:
+                RunFolder(run_dir).check(force=force)
+            with console.aside():
+                recipe, data, model = _set_up(
+                    console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how
+                )
+            folder = run_dir or among.agree(_fresh_folder(recipe))
+            _announce(console, recipe, data, folder)
+            with console.training() as show, _interruptible(console, folder):
+                result = loop.finetune(model, recipe, folder, data=data, device=device, force=force, on_step=show)
+        report = None if no_check else _check(console, result, recipe, data)
     _finish(console, result, report)
+
+
+def _resume(
+    console: Console, run: Path, device: str, download: bool, trust_factory: bool
+) -> tuple[Result, Recipe, Data]:
+    from perturbify.training import loop
+
+    console.log(f"run: {run}, resumed")
+    with console.training() as show, _interruptible(console, run):
+        result = loop.resume(run, device=device, download=download, trust_factory=trust_factory, on_step=show)
+    recipe = result.folder.read_recipe()
+    return result, recipe, loop.load_data(recipe, download=download)
 
 
 def _set_up(
@@ -174,8 +184,9 @@ def _check(console: Console, result: Result, recipe: Recipe, data: Data) -> Repo
             about=checkpoint.read_header(result.folder.model).provenance(),
             on_progress=show,
         )
-    reports.write(report, result.folder.path)
-    reports.embed(report, result.folder.model)
+    if console.first:
+        reports.write(report, result.folder.path)
+        reports.embed(report, result.folder.model)
     return report
 
 

@@ -18,11 +18,11 @@ from perturbify.checks.pictures import strip
 from perturbify.checks.plan import CheckPlan
 from perturbify.checks.records import Record, Records
 from perturbify.checks.scoring import score
-from perturbify.checks.sharding import Shard
 from perturbify.checks.trials import ITSELF, Trial
 from perturbify.data import Split
 from perturbify.generators import seeded
 from perturbify.perturbation import noise, sharing
+from perturbify.ranks import Ranks
 
 SHARE = {"fresh": "sample", "shared": "batch"}
 
@@ -84,7 +84,7 @@ class Bench:
     def work_off(
         self,
         records: Records,
-        part: Shard,
+        part: Ranks,
         on_start: Callable[[Estimate], None] | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:

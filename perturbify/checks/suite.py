@@ -22,11 +22,11 @@ from perturbify.checks.plan import PRESETS, CheckPlan
 from perturbify.checks.records import Records
 from perturbify.checks.report import Report
 from perturbify.checks.rows import examples, outcomes, rows
-from perturbify.checks.sharding import shard
 from perturbify.checks.trials import ITSELF, RESERVED, Subject, Trial, trials
 from perturbify.data import Data, Split
 from perturbify.errors import CheckError
 from perturbify.generators import seeded
+from perturbify.ranks import ranks
 from perturbify.text import first_line
 
 
@@ -84,7 +84,7 @@ def check(
         )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     networks = {ITSELF: model, **others}
-    with seeded(seed_of(plan.seed, "liveness"), [device]), shard() as part:
+    with seeded(seed_of(plan.seed, "liveness"), [device]), ranks() as part:
         images, _ = next(split.batches(min(4, len(split))))
         images = images.to(device)
         expected = len(data.classes) if isinstance(data, Data) else None
@@ -111,8 +111,9 @@ def check(
             remarks += _compiling(bench)
         records = Records(folder, check_of, part.rank)
         bench.work_off(records, part, on_start, on_progress)
-        for record in part.gather(records.all()):
-            records.keep(record)
+        for theirs in part.gather(records.all()):
+            for record in theirs:
+                records.keep(record)
     judged = outcomes(chosen, records)
     return Report(
         name=name or type(model).__name__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from perturbify.errors import Diverged, TrainingError
 from perturbify.files import write_text
 from perturbify.header import Header
 from perturbify.model_card import model_card
+from perturbify.ranks import ranks
 from perturbify.recipe import Recipe
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.training import state
@@ -62,6 +64,8 @@ def finetune(
 ) -> Result:
     """Trains the weights and the noise of a network in turn (Learn2Perturb, Algorithm 1).
 
+    In processes that torchrun started, each takes its part of every batch, with noise of its own; the first one writes.
+
     Args:
         model: A plain network, which is wrapped on a copy by the recipe's settings, with a normalisation layer inside;
             or one that :func:`perturbify.wrap` or :func:`perturbify.load` returned, which is trained itself.
@@ -86,15 +90,18 @@ def finetune(
     method = methods.get(recipe.method)
     target = choose_device(device)
     folder = RunFolder(Path(run_dir))
-    folder.check(force=force)
-    data = data or load_data(recipe, download=download)
-    network = _place(prepare(model, recipe, data, method), target)
-    if network.surgery.plan.config is not None:
-        recipe = replace(recipe, perturb=network.surgery.plan.config)
-    folder.create(recipe, force=force)
-    learner = Learner(network, recipe, method)
-    state.save(folder, learner, _header(learner, data, Position.start()), Position.start())
-    return _train(learner, data, folder, Position.start(), on_step)
+    with ranks() as among:
+        if among.first:
+            folder.check(force=force)
+        data = data or load_data(recipe, download=download)
+        network = _place(prepare(model, recipe, data, method), target)
+        if network.surgery.plan.config is not None:
+            recipe = replace(recipe, perturb=network.surgery.plan.config)
+        learner = Learner(network, recipe, method, among)
+        if among.first:
+            folder.create(recipe, force=force)
+            state.save(folder, learner, _header(learner, data, Position.start()), Position.start())
+        return _train(learner, data, folder, Position.start(), on_step)
 
 
 def resume(
@@ -125,54 +132,64 @@ def resume(
     folder = RunFolder(Path(run_dir))
     recipe = folder.read_recipe()
     target = choose_device(device)
-    saved = state.read_last(folder)
-    data = data or load_data(recipe, download=download)
-    _check_same_data(saved.header, data, folder)
-    network = _place(checkpoint.build(saved.header, saved.path, model, trust_factory=trust_factory), target)
-    folder.sweep()
-    saved.freeze(network)
-    learner = Learner(network, recipe, methods.get(recipe.method))
-    saved.restore(learner)
-    return _train(learner, data, folder, saved.position, on_step)
+    with ranks() as among:
+        saved = state.read_last(folder)
+        data = data or load_data(recipe, download=download)
+        _check_same_data(saved.header, data, folder)
+        network = _place(checkpoint.build(saved.header, saved.path, model, trust_factory=trust_factory), target)
+        among.gather(None)  # all have read what the first one may replace
+        if among.first:
+            folder.sweep()
+        saved.freeze(network)
+        learner = Learner(network, recipe, methods.get(recipe.method), among)
+        saved.restore(learner)
+        return _train(learner, data, folder, saved.position, on_step)
 
 
 def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_step: OnStep | None) -> Result:
-    recipe, model = learner.recipe, learner.model
+    recipe, model, among = learner.recipe, learner.model, learner.among
     train = recipe.train
     split = data.train if recipe.data.train_images is None else data.train.balanced(recipe.data.train_images)
     device = next(model.parameters()).device
-    steps = _steps_per_epoch(len(split), train.batch_size)
+    steps = _steps_per_epoch(len(split), train.batch_size, among.world)
     history = folder.read_metrics(before=start.epoch)
     clock, saved_at = Clock(), time.monotonic()
 
     with private_generators(), stop_requests() as requests:
         for epoch in range(start.epoch, train.epochs):
             resuming = epoch == start.epoch
-            first, sums = (start.step, start.sums) if resuming else (0, EpochSums())
+            first = start.step if resuming else 0
+            sums = start.sums if resuming and among.first else EpochSums()
             rates = learner.set_epoch(epoch)
             model.train()
             order = shuffled(len(split), recipe.seed, epoch)[: steps * train.batch_size]
-            batches = split.batches(train.batch_size, order=order, start=first)
+            whole = order.split(train.batch_size)
+            mine = [batch[among.rank :: among.world] for batch in whole]
+            batches = split.batches(len(mine[0]), order=torch.cat(mine), start=first)
             for step, (x, y) in enumerate(batches, start=first):
-                seed_step(recipe.seed, epoch, step)
+                seed_step(recipe.seed, epoch, step, among.rank)
                 x = augment(x.to(device), crop_padding=recipe.data.crop_padding, flip=recipe.data.flip)
                 x = x.contiguous(memory_format=torch.channels_last)
                 phase = phase_at(epoch, step, steps, train, learner.method)
-                result = learner.step(x, y.to(device), phase, epoch)
-                if not is_finite(result):
+                result = learner.step(x, y.to(device), phase, epoch, images=len(whole[step]))
+                sums.add(result, phase.name, clock.lap(len(whole[step])))
+                late = time.monotonic() - saved_at > 60 * train.save_minutes
+                failed, stop, late = among.any(not is_finite(result), requests.signal is not None, late, device=device)
+                if failed:
                     raise _diverged(epoch, step, "the loss", recipe, folder)
-                sums.add(result, phase.name, clock.lap(len(y)))
 
                 last = step == steps - 1
-                due = last or requests.signal is not None or time.monotonic() - saved_at > 60 * train.save_minutes
+                due = last or stop or late
                 if due and not learner.is_finite():
                     raise _diverged(epoch, step, "a weight or θ", recipe, folder)
+                total = EpochSums.total(among.gather(sums)) if due else sums
                 if last:
-                    history.append(summarize_epoch(epoch, sums, model, rates))
-                    folder.write_metrics(history)
+                    history.append(summarize_epoch(epoch, total, model, rates))
                 if due:
-                    position = Position(epoch + 1, 0, EpochSums()) if last else Position(epoch, step + 1, sums)
-                    state.save(folder, learner, _header(learner, data, position), position)
+                    position = Position(epoch + 1, 0, EpochSums()) if last else Position(epoch, step + 1, total)
+                    if among.first:
+                        folder.write_metrics(history)
+                        state.save(folder, learner, _header(learner, data, position), position)
                     saved_at = time.monotonic()
                 if on_step is not None:
                     steps_left = steps * (train.epochs - epoch) - step - 1
@@ -190,16 +207,20 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
                             history[-1] if last else None,
                         )
                     )
-                if due:
+                if stop:
+                    among.gather(None)  # the first one has saved
                     requests.obey()
+                    raise KeyboardInterrupt  # another process was asked
 
     # As a loaded file has it, so that both draw the same noise for one seed.
     model.eval().to(memory_format=torch.contiguous_format)
-    if start.epoch < train.epochs or not folder.model.is_file():  # else it may hold the figures of a check by now
+    # If nothing was left to do, the model's file may hold the figures of a check by now.
+    if among.first and (start.epoch < train.epochs or not folder.model.is_file()):
         header = _header(learner, data, Position(train.epochs, 0, EpochSums()))
         about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
         header = checkpoint.save(model, folder.model, overwrite=True, **about)
         write_text(folder.card, model_card(header))
+    among.gather(None)  # its file is there
     return Result(model, folder, history)
 
 
@@ -216,15 +237,17 @@ def load_data(recipe: Recipe, *, download: bool = False, default_size: int | Non
 
 
 def choose_device(name: str) -> torch.device:
-    """The device a name means; ``"auto"`` is a GPU where there is one.
+    """The device a name means; ``"auto"`` is a GPU where there is one, and each of torchrun's processes has its own.
 
     Raises:
         TrainingError: There is no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -247,10 +270,17 @@ def _check_same_data(header: Header, data: Data, folder: RunFolder) -> None:
         )
 
 
-def _steps_per_epoch(images: int, batch_size: int) -> int:
-    # A last batch of one image is left out: batch norm has no variance over it.
+def _steps_per_epoch(images: int, batch_size: int, world: int) -> int:
+    # A last batch of one image a process is left out: batch norm has no variance over it.
     full, rest = divmod(images, batch_size)
-    return full + (rest > 1 or full == 0)
+    steps = full + (rest >= 2 * world or full == 0)
+    least = min(batch_size, images)
+    if world > 1 and least < 2 * world:
+        raise TrainingError(
+            f"A batch of {least} images cannot be shared out among {world} processes: each needs two.",
+            "Raise train.batch_size, or start fewer processes.",
+        )
+    return steps
 
 
 def _header(learner: Learner, data: Data, position: Position) -> Header:

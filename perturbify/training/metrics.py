@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -48,6 +49,13 @@ class EpochSums:
             self.adversarial_correct += step.adversarial_correct
         self.seconds += seconds
         self.steps[phase] = self.steps.get(phase, 0) + 1
+
+    @classmethod
+    def total(cls, parts: Sequence[EpochSums]) -> EpochSums:
+        """The sums over several processes, which take the same steps at the same time on images of their own."""
+        names = [f.name for f in fields(cls) if f.name not in ("seconds", "steps")]
+        added = {name: sum(getattr(part, name) for part in parts) for name in names}
+        return cls(**added, seconds=parts[0].seconds, steps=dict(parts[0].steps))
 
     def to_dict(self) -> dict[str, Any]:
         """The sums as JSON values."""

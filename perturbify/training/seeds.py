@@ -45,9 +45,9 @@ def fresh_weights(seed: int) -> Iterator[None]:
         yield
 
 
-def seed_step(seed: int, epoch: int, step: int) -> None:
-    """Seeds the global generators that a network may draw from, on the CPU and every GPU, for one step."""
-    _seed_all(derive(seed, "step", epoch, step))
+def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
+    """Seeds the global generators that a network may draw from, on the CPU and every GPU, for a process's step."""
+    _seed_all(derive(seed, "step", epoch, step, *([rank] if rank else [])))
 
 
 def shuffled(n: int, seed: int, epoch: int) -> Tensor:

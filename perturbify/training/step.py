@@ -12,6 +12,7 @@ from perturbify.attacks import Pgd, pgd
 from perturbify.methods import Method
 from perturbify.methods.learn2perturb import harmonic, regularizer, scaled_gamma
 from perturbify.perturbation import Perturbation, noise, perturbations
+from perturbify.ranks import Ranks
 from perturbify.recipe import OptimizerSettings, Recipe
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.training.metrics import StepResult
@@ -25,10 +26,20 @@ class Learner:
         model: The perturbed network.
         recipe: Optimisers, attack, schedule.
         method: The defence.
+        among: The processes that take each step together, each on images and noise of its own. Their networks are made
+            alike here; their gradients are averaged, and so are batch norm's statistics.
     """
 
-    def __init__(self, model: Perturbed, recipe: Recipe, method: Method) -> None:
+    def __init__(self, model: Perturbed, recipe: Recipe, method: Method, among: Ranks = Ranks()) -> None:
         self.model = model
+        self.among = among
+        among.share_([*model.parameters(), *model.buffers()])
+        self._statistics = [
+            t
+            for m in model.modules()
+            for t in (getattr(m, "running_mean", None), getattr(m, "running_var", None))
+            if isinstance(t, Tensor)
+        ]
         self.recipe = recipe
         self.method = method
         self.noises: list[Perturbation] = [p for _, p in perturbations(model)]
@@ -52,7 +63,7 @@ class Learner:
                 group["lr"] = rates[name]
         return rates
 
-    def step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int) -> StepResult:
+    def step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, *, images: int | None = None) -> StepResult:
         """Takes one step.
 
         Args:
@@ -60,9 +71,10 @@ class Learner:
             y: Labels, shape (N,).
             phase: Who learns.
             epoch: From 0; decides on the attack and on τ.
+            images: Of all processes together; default: N.
 
         Returns:
-            Losses before the update. Where a loss is not finite, nothing has been updated.
+            This process's losses before the update. Where the loss of any is not finite, nothing has been updated.
         """
         attack = self.recipe.attack
         share = attack.weight if self.method.adversarial and epoch >= attack.from_epoch else 0.0
@@ -81,8 +93,11 @@ class Learner:
             None if adversarial_loss is None else adversarial_loss.item(),
             adversarial_correct,
         )
-        if loss.isfinite():
-            self._update(loss, phase, epoch)
+        (failed,) = self.among.any(not loss.isfinite(), device=loss.device)
+        if not failed:
+            # So that the mean over processes is the mean over images.
+            share_of_images = len(y) * self.among.world / (images or len(y))
+            self._update(loss * share_of_images if share_of_images != 1 else loss, phase, epoch)
         return result
 
     def is_finite(self) -> bool:
@@ -111,6 +126,7 @@ class Learner:
             learning += self.thetas
         if learning:
             loss.backward(inputs=learning)
+        self.among.average_([*(p.grad for p in learning if p.grad is not None), *self._statistics])
         if phase.weights:
             self.optimizers["weights"].step()
         if phase.thetas:

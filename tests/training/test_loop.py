@@ -213,8 +213,8 @@ def test_weights_that_break_in_the_last_update_before_a_save_are_not_saved(step,
     """The loss of that step is still fine; in the epoch's last step no other loss would follow before the save."""
     update = perturbify.training.step.Learner.step
 
-    def breaks(self, x, y, phase, epoch):
-        result = update(self, x, y, phase, epoch)
+    def breaks(self, x, y, phase, epoch, **more):
+        result = update(self, x, y, phase, epoch, **more)
         breaks.calls += 1
         if breaks.calls == 5 + step + 1:
             with torch.no_grad():

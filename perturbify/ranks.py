@@ -1,0 +1,95 @@
+"""Processes that torchrun started, and what they must agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of several processes this is; by itself it is the first of one, and all below costs nothing.
+
+    Attributes:
+        rank: Its number, from 0.
+        world: How many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def mine(self, number: int) -> bool:
+        """Whether the piece of work of that number is this process's."""
+        return number % self.world == self.rank
+
+    def gather(self, found: T) -> list[T]:
+        """What each process has found, in the order of their numbers; waits for all of them."""
+        if self.world == 1:
+            return [found]
+        theirs: list[T] = [found] * self.world
+        dist.all_gather_object(theirs, found)
+        return theirs
+
+    def agree(self, value: T) -> T:
+        """What the first process says, in all of them."""
+        return self.gather(value)[0]
+
+    def any(self, *flags: bool, device: torch.device) -> tuple[bool, ...]:
+        """For each flag, whether it is set in any process."""
+        if self.world == 1:
+            return flags
+        raised = torch.tensor(flags, dtype=torch.uint8, device=device)
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return tuple(bool(flag) for flag in raised.tolist())
+
+    @torch.no_grad()
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces tensors, floating and on one device, by their means over all processes; one message for all."""
+        if self.world == 1 or not tensors:
+            return
+        bucket = torch.cat([t.detach().float().flatten() for t in tensors])
+        dist.all_reduce(bucket)
+        bucket /= self.world
+        for tensor, mean in zip(tensors, bucket.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view(tensor.shape))
+
+    @torch.no_grad()
+    def share_(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces tensors by those of the first process."""
+        for tensor in tensors if self.world > 1 else ():
+            whole = tensor.contiguous()
+            dist.broadcast(whole, 0)
+            tensor.copy_(whole)
+
+
+@contextmanager
+def ranks() -> Iterator[Ranks]:
+    """This process among those of torchrun, or the only one; joins them where nobody has yet."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized():
+        yield Ranks()
+        return
+    joining = not dist.is_initialized()
+    if joining:
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        # One process may be done long before another: with its share of a check, or while the first one writes.
+        dist.init_process_group(backend, timeout=timedelta(days=7))
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        if joining:
+            dist.destroy_process_group()
