@@ -24,12 +24,14 @@ _TEST_FOLDERS = ("val", "validation", "test")
 def load_npz(path: Path, image_size: int | None) -> Data:
     """Reads uint8 images and integer labels from the arrays x_train, y_train, x_test and y_test.
 
+    An array ``classes`` of strings, which need not be there, names the classes.
+
     Args:
         path: The file.
         image_size: Side to fit the images to, in pixels; ``None`` leaves their size.
 
     Returns:
-        The dataset, in memory; its classes are called "0", "1", ….
+        The dataset, in memory; without names its classes are called "0", "1", ….
 
     Raises:
         DataError: An array is missing or of the wrong type or shape, or the labels do not number classes.
@@ -55,7 +57,18 @@ def load_npz(path: Path, image_size: int | None) -> Data:
         MemorySplit.from_numpy(arrays[f"x_{part}"], arrays[f"y_{part}"], image_size) for part in ("train", "test")
     ]
     height, width = side if image_size is None else (image_size, image_size)
-    return assemble(name, splits, tuple(map(str, labels)), (height, width))
+    return assemble(name, splits, _class_names(path, arrays.get("classes"), labels), (height, width))
+
+
+def _class_names(path: Path, given: np.ndarray | None, labels: np.ndarray) -> tuple[str, ...]:
+    if given is None:
+        return tuple(map(str, labels))
+    if given.dtype.kind != "U" or given.shape != labels.shape:
+        raise DataError(
+            f"classes in {path} has the shape {given.shape} and holds {given.dtype}; y_train has {len(labels)} labels.",
+            "Give one string a class, or leave it out.",
+        )
+    return tuple(map(str, given))
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -68,7 +81,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                         f"{path} has no array {key}.",
                         nearest(key, file) or f"It needs {', '.join(_ARRAYS)}.",
                     )
-            return {key: file[key] for key in _ARRAYS}
+            return {key: file[key] for key in (*_ARRAYS, "classes") if key in file}
     # TypeError: a single array, under a name that promises several.
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(

@@ -257,7 +257,7 @@ def test_examples_that_are_no_pictures_are_left_out():
 @pytest.mark.parametrize("render", RENDERERS)
 def test_the_figures_are_there(render):
     said = render(full()).replace("\\", "")
-    for figure in ("90.0 [85.0, 95.0]", "l∞ 8/255", "l2, no bound", "32.0 (85.0)", "20.0 (70.0)", "62.5"):
+    for figure in ("90.0 [85.0, 95.0]", "l∞ 8/255", "l2, median 1.2", "32.0 (85.0)", "20.0 (70.0)", "62.5"):
         assert figure in said, figure
     for figure in ("5.0 [4.0, 6.0], at most 0.0 + 2.0", "Not measured.", "cifar10", "seed 3", NOT_ELIGIBLE):
         assert figure in said, figure
@@ -327,7 +327,8 @@ def test_a_deterministic_network_has_no_draws_to_survive():
         ("linf", 1.0, "l∞ 1"),
         ("l2", 0.5, "l2 0.5"),
         ("l0", 3, "l0 3"),
-        ("l2", None, "l2, no bound"),
+        ("l2", None, "l2, median 1.2"),
+        ("l0", None, "l0, no bound"),
         (None, None, "–"),
     ],
 )

@@ -52,6 +52,8 @@ def test_npz_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> None:
     data = load(write(tmp_path, content))
     assert data.name == "npz:mine"
     assert data.classes == ("0", "1", "2")
+    names = np.array(["a cat", "a dog", "Ä"])
+    assert load(write(tmp_path, content | {"classes": names})).classes == ("a cat", "a dog", "Ä")
     assert data.input_size == (3, 6, 5)
     for split, part in ((data.train, "train"), (data.test, "test")):
         x, y = next(split.batches(100))
@@ -99,6 +101,8 @@ def test_constant_pixels_leave_a_positive_std(tmp_path: Path) -> None:
             {"y_test": np.array([0, 1, 2, 3])},
             "test split of npz:mine holds the label 3, outside the 3 classes",
         ),
+        ({"classes": np.array(["a", "b"])}, r"classes in .* has the shape \(2,\) and holds <U1; y_train has 3 labels"),
+        ({"classes": np.arange(3)}, "classes in .* holds int64"),
         ({"y_test": np.array([0, 1, 2, -1])}, "test split of npz:mine holds the label -1"),
         (
             {"x_train": np.zeros((0, 6, 5, 3), np.uint8), "y_train": np.zeros(0, int)},

@@ -55,7 +55,7 @@ def figures(report: Report) -> list[str]:
     made = [
         _figure(
             "Accuracy against ε",
-            "Bands are 95% intervals. Dashed: without an attack. Dotted: chance.",
+            f"Bands are 95% intervals, {_images(report, 'epsilon')}. Dashed: without an attack. Dotted: chance.",
             _points(report.rows, "epsilon"),
             Axis("ε in 1/255", lambda x: f"{255 * x:.3g}", log=False),
             {"clean": clean, "chance": 1 / report.classes},
@@ -75,6 +75,12 @@ def figures(report: Report) -> list[str]:
         _survival(report),
     ]
     return [figure for figure in made if figure]
+
+
+def _images(report: Report, figure: str) -> str:
+    """How many images stand behind the points of a figure: ``n = 256 to 1017``."""
+    ns = sorted({row.n for row in report.rows if any(point.figure == figure for point in row.points)})
+    return f"n = {ns[0]}" + (f" to {ns[-1]}" if len(ns) > 1 else "") if ns else ""
 
 
 @dataclass(frozen=True)

@@ -54,12 +54,13 @@ def line(text: object) -> str:
 
 
 def radius(row: Row) -> str:
-    """The bound of an attack: ``l∞ 8/255``."""
+    """The bound of an attack, ``l∞ 8/255``, or how far one without a bound went: ``l2, median 0.39``."""
     if row.norm is None:
         return "–"
     norm = _NORMS.get(row.norm, line(row.norm))
     if row.epsilon is None:
-        return f"{norm}, no bound"
+        gone = row.distance.get(row.norm)
+        return f"{norm}, no bound" if gone is None else f"{norm}, median {gone:.2g}"
     return f"{norm} {fraction(row.epsilon) if row.norm == 'linf' and row.epsilon < 1 else format(row.epsilon, '.4g')}"
 
 
