@@ -75,11 +75,12 @@ class StepResult:
 
 @dataclass(frozen=True)
 class ThetaSummary:
-    """Mean, least and greatest entry over all θ of a network, in units of the feature maps."""
+    """Mean, least and greatest entry over all θ, and the mean at each site, in units of the feature maps."""
 
     mean: float
     min: float
     max: float
+    sites: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,12 @@ class Clock:
 
 def summarize_thetas(model: nn.Module) -> ThetaSummary | None:
     """Summary over all θ; None for a network without noise."""
-    thetas = [p.theta.detach().flatten().float() for _, p in perturbations(model)]
+    thetas = {site: p.theta.detach().flatten().float() for site, p in perturbations(model)}
     if not thetas:
         return None
-    every = torch.cat(thetas)
-    return ThetaSummary(every.mean().item(), every.min().item(), every.max().item())
+    every = torch.cat(list(thetas.values()))
+    sites = {site: theta.mean().item() for site, theta in thetas.items()}
+    return ThetaSummary(every.mean().item(), every.min().item(), every.max().item(), sites)
 
 
 def summarize_epoch(epoch: int, sums: EpochSums, model: nn.Module, rates: dict[str, float]) -> dict[str, Any]:

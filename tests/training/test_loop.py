@@ -141,9 +141,12 @@ def test_progress_and_metrics_tell_what_was_done(train):
         assert 0 <= metrics["clean_accuracy"] <= 1
         losses = [p.clean_loss for p in seen if p.epoch == metrics["epoch"]]
         assert metrics["clean_loss"] == pytest.approx(sum(losses) / 5)
-    assert result.metrics[0]["theta"] == {"mean": 0.25, "min": 0.25, "max": 0.25}
+    sites = {"0": 0.25, "4": 0.25}
+    assert result.metrics[0]["theta"] == {"mean": 0.25, "min": 0.25, "max": 0.25, "sites": sites}
     theta = torch.cat([p.theta.detach().flatten() for _, p in perturbify.perturbations(result.model)])
     assert result.metrics[-1]["theta"]["mean"] == pytest.approx(theta.mean().item())
+    for site, perturbation in perturbify.perturbations(result.model):
+        assert result.metrics[-1]["theta"]["sites"][site] == pytest.approx(perturbation.theta.mean().item())
 
 
 def test_methods_without_noise_or_attack(train):

@@ -1,0 +1,110 @@
+"""``perturbify plot``: a run's losses, accuracies and θ over its epochs, as one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perturbify.cli.console import Console
+
+if TYPE_CHECKING:
+    from perturbify.recipe import Recipe
+
+CLEAN, ATTACKED, THETA = "#1b5fbf", "#bf3b0b", "#222222"
+NAMED = 8
+"""Sites that a legend can still name."""
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: RUN/training.png.")
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not say where it is.")
+def plot(run: Path, output: Path | None, force: bool, quiet: bool) -> None:
+    """Draw the losses, accuracies and θ of RUN over its epochs, as a PNG file.
+
+    A run that still goes on, or was stopped, is drawn as far as it has come.
+    """
+    from perturbify.errors import PerturbifyError, TrainingError
+    from perturbify.files import check_output, replace_atomically
+    from perturbify.training.folder import RunFolder
+
+    folder = RunFolder(run)
+    recipe, metrics = folder.read_recipe(), folder.read_metrics()
+    if not metrics:
+        raise TrainingError(f"The run in {run} has not finished its first epoch.", "Draw it once it has.")
+    target = output or run / "training.png"
+    # The run's own picture may be drawn anew as it goes on; a file elsewhere is the user's.
+    check_output(target, force=force or output is None)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PerturbifyError("matplotlib is not installed.", "pip install 'perturbify[plot]'") from error
+    figure = Figure(figsize=(13, 3.9), layout="constrained")
+    draw(figure, metrics, recipe)
+    replace_atomically(target, lambda path: figure.savefig(path, format="png", dpi=130))
+    if not quiet:
+        Console(quiet=False, as_json=False).log(f"{len(metrics)} of {recipe.train.epochs} epochs: {target}")
+
+
+def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
+    """Fills an empty matplotlib figure.
+
+    Args:
+        figure: The figure.
+        metrics: The run's epochs, as in ``metrics.jsonl``.
+        recipe: Its recipe.
+    """
+    noisy = metrics[-1]["theta"] is not None
+    losses, accuracies, *rest = figure.subplots(1, 3 if noisy else 2)
+    epochs = [m["epoch"] + 1 for m in metrics]
+    for axes, key, title, factor in (
+        (losses, "loss", "Cross-entropy", 1),
+        (accuracies, "accuracy", "Accuracy, %", 100),
+    ):
+        for who, name, colour in (("clean", "clean", CLEAN), ("adversarial", "under the attack of training", ATTACKED)):
+            seen = [(e, factor * m[f"{who}_{key}"]) for e, m in zip(epochs, metrics, strict=True) if m[f"{who}_{key}"]]
+            if seen:
+                axes.plot(*zip(*seen, strict=True), color=colour, label=name, **_dots(seen))
+        axes.set_title(f"{title} on training images", loc="left", fontsize=10)
+        axes.legend(frameon=False, fontsize=8)
+    accuracies.set_ylim(0, 100)
+    losses.set_ylim(bottom=0)
+    if noisy:
+        _draw_thetas(figure, rest[0], epochs, metrics)
+    for axes in (losses, accuracies, *rest):
+        if noisy and recipe.train.warmup_epochs:
+            axes.axvspan(0.5, recipe.train.warmup_epochs + 0.5, color="#00000010", lw=0)
+        axes.set_xlim(0.5, epochs[-1] + 0.5)
+        axes.set_xlabel("epoch" + (" (shaded: warm-up, noise off)" if noisy and recipe.train.warmup_epochs else ""))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#00000018")
+    figure.suptitle(f"{recipe.name}: {recipe.model}, {recipe.method}", x=0.005, ha="left", fontsize=11)
+
+
+def _draw_thetas(figure: Any, axes: Any, epochs: list[int], metrics: list[dict[str, Any]]) -> None:
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+
+    sites = list(metrics[-1]["theta"]["sites"])
+    colours = colormaps["viridis"].resampled(max(2, len(sites)))
+    for number, site in enumerate(sites):
+        means = [m["theta"]["sites"][site] for m in metrics]
+        axes.plot(epochs, means, color=colours(number), lw=1, label=site, **_dots(epochs))
+    whole = [m["theta"]["mean"] for m in metrics]
+    axes.plot(epochs, whole, color=THETA, lw=2, ls="--", label="all entries", **_dots(epochs))
+    axes.set_title("Mean θ at each site", loc="left", fontsize=10)
+    if len(sites) <= NAMED:
+        axes.legend(frameon=False, fontsize=8)
+    else:
+        bar = figure.colorbar(ScalarMappable(cmap=colours), ax=axes, ticks=[0, 1], pad=0.02)
+        bar.ax.set_yticklabels([sites[0], sites[-1]], fontsize=7)
+        bar.set_label("site, in order of execution; dashed: all entries", fontsize=8)
+
+
+def _dots(points: list[Any]) -> dict[str, Any]:
+    """Markers where there are few points: one epoch alone would be no line."""
+    return {"marker": "o", "ms": 3} if len(points) < 25 else {}

@@ -1,0 +1,68 @@
+"""``perturbify plot``: a real run becomes a picture, and whatever stands in the way is one sentence."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image, ImageColor
+
+from perturbify.cli.plot import draw
+from perturbify.training.folder import RunFolder
+
+CLEAN, ATTACKED = "#1b5fbf", "#bf3b0b"
+
+
+def colours(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return picture.size, {c[:3]: n for n, c in picture.convert("RGB").getcolors(1 << 20)}
+
+
+@pytest.fixture
+def run(trained, folder):
+    shutil.copytree(trained.path, "run")
+    return Path("run")
+
+
+def test_a_run_becomes_a_picture(cli, run):
+    cli("plot", "run")
+    (width, height), seen = colours(run / "training.png")
+    assert width > 3 * height
+    for colour in (CLEAN, ATTACKED, "#222222"):
+        assert seen.get(ImageColor.getrgb(colour), 0) > 20, colour
+    cli("plot", "run", "-q")  # as it goes on, it is drawn again
+
+
+def test_without_noise_there_is_no_theta_to_draw(cli, folder):
+    cli("finetune", "--recipe", "smoke", "--set", "method=vanilla", "--no-check", "-q", "-o", "run")
+    cli("plot", "run", "-o", "plain.png")
+    (width, height), seen = colours("plain.png")
+    assert width > 3 * height and seen[ImageColor.getrgb(ATTACKED)] > 20
+    run = RunFolder(Path("run"))
+    figure = Figure()
+    draw(figure, run.read_metrics(), run.read_recipe())
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        "Cross-entropy on training images",
+        "Accuracy, % on training images",
+    ]
+
+
+def test_a_file_that_is_there_is_not_replaced_unasked(cli, refused, run):
+    Path("mine.png").write_text("precious")
+    assert "mine.png exists already" in refused("plot", "run", "-o", "mine.png")
+    assert Path("mine.png").read_text() == "precious"
+    cli("plot", "run", "-o", "mine.png", "--force")
+    colours("mine.png")
+
+
+def test_nothing_to_draw_yet(refused, run):
+    assert "nowhere holds no run" in refused("plot", "nowhere")
+    (run / "metrics.jsonl").unlink()
+    assert "has not finished its first epoch" in refused("plot", "run")
+
+
+def test_without_matplotlib(refused, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "pip install 'perturbify[plot]'" in refused("plot", "run")
