@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perturbify.cli.console import Console
+from perturbify.cli.options import output_options
 
 if TYPE_CHECKING:
     from perturbify.recipe import Recipe
@@ -21,8 +22,8 @@ NAMED = 8
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: RUN/training.png.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not say where it is.")
-def plot(run: Path, output: Path | None, force: bool, quiet: bool) -> None:
+@output_options
+def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool) -> None:
     """Draw the losses, accuracies and θ of RUN over its epochs, as a PNG file.
 
     A run that still goes on, or was stopped, is drawn as far as it has come.
@@ -45,8 +46,10 @@ def plot(run: Path, output: Path | None, force: bool, quiet: bool) -> None:
     figure = Figure(figsize=(13, 3.9), layout="constrained")
     draw(figure, metrics, recipe)
     replace_atomically(target, lambda path: figure.savefig(path, format="png", dpi=130))
-    if not quiet:
-        Console(quiet=False, as_json=False).log(f"{len(metrics)} of {recipe.train.epochs} epochs: {target}")
+    Console(quiet=quiet, as_json=as_json).result(
+        f"{len(metrics)} of {recipe.train.epochs} epochs: {target}",
+        {"picture": str(target), "epochs": len(metrics), "of": recipe.train.epochs},
+    )
 
 
 def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:

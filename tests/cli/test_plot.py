@@ -27,12 +27,13 @@ def run(trained, folder):
 
 
 def test_a_run_becomes_a_picture(cli, run):
-    cli("plot", "run")
+    said = cli("plot", "run", "--json")
+    assert said == {"picture": "run/training.png", "epochs": 2, "of": 2}
     (width, height), seen = colours(run / "training.png")
     assert width > 3 * height
     for colour in (CLEAN, ATTACKED, "#222222"):
         assert seen.get(ImageColor.getrgb(colour), 0) > 20, colour
-    cli("plot", "run", "-q")  # as it goes on, it is drawn again
+    assert "2 of 2 epochs" in cli("plot", "run")  # as it goes on, it is drawn again
 
 
 def test_without_noise_there_is_no_theta_to_draw(cli, folder):
