@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -21,12 +20,10 @@ from typing import Any
 import torch
 
 import perturbify
-from perturbify import data, methods, recipe, zoo
+from benchmarks import noise, train_step
+from perturbify import data, recipe, zoo
 from perturbify.checks import CheckPlan
 from perturbify.checks.suite import machine
-from perturbify.training.phases import W_STEP
-from perturbify.training.prepare import prepare
-from perturbify.training.step import Learner
 
 FAMILIES = ("resnet18", "efficientnet_b0", "convnext_atto", "torchvision:densenet121", "cifar_resnet20")
 
@@ -44,32 +41,6 @@ def parity(device: str) -> dict[str, Any]:
     return found
 
 
-def step_time(device: str) -> dict[str, Any]:
-    """Seconds of a W-step of ``cifar_resnet20`` with PGD-7, noise on and, as its rival, without noise modules."""
-    settings = recipe.load("cifar10")
-    images = torch.rand(128, 3, 32, 32, device=device)
-    labels = torch.randint(0, 10, (128,), device=device)
-    learners = {}
-    for name in ("learn2perturb", "vanilla"):
-        method = methods.get(name)
-        digits = data.load("digits", image_size=32)
-        network = prepare(zoo.create("cifar_resnet20"), settings, digits, method).to(device)
-        learners[name] = Learner(network.to(memory_format=torch.channels_last), settings, method)
-        learners[name].set_epoch(20)
-        network.train()
-    seconds: dict[str, list[float]] = {name: [] for name in learners}
-    for round_ in range(6):
-        for name, learner in learners.items():  # interleaved: clocks drift
-            started = time.perf_counter()
-            learner.step(images, labels, W_STEP, 20)
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if round_:
-                seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(s) for name, s in seconds.items()}
-    return {"median_seconds": medians, "noisy_over_plain": medians["learn2perturb"] / medians["vanilla"]}
-
-
 def main_job(device: str) -> dict[str, Any]:
     """The digits recipe from fresh weights, and its check."""
     settings = recipe.load("digits")
@@ -83,16 +54,21 @@ def main_job(device: str) -> dict[str, Any]:
     return {"seconds": seconds, "resume_of_finished_run_equal": same, "report": report.to_dict()}
 
 
-PARTS: tuple[Callable[[str], dict[str, Any]], ...] = (parity, step_time, main_job)
+PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "parity": parity,
+    "noise": noise.measured,
+    "main_job": main_job,
+    "train_step": train_step.measured,
+}
 
 
 def main(output: Path, device: str) -> None:
     """Runs the parts and writes one JSON file."""
     found: dict[str, Any] = {"machine": machine(torch.device(device)), "cuda": torch.version.cuda}
-    for part in PARTS:
-        found[part.__name__] = part(device)
+    for name, part in PARTS.items():
+        found[name] = part(device)
         output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"{part.__name__}: {found[part.__name__]}", flush=True)
+        print(f"{name}: {found[name]}", flush=True)
 
 
 if __name__ == "__main__":
