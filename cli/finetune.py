@@ -191,15 +191,20 @@ def _check(console: Console, result: Result, recipe: Recipe, data: Data) -> Repo
 
 
 def _finish(console: Console, result: Result, report: Report | None) -> None:
+    from perturbify.training.held_out import best_epoch
+
     folder = result.folder
     text = metrics_table(result.metrics)
+    best = best_epoch(result.metrics)
     if report is not None:
         text += "\n\n" + reports.text(report)
     console.result(
-        f"{text}\n\nmodel: {folder.model}",
+        f"{text}\n\nmodel: {folder.model}"
+        + ("" if best is None else f"\nbest epoch by the images held out: {best} (from 0), {folder.best}"),
         {
             "run": str(folder.path),
             "model": str(folder.model),
+            "best": None if best is None else {"epoch": best, "model": str(folder.best)},
             "metrics": result.metrics,
             "report": None if report is None else report.to_dict(),
         },

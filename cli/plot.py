@@ -71,6 +71,12 @@ def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
             seen = [(e, factor * m[f"{who}_{key}"]) for e, m in zip(epochs, metrics, strict=True) if m[f"{who}_{key}"]]
             if seen:
                 axes.plot(*zip(*seen, strict=True), color=colour, label=name, **_dots(seen))
+        if key == "accuracy":
+            apart = [(m["epoch"] + 1, 100 * m["held_out"]["adversarial_accuracy"]) for m in metrics if "held_out" in m]
+            if apart:
+                axes.plot(
+                    *zip(*apart, strict=True), color=ATTACKED, ls=":", marker="D", ms=4, label="the same, held out"
+                )
         axes.set_title(f"{title} on training images", loc="left", fontsize=10)
         axes.legend(frameon=False, fontsize=8)
     accuracies.set_ylim(0, 100)

@@ -33,6 +33,8 @@ class DataSettings:
         root: Its folder; None: where that dataset usually lies.
         image_size: Height and width in pixels the images are brought to; None: as they are.
         train_images: How many training images, evenly over the classes; None: all of them.
+        held_out: How many of these, evenly over the classes, are not trained on but used to choose the best epoch by,
+            so that the test images need not be; None: none.
         crop_padding: Pixels of zeros on each side before the random crop; 0: no crop. The release's is 4
             (METHODS.md, 1).
         flip: Whether half of the training images are mirrored, as in the release (METHODS.md, 1).
@@ -45,6 +47,7 @@ class DataSettings:
     root: str | None = None
     image_size: int | None = None
     train_images: int | None = None
+    held_out: int | None = None
     crop_padding: int = 4
     flip: bool = True
     mean: tuple[float, ...] | None = None
@@ -65,6 +68,8 @@ class TrainSettings:
         joint: One backward pass serves both groups at every step, as in the release and at Algorithm 1's
             shared evaluation point; ``w_steps`` and ``theta_steps`` then mean nothing.
         gamma: Weight of the regulariser g(θ) (eq. 7) at batch 128, scaled by batch_size/128; at least 0.
+        held_out_every: The images that are held out are classified, attacked and not, at the end of every so many
+            epochs and of the last one; at least 1.
         save_minutes: The state is saved at the end of each epoch and at least this often; positive.
     """
 
@@ -75,6 +80,7 @@ class TrainSettings:
     theta_steps: int = 1
     joint: bool = False
     gamma: float = 1e-4
+    held_out_every: int = 1
     save_minutes: float = 10.0
 
 
@@ -193,6 +199,7 @@ RULES: Mapping[type, Rules] = {
         {
             "image_size": _FROM_ONE,
             "train_images": _FROM_ONE,
+            "held_out": _FROM_ONE,
             "crop_padding": _FROM_ZERO,
             "mean": Range(least=0, most=1, fraction=True),
             "std": Range(above=0, fraction=True),
@@ -211,6 +218,7 @@ RULES: Mapping[type, Rules] = {
             "w_steps": _FROM_ONE,
             "theta_steps": _FROM_ONE,
             "gamma": Range(least=0),
+            "held_out_every": _FROM_ONE,
             "save_minutes": _POSITIVE,
         },
         (Pair("warmup_epochs", "epochs", operator.le, "must be at most epochs"),),

@@ -54,6 +54,7 @@ def data_settings(draw: st.DrawFn) -> DataSettings:
         draw(st.none() | words),
         draw(optional),
         draw(optional),
+        draw(optional),
         draw(counts),
         draw(st.booleans()),
         mean,
@@ -87,6 +88,7 @@ def train_settings(draw: st.DrawFn) -> TrainSettings:
         theta_steps=draw(counts),
         joint=draw(st.booleans()),
         gamma=draw(floats()),
+        held_out_every=draw(st.integers(1, 50)),
         save_minutes=draw(floats(above=True)),
     )
 

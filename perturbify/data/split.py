@@ -77,6 +77,24 @@ class Split(ABC):
             raise DataError(f"A part of a dataset needs at least one image, not {n}.")
         return self if n >= len(self) else self.subset(self._by_rank()[:n].sort().values)
 
+    def divided(self, n: int) -> tuple[Split, Split]:
+        """Takes :meth:`balanced` images out of the split.
+
+        Args:
+            n: How many, at least 1 and less than there are.
+
+        Returns:
+            The other images, and those, both in ascending order of their index.
+
+        Raises:
+            DataError: ``n`` leaves nothing on one side.
+        """
+        if not 1 <= n < len(self):
+            raise DataError(f"{n} of {len(self)} images cannot be kept apart: both parts need some.")
+        taken = torch.zeros(len(self), dtype=torch.bool)
+        taken[self._by_rank()[:n]] = True
+        return self.subset((~taken).nonzero().flatten()), self.subset(taken.nonzero().flatten())
+
     def interleaved(self) -> Split:
         """All images, the first of each class, then the second of each, and so on: the first n are balanced."""
         return self.subset(self._by_rank())

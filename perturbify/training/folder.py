@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch by the images that were held out, where some were."""
+        return self.path / "best.safetensors"
+
+    @property
     def card(self) -> Path:
         """The model card."""
         return self.path / "README.md"
@@ -63,7 +68,8 @@ class RunFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
-        return self.recipe, self.metrics, self.model, self.card, self.report, *self.pages, self.state, self.state_before
+        models = (self.model, self.best, self.card)
+        return self.recipe, self.metrics, *models, self.report, *self.pages, self.state, self.state_before
 
     def check(self, *, force: bool) -> None:
         """Makes sure, before any long work, that a run can be written there; changes nothing.

@@ -23,7 +23,7 @@ from perturbify.model_card import model_card
 from perturbify.ranks import ranks
 from perturbify.recipe import Recipe
 from perturbify.surgery.perturbed import Perturbed
-from perturbify.training import state
+from perturbify.training import held_out, state
 from perturbify.training.folder import RunFolder
 from perturbify.training.metrics import Clock, EpochSums, Progress, is_finite, summarize_epoch
 from perturbify.training.phases import phase_at
@@ -150,6 +150,7 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
     recipe, model, among = learner.recipe, learner.model, learner.among
     train = recipe.train
     split = data.train if recipe.data.train_images is None else data.train.balanced(recipe.data.train_images)
+    split, apart = split.divided(recipe.data.held_out) if recipe.data.held_out else (split, None)
     device = next(model.parameters()).device
     steps = _steps_per_epoch(len(split), train.batch_size, among.world)
     history = folder.read_metrics(before=start.epoch)
@@ -185,6 +186,11 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
                 total = EpochSums.total(among.gather(sums)) if due else sums
                 if last:
                     history.append(summarize_epoch(epoch, total, model, rates))
+                    asked = (epoch + 1) % train.held_out_every == 0 or epoch == train.epochs - 1
+                    if apart is not None and asked and among.first:
+                        history[-1]["held_out"] = held_out.classify(model, apart, recipe, epoch)
+                        if held_out.best_epoch(history) == epoch:
+                            _write_model(folder.best, learner, data, Position(epoch + 1, 0, EpochSums()))
                 if due:
                     position = Position(epoch + 1, 0, EpochSums()) if last else Position(epoch, step + 1, total)
                     if among.first:
@@ -216,12 +222,16 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
     model.eval().to(memory_format=torch.contiguous_format)
     # If nothing was left to do, the model's file may hold the figures of a check by now.
     if among.first and (start.epoch < train.epochs or not folder.model.is_file()):
-        header = _header(learner, data, Position(train.epochs, 0, EpochSums()))
-        about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
-        header = checkpoint.save(model, folder.model, overwrite=True, **about)
+        header = _write_model(folder.model, learner, data, Position(train.epochs, 0, EpochSums()))
         write_text(folder.card, model_card(header))
     among.gather(None)  # its file is there
     return Result(model, folder, history)
+
+
+def _write_model(path: Path, learner: Learner, data: Data, position: Position) -> Header:
+    header = _header(learner, data, position)
+    about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
+    return checkpoint.save(learner.model, path, overwrite=True, **about)
 
 
 def load_data(recipe: Recipe, *, download: bool = False, default_size: int | None = None) -> Data:
