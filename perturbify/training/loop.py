@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perturbify import checkpoint, methods
 from perturbify import data as datasets
@@ -26,7 +27,7 @@ from perturbify.surgery.perturbed import Perturbed
 from perturbify.training import held_out, state
 from perturbify.training.folder import RunFolder
 from perturbify.training.metrics import Clock, EpochSums, Progress, is_finite, summarize_epoch
-from perturbify.training.phases import phase_at
+from perturbify.training.phases import Phase, phase_at
 from perturbify.training.prepare import prepare
 from perturbify.training.seeds import private_generators, seed_step, shuffled
 from perturbify.training.state import Position
@@ -172,7 +173,10 @@ def _train(learner: Learner, data: Data, folder: RunFolder, start: Position, on_
                 x = augment(x.to(device), crop_padding=recipe.data.crop_padding, flip=recipe.data.flip)
                 x = x.contiguous(memory_format=torch.channels_last)
                 phase = phase_at(epoch, step, steps, train, learner.method)
-                result = learner.step(x, y.to(device), phase, epoch, images=len(whole[step]))
+                try:
+                    result = learner.step(x, y.to(device), phase, epoch, images=len(whole[step]))
+                except torch.OutOfMemoryError as error:
+                    raise _too_large(learner, x, y.to(device), phase, epoch) from error
                 sums.add(result, phase.name, clock.lap(len(whole[step])))
                 late = time.monotonic() - saved_at > 60 * train.save_minutes
                 failed, stop, late = among.any(not is_finite(result), requests.signal is not None, late, device=device)
@@ -302,6 +306,25 @@ def _header(learner: Learner, data: Data, position: Position) -> Header:
         method=learner.method.name,
         recipe=recipes.to_toml(recipe),
         trained={"epochs": position.epoch, "steps_into_next": position.step},
+    )
+
+
+def _too_large(learner: Learner, x: Tensor, y: Tensor, phase: Phase, epoch: int) -> TrainingError:
+    """The error for a batch that does not fit; tries which one would, on a network whose run has ended anyway."""
+    images = fitting = len(y)
+    alone = learner.among.world == 1
+    while alone and fitting > 2:
+        fitting //= 2
+        with suppress(torch.OutOfMemoryError):
+            learner.step(x[:fitting], y[:fitting], phase, epoch)
+            break
+    else:
+        fitting = 0
+    return TrainingError(
+        f"A step on {images} images does not fit into the memory of {x.device}.",
+        f"One on {fitting} does: --set train.batch_size={fitting}, and learning rates to match."
+        if fitting
+        else "Lower train.batch_size, or the images' size.",
     )
 
 

@@ -242,6 +242,23 @@ def test_no_such_device(train):
             finetune(None, "smoke", "nowhere", device=name)
 
 
+@pytest.mark.parametrize(
+    ("fits", "said"), [(3, "One on 2 does: --set train.batch_size=2"), (0, "Lower train.batch_size")]
+)
+def test_a_batch_that_does_not_fit_names_one_that_does(fits, said, train, monkeypatch):
+    step = perturbify.training.step.Learner.step
+
+    def bounded(self, x, y, *rest, **more):
+        if len(y) > fits:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(self, x, y, *rest, **more)
+
+    monkeypatch.setattr(perturbify.training.step.Learner, "step", bounded)
+    with pytest.raises(TrainingError, match="A step on 5 images does not fit into the memory of cpu") as raised:
+        train()
+    assert said in raised.value.hint
+
+
 def test_one_file_for_two_classes_too_few(train):
     """Labels are checked when the data are put together; the head is checked against them before training."""
     pixels = torch.zeros(8, 3, 6, 6, dtype=torch.uint8)
