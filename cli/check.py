@@ -79,7 +79,7 @@ def check(
     from perturbify import checkpoint
     from perturbify.checks import check as run_check
     from perturbify.text import duration
-    from perturbify.training.loop import choose_device
+    from perturbify.training.launch import choose_device
 
     console = Console(quiet=quiet, as_json=as_json)
     if embed and not models.is_file(file):

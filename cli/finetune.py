@@ -59,7 +59,7 @@ def finetune(
         raise click.UsageError("Give --recipe to start a run, or --resume to go on with one.")
 
     from perturbify.ranks import ranks
-    from perturbify.training import loop
+    from perturbify.training import launch
     from perturbify.training.folder import RunFolder
 
     with ranks() as among:
@@ -68,7 +68,7 @@ def finetune(
                 raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
             result, recipe, data = _resume(console, resumed, device, download, trust_factory)
         else:
-            loop.choose_device(device)
+            launch.choose_device(device)
             if run_dir is not None and among.first:
                 RunFolder(run_dir).check(force=force)
             with console.aside():
@@ -78,7 +78,7 @@ def finetune(
             folder = run_dir or among.agree(_fresh_folder(recipe))
             _announce(console, recipe, data, folder)
             with console.training() as show, _interruptible(console, folder):
-                result = loop.finetune(model, recipe, folder, data=data, device=device, force=force, on_step=show)
+                result = launch.finetune(model, recipe, folder, data=data, device=device, force=force, on_step=show)
         report = None if no_check else _check(console, result, recipe, data)
     _finish(console, result, report)
 
@@ -86,13 +86,13 @@ def finetune(
 def _resume(
     console: Console, run: Path, device: str, download: bool, trust_factory: bool
 ) -> tuple[Result, Recipe, Data]:
-    from perturbify.training import loop
+    from perturbify.training import launch
 
     console.log(f"run: {run}, resumed")
     with console.training() as show, _interruptible(console, run):
-        result = loop.resume(run, device=device, download=download, trust_factory=trust_factory, on_step=show)
+        result = launch.resume(run, device=device, download=download, trust_factory=trust_factory, on_step=show)
     recipe = result.folder.read_recipe()
-    return result, recipe, loop.load_data(recipe, download=download)
+    return result, recipe, launch.load_data(recipe, download=download)
 
 
 def _set_up(
@@ -109,7 +109,7 @@ def _set_up(
 
     from perturbify import checkpoint, zoo
     from perturbify import recipe as recipes
-    from perturbify.training import loop
+    from perturbify.training import launch
     from perturbify.training.seeds import fresh_weights
 
     recipe = recipes.load(recipe_name, overrides)
@@ -121,7 +121,7 @@ def _set_up(
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
         model = models.load(console, name, trust_factory=trust_factory)
     size = checkpoint.read_header(name).image_size() if models.is_file(name) else None
-    data = loop.load_data(recipe, download=download, default_size=size)
+    data = launch.load_data(recipe, download=download, default_size=size)
     if data.input_size[1] == data.input_size[2]:
         recipe = replace(recipe, data=replace(recipe.data, image_size=data.input_size[1]))
     if not models.is_file(name):

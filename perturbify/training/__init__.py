@@ -1,5 +1,5 @@
 """Fine-tuning: warm-up of W, then W- and θ-steps in turn, against an adversary."""
 
-from perturbify.training.loop import Result, finetune, resume
+from perturbify.training.launch import Result, finetune, resume
 
 __all__ = ["Result", "finetune", "resume"]

@@ -8,7 +8,7 @@ from networks.untouched import untouched
 import perturbify
 from perturbify.attacks import Pgd, pgd
 from perturbify.errors import DataError
-from perturbify.training import held_out, loop
+from perturbify.training import held_out, run
 from perturbify.training.step import Learner
 
 
@@ -56,7 +56,7 @@ def test_the_best_epoch_has_a_file(accuracies, every, asked, best, start, build,
     def classify(_model, images, _recipe, epoch):
         return {"n": len(images), "clean_accuracy": 1.0, "adversarial_accuracy": accuracies[epoch]}
 
-    monkeypatch.setattr(loop.held_out, "classify", classify)
+    monkeypatch.setattr(run.held_out, "classify", classify)
     result = start("run", data__held_out=8, train__held_out_every=every)
     assert tuple(m["epoch"] for m in result.metrics if "held_out" in m) == asked
     assert held_out.best_epoch(result.metrics) == best

@@ -10,7 +10,7 @@ import torch
 from networks import together
 
 from perturbify.errors import TrainingError
-from perturbify.training.loop import _steps_per_epoch
+from perturbify.training.run import _steps_per_epoch
 
 
 def assert_alike(one, other):

@@ -6,7 +6,7 @@ from networks.runs import Killed, assert_same_run
 import perturbify
 from perturbify.data.bundle import assemble
 from perturbify.errors import CheckpointError, TrainingError
-from perturbify.training import loop
+from perturbify.training import run
 
 STEPS = 15  # three epochs of five
 
@@ -49,10 +49,10 @@ def test_stopped_again_and_again(start, go_on):
 def test_stopped_between_the_files_of_an_epochs_end(moment, start, go_on, monkeypatch):
     whole = start("whole", train__save_minutes=10)
     where, name = {
-        "state": (loop.state, "save"),
-        "metrics": (loop.RunFolder, "write_metrics"),
-        "model": (loop.checkpoint, "save"),
-        "card": (loop, "write_text"),
+        "state": (run.state, "save"),
+        "metrics": (run.RunFolder, "write_metrics"),
+        "model": (run.checkpoint, "save"),
+        "card": (run, "write_text"),
     }[moment]
     calls, real = 0, getattr(where, name)
     fatal = {"state": 3, "metrics": 2}.get(moment, 1)  # the first state is saved before the first step

@@ -1,0 +1,184 @@
+"""From a network and a recipe to a run, and from a run's folder back to it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perturbify import checkpoint, methods
+from perturbify import data as datasets
+from perturbify import recipe as recipes
+from perturbify.data import Data
+from perturbify.errors import TrainingError
+from perturbify.header import Header
+from perturbify.ranks import ranks
+from perturbify.recipe import Recipe
+from perturbify.surgery.perturbed import Perturbed
+from perturbify.training import state
+from perturbify.training.folder import RunFolder
+from perturbify.training.prepare import prepare
+from perturbify.training.run import OnStep, Run
+from perturbify.training.state import Position
+from perturbify.training.step import Learner
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        model: The network, in eval mode, noise on.
+        folder: Where the run lies.
+        metrics: One entry an epoch, as in ``metrics.jsonl``.
+    """
+
+    model: Perturbed
+    folder: RunFolder
+    metrics: list[dict[str, Any]]
+
+
+def finetune(
+    model: nn.Module,
+    recipe: Recipe | str | Path,
+    run_dir: str | Path,
+    *,
+    data: Data | None = None,
+    device: str = "auto",
+    download: bool = False,
+    force: bool = False,
+    on_step: OnStep | None = None,
+) -> Result:
+    """Trains the weights and the noise of a network in turn (Learn2Perturb, Algorithm 1).
+
+    In processes that torchrun started, each takes its part of every batch, with noise of its own; the first one writes.
+
+    Args:
+        model: A plain network, which is wrapped on a copy by the recipe's settings, with a normalisation layer inside;
+            or one that :func:`perturbify.wrap` or :func:`perturbify.load` returned, which is trained itself.
+        recipe: A recipe, or the name or file of one.
+        run_dir: A folder for the run; it must be empty or absent.
+        data: The images; by default those that the recipe names.
+        device: ``"auto"`` takes a GPU where there is one; else as torch names devices.
+        download: Whether a dataset that is not on this machine may be fetched.
+        force: Whether a run in the folder may be replaced.
+        on_step: Called after every step.
+
+    On SIGINT (Ctrl-C) and SIGTERM the step is finished and the state saved, before either has its usual effect.
+
+    Returns:
+        The trained network and where its files lie.
+
+    Raises:
+        Diverged: A loss, a weight or θ is no longer finite; the last good state is kept in the folder.
+        PerturbifyError: Anything else that is wrong with model, recipe, data, device, or folder, before training.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
+    method = methods.get(recipe.method)
+    target = choose_device(device)
+    folder = RunFolder(Path(run_dir))
+    with ranks() as among:
+        if among.first:
+            folder.check(force=force)
+        data = data or load_data(recipe, download=download)
+        network = _place(prepare(model, recipe, data, method), target)
+        if network.surgery.plan.config is not None:
+            recipe = replace(recipe, perturb=network.surgery.plan.config)
+        learner = Learner(network, recipe, method, among)
+        run = Run(learner, data, folder, on_step)
+        if among.first:
+            folder.create(recipe, force=force)
+        run.save(Position.start())
+        return Result(network, folder, run.go_on(Position.start()))
+
+
+def resume(
+    run_dir: str | Path,
+    *,
+    model: nn.Module | None = None,
+    data: Data | None = None,
+    device: str = "auto",
+    download: bool = False,
+    trust_factory: bool = False,
+    on_step: OnStep | None = None,
+) -> Result:
+    """Goes on with a run from its last saved state; on the CPU its results are those of the undisturbed run.
+
+    Args:
+        run_dir: The folder of the run.
+        model: The source network, where it did not come from the zoo.
+        data: The images, where the recipe does not name them.
+        device: As for :func:`finetune`.
+        download: As for :func:`finetune`.
+        trust_factory: As for :func:`perturbify.load`.
+        on_step: Called after every step.
+
+    Raises:
+        TrainingError: There is no run in the folder, or the images are others than it began with.
+        CheckpointError: Its state is damaged.
+    """
+    folder = RunFolder(Path(run_dir))
+    recipe = folder.read_recipe()
+    target = choose_device(device)
+    with ranks() as among:
+        saved = state.read_last(folder)
+        data = data or load_data(recipe, download=download)
+        _check_same_data(saved.header, data, folder)
+        network = _place(checkpoint.build(saved.header, saved.path, model, trust_factory=trust_factory), target)
+        among.gather(None)  # all have read what the first one may replace
+        if among.first:
+            folder.sweep()
+        saved.freeze(network)
+        learner = Learner(network, recipe, methods.get(recipe.method), among)
+        saved.restore(learner)
+        return Result(network, folder, Run(learner, data, folder, on_step).go_on(saved.position))
+
+
+def load_data(recipe: Recipe, *, download: bool = False, default_size: int | None = None) -> Data:
+    """The dataset a recipe names; ``default_size`` as for :func:`perturbify.data.load`."""
+    settings = recipe.data
+    return datasets.load(
+        settings.name,
+        root=settings.root,
+        image_size=settings.image_size,
+        default_size=default_size or datasets.DEFAULT_SIZE,
+        download=download,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a name means; ``"auto"`` is a GPU where there is one, and each of torchrun's processes has its own.
+
+    Raises:
+        TrainingError: There is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrainingError(f"There is no device {name!r} here ({reason}).", "Use --device cpu, or auto.") from error
+    return device
+
+
+def _place(network: Perturbed, device: torch.device) -> Perturbed:
+    # Convolutions are faster with the channels innermost; what is computed is the same.
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _check_same_data(header: Header, data: Data, folder: RunFolder) -> None:
+    began_with = recipes.from_toml(header.recipe or "", "state").data.name
+    if data.name != began_with or list(data.classes) != header.classes:
+        raise TrainingError(
+            f"The run in {folder.path} began with {len(header.classes or [])} classes of {began_with}; "
+            f"these are {len(data.classes)} of {data.name}.",
+            "Resume it with the data it began with, or start a new run.",
+        )

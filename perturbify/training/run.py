@@ -1,0 +1,219 @@
+"""A run in progress: epoch after epoch of steps, saved so that it can be killed at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perturbify import checkpoint
+from perturbify import recipe as recipes
+from perturbify.data import Data, augment
+from perturbify.errors import Diverged, TrainingError
+from perturbify.files import write_text
+from perturbify.header import Header
+from perturbify.model_card import model_card
+from perturbify.training import held_out, state
+from perturbify.training.folder import RunFolder
+from perturbify.training.metrics import Clock, EpochSums, Progress, StepResult, is_finite, summarize_epoch
+from perturbify.training.phases import Phase, phase_at
+from perturbify.training.seeds import private_generators, seed_step, shuffled
+from perturbify.training.state import Position
+from perturbify.training.step import Learner
+from perturbify.training.stopping import StopRequests, stop_requests
+
+OnStep = Callable[[Progress], None]
+
+
+class Run:
+    """What a run holds on to.
+
+    Args:
+        learner: Network and optimisers, as they stand.
+        data: The images.
+        folder: Where the run is kept; its recipe is there.
+        on_step: Called after every step.
+
+    Raises:
+        TrainingError: A batch cannot be shared out among the processes.
+        DataError: No images are left to train on.
+    """
+
+    def __init__(self, learner: Learner, data: Data, folder: RunFolder, on_step: OnStep | None) -> None:
+        self._learner, self._data, self._folder, self._on_step = learner, data, folder, on_step
+        self._recipe, self._among = learner.recipe, learner.among
+        settings = self._recipe.data
+        images = data.train if settings.train_images is None else data.train.balanced(settings.train_images)
+        self._images, self._apart = images.divided(settings.held_out) if settings.held_out else (images, None)
+        self._steps = _steps_per_epoch(len(self._images), self._recipe.train.batch_size, self._among.world)
+        self._device = next(learner.model.parameters()).device
+        self._clock, self._saved_at = Clock(), time.monotonic()
+        self._history: list[dict[str, Any]] = []
+
+    def save(self, position: Position) -> None:
+        """Saves the state, which the first of several processes does for all."""
+        if self._among.first:
+            state.save(self._folder, self._learner, self._header(position), position)
+        self._saved_at = time.monotonic()
+
+    def go_on(self, start: Position) -> list[dict[str, Any]]:
+        """Trains from a position to the end and writes the model.
+
+        Args:
+            start: The step to be done first.
+
+        Returns:
+            The metrics of all epochs.
+
+        Raises:
+            Diverged: A loss, a weight or θ is no longer finite.
+            KeyboardInterrupt, SystemExit: It was asked to stop, and has saved its state.
+        """
+        epochs, model = self._recipe.train.epochs, self._learner.model
+        self._history = self._folder.read_metrics(before=start.epoch)
+        with private_generators(), stop_requests() as requests:
+            for epoch in range(start.epoch, epochs):
+                self._train_epoch(start if epoch == start.epoch else Position(epoch, 0, EpochSums()), requests)
+        # As a loaded file has it, so that both draw the same noise for one seed.
+        model.eval().to(memory_format=torch.contiguous_format)
+        # If nothing was left to do, the model's file may hold the figures of a check by now.
+        if self._among.first and (start.epoch < epochs or not self._folder.model.is_file()):
+            header = self._write_model(self._folder.model, epochs)
+            write_text(self._folder.card, model_card(header))
+        self._among.gather(None)  # its file is there
+        return self._history
+
+    def _train_epoch(self, start: Position, requests: StopRequests) -> None:
+        epoch, among = start.epoch, self._among
+        sums = start.sums if among.first else EpochSums()
+        rates = self._learner.set_epoch(epoch)
+        self._learner.model.train()
+        for step, x, y, images in self._batches(epoch, start.step):
+            phase = phase_at(epoch, step, self._steps, self._recipe.train, self._learner.method)
+            result = self._step(x, y, phase, epoch, images)
+            sums.add(result, phase.name, self._clock.lap(images))
+            late = time.monotonic() - self._saved_at > 60 * self._recipe.train.save_minutes
+            failed, stop, late = among.any(
+                not is_finite(result), requests.signal is not None, late, device=self._device
+            )
+            if failed:
+                raise self._diverged(epoch, step, "the loss")
+            last = step == self._steps - 1
+            if last or stop or late:
+                if not self._learner.is_finite():
+                    raise self._diverged(epoch, step, "a weight or θ")
+                total = EpochSums.total(among.gather(sums))
+                if last:
+                    self._summarize(epoch, total, rates)
+                self.save(Position(epoch + 1, 0, EpochSums()) if last else Position(epoch, step + 1, total))
+            self._tell(epoch, step, phase, result, last)
+            if stop:
+                among.gather(None)  # the first one has saved
+                requests.obey()
+                raise KeyboardInterrupt  # another process was asked
+
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, Tensor, Tensor, int]]:
+        """From a step on: its number, this process's images and labels, and how many images all of them have."""
+        size, among, settings = self._recipe.train.batch_size, self._among, self._recipe.data
+        whole = shuffled(len(self._images), self._recipe.seed, epoch)[: self._steps * size].split(size)
+        mine = [batch[among.rank :: among.world] for batch in whole]
+        batches = self._images.batches(len(mine[0]), order=torch.cat(mine), start=first)
+        for step, (x, y) in enumerate(batches, start=first):
+            seed_step(self._recipe.seed, epoch, step, among.rank)
+            x = augment(x.to(self._device), crop_padding=settings.crop_padding, flip=settings.flip)
+            yield step, x.contiguous(memory_format=torch.channels_last), y.to(self._device), len(whole[step])
+
+    def _step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, images: int) -> StepResult:
+        try:
+            return self._learner.step(x, y, phase, epoch, images=images)
+        except torch.OutOfMemoryError as error:
+            fitting = 0
+            if self._among.world == 1:  # the run has ended, so its network is free to be tried out
+                halves = (len(y) >> power for power in range(1, len(y).bit_length() - 1))
+                fitting = next((n for n in halves if self._fits(x[:n], y[:n], phase, epoch)), 0)
+            raise TrainingError(
+                f"A step on {len(y)} images does not fit into the memory of {self._device}.",
+                f"One on {fitting} does: --set train.batch_size={fitting}, and learning rates to match."
+                if fitting
+                else "Lower train.batch_size, or the images' size.",
+            ) from error
+
+    def _fits(self, x: Tensor, y: Tensor, phase: Phase, epoch: int) -> bool:
+        with suppress(torch.OutOfMemoryError):
+            self._learner.step(x, y, phase, epoch)
+            return True
+        return False
+
+    def _summarize(self, epoch: int, total: EpochSums, rates: dict[str, float]) -> None:
+        """Notes the metrics of an epoch, and keeps its network if it is the best on the images that are held out."""
+        train, model = self._recipe.train, self._learner.model
+        self._history.append(summarize_epoch(epoch, total, model, rates))
+        if not self._among.first:
+            return
+        asked = (epoch + 1) % train.held_out_every == 0 or epoch == train.epochs - 1
+        if self._apart is not None and asked:
+            self._history[-1]["held_out"] = held_out.classify(model, self._apart, self._recipe, epoch)
+            if held_out.best_epoch(self._history) == epoch:
+                self._write_model(self._folder.best, epoch + 1)
+        self._folder.write_metrics(self._history)
+
+    def _tell(self, epoch: int, step: int, phase: Phase, result: StepResult, last: bool) -> None:
+        if self._on_step is None:
+            return
+        epochs = self._recipe.train.epochs
+        self._on_step(
+            Progress(
+                epoch,
+                epochs,
+                step,
+                self._steps,
+                phase.name,
+                self._clock.images_per_second,
+                self._clock.seconds_per_step * (self._steps * (epochs - epoch) - step - 1),
+                result.clean_loss,
+                result.adversarial_loss,
+                self._history[-1] if last else None,
+            )
+        )
+
+    def _write_model(self, path: Path, epochs: int) -> Header:
+        header = self._header(Position(epochs, 0, EpochSums()))
+        about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
+        return checkpoint.save(self._learner.model, path, overwrite=True, **about)
+
+    def _header(self, position: Position) -> Header:
+        # A path on the trainer's machine is of no use to others: the file keeps the dataset's name only.
+        recipe = replace(self._recipe, data=replace(self._recipe.data, name=self._data.name, root=None))
+        return replace(
+            checkpoint.describe(self._learner.model),
+            classes=list(self._data.classes),
+            method=self._learner.method.name,
+            recipe=recipes.to_toml(recipe),
+            trained={"epochs": position.epoch, "steps_into_next": position.step},
+        )
+
+    def _diverged(self, epoch: int, step: int, what: str) -> Diverged:
+        kept = state.read(self._folder.state).position
+        return Diverged(
+            f"Training diverged in epoch {epoch}, step {step}: {what} is no longer finite. "
+            f"The last good state (epoch {kept.epoch}, step {kept.step}) is kept in {self._folder.state}.",
+            f"Start again with a lower learning rate, such as --set optimizer.lr={self._recipe.optimizer.lr / 10:g}.",
+        )
+
+
+def _steps_per_epoch(images: int, batch_size: int, world: int) -> int:
+    # A last batch of one image a process is left out: batch norm has no variance over it.
+    full, rest = divmod(images, batch_size)
+    least = min(batch_size, images)
+    if world > 1 and least < 2 * world:
+        raise TrainingError(
+            f"A batch of {least} images cannot be shared out among {world} processes: each needs two.",
+            "Raise train.batch_size, or start fewer processes.",
+        )
+    return full + (rest >= 2 * world or full == 0)
