@@ -17,6 +17,7 @@ from perturbify.text import times
 if TYPE_CHECKING:
     from perturbify.checks import Report
     from perturbify.data import Data
+    from perturbify.ranks import Ranks
     from perturbify.recipe import Recipe
     from perturbify.training import Result
 
@@ -73,7 +74,7 @@ def finetune(
                 RunFolder(run_dir).check(force=force)
             with console.aside():
                 recipe, data, model = _set_up(
-                    console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how
+                    console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how, among
                 )
             folder = run_dir or among.agree(_fresh_folder(recipe))
             _announce(console, recipe, data, folder)
@@ -104,6 +105,7 @@ def _set_up(
     download: bool,
     trust_factory: bool,
     how: dict[str, Any],
+    among: Ranks,
 ) -> tuple[Recipe, Data, Any]:
     from dataclasses import replace
 
@@ -121,7 +123,7 @@ def _set_up(
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
         model = models.load(console, name, trust_factory=trust_factory)
     size = checkpoint.read_header(name).image_size() if models.is_file(name) else None
-    data = launch.load_data(recipe, download=download, default_size=size)
+    data = among.after_first(lambda: launch.load_data(recipe, download=download, default_size=size))
     if data.input_size[1] == data.input_size[2]:
         recipe = replace(recipe, data=replace(recipe.data, image_size=data.input_size[1]))
     if not models.is_file(name):
@@ -137,6 +139,7 @@ def _set_up(
 
 def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> None:
     images = min(len(data.train), recipe.data.train_images or len(data.train))
+    images -= recipe.data.held_out or 0
     console.log(f"data: {data.name}, {images} training and {len(data.test)} test images of {times(data.input_size)}")
     console.log(f"run: {folder}")
     if recipe.method.startswith("learn2perturb") and recipe.train.warmup_epochs >= recipe.train.epochs:
@@ -209,5 +212,5 @@ def _finish(console: Console, result: Result, report: Report | None) -> None:
             "report": None if report is None else report.to_dict(),
         },
     )
-    if report is not None and not report.passed:
+    if report is not None and not report.passed and console.first:  # torchrun would end the first one while it writes
         click.get_current_context().exit(3)

@@ -36,7 +36,7 @@ def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool
     recipe, metrics = folder.read_recipe(), folder.read_metrics()
     if not metrics:
         raise TrainingError(f"The run in {run} has not finished its first epoch.", "Draw it once it has.")
-    target = output or run / "training.png"
+    target = output or folder.picture
     # The run's own picture may be drawn anew as it goes on; a file elsewhere is the user's.
     check_output(target, force=force or output is None)
     try:
@@ -68,9 +68,10 @@ def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
         (accuracies, "accuracy", "Accuracy, %", 100),
     ):
         for who, name, colour in (("clean", "clean", CLEAN), ("adversarial", "under the attack of training", ATTACKED)):
-            seen = [(e, factor * m[f"{who}_{key}"]) for e, m in zip(epochs, metrics, strict=True) if m[f"{who}_{key}"]]
+            seen = [(e, m[f"{who}_{key}"]) for e, m in zip(epochs, metrics, strict=True)]
+            seen = [(epoch, value) for epoch, value in seen if value is not None]
             if seen:
-                axes.plot(*zip(*seen, strict=True), color=colour, label=name, **_dots(seen))
+                axes.plot([e for e, _ in seen], [factor * v for _, v in seen], color=colour, label=name, **_dots(seen))
         if key == "accuracy":
             apart = [(m["epoch"] + 1, 100 * m["held_out"]["adversarial_accuracy"]) for m in metrics if "held_out" in m]
             if apart:

@@ -22,7 +22,9 @@ def seeded(seed: int, devices: Collection[torch.device] = ()) -> Iterator[None]:
         devices: Where the network and its inputs are; those that are no CUDA devices do not count.
     """
     cuda = sorted({torch.cuda.current_device() if d.index is None else d.index for d in devices if d.type == "cuda"})
-    python, numpy = random.getstate(), np.random.get_state()
+    # Other accelerators (mps, xpu) have one generator each that counts.
+    others = [torch.get_device_module(kind) for kind in sorted({d.type for d in devices} - {"cpu", "meta", "cuda"})]
+    python, numpy, accelerators = random.getstate(), np.random.get_state(), [o.get_rng_state() for o in others]
     with torch.random.fork_rng(devices=cuda):
         try:
             random.seed(seed)
@@ -30,7 +32,11 @@ def seeded(seed: int, devices: Collection[torch.device] = ()) -> Iterator[None]:
             torch.default_generator.manual_seed(seed)
             for index in cuda:
                 torch.cuda.default_generators[index].manual_seed(seed)
+            for other in others:
+                other.manual_seed(seed)
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+            for other, state in zip(others, accelerators, strict=True):
+                other.set_rng_state(state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -48,6 +48,12 @@ class Ranks:
     def agree(self, value: T) -> T:
         """What the first process says, in all of them."""
         return self.gather(value)[0]
+
+    def after_first(self, work: Callable[[], T]) -> T:
+        """Does what the first process must have done before the others can: fetching files, for instance."""
+        done = [work()] if self.first else []
+        self.gather(None)
+        return done[0] if done else work()
 
     def any(self, *flags: bool, device: torch.device) -> tuple[bool, ...]:
         """For each flag, whether it is set in any process."""

@@ -150,6 +150,7 @@ def _longer(found: _Outcomes) -> Criterion:
     plain = found.of("many steps")
     evidence = _plateau([*plain, *found.of("longer")], lambda attack: attack.steps)
     evidence += [_difference(once, often) for once in plain for often in found.of("restarts")]
+    evidence += found.against_strongest("longer and averaged")
     why = "The attack has not converged: going on lowers the accuracy."
     return _criterion("more steps and restarts change nothing", why, evidence)
 

@@ -16,7 +16,7 @@ FAMILIES = {
     "random": "the worst of random points of the ball",
     "unbounded": "projected steps without a bound",
     "sweep": "FGSM and PGD at other ε",
-    "long": "many more steps",
+    "long": "many more steps, and those together with more draws",
     "restarts": "PGD from several starting points",
     "l2": "projected steps in an l2 ball of 0.5",
     "few-pixel": "1, 2 and 3 pixels by differential evolution",
@@ -39,7 +39,7 @@ class CheckPlan:
         few: Images at most for attacks that take thousands of passes an image (few-pixel, APGD, Square, C&W,
             HopSkipJump).
         sanity: Images at most for the attacks that say whether the other figures can be believed (frozen, random,
-            unbounded, sweep); None takes all of the check.
+            unbounded, sweep, and steps together with draws); None takes all of the check.
         epsilon: Radius of the l∞ ball in pixels of [0, 1].
         sweep: Further radii for the family ``sweep``, as multiples of ``epsilon``.
         step_size: Length of a step of PGD.
@@ -128,6 +128,7 @@ PRESETS = {
         ("fgsm", "pgd", "eot", "transfer", "sweep", "few-pixel", "cw", "random", "unbounded", "frozen", "long"),
         images=None,
         few=1000,
+        sanity=1000,
         sweep=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.25, 1.5, 1.75, 2.0),
         long_steps=50,
         eot_draws=80,

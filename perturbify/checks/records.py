@@ -109,7 +109,8 @@ class Records:
             records = [Record(**line) for line in lines]
         except (ValueError, TypeError) as error:
             raise CheckError(f"{path} is damaged ({error}).", "Remove it, or check into another folder.") from error
-        differing = [k for k, v in self._about.items() if not isinstance(about, dict) or about.get(k) != v]
+        theirs = about if isinstance(about, dict) else {}
+        differing = [k for k in {**self._about, **theirs} if self._about.get(k) != theirs.get(k)]
         if differing:
             raise CheckError(
                 f"{path.parent} holds the records of another check: another {', '.join(differing)}.",

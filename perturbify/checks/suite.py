@@ -105,6 +105,7 @@ def check(
             "plan": asdict(plan),
             "images": digest_of_images(split),
             "networks": [digest_of_network(n) for n in networks.values()],
+            **({"compiled": True} if compile else {}),
         }
         bench = Bench(networks, split, plan, device, _class_names(data, classes), chosen)
         if compile:

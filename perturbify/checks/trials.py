@@ -18,6 +18,7 @@ Role = Literal[
     "many steps",
     "averaged",
     "longer",
+    "longer and averaged",
     "restarts",
     "frozen",
     "black box",
@@ -160,10 +161,16 @@ def _sweep(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
         yield Trial(f"{name}, {at}", "sweep", many, images=plan.sanity, points=points)
 
 
-def _long(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
+def _long(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
     for steps in halved(plan.long_steps):
         attack = replace(_projected(plan), steps=steps)
         yield Trial(f"PGD-{steps}", "longer", attack, points=(Point("steps", "PGD", steps),))
+    if subject.noisy:
+        # Steps and draws may each have reached a plateau that both together leave.
+        draws = halved(plan.eot_draws)[0]
+        both = replace(_projected(plan), steps=plan.long_steps, draws=draws)
+        name = f"EOT-PGD-{plan.long_steps}, {draws} draws"
+        yield Trial(name, "longer and averaged", both, images=plan.sanity)
 
 
 def _restarts(plan: CheckPlan, _: Subject) -> Iterator[Trial]:

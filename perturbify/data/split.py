@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -196,11 +197,20 @@ class DecodedSplit(Split):
             # The loader draws a seed for its workers; from the global generator that draw would make a run
             # that was resumed in mid-epoch differ from one that was not.
             generator=torch.Generator(),
+            worker_init_fn=_outlive_sigterm,
         )
         for batch in loader:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
+
+
+def _outlive_sigterm(_worker: int) -> None:
+    """Leaves SIGTERM, which may go to a whole group of processes, to the one that has something to save.
+
+    A worker ends with its parent, or when its batches are done.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Decoder(Dataset[Tensor | DataError]):

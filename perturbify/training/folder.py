@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "report.json"
 
     @property
+    def picture(self) -> Path:
+        """What ``perturbify plot`` draws."""
+        return self.path / "training.png"
+
+    @property
     def pages(self) -> tuple[Path, ...]:
         """The same report for people."""
         return self.path / "report.md", self.path / "report.html"
@@ -69,7 +74,7 @@ class RunFolder:
     def files(self) -> tuple[Path, ...]:
         """All of them."""
         models = (self.model, self.best, self.card)
-        return self.recipe, self.metrics, *models, self.report, *self.pages, self.state, self.state_before
+        return self.recipe, self.metrics, *models, self.report, *self.pages, self.picture, self.state, self.state_before
 
     def check(self, *, force: bool) -> None:
         """Makes sure, before any long work, that a run can be written there; changes nothing.

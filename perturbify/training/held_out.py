@@ -16,7 +16,7 @@ from perturbify.recipe import Recipe
 from perturbify.training.seeds import derive
 
 
-def classify(model: nn.Module, images: Split, recipe: Recipe, epoch: int) -> dict[str, Any]:
+def classify(model: nn.Module, images: Split, recipe: Recipe, epoch: int, batch_size: int) -> dict[str, Any]:
     """Accuracy on images as they are and under the attack of training, noise on, each by one draw.
 
     The network and the caller's generators are afterwards what they were; the same epoch draws the same numbers.
@@ -24,8 +24,9 @@ def classify(model: nn.Module, images: Split, recipe: Recipe, epoch: int) -> dic
     Args:
         model: The network.
         images: The images that are held out.
-        recipe: Attack, seed, and images at once.
+        recipe: Attack and seed.
         epoch: From 0.
+        batch_size: Images at once.
 
     Returns:
         ``n``, ``clean_accuracy`` and ``adversarial_accuracy``, the latter two in [0, 1].
@@ -35,7 +36,7 @@ def classify(model: nn.Module, images: Split, recipe: Recipe, epoch: int) -> dic
     device = next(model.parameters()).device
     right = {"clean": 0, "adversarial": 0}
     with seeded(derive(recipe.seed, "held out", epoch), [device]), noise(model, enabled=True):
-        for x, y in images.batches(recipe.train.batch_size):
+        for x, y in images.batches(batch_size):
             x, y = x.to(device), y.to(device)
             for name, seen in (("clean", x), ("adversarial", pgd(model, x, y, attack))):
                 with attacked(model), torch.no_grad():

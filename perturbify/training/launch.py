@@ -15,6 +15,7 @@ from perturbify import data as datasets
 from perturbify import recipe as recipes
 from perturbify.data import Data
 from perturbify.errors import TrainingError
+from perturbify.files import keep_copy
 from perturbify.header import Header
 from perturbify.ranks import ranks
 from perturbify.recipe import Recipe
@@ -84,7 +85,7 @@ def finetune(
     with ranks() as among:
         if among.first:
             folder.check(force=force)
-        data = data or load_data(recipe, download=download)
+        data = data or among.after_first(lambda: load_data(recipe, download=download))
         network = _place(prepare(model, recipe, data, method), target)
         if network.surgery.plan.config is not None:
             recipe = replace(recipe, perturb=network.surgery.plan.config)
@@ -126,12 +127,14 @@ def resume(
     target = choose_device(device)
     with ranks() as among:
         saved = state.read_last(folder)
-        data = data or load_data(recipe, download=download)
+        data = data or among.after_first(lambda: load_data(recipe, download=download))
         _check_same_data(saved.header, data, folder)
         network = _place(checkpoint.build(saved.header, saved.path, model, trust_factory=trust_factory), target)
         among.gather(None)  # all have read what the first one may replace
         if among.first:
             folder.sweep()
+            if saved.path == folder.state_before:  # or the next save would put the damaged one over it
+                keep_copy(folder.state_before, folder.state)
         saved.freeze(network)
         learner = Learner(network, recipe, methods.get(recipe.method), among)
         saved.restore(learner)

@@ -80,6 +80,7 @@ class Run:
         with private_generators(), stop_requests() as requests:
             for epoch in range(start.epoch, epochs):
                 self._train_epoch(start if epoch == start.epoch else Position(epoch, 0, EpochSums()), requests)
+            self._obey(requests)
         # As a loaded file has it, so that both draw the same noise for one seed.
         model.eval().to(memory_format=torch.contiguous_format)
         # If nothing was left to do, the model's file may hold the figures of a check by now.
@@ -94,6 +95,8 @@ class Run:
         sums = start.sums if among.first else EpochSums()
         rates = self._learner.set_epoch(epoch)
         self._learner.model.train()
+        if start.step >= self._steps:  # as many processes as there are now take fewer steps
+            self._end(epoch, EpochSums.total(among.gather(sums)), rates)
         for step, x, y, images in self._batches(epoch, start.step):
             phase = phase_at(epoch, step, self._steps, self._recipe.train, self._learner.method)
             result = self._step(x, y, phase, epoch, images)
@@ -110,13 +113,12 @@ class Run:
                     raise self._diverged(epoch, step, "a weight or θ")
                 total = EpochSums.total(among.gather(sums))
                 if last:
-                    self._summarize(epoch, total, rates)
-                self.save(Position(epoch + 1, 0, EpochSums()) if last else Position(epoch, step + 1, total))
+                    self._end(epoch, total, rates)
+                else:
+                    self.save(Position(epoch, step + 1, total))
             self._tell(epoch, step, phase, result, last)
             if stop:
-                among.gather(None)  # the first one has saved
-                requests.obey()
-                raise KeyboardInterrupt  # another process was asked
+                self._obey(requests)
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, Tensor, Tensor, int]]:
         """From a step on: its number, this process's images and labels, and how many images all of them have."""
@@ -132,17 +134,18 @@ class Run:
     def _step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, images: int) -> StepResult:
         try:
             return self._learner.step(x, y, phase, epoch, images=images)
-        except torch.OutOfMemoryError as error:
-            fitting = 0
-            if self._among.world == 1:  # the run has ended, so its network is free to be tried out
-                halves = (len(y) >> power for power in range(1, len(y).bit_length() - 1))
-                fitting = next((n for n in halves if self._fits(x[:n], y[:n], phase, epoch)), 0)
-            raise TrainingError(
-                f"A step on {len(y)} images does not fit into the memory of {self._device}.",
-                f"One on {fitting} does: --set train.batch_size={fitting}, and learning rates to match."
-                if fitting
-                else "Lower train.batch_size, or the images' size.",
-            ) from error
+        except torch.OutOfMemoryError:
+            pass  # what the step held is free only once this block is left
+        fitting = 0
+        if self._among.world == 1:  # the run has ended, so its network is free to be tried out
+            halves = (len(y) >> power for power in range(1, len(y).bit_length() - 1))
+            fitting = next((n for n in halves if self._fits(x[:n], y[:n], phase, epoch)), 0)
+        raise TrainingError(
+            f"A step on {len(y)} images does not fit into the memory of {self._device}.",
+            f"One on {fitting} does: --set train.batch_size={fitting}, and learning rates to match."
+            if fitting
+            else "Lower train.batch_size, or the images' size.",
+        )
 
     def _fits(self, x: Tensor, y: Tensor, phase: Phase, epoch: int) -> bool:
         with suppress(torch.OutOfMemoryError):
@@ -150,18 +153,28 @@ class Run:
             return True
         return False
 
-    def _summarize(self, epoch: int, total: EpochSums, rates: dict[str, float]) -> None:
-        """Notes the metrics of an epoch, and keeps its network if it is the best on the images that are held out."""
-        train, model = self._recipe.train, self._learner.model
-        self._history.append(summarize_epoch(epoch, total, model, rates))
-        if not self._among.first:
-            return
+    def _end(self, epoch: int, total: EpochSums, rates: dict[str, float]) -> None:
+        """Notes an epoch's metrics, keeps its network if it is the best on the images held out, and saves the state."""
+        train, model, among = self._recipe.train, self._learner.model, self._among
+        summary = summarize_epoch(epoch, total, model, rates)
         asked = (epoch + 1) % train.held_out_every == 0 or epoch == train.epochs - 1
-        if self._apart is not None and asked:
-            self._history[-1]["held_out"] = held_out.classify(model, self._apart, self._recipe, epoch)
+        if self._apart is not None and asked and among.first:
+            batch_size = -(-train.batch_size // among.world)
+            summary["held_out"] = held_out.classify(model, self._apart, self._recipe, epoch, batch_size)
+        self._history.append(among.agree(summary))
+        if among.first:
             if held_out.best_epoch(self._history) == epoch:
                 self._write_model(self._folder.best, epoch + 1)
-        self._folder.write_metrics(self._history)
+            self._folder.write_metrics(self._history)
+        self.save(Position(epoch + 1, 0, EpochSums()))
+
+    def _obey(self, requests: StopRequests) -> None:
+        """Stops where any process was asked to; what there is to save has been saved."""
+        (stop,) = self._among.any(requests.signal is not None, device=self._device)
+        if stop:
+            self._among.gather(None)  # the first one is done with it
+            requests.obey()
+            raise KeyboardInterrupt  # another process was asked
 
     def _tell(self, epoch: int, step: int, phase: Phase, result: StepResult, last: bool) -> None:
         if self._on_step is None:

@@ -32,8 +32,8 @@ class StopRequests:
             raise SystemExit(128 + self.signal)
 
     def note(self, number: int, _frame: FrameType | None) -> None:
-        """Handles a signal; the second one is obeyed at once."""
-        again = self.signal is not None
+        """Handles a signal; a second Ctrl-C is obeyed at once, while SIGTERM may come to a process by several ways."""
+        again = self.signal is not None and number == signal.SIGINT
         self.signal = number
         if again:
             self.obey()

@@ -64,6 +64,7 @@ def settings(**changes):
         "data.train_images": None,
         "train.batch_size": 6,
         "train.epochs": 3,
+        "train.save_minutes": 1e-9,
         "attack.steps": 2,
         "attack.step_size": 0.05,
     }

@@ -3,11 +3,16 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
+import numpy as np
 import pytest
 import torch
 from networks.runs import Killed, assert_same_run
+from PIL import Image
 from safetensors.torch import save_file
 
 from perturbify import checkpoint
@@ -69,6 +74,20 @@ def test_two_damaged_states_are_one_error(damage, stopped, go_on):
         go_on("stopped")
 
 
+def test_going_on_from_the_one_before_does_not_risk_it(stopped, start, go_on, monkeypatch):
+    """The damaged one must not be put over the good one by the next save, should that fail."""
+    whole = start("whole")
+    flip_a_bit(stopped.state)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning), pytest.raises(PerturbifyError):
+        patch.setattr(checkpoint, "save_file", full)
+        go_on("stopped")
+    assert_same_run(go_on("stopped"), whole)
+
+
 def test_without_links_the_one_before_is_a_copy(start, go_on, monkeypatch, tmp_path):
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")
@@ -123,7 +142,59 @@ def test_a_signal_lets_the_step_finish_and_saves(number, ends, start, go_on, tmp
     assert_same_run(go_on("stopped"), whole)
 
 
-def test_the_second_signal_is_obeyed_at_once(start, go_on, tmp_path):
+def test_sigterm_may_come_twice(start, go_on, tmp_path):
+    """From torchrun and from Slurm, for instance."""
+    with pytest.raises(Killed):
+        start("stopped", stop_after=5, train__save_minutes=10)
+    with pytest.raises(SystemExit):
+        go_on("stopped", on_step=asking(signal.SIGTERM, at=1, times=2))
+    assert position(RunFolder(tmp_path / "stopped").state) == (1, 3)
+
+
+def test_a_signal_in_the_last_step_is_not_lost(start, go_on):
+    whole = start("whole")
+    with pytest.raises(Killed):
+        start("stopped", stop_after=12)
+
+    def on_step(progress):
+        if (progress.epoch, progress.step) == (2, 4):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        go_on("stopped", on_step=on_step)
+    assert_same_run(go_on("stopped"), whole)
+
+
+def test_sigterm_for_the_whole_group_spares_the_workers_that_decode(tmp_path):
+    """torchrun and systemd send it to every process; images that are decoded come from workers."""
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(150):
+                image = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(image).save(tmp_path / "images" / part / name / f"{i}.png")
+    small = ("--set", "data.image_size=32", "--set", "data.train_images=300", "--set", "train.batch_size=10")
+    command = ("finetune", "--recipe", "smoke", "--data", "images", *small, "--no-check", "-o", "run")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "perturbify", *command],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    saved = tmp_path / "run" / "state.safetensors"
+    while not saved.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    time.sleep(1.5)
+    assert process.poll() is None, "it was over before the signal came"
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said.decode()
+    assert position(saved) > (0, 0)
+
+
+def test_the_second_ctrl_c_is_obeyed_at_once(start, go_on, tmp_path):
     with pytest.raises(Killed):
         start("stopped", stop_after=5, train__save_minutes=10)
     with pytest.raises(KeyboardInterrupt):

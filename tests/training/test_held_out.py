@@ -35,8 +35,8 @@ def test_the_figures_are_those_of_the_attack_of_training(make_learner, data, mak
     recipe = make_recipe(perturb__theta_init=0.01)
     learner, *_ = make_learner(perturb__theta_init=0.01)
     with untouched(learner.model):
-        found = held_out.classify(learner.model, data.test, recipe, 3)
-        assert held_out.classify(learner.model, data.test, recipe, 3) == found
+        found = held_out.classify(learner.model, data.test, recipe, 3, 5)
+        assert held_out.classify(learner.model, data.test, recipe, 3, 5) == found
     model = learner.model.eval()
     x, y = next(data.test.batches(9))
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def test_the_figures_are_those_of_the_attack_of_training(make_learner, data, mak
     [((0.2, 0.5, 0.1), 1, (0, 1, 2), 1), ((0.5, 0.5, 0.5), 1, (0, 1, 2), 0), ((0.9, 0.2, 0.1), 2, (1, 2), 1)],
 )
 def test_the_best_epoch_has_a_file(accuracies, every, asked, best, start, build, monkeypatch):
-    def classify(_model, images, _recipe, epoch):
+    def classify(_model, images, _recipe, epoch, _batch_size):
         return {"n": len(images), "clean_accuracy": 1.0, "adversarial_accuracy": accuracies[epoch]}
 
     monkeypatch.setattr(run.held_out, "classify", classify)

@@ -50,9 +50,10 @@ def test_metrics_are_of_all_images(tmp_path):
         assert next(timeless) == next(timeless)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_going_on_with_another_number_of_processes(before, after, tmp_path):
-    together.run(together.whole_run, tmp_path, 3, (1, 3), world=before)
+@pytest.mark.parametrize(("before", "after", "step"), [(2, 1, 2), (1, 2, 2), (1, 2, 3)])
+def test_going_on_with_another_number_of_processes(before, after, step, tmp_path):
+    """One process takes five steps an epoch, two take four: after the fourth they are at its end."""
+    together.run(together.whole_run, tmp_path, 3, (1, step), world=before)
     found = together.run(together.go_on, tmp_path, world=after)
     assert [m["epoch"] for m in found[0]["metrics"]] == [0, 1, 2]
     assert_alike(found[0]["state"], found[-1]["state"])
@@ -73,7 +74,7 @@ def test_a_batch_that_is_too_small_to_share_is_refused():
 
 
 def test_torchrun(tmp_path):
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29513", "-m", "perturbify")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "perturbify")
     command = ("finetune", "--recipe", "smoke", "--set", "check.images=20", "--json")
     done = subprocess.run([sys.executable, *torchrun, *command], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode in (0, 1), done.stderr.decode()  # torchrun's 1 stands for our 3
