@@ -13,7 +13,6 @@ from perturbify.text import percent
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def shell_blocks():
@@ -70,13 +69,41 @@ def test_the_guide_runs(tmp_path, monkeypatch):
     exec(compile(first, "guide.md", "exec"), {})
 
 
-@pytest.mark.parametrize("method", ["learn2perturb", "vanilla"])
-def test_the_figures_are_those_of_the_reports(method):
-    report = json.loads((RESULTS / f"2026-11-22-cifar10_short-{method}.json").read_text(encoding="utf-8"))
-    rows = {(r["attack"], r["noise"]): percent(r["accuracy"], r["interval"]) for r in report["rows"]}
-    column = {"learn2perturb": {"on": 2, "off": 3, "off→on": 2}, "vanilla": {"off": 4}}[method]
+COLUMNS = {"learn2perturb": 3, "pgd": 4, "resnet4b_adv": 5}
+ELSEWHERE = {  # what a label says of where an attack was crafted
+    "PGD-7 on frozen noise": ("PGD-7", "frozen noise"),
+    "PGD-7 transfer, its weights without noise": ("PGD-7 transfer", "noise off"),
+    "PGD-7 transfer, the PGD-trained network": ("PGD-7 transfer", "pgd.safetensors"),
+}
+
+
+@pytest.mark.parametrize("network", COLUMNS)
+def test_the_figures_are_those_of_the_reports(network):
+    report = json.loads((ROOT / "docs" / "reports" / f"{network}.json").read_text(encoding="utf-8"))
+    noise = "off" if report["deterministic"] else "on"
+    rows = {
+        (r["attack"], r["crafted_on"]): (str(r["n"]), percent(r["accuracy"], r["interval"]))
+        for r in report["rows"]
+        if r["network"] == "itself" and r["noise"] == noise
+    }
     table = [[c.strip() for c in line.split("|")] for line in README.splitlines() if line.startswith("| ")]
-    shown = {cells[1]: cells for cells in table}
-    for (attack, noise), figure in rows.items():
-        assert shown[attack][column[noise]] == figure, (attack, noise)
-    assert f"{report['n']:,} original test images" in README
+    figures = [cells for cells in table if len(cells) == 7 and cells[2].isdigit()]
+    shown = 0
+    for cells in figures:
+        attack, crafted_on = ELSEWHERE.get(cells[1], (cells[1], f"noise {noise}"))
+        expected = rows.get((attack, crafted_on))
+        assert cells[COLUMNS[network]] == ("–" if expected is None else expected[1]), cells[1]
+        assert expected is None or cells[2] == expected[0], cells[1]
+        shown += expected is not None
+    assert shown >= 14
+    assert f"{report['n']:,} original test images" in " ".join(README.split())
+
+
+def test_the_text_says_what_the_report_says():
+    report = json.loads((ROOT / "docs" / "reports" / "learn2perturb.json").read_text(encoding="utf-8"))
+    criteria = {c["name"]: c for c in report["criteria"]}
+    gain = criteria["it is more robust than pgd.safetensors"]
+    assert gain["verdict"] == "undecided" and '"undecided"' in README
+    first, second = ([-100 * v for v in (e["estimate"], e["interval"][1], e["interval"][0])] for e in gain["evidence"])
+    assert "{:.1f} points [{:.1f}, {:.1f}]".format(*first) in README
+    assert "{:.1f} [{:.1f}, {:.1f}]".format(*second).replace("-", "−") in README

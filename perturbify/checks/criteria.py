@@ -159,8 +159,9 @@ def _gain(found: _Outcomes, rival: _Outcomes, name: str) -> Criterion:
     ours, theirs = found.strongest, rival.strongest
     evidence = []
     if ours and theirs:
-        statement = f"{name} under {_called(theirs)}, less this network under {_called(ours)}"
-        evidence = [_difference(theirs, ours, statement, tolerance=0.0)]
+        for attack in (ours, *found.of("longer and averaged")):
+            statement = f"{name} under {_called(theirs)}, less this network under {_called(attack)}"
+            evidence.append(_difference(theirs, attack, statement, tolerance=0.0))
     why = "Whatever was added has bought no robustness that this check finds."
     return _criterion(f"it is more robust than {name}", why, evidence)
 
