@@ -78,21 +78,21 @@ def finetune(
         Diverged: A loss, a weight or θ is no longer finite; the last good state is kept in the folder.
         PerturbifyError: Anything else that is wrong with model, recipe, data, device, or folder, before training.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
-    method = methods.get(recipe.method)
+    chosen = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
+    method = methods.get(chosen.method)
     target = choose_device(device)
     folder = RunFolder(Path(run_dir))
     with ranks() as among:
         if among.first:
             folder.check(force=force)
-        data = data or among.after_first(lambda: load_data(recipe, download=download))
-        network = _place(prepare(model, recipe, data, method), target)
+        data = data or among.after_first(lambda: load_data(chosen, download=download))
+        network = _place(prepare(model, chosen, data, method), target)
         if network.surgery.plan.config is not None:
-            recipe = replace(recipe, perturb=network.surgery.plan.config)
-        learner = Learner(network, recipe, method, among)
+            chosen = replace(chosen, perturb=network.surgery.plan.config)
+        learner = Learner(network, chosen, method, among)
         run = Run(learner, data, folder, on_step)
         if among.first:
-            folder.create(recipe, force=force)
+            folder.create(chosen, force=force)
         run.save(Position.start())
         return Result(network, folder, run.go_on(Position.start()))
 

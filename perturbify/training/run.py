@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perturbify import checkpoint
 from perturbify import recipe as recipes
-from perturbify.data import Data, augment
+from perturbify.data import Data, Split, augment
 from perturbify.errors import Diverged, TrainingError
 from perturbify.files import write_text
 from perturbify.header import Header
@@ -50,7 +50,10 @@ class Run:
         self._recipe, self._among = learner.recipe, learner.among
         settings = self._recipe.data
         images = data.train if settings.train_images is None else data.train.balanced(settings.train_images)
-        self._images, self._apart = images.divided(settings.held_out) if settings.held_out else (images, None)
+        self._images: Split = images
+        self._apart: Split | None = None
+        if settings.held_out:
+            self._images, self._apart = images.divided(settings.held_out)
         self._steps = _steps_per_epoch(len(self._images), self._recipe.train.batch_size, self._among.world)
         self._device = next(learner.model.parameters()).device
         self._clock, self._saved_at = Clock(), time.monotonic()
