@@ -173,7 +173,7 @@ def test_sigterm_for_the_whole_group_spares_the_workers_that_decode(tmp_path):
             for i in range(150):
                 image = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(image).save(tmp_path / "images" / part / name / f"{i}.png")
-    small = ("--set", "data.image_size=32", "--set", "data.train_images=300", "--set", "train.batch_size=10")
+    small = ("--set", "data.image_size=32", "--set", "data.train_images=300", "--set", "train.epochs=200")
     command = ("finetune", "--recipe", "smoke", "--data", "images", *small, "--no-check", "-o", "run")
     process = subprocess.Popen(
         [sys.executable, "-m", "perturbify", *command],
