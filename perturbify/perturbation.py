@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perturbify.errors import InputSizeError
+from perturbify.normal import standard_normal_like
 
 CHILD = "perturb"
 """Name under which a perturbation hangs below the module that convolves."""
@@ -75,7 +76,7 @@ class Perturbation(nn.Module):
                 'Feed inputs of the size the network was wrapped for, or wrap it with grain="channel".',
             )
         draw_once = self.share == "batch" and x.dim() > self.theta.dim()
-        epsilon = _standard_normal_like(x[:1] if draw_once else x)
+        epsilon = standard_normal_like(x[:1] if draw_once else x)
         return torch.addcmul(x, self.theta.to(x.dtype), epsilon)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Perturbation:
@@ -155,12 +156,3 @@ def _with_setting(model: nn.Module, name: str, value: object) -> Iterator[None]:
 
 def _times(shape: Sequence[int]) -> str:
     return "×".join(str(s) for s in shape)
-
-
-def _standard_normal_like(x: Tensor) -> Tensor:
-    """A draw in the memory layout of ``x``."""
-    channels_last = x.dim() > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
-    if channels_last:
-        # On the CPU, drawing into strided memory takes torch's scalar path, nine times slower.
-        return torch.randn_like(x.movedim(1, -1)).movedim(-1, 1)
-    return torch.randn_like(x)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "files", "generators", "normalize", "perturbation", "ranks", "schema", "text"},
+    {"errors", "files", "generators", "normal", "normalize", "perturbation", "ranks", "schema", "text"},
     {"surgery"},
     {"zoo", "data", "recipe", "methods", "header", "checkpoint", "attacks"},
     {"training", "checks", "census", "export", "model_card"},

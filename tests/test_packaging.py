@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -34,17 +35,22 @@ def modules():
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel, built from a copy: the source tree gets no build folder."""
-    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    source, built = sources(tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("built")
+    pip("wheel", "--no-build-isolation", "--wheel-dir", built, source)
+    (made,) = built.iterdir()
+    return made
+
+
+def sources(source):
+    """What the package is built from, copied to a folder."""
     for name in ("perturbify", "cli", "recipes"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for extra in ("tests", "docs", "scratch", "benchmarks"):  # as in the source tree, where they must be left out
         (source / extra).mkdir()
         (source / extra / "__init__.py").write_text("")
-    pip("wheel", "--no-build-isolation", "--wheel-dir", built, source)
-    (made,) = built.iterdir()
-    return made
+    return source
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +60,10 @@ def installed(wheel, tmp_path_factory):
     return target
 
 
-def pip(command, *arguments):
+def pip(command, *arguments, **environment):
     subprocess.run(
         [sys.executable, "-m", "pip", command, "--no-deps", "--no-index", "--quiet", *map(str, arguments)],
-        env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | environment,
         check=True,
     )
 
@@ -80,7 +86,25 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     held = {name for name in names if name.startswith("perturbify/")}
     recipes = {f"perturbify/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.toml")}
     assert len(recipes) >= 4
-    assert held == {*modules(), *recipes, "perturbify/py.typed"}
+    compiled = {f"perturbify/_normal{sysconfig.get_config_var('EXT_SUFFIX')}"} if shutil.which("cc") else set()
+    assert held == {*modules(), *recipes, *compiled, "perturbify/py.typed", "perturbify/_normal.pyi"}
+
+
+def test_without_a_c_compiler_it_installs_and_torch_draws(tmp_path):
+    (tmp_path / "source").mkdir()
+    target = tmp_path / "installed"
+    pip("install", "--no-build-isolation", "--target", target, sources(tmp_path / "source"), CC="no-such-compiler")
+    assert not list(target.rglob("*.so"))
+    # The development install would find the module that this one lacks.
+    program = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+import torch, perturbify.normal as n
+print(n._normal, n.standard_normal_like(torch.empty(9999)).std())
+"""
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.stdout.startswith("None tensor("), run.stderr
 
 
 def test_its_metadata(wheel):

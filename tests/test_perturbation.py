@@ -8,6 +8,7 @@ from torch import nn
 
 import perturbify
 from perturbify.errors import InputSizeError
+from perturbify.normal import standard_normal_like
 from perturbify.perturbation import Perturbation
 
 SHAPES = {"element": (3, 4, 5), "channel": (3, 1, 1), "layer": (1, 1, 1)}
@@ -76,7 +77,7 @@ def test_scale_is_theta(grain, share):
     torch.manual_seed(3)
     noisy = module(x)
     torch.manual_seed(3)
-    drawn = torch.randn(1 if share == "batch" else 6, 3, 4, 5)
+    drawn = standard_normal_like(x[:1] if share == "batch" else x)
     torch.testing.assert_close(noisy, x + module.theta * drawn)
 
 

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import perturbify
-from perturbify import PerturbConfig
+from perturbify import PerturbConfig, normal
 
 MODES = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 
@@ -42,6 +42,12 @@ def fresh(family):
     """Copies, for a test to change."""
     source, wrapped, x = family
     return copy.deepcopy(source), copy.deepcopy(wrapped), x
+
+
+@pytest.fixture(autouse=True)
+def draws(monkeypatch):
+    """Torch's, as in networks that are compiled, exported or transformed: seeds can be compared."""
+    monkeypatch.setattr(normal, "_normal", None)
 
 
 # 1. torch.compile
