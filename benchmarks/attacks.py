@@ -1,7 +1,8 @@
 """PGD-7 here, beside a bare loop and beside the libraries that offer it: ``python -m benchmarks.attacks [FILE.json]``.
 
-All attack the same small network on the same images, in turns, in one process and on one thread; what is given is the
-median time of each over that of the bare loop. The libraries are development dependencies of this benchmark alone:
+All attack the same small network on the same images, in one process and on one thread, in turns, each round in another
+order; what is given is the median over the rounds of each one's time over that of the bare loop in the same round. The
+libraries are development dependencies of this benchmark alone:
 ``pip install foolbox torchattacks adversarial-robustness-toolbox``, each optional. torchattacks wants an old requests;
 ``--no-deps`` leaves yours alone.
 """
@@ -9,6 +10,7 @@ median time of each over that of the bare loop. The libraries are development de
 from __future__ import annotations
 
 import json
+import random
 import statistics
 import sys
 import time
@@ -26,7 +28,7 @@ from perturbify import zoo
 from perturbify.attacks import Pgd, pgd
 from perturbify.checks.suite import machine
 
-EPSILON, STEP, STEPS, ROUNDS, BATCH = 8 / 255, 2 / 255, 7, 7, 64
+EPSILON, STEP, STEPS, ROUNDS, BATCH = 8 / 255, 2 / 255, 7, 20, 64
 
 Run = Callable[[], object]
 
@@ -86,20 +88,21 @@ def _art(model: nn.Module, x: Tensor, y: Tensor) -> Run:
     return lambda: attack.generate(images, labels)
 
 
-def measure(*, frozen: bool) -> dict[str, float]:
-    """Median seconds of each contender, in turns."""
+def measure(*, frozen: bool) -> dict[str, list[float]]:
+    """Seconds of each contender, round by round."""
     torch.manual_seed(0)
     model = zoo.create("cifar_resnet20").eval().requires_grad_(not frozen)
     x, y = torch.rand(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
     runs = contenders(model, x, y)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    order = random.Random(0)
     for round_ in range(ROUNDS + 1):
-        for name, run in runs.items():
+        for name in order.sample([*runs], len(runs)):  # whoever comes first leaves memory and clock as they are
             started = time.perf_counter()
-            run()
+            runs[name]()
             if round_:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
 
 
 def main(output: Path | None) -> None:
@@ -114,8 +117,12 @@ def main(output: Path | None) -> None:
     for setting in ("weights frozen", "weights not frozen"):
         seconds = measure(frozen=setting == "weights frozen")
         base = seconds["bare loop"]
-        ratios = {name: round(s / base, 3) for name, s in seconds.items()}
-        found[setting] = {"seconds": seconds, "ratio to the bare loop": ratios}
+        ratios = {
+            name: round(statistics.median(s / b for s, b in zip(times, base, strict=True)), 3)
+            for name, times in seconds.items()
+        }
+        medians = {name: statistics.median(times) for name, times in seconds.items()}
+        found[setting] = {"median seconds": medians, "ratio to the bare loop": ratios, "seconds": seconds}
         print(setting, *(f"{name}: {ratio:.2f}" for name, ratio in ratios.items()), sep="\n  ", flush=True)
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

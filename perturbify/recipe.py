@@ -71,6 +71,12 @@ class TrainSettings:
         held_out_every: The images that are held out are classified, attacked and not, at the end of every so many
             epochs and of the last one; at least 1.
         save_minutes: The state is saved at the end of each epoch and at least this often; positive.
+        accumulate: Parts that a batch is attacked and differentiated in, one after the other, for one update: less
+            memory, and batch norm sees the parts; from 1 to ``batch_size``.
+        ema_decay: Share of the past in the moving average of all weights and θ that is written beside the model, as
+            ``average.safetensors``; in (0, 1). None: no average.
+        sync_batchnorm: Whether batch norm takes its statistics over the images of all processes; on GPUs only.
+        tensorboard: Whether each epoch's metrics are written for TensorBoard as well.
     """
 
     epochs: int
@@ -82,6 +88,32 @@ class TrainSettings:
     gamma: float = 1e-4
     held_out_every: int = 1
     save_minutes: float = 10.0
+    accumulate: int = 1
+    ema_decay: float | None = None
+    sync_batchnorm: bool = False
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """How a step is computed; what it computes stays the same, but for rounding and which draws it gets.
+
+    Attributes:
+        precision: Of convolutions and matrix products: ``"bfloat16"`` by autocast; weights, θ, batch norm's statistics
+            and losses stay in float32.
+        channels_last: Whether feature maps lie in memory with the channels innermost.
+        compile: Whether torch.compile compiles the network, one graph for the attack and one for learning:
+            ``"auto"`` does so on a GPU, and goes on without where it fails.
+        cuda_graphs: Whether the compiled graphs are replayed as CUDA graphs; needs fixed shapes and more memory.
+        data_on_device: Whether all training images are kept on the device, as uint8: ``"auto"`` does so on a GPU
+            where they take no more than a quarter of its free memory.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    compile: Literal["auto", "on", "off"] = "auto"
+    cuda_graphs: bool = False
+    data_on_device: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -166,6 +198,7 @@ class Recipe:
         theta_optimizer: For θ.
         attack: The adversary of training.
         check: The check at the end.
+        speed: How steps are computed.
     """
 
     name: str
@@ -180,6 +213,7 @@ class Recipe:
     theta_optimizer: OptimizerSettings
     attack: AttackSettings = AttackSettings()
     check: CheckSettings = CheckSettings()
+    speed: SpeedSettings = SpeedSettings()
 
 
 def _one_per_channel(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> bool:
@@ -220,8 +254,13 @@ RULES: Mapping[type, Rules] = {
             "gamma": Range(least=0),
             "held_out_every": _FROM_ONE,
             "save_minutes": _POSITIVE,
+            "accumulate": _FROM_ONE,
+            "ema_decay": Range(above=0, below=1),
         },
-        (Pair("warmup_epochs", "epochs", operator.le, "must be at most epochs"),),
+        (
+            Pair("warmup_epochs", "epochs", operator.le, "must be at most epochs"),
+            Pair("accumulate", "batch_size", operator.le, "must be at most batch_size"),
+        ),
     ),
     OptimizerSettings: Rules(
         {
@@ -252,6 +291,7 @@ RULES: Mapping[type, Rules] = {
             "batch_size": _FROM_ONE,
         }
     ),
+    SpeedSettings: Rules({}, (Pair("cuda_graphs", "compile", lambda on, c: c != "off" or not on, "needs compile"),)),
 }
 
 

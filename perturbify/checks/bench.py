@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from perturbify.attacks import Frozen
-from perturbify.checks.compiling import compiled
 from perturbify.checks.estimate import Estimate, estimate
 from perturbify.checks.pictures import strip
 from perturbify.checks.plan import CheckPlan
 from perturbify.checks.records import Record, Records
 from perturbify.checks.scoring import score
 from perturbify.checks.trials import ITSELF, Trial
+from perturbify.compiling import compiled
 from perturbify.data import Split
 from perturbify.generators import seeded
 from perturbify.perturbation import noise, sharing

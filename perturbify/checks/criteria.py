@@ -99,13 +99,15 @@ class _Outcomes:
     @property
     def strongest(self) -> Outcome | None:
         """The attack of many steps along the network's own gradient that leaves the least, of those on all images."""
-        white_box = self.of("many steps", "averaged", "longer", "restarts")
+        white_box = self.of("many steps", "averaged", "longer", "longer and averaged", "restarts")
         return min((o for o in white_box if o.trial.images is None), key=lambda o: o.accuracy, default=None)
 
     def against_strongest(self, role: Role) -> list[Evidence]:
         """The strongest white-box attack beside each of another kind, which should leave no less."""
         strongest = self.strongest
-        return [] if strongest is None else [_difference(strongest, other) for other in self.of(role)]
+        if strongest is None:
+            return []
+        return [_difference(strongest, other) for other in self.of(role) if other is not strongest]
 
 
 def _above_chance(found: _Outcomes, classes: int) -> Criterion:
@@ -159,7 +161,7 @@ def _gain(found: _Outcomes, rival: _Outcomes, name: str) -> Criterion:
     ours, theirs = found.strongest, rival.strongest
     evidence = []
     if ours and theirs:
-        for attack in (ours, *found.of("longer and averaged")):
+        for attack in (ours, *(o for o in found.of("longer and averaged") if o is not ours)):
             statement = f"{name} under {_called(theirs)}, less this network under {_called(attack)}"
             evidence.append(_difference(theirs, attack, statement, tolerance=0.0))
     why = "Whatever was added has bought no robustness that this check finds."

@@ -39,7 +39,9 @@ class CheckPlan:
         few: Images at most for attacks that take thousands of passes an image (few-pixel, APGD, Square, C&W,
             HopSkipJump).
         sanity: Images at most for the attacks that say whether the other figures can be believed (frozen, random,
-            unbounded, sweep, and steps together with draws); None takes all of the check.
+            unbounded, sweep); None takes all of the check.
+        longest: Images at most for the longest run, many steps together with draws. None takes all of the check, and
+            then it may turn out the strongest attack; on some of them it says whether the strongest has converged.
         epsilon: Radius of the l∞ ball in pixels of [0, 1].
         sweep: Further radii for the family ``sweep``, as multiples of ``epsilon``.
         step_size: Length of a step of PGD.
@@ -70,6 +72,7 @@ class CheckPlan:
     images: int | None = 256
     few: int = 64
     sanity: int | None = None
+    longest: int | None = None
     epsilon: float = 8 / 255
     sweep: tuple[float, ...] = (0.25, 0.5, 2.0)
     step_size: float = 0.01
@@ -91,7 +94,7 @@ class CheckPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("images", "few", "sanity", "batch_size"):
+        for name in ("images", "few", "sanity", "longest", "batch_size"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, not {number}")
@@ -110,7 +113,7 @@ class CheckPlan:
 
 PRESETS = {
     "quick": CheckPlan(
-        "quick", sanity=64, sweep=(0.5, 2.0), eot_draws=6, frozen_draws=3, tries=10, draws=10, queries=(1, 5, 10)
+        "quick", sanity=64, sweep=(0.5, 2.0), eot_draws=4, frozen_draws=3, tries=10, draws=10, queries=(1, 5, 10)
     ),
     "standard": CheckPlan(
         "standard",
@@ -118,6 +121,7 @@ PRESETS = {
         images=1000,
         few=32,
         sanity=256,
+        longest=256,
         sweep=(0.125, 0.25, 0.5, 0.75, 1.5, 2.0),
         long_steps=50,
         eot_draws=20,
@@ -129,6 +133,7 @@ PRESETS = {
         images=None,
         few=1000,
         sanity=1000,
+        longest=1000,
         sweep=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.25, 1.5, 1.75, 2.0),
         long_steps=50,
         eot_draws=80,

@@ -166,11 +166,14 @@ def _long(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
         attack = replace(_projected(plan), steps=steps)
         yield Trial(f"PGD-{steps}", "longer", attack, points=(Point("steps", "PGD", steps),))
     if subject.noisy:
-        # Steps and draws may each have reached a plateau that both together leave.
-        draws = halved(plan.eot_draws)[0]
-        both = replace(_projected(plan), steps=plan.long_steps, draws=draws)
-        name = f"EOT-PGD-{plan.long_steps}, {draws} draws"
-        yield Trial(name, "longer and averaged", both, images=plan.sanity)
+        yield _longest(plan)
+
+
+def _longest(plan: CheckPlan) -> Trial:
+    """Steps and draws may each have reached a plateau that both together leave."""
+    draws = halved(plan.eot_draws)[0]
+    both = replace(_projected(plan), steps=plan.long_steps, draws=draws)
+    return Trial(f"EOT-PGD-{plan.long_steps}, {draws} draws", "longer and averaged", both, images=plan.longest)
 
 
 def _restarts(plan: CheckPlan, _: Subject) -> Iterator[Trial]:
@@ -221,6 +224,8 @@ def _rival(plan: CheckPlan, name: str, *, noisy: bool) -> Iterator[Trial]:
     for steps in halved(plan.long_steps):
         longer = replace(_projected(plan), steps=steps)
         yield Trial(f"PGD-{steps}", "longer", longer, crafted_on=on, noisy=noisy, network=name)
+    if noisy:
+        yield replace(_longest(plan), network=name)
 
 
 def halved(number: int) -> tuple[int, ...]:

@@ -55,6 +55,15 @@ class Split(ABC):
         for chunk, pixels in zip(chunks, self._read(chunks), strict=True):
             yield pixels.float().div_(255), self.labels[chunk]
 
+    @property
+    @abstractmethod
+    def bytes(self) -> int | None:
+        """What the pixels take in memory; None where they are decoded when they are asked for."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Split:
+        """The images, their pixels on a device; those that are decoded when they are asked for stay where they are."""
+
     @abstractmethod
     def subset(self, indices: Tensor) -> Split:
         """The images at ``indices`` (int64), in that order."""
@@ -139,13 +148,22 @@ class MemorySplit(Split):
             images = fit(images, image_size)
         return cls(images.expand(-1, 3, -1, -1), torch.from_numpy(labels.astype(np.int64)))
 
+    @property
+    def bytes(self) -> int:
+        """What the pixels take in memory."""
+        return self.images.nbytes
+
+    def to(self, device: torch.device) -> MemorySplit:
+        """The images, their pixels on a device; batches come from there."""
+        return MemorySplit(self.images.to(device), self.labels)
+
     def subset(self, indices: Tensor) -> MemorySplit:
         """The images at ``indices`` (int64), in that order."""
-        return MemorySplit(self.images[indices], self.labels[indices])
+        return MemorySplit(self.images[indices.to(self.images.device)], self.labels[indices])
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         for chunk in chunks:
-            yield self.images[chunk]
+            yield self.images[chunk.to(self.images.device)]
 
 
 class DecodedSplit(Split):
@@ -175,6 +193,15 @@ class DecodedSplit(Split):
         self.rows = torch.arange(len(labels)) if rows is None else rows
         self.workers = workers
 
+    @property
+    def bytes(self) -> None:
+        """Nothing is held."""
+        return None
+
+    def to(self, device: torch.device) -> DecodedSplit:
+        """Itself: the images are where they are decoded."""
+        return self
+
     def subset(self, indices: Tensor) -> DecodedSplit:
         """The images at ``indices`` (int64), in that order."""
         return DecodedSplit(
@@ -198,6 +225,8 @@ class DecodedSplit(Split):
             # that was resumed in mid-epoch differ from one that was not.
             generator=torch.Generator(),
             worker_init_fn=_outlive_sigterm,
+            # Pinned memory is copied to a GPU while that computes.
+            pin_memory=workers > 0 and torch.cuda.is_available(),
         )
         for batch in loader:
             if isinstance(batch, DataError):

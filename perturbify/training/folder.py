@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,11 @@ from perturbify import recipe as recipes
 from perturbify.errors import OutputExists, PerturbifyError, TrainingError
 from perturbify.files import write_text
 from perturbify.recipe import Recipe
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,16 @@ class RunFolder:
     def best(self) -> Path:
         """The checkpoint of the best epoch by the images that were held out, where some were."""
         return self.path / "best.safetensors"
+
+    @property
+    def average(self) -> Path:
+        """The checkpoint of the moving average, where the recipe asks for one."""
+        return self.path / "average.safetensors"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's events, where the recipe asks for them."""
+        return self.path / "tensorboard"
 
     @property
     def card(self) -> Path:
@@ -73,7 +92,7 @@ class RunFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
-        models = (self.model, self.best, self.card)
+        models = (self.model, self.best, self.average, self.card)
         return self.recipe, self.metrics, *models, self.report, *self.pages, self.picture, self.state, self.state_before
 
     def check(self, *, force: bool) -> None:
@@ -113,9 +132,30 @@ class RunFolder:
             for file in self.files:
                 if file != self.recipe:  # which marks the folder as a run's, and is replaced in one move
                     file.unlink(missing_ok=True)
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
         except OSError as error:
             raise PerturbifyError(f"The folder {self.path} cannot be written to: {error.strerror}.") from error
         write_text(self.recipe, recipes.to_toml(recipe))
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keeps other processes from training in the folder inside a ``with`` block; a killed one lets go of it.
+
+        Raises:
+            TrainingError: Another process is at it.
+        """
+        if fcntl is None:  # Windows
+            yield
+            return
+        with self.recipe.open("r+b") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a disk that knows no locks
+                    raise TrainingError(
+                        f"Another process is training in {self.path} already.", "Wait until it ends, or stop it."
+                    ) from error
+            yield
 
     def sweep(self) -> None:
         """Removes the halves of files that a killed process left."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from perturbify import checkpoint, methods
@@ -17,7 +19,7 @@ from perturbify.data import Data
 from perturbify.errors import TrainingError
 from perturbify.files import keep_copy
 from perturbify.header import Header
-from perturbify.ranks import ranks
+from perturbify.ranks import Ranks, ranks
 from perturbify.recipe import Recipe
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.training import state
@@ -86,15 +88,16 @@ def finetune(
         if among.first:
             folder.check(force=force)
         data = data or among.after_first(lambda: load_data(chosen, download=download))
-        network = _place(prepare(model, chosen, data, method), target)
+        network = _place(prepare(model, chosen, data, method), target, chosen, among)
         if network.surgery.plan.config is not None:
             chosen = replace(chosen, perturb=network.surgery.plan.config)
         learner = Learner(network, chosen, method, among)
         run = Run(learner, data, folder, on_step)
         if among.first:
             folder.create(chosen, force=force)
-        run.save(Position.start())
-        return Result(network, folder, run.go_on(Position.start()))
+        with folder.busy() if among.first else nullcontext():
+            run.save(Position.start())
+            return Result(network, folder, run.go_on(Position.start()))
 
 
 def resume(
@@ -125,11 +128,12 @@ def resume(
     folder = RunFolder(Path(run_dir))
     recipe = folder.read_recipe()
     target = choose_device(device)
-    with ranks() as among:
+    with ranks() as among, folder.busy() if among.first else nullcontext():
         saved = state.read_last(folder)
         data = data or among.after_first(lambda: load_data(recipe, download=download))
         _check_same_data(saved.header, data, folder)
-        network = _place(checkpoint.build(saved.header, saved.path, model, trust_factory=trust_factory), target)
+        network = checkpoint.build(saved.header, saved.path, model, trust_factory=trust_factory)
+        network = _place(network, target, recipe, among)
         among.gather(None)  # all have read what the first one may replace
         if among.first:
             folder.sweep()
@@ -172,7 +176,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _place(network: Perturbed, device: torch.device) -> Perturbed:
+def _place(network: Perturbed, device: torch.device, recipe: Recipe, among: Ranks) -> Perturbed:
+    if recipe.train.sync_batchnorm and among.world > 1:
+        if device.type != "cuda":
+            raise TrainingError(
+                f"train.sync_batchnorm needs GPUs, and this is {device}.",
+                "Turn it off: statistics are of each process's own images then, and their running means are averaged.",
+            )
+        network = convert_sync_batchnorm(network)
+    if not recipe.speed.channels_last:
+        return network.to(device)
     # Convolutions are faster with the channels innermost; what is computed is the same.
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

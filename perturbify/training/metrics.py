@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perturbify.perturbation import perturbations
 
@@ -63,6 +63,21 @@ class EpochSums:
 
 
 @dataclass(frozen=True)
+class StepFigures:
+    """What one step found, still where it was computed, so that nobody has to wait for it.
+
+    Attributes:
+        images: Images seen.
+        attacked: Whether they were attacked.
+        values: Mean clean cross-entropy, clean hits, and the same of the attacked images; float32, shape (4,).
+    """
+
+    images: int
+    attacked: bool
+    values: Tensor
+
+
+@dataclass(frozen=True)
 class StepResult:
     """Losses (mean over the batch) and hits of one step; adversarial ones None and 0 without an attack."""
 
@@ -71,6 +86,15 @@ class StepResult:
     clean_correct: int
     adversarial_loss: float | None
     adversarial_correct: int
+
+    @classmethod
+    def read(cls, steps: Sequence[StepFigures]) -> list[StepResult]:
+        """The figures of several steps as numbers; waits for the device once."""
+        rows = torch.stack([step.values for step in steps]).tolist() if steps else []
+        return [
+            cls(s.images, loss, int(hits), adversarial if s.attacked else None, int(stood))
+            for s, (loss, hits, adversarial, stood) in zip(steps, rows, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,19 @@ from perturbify.errors import Diverged, TrainingError
 from perturbify.files import write_text
 from perturbify.header import Header
 from perturbify.model_card import model_card
+from perturbify.surgery.perturbed import Perturbed
 from perturbify.training import held_out, state
+from perturbify.training.events import Events
 from perturbify.training.folder import RunFolder
-from perturbify.training.metrics import Clock, EpochSums, Progress, StepResult, is_finite, summarize_epoch
+from perturbify.training.metrics import (
+    Clock,
+    EpochSums,
+    Progress,
+    StepFigures,
+    StepResult,
+    is_finite,
+    summarize_epoch,
+)
 from perturbify.training.phases import Phase, phase_at
 from perturbify.training.seeds import private_generators, seed_step, shuffled
 from perturbify.training.state import Position
@@ -29,6 +39,9 @@ from perturbify.training.step import Learner
 from perturbify.training.stopping import StopRequests, stop_requests
 
 OnStep = Callable[[Progress], None]
+
+LOOK_EVERY = 20
+"""Steps on a GPU between two looks at their figures: to look is to wait until all of them are done."""
 
 
 class Run:
@@ -56,8 +69,12 @@ class Run:
             self._images, self._apart = images.divided(settings.held_out)
         self._steps = _steps_per_epoch(len(self._images), self._recipe.train.batch_size, self._among.world)
         self._device = next(learner.model.parameters()).device
+        if _kept_on_device(self._images, self._device, self._recipe.speed.data_on_device):
+            self._images = self._images.to(self._device)
         self._clock, self._saved_at = Clock(), time.monotonic()
         self._history: list[dict[str, Any]] = []
+        wanted = self._recipe.train.tensorboard and self._among.first
+        self._events = Events(folder.tensorboard) if wanted else None
 
     def save(self, position: Position) -> None:
         """Saves the state, which the first of several processes does for all."""
@@ -78,18 +95,23 @@ class Run:
             Diverged: A loss, a weight or θ is no longer finite.
             KeyboardInterrupt, SystemExit: It was asked to stop, and has saved its state.
         """
-        epochs, model = self._recipe.train.epochs, self._learner.model
+        epochs = self._recipe.train.epochs
         self._history = self._folder.read_metrics(before=start.epoch)
         with private_generators(), stop_requests() as requests:
             for epoch in range(start.epoch, epochs):
                 self._train_epoch(start if epoch == start.epoch else Position(epoch, 0, EpochSums()), requests)
             self._obey(requests)
         # As a loaded file has it, so that both draw the same noise for one seed.
-        model.eval().to(memory_format=torch.contiguous_format)
+        for network in self._networks():
+            network.eval().to(memory_format=torch.contiguous_format)
         # If nothing was left to do, the model's file may hold the figures of a check by now.
         if self._among.first and (start.epoch < epochs or not self._folder.model.is_file()):
             header = self._write_model(self._folder.model, epochs)
             write_text(self._folder.card, model_card(header))
+            if self._learner.average is not None:
+                self._write_model(self._folder.average, epochs, self._learner.average.network)
+        if self._events is not None:
+            self._events.close()
         self._among.gather(None)  # its file is there
         return self._history
 
@@ -100,28 +122,49 @@ class Run:
         self._learner.model.train()
         if start.step >= self._steps:  # as many processes as there are now take fewer steps
             self._end(epoch, EpochSums.total(among.gather(sums)), rates)
+        taken: list[tuple[int, Phase, StepFigures, float]] = []  # since the last look
         for step, x, y, images in self._batches(epoch, start.step):
             phase = phase_at(epoch, step, self._steps, self._recipe.train, self._learner.method)
-            result = self._step(x, y, phase, epoch, images)
-            sums.add(result, phase.name, self._clock.lap(images))
-            late = time.monotonic() - self._saved_at > 60 * self._recipe.train.save_minutes
-            failed, stop, late = among.any(
-                not is_finite(result), requests.signal is not None, late, device=self._device
-            )
-            if failed:
-                raise self._diverged(epoch, step, "the loss")
+            figures = self._step(x, y, phase, epoch, images)
             last = step == self._steps - 1
-            if last or stop or late:
-                if not self._learner.is_finite():
-                    raise self._diverged(epoch, step, "a weight or θ")
-                total = EpochSums.total(among.gather(sums))
-                if last:
-                    self._end(epoch, total, rates)
-                else:
-                    self.save(Position(epoch, step + 1, total))
-            self._tell(epoch, step, phase, result, last)
-            if stop:
-                self._obey(requests)
+            looking = self._learner.waits or last or (step + 1) % LOOK_EVERY == 0
+            results = StepResult.read([f for *_, f, _ in taken] + [figures]) if looking else []
+            taken.append((step, phase, figures, self._clock.lap(images)))
+            if looking:
+                self._look(epoch, taken, results, sums, rates, requests)
+                taken = []
+
+    def _look(
+        self,
+        epoch: int,
+        taken: Sequence[tuple[int, Phase, StepFigures, float]],
+        results: Sequence[StepResult],
+        sums: EpochSums,
+        rates: dict[str, float],
+        requests: StopRequests,
+    ) -> None:
+        """Notes the steps since the last look, in which all processes agree, and saves what is to be saved."""
+        among, last = self._among, taken[-1][0] == self._steps - 1
+        for (_, phase, _, seconds), result in zip(taken, results, strict=True):
+            sums.add(result, phase.name, seconds)
+        bad = next((step for (step, *_), r in zip(taken, results, strict=True) if not is_finite(r)), None)
+        late = time.monotonic() - self._saved_at > 60 * self._recipe.train.save_minutes
+        failed, stop, late = among.any(bad is not None, requests.signal is not None, late, device=self._device)
+        if failed:
+            raise self._diverged(epoch, min(b for b in among.gather(bad) if b is not None), "the loss")
+        if last or stop or late:
+            step = taken[-1][0]
+            if not self._learner.is_finite():
+                raise self._diverged(epoch, step, "a weight or θ")
+            total = EpochSums.total(among.gather(sums))
+            if last:
+                self._end(epoch, total, rates)
+            else:
+                self.save(Position(epoch, step + 1, total))
+        for (step, phase, *_), result in zip(taken, results, strict=True):
+            self._tell(epoch, step, phase, result, step == self._steps - 1)
+        if stop:
+            self._obey(requests)
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, Tensor, Tensor, int]]:
         """From a step on: its number, this process's images and labels, and how many images all of them have."""
@@ -131,10 +174,13 @@ class Run:
         batches = self._images.batches(len(mine[0]), order=torch.cat(mine), start=first)
         for step, (x, y) in enumerate(batches, start=first):
             seed_step(self._recipe.seed, epoch, step, among.rank)
-            x = augment(x.to(self._device), crop_padding=settings.crop_padding, flip=settings.flip)
-            yield step, x.contiguous(memory_format=torch.channels_last), y.to(self._device), len(whole[step])
+            x = x.to(self._device, non_blocking=True)
+            x = augment(x, crop_padding=settings.crop_padding, flip=settings.flip)
+            if self._recipe.speed.channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            yield step, x, y.to(self._device, non_blocking=True), len(whole[step])
 
-    def _step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, images: int) -> StepResult:
+    def _step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, images: int) -> StepFigures:
         try:
             return self._learner.step(x, y, phase, epoch, images=images)
         except torch.OutOfMemoryError:
@@ -169,6 +215,8 @@ class Run:
             if held_out.best_epoch(self._history) == epoch:
                 self._write_model(self._folder.best, epoch + 1)
             self._folder.write_metrics(self._history)
+        if self._events is not None:
+            self._events.write(summary)
         self.save(Position(epoch + 1, 0, EpochSums()))
 
     def _obey(self, requests: StopRequests) -> None:
@@ -198,10 +246,14 @@ class Run:
             )
         )
 
-    def _write_model(self, path: Path, epochs: int) -> Header:
+    def _networks(self) -> list[Perturbed]:
+        average = self._learner.average
+        return [self._learner.model, *([] if average is None else [average.network])]
+
+    def _write_model(self, path: Path, epochs: int, network: Perturbed | None = None) -> Header:
         header = self._header(Position(epochs, 0, EpochSums()))
         about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
-        return checkpoint.save(self._learner.model, path, overwrite=True, **about)
+        return checkpoint.save(network or self._learner.model, path, overwrite=True, **about)
 
     def _header(self, position: Position) -> Header:
         # A path on the trainer's machine is of no use to others: the file keeps the dataset's name only.
@@ -233,3 +285,10 @@ def _steps_per_epoch(images: int, batch_size: int, world: int) -> int:
             "Raise train.batch_size, or start fewer processes.",
         )
     return full + (rest >= 2 * world or full == 0)
+
+
+def _kept_on_device(images: Split, device: torch.device, wish: str) -> bool:
+    if device.type != "cuda" or wish != "auto":
+        return wish == "on"
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.bytes is not None and images.bytes <= free // 4

@@ -47,6 +47,9 @@ def save(folder: RunFolder, learner: Learner, header: Header, position: Position
     """
     tensors, aliases = checkpoint.unique_tensors(learner.model.state_dict())
     everything = {f"model/{k}": v for k, v in tensors.items()} | _momenta(learner)
+    if learner.average is not None:
+        averages, _ = checkpoint.unique_tensors(learner.average.network.state_dict())
+        everything |= {f"average/{k}": v for k, v in averages.items()}
     about = {
         "header": replace(header, aliases=aliases).to_json(),
         "position": asdict(position),
@@ -78,13 +81,17 @@ class Saved:
         Raises:
             CheckpointError: They do not fit.
         """
-        weights = {k.removeprefix("model/"): v for k, v in self.tensors.items() if k.startswith("model/")}
-        checkpoint.load_tensors(learner.model, weights, self.header, self.path)
+        checkpoint.load_tensors(learner.model, self._part("model/"), self.header, self.path)
+        if learner.average is not None:
+            checkpoint.load_tensors(learner.average.network, self._part("average/"), self.header, self.path)
         for name, parameter, optimizer in _learning(learner):
             buffer = self.tensors.get(f"momentum/{name}")
             if buffer is not None:
                 # In the parameter's memory layout, as the optimiser would have made it.
                 optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+
+    def _part(self, prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
 
 def read_last(folder: RunFolder) -> Saved:

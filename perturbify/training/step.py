@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from perturbify.attacks import Pgd, pgd
+from perturbify.compiling import compiled
+from perturbify.errors import TrainingError
 from perturbify.methods import Method
 from perturbify.methods.learn2perturb import harmonic, regularizer, scaled_gamma
 from perturbify.perturbation import Perturbation, noise, perturbations
 from perturbify.ranks import Ranks
 from perturbify.recipe import OptimizerSettings, Recipe
 from perturbify.surgery.perturbed import Perturbed
-from perturbify.training.metrics import StepResult
+from perturbify.text import first_line
+from perturbify.training.average import MovingAverage
+from perturbify.training.metrics import StepFigures
 from perturbify.training.phases import Phase, learning_rate, noisy_epoch
+from perturbify.training.seeds import private_generators
 
 
 class Learner:
@@ -28,6 +35,11 @@ class Learner:
         method: The defence.
         among: The processes that take each step together, each on images and noise of its own. Their networks are made
             alike here; their gradients are averaged, and so are batch norm's statistics.
+
+    Attributes:
+        average: The moving average of the network, if the recipe asks for one.
+        waits: Whether a step waits for its losses before it updates, which costs nothing on the CPU; elsewhere an
+            update with a loss that is not finite is made, and found out later.
     """
 
     def __init__(self, model: Perturbed, recipe: Recipe, method: Method, among: Ranks = Ranks()) -> None:
@@ -42,6 +54,12 @@ class Learner:
         ]
         self.recipe = recipe
         self.method = method
+        self._device = next(model.parameters()).device
+        self.waits = self._device.type == "cpu"
+        self._compiled: nn.Module | None = None
+        self._batch: torch.Size | None = None  # that was compiled for
+        wanted = recipe.speed.compile
+        self._compile = wanted == "on" or (wanted == "auto" and self._device.type == "cuda")
         self.noises: list[Perturbation] = [p for _, p in perturbations(model)]
         self.thetas: list[nn.Parameter] = [p.theta for p in self.noises]
         ids = {id(t) for t in self.thetas}
@@ -53,6 +71,8 @@ class Learner:
             self.optimizers["thetas"] = _sgd(self.thetas, recipe.theta_optimizer)
         a = recipe.attack
         self._attack = Pgd(a.epsilon, a.step_size, a.steps, a.random_start)
+        decay = recipe.train.ema_decay
+        self.average = None if decay is None else MovingAverage(model, decay)
 
     def set_epoch(self, epoch: int) -> dict[str, float]:
         """Sets both learning rates for an epoch (from 0) and returns them."""
@@ -63,7 +83,7 @@ class Learner:
                 group["lr"] = rates[name]
         return rates
 
-    def step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, *, images: int | None = None) -> StepResult:
+    def step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, *, images: int | None = None) -> StepFigures:
         """Takes one step.
 
         Args:
@@ -74,31 +94,26 @@ class Learner:
             images: Of all processes together; default: N.
 
         Returns:
-            This process's losses before the update. Where the loss of any is not finite, nothing has been updated.
+            This process's losses before the update. Where it waits for them and the loss of any process is not
+            finite, nothing has been updated.
+
+        Raises:
+            TrainingError: The recipe asks for compilation, and torch.compile fails.
         """
-        attack = self.recipe.attack
-        share = attack.weight if self.method.adversarial and epoch >= attack.from_epoch else 0.0
-        with noise(self.model, phase.noise):
-            attacked = pgd(self.model, x, y, self._attack) if share else None
-            clean_loss, clean_correct = _classify(self.model, x, y)
-            loss = (1 - share) * clean_loss
-            adversarial_loss, adversarial_correct = None, 0
-            if attacked is not None:
-                adversarial_loss, adversarial_correct = _classify(self.model, attacked, y)
-                loss = loss + share * adversarial_loss
-        result = StepResult(
-            len(y),
-            clean_loss.item(),
-            clean_correct,
-            None if adversarial_loss is None else adversarial_loss.item(),
-            adversarial_correct,
-        )
-        (failed,) = self.among.any(not loss.isfinite(), device=loss.device)
-        if not failed:
-            # So that the mean over processes is the mean over images.
-            share_of_images = len(y) * self.among.world / (images or len(y))
-            self._update(loss * share_of_images if share_of_images != 1 else loss, phase, epoch)
-        return result
+        self._compile_once(x, y)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        values = torch.zeros(4, device=x.device)
+        attacked = False
+        for part, labels in zip(self._parts(x), self._parts(y), strict=True):
+            with noise(self.model, phase.noise):
+                attacked = self._differentiate(part, labels, phase, epoch, len(part) / len(x), values)
+        if self.waits:
+            (failed,) = self.among.any(not values.isfinite().all(), device=x.device)
+            if failed:
+                return StepFigures(len(y), attacked, values)
+        self._update(phase, epoch, len(y) * self.among.world / (images or len(y)))
+        return StepFigures(len(y), attacked, values)
 
     def is_finite(self) -> bool:
         """Whether every weight, θ and buffer is a number; buffers that never were (a mask of -inf) do not count."""
@@ -118,33 +133,76 @@ class Learner:
         for perturbation in self.noises:
             perturbation.project_()
 
-    def _update(self, loss: Tensor, phase: Phase, epoch: int) -> None:
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-        learning = list(self.weights) if phase.weights else []
-        if phase.thetas and self.method.theta_from_loss:
-            learning += self.thetas
+    def _parts(self, whole: Tensor) -> tuple[Tensor, ...]:
+        return whole.tensor_split(min(self.recipe.train.accumulate, len(whole) // 2 or 1))
+
+    def _differentiate(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, portion: float, values: Tensor) -> bool:
+        """Adds a part's gradients to those that learn, and its figures to ``values``; says whether it was attacked."""
+        attack = self.recipe.attack
+        share = attack.weight if self.method.adversarial and epoch >= attack.from_epoch else 0.0
+        network = self._compiled if self._compiled is not None and x.shape == self._batch else self.model
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.speed.precision == "bfloat16"):
+            attacked = pgd(network, x, y, self._attack) if share else None
+            clean_loss, clean_hits = _classify(network, x, y)
+            loss, figures = (1 - share) * clean_loss, [portion * clean_loss, clean_hits]
+            if attacked is not None:
+                adversarial_loss, hits = _classify(network, attacked, y)
+                loss, figures = loss + share * adversarial_loss, [*figures, portion * adversarial_loss, hits]
+        learning = self._learning(phase)
         if learning:
-            loss.backward(inputs=learning)
-        self.among.average_([*(p.grad for p in learning if p.grad is not None), *self._statistics])
+            (loss * portion if portion < 1 else loss).backward(inputs=learning)
+        values[: len(figures)] += torch.stack([f.detach().float() for f in figures])
+        return attacked is not None
+
+    def _learning(self, phase: Phase) -> list[nn.Parameter]:
+        from_loss = phase.thetas and self.method.theta_from_loss
+        return [*(self.weights if phase.weights else ()), *(self.thetas if from_loss else ())]
+
+    def _update(self, phase: Phase, epoch: int, share: float) -> None:
+        """Moves who learns; ``share`` weighs this process's gradients, so that their mean is the mean over images."""
+        gradients = [p.grad for p in self._learning(phase) if p.grad is not None]
+        if share != 1:
+            for gradient in gradients:
+                gradient.mul_(share)
+        self.among.average_([*gradients, *self._statistics])
         if phase.weights:
             self.optimizers["weights"].step()
         if phase.thetas:
             self.update_thetas(epoch)
+        if self.average is not None:
+            self.average.update(self.model)
+
+    def _compile_once(self, x: Tensor, y: Tensor) -> None:
+        """Compiles for batches of the first one's shape; the last of an epoch, which may be smaller, runs as it is."""
+        if not self._compile:
+            return
+        self._compile = False
+        part, labels = self._parts(x)[0], self._parts(y)[0]
+        try:
+            with private_generators():  # a step's draws do not depend on whether it compiled first
+                self._compiled = compiled(self.model, part, labels, cuda_graphs=self.recipe.speed.cuda_graphs)
+            self._batch = part.shape
+        except Exception as error:  # torch.compile has no class of its own for what it cannot do
+            if self.recipe.speed.compile == "on":
+                raise TrainingError(
+                    f"torch.compile failed: {first_line(error)}.", "Go on with --set speed.compile=off."
+                ) from error
+            warnings.warn(f"Training runs uncompiled, for torch.compile failed: {first_line(error)}.", stacklevel=2)
 
 
-def _classify(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
+def _classify(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     logits = model(x)
     # GoogLeNet and Inception give auxiliary logits as well while they train; the main ones come first.
     logits = logits[0] if isinstance(logits, tuple) else logits
-    return F.cross_entropy(logits, y), int((logits.argmax(1) == y).sum())
+    return F.cross_entropy(logits, y), (logits.argmax(1) == y).sum()
 
 
-def _sgd(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> SGD:
+def _sgd(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> SGD:
     return SGD(
         parameters,
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
         weight_decay=settings.weight_decay,
+        fused=True if parameters and parameters[0].is_cuda else None,
     )

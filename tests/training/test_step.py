@@ -10,6 +10,7 @@ from torch import nn
 import perturbify
 from perturbify.attacks import Pgd, pgd
 from perturbify.methods.learn2perturb import harmonic
+from perturbify.training.metrics import StepResult
 from perturbify.training.phases import JOINT_STEP, PLAIN, THETA_STEP, W_STEP, WARM_UP
 from perturbify.training.step import Learner
 
@@ -71,7 +72,7 @@ def test_a_method_without_noise_has_no_theta(method, make_learner):
     assert learner.thetas == []
     assert set(learner.optimizers) == {"weights"}
     assert list(perturbify.perturbations(learner.model)) == []
-    result = learner.step(x, y, PLAIN, 0)
+    (result,) = StepResult.read([learner.step(x, y, PLAIN, 0)])
     assert (result.adversarial_loss is None) == (method == "none")
 
 
@@ -89,7 +90,7 @@ def test_a_w_step_follows_the_weighted_loss(share, make_learner, snapshot):
     gradients = torch.autograd.grad(loss, [parameters[n] for n in names])
 
     torch.manual_seed(3)
-    result = learner.step(x, y, W_STEP, 1)
+    (result,) = StepResult.read([learner.step(x, y, W_STEP, 1)])
     assert result.clean_loss == clean.item()
     assert result.adversarial_loss == adversarial.item()
     moved, _ = snapshot(learner.model)
@@ -142,7 +143,7 @@ def test_theta_never_falls_below_its_floor(make_learner):
 
 def test_the_attack_waits_for_its_epoch(make_learner):
     learner, x, y = make_learner(attack__from_epoch=2)
-    first, second = (learner.step(x, y, W_STEP, epoch) for epoch in (1, 2))
+    first, second = StepResult.read([learner.step(x, y, W_STEP, epoch) for epoch in (1, 2)])
     assert first.adversarial_loss is None
     assert second.adversarial_loss is not None
     assert 0 <= second.adversarial_correct <= len(y)
@@ -152,7 +153,7 @@ def test_the_attack_waits_for_its_epoch(make_learner):
 def test_a_loss_that_is_not_finite_moves_nothing(bad, make_learner, snapshot):
     learner, x, y = make_learner(attack__weight=0.0)
     before = snapshot(learner.model)
-    result = learner.step(x * bad, y, JOINT_STEP, 1)
+    (result,) = StepResult.read([learner.step(x * bad, y, JOINT_STEP, 1)])
     assert result.clean_loss != result.clean_loss
     for group, after in zip(before, snapshot(learner.model), strict=True):
         assert all(same(group, after).values())

@@ -1,4 +1,4 @@
-"""Networks compiled for the many gradients of an attack."""
+"""Networks compiled for the many gradients of an attack, and for training."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch import Tensor, nn
 from perturbify.attacks import attacked, input_gradient
 
 
-def compiled(network: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+def compiled(network: nn.Module, x: Tensor, y: Tensor, *, cuda_graphs: bool = False) -> nn.Module:
     """The network with its forward and backward compiled, its parameters and noise modules the same objects.
 
     Args:
         network: A classifier; it is left as it is.
         x: A batch of images to try it on, shape (N, C, H, W).
         y: Its labels, shape (N,).
+        cuda_graphs: Whether CUDA graphs replay what was compiled.
 
     Raises:
         Exception: Whatever torch.compile makes of a network that it cannot compile, of a class of its own for each.
     """
     before = set(vars(network))
     try:
-        fast = cast(nn.Module, torch.compile(network, dynamic=False))
+        fast = cast(nn.Module, torch.compile(network, dynamic=False, mode="reduce-overhead" if cuda_graphs else None))
         with attacked(network):
             input_gradient(fast, x, y)
     finally:

@@ -1,0 +1,28 @@
+"""The moving average of a network in training."""
+
+from __future__ import annotations
+
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+from perturbify.surgery.perturbed import Perturbed
+
+
+class MovingAverage:
+    """Exponential moving average of a network's weights, θ and buffers (Polyak averaging, by timm).
+
+    Args:
+        model: The network, from which the average starts.
+        decay: Share of the past; in (0, 1).
+
+    Attributes:
+        network: The average, in eval mode, a perturbed network like the other.
+    """
+
+    def __init__(self, model: Perturbed, decay: float) -> None:
+        self._average = ModelEmaV3(model, decay=decay)
+        self.network: Perturbed = self._average.module
+
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards the network."""
+        self._average.update(model)

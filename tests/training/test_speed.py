@@ -1,0 +1,163 @@
+"""The switches of ``[speed]``: what a step computes stays the same."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from perturbify import methods
+from perturbify.errors import Diverged, TrainingError
+from perturbify.training import launch, run, state
+from perturbify.training.metrics import StepResult
+from perturbify.training.phases import JOINT_STEP, THETA_STEP, W_STEP, WARM_UP
+from perturbify.training.prepare import prepare
+from perturbify.training.step import Learner
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+@pytest.fixture
+def learn(data, make_recipe):
+    """The results of some steps on the same images."""
+
+    def learn(phases, **changes):
+        settings = make_recipe(train__batch_size=20, **changes)
+        method = methods.get(settings.method)
+        learner = Learner(prepare(network(), settings, data, method).train(), settings, method)
+        learner.set_epoch(0)
+        x, y = next(data.train.batches(20))
+        torch.manual_seed(0)
+        return learner, StepResult.read([learner.step(x, y, phase, 1) for phase in phases])
+
+    return learn
+
+
+def losses(results):
+    return [loss for r in results for loss in (r.clean_loss, r.adversarial_loss)]
+
+
+def same_weights(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("phases", [[WARM_UP] * 10, [W_STEP, THETA_STEP] * 5], ids=["silent", "noisy"])
+def test_bfloat16_follows_float32(phases, learn):
+    _, exact = learn(phases)
+    learner, rough = learn(phases, speed__precision="bfloat16")
+    assert losses(rough) == pytest.approx(losses(exact), rel=0.1)
+    assert losses(rough) != losses(exact)
+    tensors = [
+        *learner.model.state_dict().values(),
+        *(p.grad for p in learner.model.parameters() if p.grad is not None),
+    ]
+    assert all(t.dtype == torch.float32 for t in tensors if t.is_floating_point())
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that were compiled, by a backend that needs no compiler."""
+    made = []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    yield made
+    torch.compiler.reset()
+
+
+def test_compiled_steps_follow_and_take_two_graphs(learn, graphs):
+    """One for the attack, in eval mode, and one for learning; modes and phases that take turns compile nothing anew."""
+    _, eager = learn([WARM_UP] * 4)
+    _, fast = learn([WARM_UP] * 4, speed__compile="on")
+    assert losses(fast) == pytest.approx(losses(eager), rel=1e-4)
+    graphs.clear()
+    torch.compiler.reset()
+    learner, results = learn([W_STEP, THETA_STEP] * 4 + [JOINT_STEP] * 2, speed__compile="on")
+    assert len(graphs) == 2
+    _, eager = learn([W_STEP, THETA_STEP] * 4 + [JOINT_STEP] * 2)
+    assert losses(results) == pytest.approx(losses(eager), rel=0.3)  # other draws
+    x, y = torch.rand(7, 3, 6, 6), torch.arange(7) % 3
+    learner.step(x, y, W_STEP, 1)  # the last batch of an epoch
+    assert len(graphs) == 2
+
+
+def failing(*_, **__):
+    raise RuntimeError("no compiler here")
+
+
+def test_where_nothing_can_compile_auto_goes_on(learn, monkeypatch):
+    monkeypatch.setattr(torch, "compile", failing)
+    learner, _ = learn([W_STEP])
+    learner._compile = True  # as on a GPU
+    x, y = torch.rand(20, 3, 6, 6), torch.arange(20) % 3
+    with pytest.warns(UserWarning, match=r"uncompiled, for torch\.compile failed: no compiler here"):
+        learner.step(x, y, W_STEP, 1)
+    learner.step(x, y, W_STEP, 1)  # which says nothing more
+
+
+def test_where_nothing_can_compile_on_is_refused(learn, monkeypatch):
+    monkeypatch.setattr(torch, "compile", failing)
+    with pytest.raises(TrainingError, match=r"no compiler here.*speed\.compile=off"):
+        learn([W_STEP], speed__compile="on")
+
+
+def test_whether_a_step_compiled_first_changes_no_draw(learn, graphs):
+    learner, _ = learn([], speed__compile="on")
+    x, y = torch.rand(20, 3, 6, 6), torch.arange(20) % 3
+    torch.manual_seed(3)
+    learner._compile_once(x, y)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_the_memory_format_changes_rounding_alone(data, make_recipe, tmp_path):
+    """Without noise, dropout and random starts, which are drawn in the order that numbers lie in memory."""
+    runs = []
+    for last in (True, False):
+        settings = make_recipe(train__warmup_epochs=3, attack__random_start=False, speed__channels_last=last)
+        runs.append(launch.finetune(network(), settings, tmp_path / str(last), data=data, device="cpu").metrics)
+    found = [[m[k] for m in metrics for k in ("clean_loss", "adversarial_loss")] for metrics in runs]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_images_kept_on_the_device_are_the_same(start):
+    assert same_weights(start("usual").model, start("other", speed__data_on_device="on").model)
+
+
+@pytest.fixture
+def gpu_like(monkeypatch):
+    """Steps that nobody waits for, looked at every third time."""
+
+    class Hasty(Learner):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.waits = False
+
+    monkeypatch.setattr(launch, "Learner", Hasty)
+    monkeypatch.setattr(run, "LOOK_EVERY", 3)
+
+
+def test_looking_now_and_then_changes_nothing(start, request):
+    usual = start("usual", train__save_minutes=10.0)
+    request.getfixturevalue("gpu_like")
+    hasty = start("hasty", train__save_minutes=10.0)
+    assert same_weights(usual.model, hasty.model)
+    clocks = ("seconds", "images_per_second")
+    without = [[{k: v for k, v in m.items() if k not in clocks} for m in r.metrics] for r in (usual, hasty)]
+    assert without[0] == without[1]
+
+
+def test_a_run_that_diverged_between_two_looks_names_the_step(start, gpu_like, tmp_path):
+    with pytest.raises(Diverged, match=r"epoch 0, step 1: the loss .*last good state \(epoch 0, step 0\)"):
+        start("run", optimizer__lr=1e30, train__warmup_epochs=0, train__save_minutes=10.0)
+    assert state.read(tmp_path / "run" / "state.safetensors").position.step == 0
