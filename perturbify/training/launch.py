@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,13 @@ from perturbify.training.prepare import prepare
 from perturbify.training.run import OnStep, Run
 from perturbify.training.state import Position
 from perturbify.training.step import Learner
+
+_FREE = {
+    *("name", "data.name", "data.root", "train.save_minutes", "train.tensorboard"),
+    *(f"speed.{f.name}" for f in fields(recipes.SpeedSettings)),
+    *(f"check.{f.name}" for f in fields(recipes.CheckSettings)),
+}
+"""Settings that may change between a run and its resumption; the data are held against those it began with."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,8 @@ def resume(
         on_step: Called after every step.
 
     Raises:
-        TrainingError: There is no run in the folder, or the images are others than it began with.
+        TrainingError: There is no run in the folder, or another process is at it, or its recipe was changed in more
+            than speed and what is looked at, or the images are others than it began with.
         CheckpointError: Its state is damaged.
     """
     folder = RunFolder(Path(run_dir))
@@ -130,6 +138,7 @@ def resume(
     target = choose_device(device)
     with ranks() as among, folder.busy() if among.first else nullcontext():
         saved = state.read_last(folder)
+        _check_same_recipe(saved.header, recipe, folder)
         data = data or among.after_first(lambda: load_data(recipe, download=download))
         _check_same_data(saved.header, data, folder)
         network = checkpoint.build(saved.header, saved.path, model, trust_factory=trust_factory)
@@ -188,6 +197,24 @@ def _place(network: Perturbed, device: torch.device, recipe: Recipe, among: Rank
         return network.to(device)
     # Convolutions are faster with the channels innermost; what is computed is the same.
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _check_same_recipe(header: Header, recipe: Recipe, folder: RunFolder) -> None:
+    before, now = (_settings(r) for r in (recipes.from_toml(header.recipe or "", recipe.name), recipe))
+    changed = [key for key in now if key not in _FREE and before[key] != now[key]]
+    if changed:
+        raise TrainingError(
+            f"{folder.recipe} was changed since the run began: {', '.join(changed)}.",
+            f"Set {changed[0]} back to {before[changed[0]]!r}, or start a new run.",
+        )
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Every setting by its dotted key."""
+    sections = asdict(recipe)
+    whole = {key: value for key, value in sections.items() if key == "model_args" or not isinstance(value, dict)}
+    parts = {f"{s}.{key}": v for s, values in sections.items() if s not in whole for key, v in values.items()}
+    return whole | parts
 
 
 def _check_same_data(header: Header, data: Data, folder: RunFolder) -> None:

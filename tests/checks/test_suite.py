@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from perturbify import check
+from perturbify.attacks import Pgd
 from perturbify.checks.plan import FAMILIES
 from perturbify.checks.trials import Subject, trials
 from perturbify.errors import ModelError
@@ -286,3 +287,25 @@ def test_every_family_has_its_attacks(family):
     plan = replace(PLAN, attacks=(family,), steps=4, long_steps=4)
     planned = trials(plan, Subject(noisy=True, switchable=True, classes=10))
     assert len(planned) > 2, "the clean images, with noise and without, and the family's own"
+
+
+@pytest.mark.parametrize("longest", [None, 20])
+def test_steps_together_with_draws_say_whether_the_strongest_has_converged(longest):
+    """They are held against the strongest attack, unless they are that themselves: on all images they may be."""
+    plan = replace(PLAN, attacks=("pgd", "long"), long_steps=8, longest=longest)
+    report = check(noisy(theta=12.0), brightness(far=20, near=60), plan)
+    (row,) = [r for r in report.rows if r.attack == "EOT-PGD-8, 3 draws"]
+    assert row.n == (longest or 80)
+    (criterion,) = [c for c in report.criteria if c.name == "more steps and restarts change nothing"]
+    held = [e for e in criterion.evidence if e.statement.endswith("less that under EOT-PGD-8, 3 draws")]
+    assert len(held) == (report.strongest.attack != "EOT-PGD-8, 3 draws")
+    if longest:
+        assert held
+
+
+def test_a_random_rival_is_attacked_by_steps_together_with_draws_as_well():
+    subject = Subject(noisy=True, switchable=True, classes=10, rival="other", rival_noisy=True)
+    planned = trials(replace(PLAN, long_steps=20, eot_draws=6), subject)
+    longest = {t.network: t for t in planned if t.role == "longer and averaged"}
+    assert longest["other"].attack == Pgd(8 / 255, 4 / 255, 20, draws=3)
+    assert all(t.role != "longer and averaged" for t in trials(PLAN, replace(subject, rival_noisy=False)))

@@ -123,3 +123,16 @@ def test_another_network(start, go_on, build):
         start("run", stop_after=3)
     with pytest.raises(CheckpointError, match="do not fit its network"):
         go_on("run", model=build(5))
+
+
+def test_a_recipe_that_was_changed_in_between_is_refused(start, go_on, tmp_path):
+    start("run")
+    recipe = tmp_path / "run" / "recipe.toml"
+    as_it_was = recipe.read_text(encoding="utf-8")
+    changed = as_it_was.replace("batch_size = 5", "batch_size = 7", 1).replace("gamma = 0.0001", "gamma = 0.1", 1)
+    assert changed != as_it_was
+    recipe.write_text(changed, encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"recipe\.toml was changed since the run began: train\.batch_size"):
+        go_on("run")
+    recipe.write_text(as_it_was.replace("save_minutes = ", "save_minutes = 1"), encoding="utf-8")
+    go_on("run")
