@@ -1,16 +1,18 @@
 """A training step beside the rival's: ``python -m benchmarks.train_step [OUTPUT.json] [--device cpu] [--threads N]``.
 
-The rival (benchmarks/rival.py) is the paper's step by hand; ours is a joint step of :class:`Learner`. In turns, in one
-process; medians of :data:`ROUNDS` after one step each for warmth. The share of noise is what a step with the noise off
-takes less. Memory: peak over a step, beyond what was there before, of ours, of the rival, and of our step on the same
-network without noise modules; on the CPU each in a process of its own, by its resident memory.
+The rival (benchmarks/rival.py) is the paper's step by hand; ours is a joint step of :class:`Learner`, in float32 like
+the rival's, and with ``speed.precision = "bfloat16"``. In turns, in one process; ratios to the rival's step of the same
+round, and medians over :data:`ROUNDS` after one step each for warmth. The share of noise is what a step with the noise
+off takes less. Memory: peak over two steps, beyond what was there before, of ours, of the rival, and of our step on the
+same network without noise modules; on the CPU each in a process of its own, by its resident memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -55,7 +57,7 @@ Step = Callable[[], object]
 
 
 def contender(kind: str, case: Case, device: str) -> tuple[nn.Module, Step]:
-    """The network and the step of ``"ours"``, ``"plain"`` (ours without noise) or ``"rival"``."""
+    """The network and the step of ``"ours"``, ``"bfloat16"``, ``"plain"`` (ours without noise) or ``"rival"``."""
     torch.manual_seed(0)
     x = torch.rand(case.batch, 3, case.size, case.size, device=device)
     y = torch.randint(case.classes, (case.batch,), device=device)
@@ -63,14 +65,16 @@ def contender(kind: str, case: Case, device: str) -> tuple[nn.Module, Step]:
     if kind == "rival":
         rival = Rival(with_noise(model, x[:2].cpu()).to(device))
         return rival.model, lambda: rival.step(x, y)
-    settings = recipe.load("cifar10", ["optimizer.lr=0.01", "theta_optimizer.lr=0.01"])
-    method = methods.get("learn2perturb" if kind == "ours" else "vanilla")
+    changes = ["optimizer.lr=0.01", "theta_optimizer.lr=0.01"]
+    precision = ["speed.precision=bfloat16"] if kind == "bfloat16" else []
+    settings = recipe.load("cifar10", changes + precision)
+    method = methods.get("vanilla" if kind == "plain" else "learn2perturb")
     network = prepare(model, settings, _like(case), method).to(device)
     learner = Learner(network.to(memory_format=torch.channels_last), settings, method)  # type: ignore[call-overload]
     learner.set_epoch(20)
     network.train()
     x = x.contiguous(memory_format=torch.channels_last)
-    return network, lambda: learner.step(x, y, JOINT_STEP if kind == "ours" else PLAIN, 20)
+    return network, lambda: learner.step(x, y, PLAIN if kind == "plain" else JOINT_STEP, 20)
 
 
 def _like(case: Case) -> data.Data:
@@ -86,6 +90,7 @@ def measure(case: Case, device: str) -> dict[str, Any]:
     rival, rival_step = contender("rival", case, device)
     runs: dict[str, Step] = {
         "ours": our_step,
+        "ours, bfloat16": contender("bfloat16", case, device)[1],
         "rival": rival_step,
         "ours, noise off": _off([p for _, p in perturbations(ours)], our_step),
         "rival, noise off": _off([m for m in rival.modules() if hasattr(m, "theta")], rival_step),
@@ -105,8 +110,11 @@ def measure(case: Case, device: str) -> dict[str, Any]:
         "batch": case.batch,
         "size": case.size,
         "seconds": median,
-        "ours over rival": median["ours"] / median["rival"],
-        "images a second": {name: case.batch / median[name] for name in ("ours", "rival")},
+        "over rival": {
+            name: statistics.median(ours / rival for ours, rival in zip(seconds[name], seconds["rival"], strict=True))
+            for name in ("ours", "ours, bfloat16")
+        },
+        "images a second": {name: case.batch / median[name] for name in ("ours", "ours, bfloat16", "rival")},
         "share of noise": {n: 1 - median[f"{n}, noise off"] / median[n] for n in ("ours", "rival")},
         "peak bytes": {kind: peak(kind, case, device) for kind in ("ours", "plain", "rival")},
     }
@@ -137,13 +145,21 @@ def peak(kind: str, case: Case, device: str) -> int:
 
 
 def peak_here(kind: str, case: Case) -> int:
-    """Growth of this process's resident memory over the first two steps."""
+    """Growth of this process's resident memory over the first two steps (Linux)."""
     torch.set_num_threads(1)
     _, step = contender(kind, case, "cpu")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = _resident("VmRSS")
     for _ in range(2):
         step()
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return _resident("VmHWM") - before
+
+
+def _resident(what: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(what))
 
 
 def measured(device: str) -> dict[str, Any]:
