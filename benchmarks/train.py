@@ -29,7 +29,7 @@ from perturbify.cli import reports
 from perturbify.data import Data
 from perturbify.errors import TrainingError
 from perturbify.files import write_text
-from perturbify.recipe import Method, Recipe
+from perturbify.settings import Method, Recipe
 from perturbify.text import duration, percent, table
 from perturbify.training import state
 from perturbify.training.folder import RunFolder

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from perturbify.checks import Report
     from perturbify.data import Data
     from perturbify.ranks import Ranks
-    from perturbify.recipe import Recipe
+    from perturbify.settings import Recipe
     from perturbify.training import Result
 
 

@@ -11,7 +11,7 @@ from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
 
 if TYPE_CHECKING:
-    from perturbify.recipe import Recipe
+    from perturbify.settings import Recipe
 
 CLEAN, ATTACKED, THETA = "#1b5fbf", "#bf3b0b", "#222222"
 NAMED = 8

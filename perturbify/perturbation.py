@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from perturbify.errors import InputSizeError
 from perturbify.normal import standard_normal_like
 
 CHILD = "perturb"
 """Name under which a perturbation hangs below the module that convolves."""
+
+_HAS_TRITON = find_spec("triton") is not None and torch.version.hip is None
+_FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Elements; a guess: for fewer, two kernels of torch's are sooner on the GPU than one of Triton's.
+_WORTH_A_LAUNCH = 2**20
 
 
 class Perturbation(nn.Module):
@@ -75,6 +84,10 @@ class Perturbation(nn.Module):
                 f"θ was made for a feature map of {_times(self.theta.shape)}, this one is {_times(map_shape)}.",
                 'Feed inputs of the size the network was wrapped for, or wrap it with grain="channel".',
             )
+        if _can_fuse(x, self.theta):
+            from perturbify.fused import fused_noise
+
+            return fused_noise(x, self.theta, self.share)
         draw_once = self.share == "batch" and x.dim() > self.theta.dim()
         epsilon = standard_normal_like(x[:1] if draw_once else x)
         return torch.addcmul(x, self.theta.to(x.dtype), epsilon)
@@ -91,6 +104,55 @@ class Perturbation(nn.Module):
     def extra_repr(self) -> str:
         """Shows the shape of θ, who shares a draw, and whether the noise is on."""
         return f"{_times(self.theta.shape)}, share={self.share!r}, enabled={self.enabled}"
+
+
+def _can_fuse(x: Tensor, theta: Tensor) -> bool:
+    return _suits_the_kernel(x, theta) and _may_launch(x, theta)
+
+
+def _suits_the_kernel(x: Tensor, theta: Tensor) -> bool:
+    """Whether the tensors are such as the fused kernel takes."""
+    image = x.shape[x.dim() - theta.dim() :]
+    return (
+        _HAS_TRITON
+        and x.device.type == "cuda"
+        and theta.device == x.device
+        and x.dtype in _FUSED_DTYPES
+        and x.dim() - theta.dim() in (0, 1)
+        and x.numel() > 0
+        and image.numel() < 2**30
+        and (theta.shape == image or (theta.shape[0] in (1, image[0]) and theta.numel() == theta.shape[0]))
+    )
+
+
+def _may_launch(x: Tensor, theta: Tensor) -> bool:
+    """Whether torch compiles this call or plainly runs it: nobody exports, traces, vmaps or fakes."""
+    if torch.compiler.is_compiling():
+        # is_exporting() is true wherever dynamo traces, before torch 2.15 or so; the flag behind it is not.
+        return torch.compiler.is_dynamo_compiling() and not torch.compiler._is_exporting_flag
+    return (
+        x.numel() >= _WORTH_A_LAUNCH
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and {type(x), type(theta)} <= {Tensor, nn.Parameter}
+        and _get_current_dispatch_mode() is None
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and _launches(x.device, x.dtype)
+    )
+
+
+@cache
+def _launches(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether Triton gets a kernel to run there; it needs a C compiler, and a GPU that is not too old."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            from perturbify.fused import add_noise
+
+            x = torch.zeros(1, device=device, dtype=dtype)
+            add_noise(x, x, torch.zeros(1, device=device, dtype=torch.int64), False)
+    except Exception as error:
+        warnings.warn(f"Noise is drawn by torch, more slowly, for Triton failed: {error!r:.200}", stacklevel=2)
+        return False
+    return True
 
 
 def child_name(call: int) -> str:

@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "files", "generators", "normal", "normalize", "perturbation", "ranks", "schema", "text"},
+    {"errors", "files", "fused", "generators", "normal", "normalize", "perturbation", "ranks", "schema", "text"},
     {"surgery"},
-    {"zoo", "data", "recipe", "methods", "header", "checkpoint", "attacks"},
+    {"zoo", "data", "settings", "recipe", "methods", "header", "checkpoint", "attacks", "compiling"},
     {"training", "checks", "census", "export", "model_card"},
     {"cli", "recipes"},
 ]

@@ -12,7 +12,7 @@ import pytest
 
 from perturbify import recipe
 from perturbify.errors import RecipeError
-from perturbify.recipe import (
+from perturbify.settings import (
     RULES,
     AttackSettings,
     CheckSettings,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from perturbify import recipe
 from perturbify.errors import RecipeError, nearest
-from perturbify.recipe import (
+from perturbify.settings import (
     AttackSettings,
     CheckSettings,
     DataSettings,

@@ -15,7 +15,7 @@ from typing import Any
 from perturbify import recipe as recipes
 from perturbify.errors import OutputExists, PerturbifyError, TrainingError
 from perturbify.files import write_text
-from perturbify.recipe import Recipe
+from perturbify.settings import Recipe
 
 try:
     import fcntl

@@ -12,7 +12,7 @@ from perturbify.attacks import Pgd, attacked, pgd
 from perturbify.data import Split
 from perturbify.generators import seeded
 from perturbify.perturbation import noise
-from perturbify.recipe import Recipe
+from perturbify.settings import Recipe
 from perturbify.training.seeds import derive
 
 

@@ -20,7 +20,7 @@ from perturbify.errors import TrainingError
 from perturbify.files import keep_copy
 from perturbify.header import Header
 from perturbify.ranks import Ranks, ranks
-from perturbify.recipe import Recipe
+from perturbify.settings import CheckSettings, Recipe, SpeedSettings
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.training import state
 from perturbify.training.folder import RunFolder
@@ -31,8 +31,8 @@ from perturbify.training.step import Learner
 
 _FREE = {
     *("name", "data.name", "data.root", "train.save_minutes", "train.tensorboard"),
-    *(f"speed.{f.name}" for f in fields(recipes.SpeedSettings)),
-    *(f"check.{f.name}" for f in fields(recipes.CheckSettings)),
+    *(f"speed.{f.name}" for f in fields(SpeedSettings)),
+    *(f"check.{f.name}" for f in fields(CheckSettings)),
 }
 """Settings that may change between a run and its resumption; the data are held against those it began with."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perturbify.methods import Method
-from perturbify.recipe import OptimizerSettings, TrainSettings
+from perturbify.settings import OptimizerSettings, TrainSettings
 
 
 @dataclass(frozen=True)

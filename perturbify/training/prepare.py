@@ -10,7 +10,7 @@ from perturbify.data import Data
 from perturbify.errors import ModelError, TrainingError
 from perturbify.methods import Method
 from perturbify.normalize import Normalize
-from perturbify.recipe import Recipe
+from perturbify.settings import Recipe
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.surgery.wrap import wrap
 from perturbify.text import times

@@ -17,7 +17,7 @@ from perturbify.methods import Method
 from perturbify.methods.learn2perturb import harmonic, regularizer, scaled_gamma
 from perturbify.perturbation import Perturbation, noise, perturbations
 from perturbify.ranks import Ranks
-from perturbify.recipe import OptimizerSettings, Recipe
+from perturbify.settings import OptimizerSettings, Recipe
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.text import first_line
 from perturbify.training.average import MovingAverage

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perturbify import methods, recipe
-from perturbify.recipe import OptimizerSettings
+from perturbify.settings import OptimizerSettings
 from perturbify.training.phases import learning_rate, noisy_epoch, phase_at
 
 L2P = methods.get("learn2perturb")

@@ -1,0 +1,287 @@
+"""The settings of a recipe, as frozen dataclasses, and which values they take.
+
+The constants are those of the Learn2Perturb paper and its release, as METHODS.md, section 1, collects them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from perturbify.schema import Pair, Range, Rules
+from perturbify.surgery.config import PerturbConfig
+
+Method = Literal["learn2perturb", "learn2perturb-r", "vanilla", "none"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images, and what is done to them.
+
+    Attributes:
+        name: The dataset, as ``perturbify.data`` knows it.
+        root: Its folder; None: where that dataset usually lies.
+        image_size: Height and width in pixels the images are brought to; None: as they are.
+        train_images: How many training images, evenly over the classes; None: all of them.
+        held_out: How many of these, evenly over the classes, are not trained on but used to choose the best epoch by,
+            so that the test images need not be; None: none.
+        crop_padding: Pixels of zeros on each side before the random crop; 0: no crop. The release's is 4
+            (METHODS.md, 1).
+        flip: Whether half of the training images are mirrored, as in the release (METHODS.md, 1).
+        mean: Per channel, of pixels in [0, 1], subtracted inside the model. None: the model's own where its
+            weights are pretrained or say so, else the dataset's.
+        std: Per channel, positive; divides after ``mean`` is subtracted. Comes with ``mean`` or not at all.
+    """
+
+    name: str
+    root: str | None = None
+    image_size: int | None = None
+    train_images: int | None = None
+    held_out: int | None = None
+    crop_padding: int = 4
+    flip: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How long, in what portions, and in what order (Learn2Perturb, Algorithm 1).
+
+    Attributes:
+        epochs: Passes over the training images, warm-up included; at least 1.
+        batch_size: Images a step; at least 1. The release's is 128.
+        warmup_epochs: The first epochs, in which W alone learns and the noise is off; from 0 to ``epochs``.
+            The paper's is 20.
+        w_steps: W-steps in a row before the θ-steps; at least 1.
+        theta_steps: θ-steps in a row before the W-steps; at least 1.
+        joint: One backward pass serves both groups at every step, as in the release and at Algorithm 1's
+            shared evaluation point; ``w_steps`` and ``theta_steps`` then mean nothing.
+        gamma: Weight of the regulariser g(θ) (eq. 7) at batch 128, scaled by batch_size/128; at least 0.
+        held_out_every: The images that are held out are classified, attacked and not, at the end of every so many
+            epochs and of the last one; at least 1.
+        save_minutes: The state is saved at the end of each epoch and at least this often; positive.
+        accumulate: Parts that a batch is attacked and differentiated in, one after the other, for one update: less
+            memory, and batch norm sees the parts; from 1 to ``batch_size``.
+        ema_decay: Share of the past in the moving average of all weights and θ that is written beside the model, as
+            ``average.safetensors``; in (0, 1). None: no average.
+        sync_batchnorm: Whether batch norm takes its statistics over the images of all processes; on GPUs only.
+        tensorboard: Whether each epoch's metrics are written for TensorBoard as well.
+    """
+
+    epochs: int
+    batch_size: int
+    warmup_epochs: int
+    w_steps: int = 1
+    theta_steps: int = 1
+    joint: bool = False
+    gamma: float = 1e-4
+    held_out_every: int = 1
+    save_minutes: float = 10.0
+    accumulate: int = 1
+    ema_decay: float | None = None
+    sync_batchnorm: bool = False
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """How a step is computed; what it computes stays the same, but for rounding and which draws it gets.
+
+    Attributes:
+        precision: Of convolutions and matrix products: ``"bfloat16"`` by autocast; weights, θ, batch norm's statistics
+            and losses stay in float32.
+        channels_last: Whether feature maps lie in memory with the channels innermost.
+        compile: Whether torch.compile compiles the network, one graph for the attack and one for learning:
+            ``"auto"`` does so on a GPU, and goes on without where it fails.
+        cuda_graphs: Whether the compiled graphs are replayed as CUDA graphs; needs fixed shapes and more memory.
+        data_on_device: Whether all training images are kept on the device, as uint8: ``"auto"`` does so on a GPU
+            where they take no more than a quarter of its free memory.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    compile: Literal["auto", "on", "off"] = "auto"
+    cuda_graphs: bool = False
+    data_on_device: Literal["auto", "on", "off"] = "auto"
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """SGD and its step schedule, for one group of parameters: W or θ (METHODS.md, 1).
+
+    Attributes:
+        lr: Learning rate; at least 0. The release's is 0.1 for both groups.
+        momentum: In [0, 1).
+        nesterov: Nesterov's momentum; needs ``momentum``.
+        weight_decay: At least 0. The release's is 3e-4 on W and 0 on θ.
+        milestones: Epochs, counted from 0 and increasing, from each of which on ``decay`` applies once more.
+        decay: What the learning rate is multiplied with at each milestone; in (0, 1].
+    """
+
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """The adversary of training: l∞ PGD (METHODS.md, 1).
+
+    Attributes:
+        epsilon: Radius of the ball, of pixels in [0, 1]; in (0, 1].
+        step_size: Length of a step, in the same unit; in (0, 1].
+        steps: At least 1.
+        random_start: Start anywhere in the ball instead of at the image.
+        weight: Share of the adversarial loss, in [0, 1]; the clean loss has the rest.
+        from_epoch: The epoch, counted from 0, in which it begins. The release's is 20; the paper has no such
+            delay.
+    """
+
+    epsilon: float = 8 / 255
+    step_size: float = 0.01
+    steps: int = 7
+    random_start: bool = True
+    weight: float = 0.5
+    from_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """The check at the end of a run, and its adversary (METHODS.md, 4).
+
+    Attributes:
+        images: Test images, at least 1; all of them if there are fewer.
+        epsilon: As in :class:`AttackSettings`.
+        step_size: As in :class:`AttackSettings`.
+        steps: As in :class:`AttackSettings`.
+        eot_draws: Independent draws of the noise that each step of EOT-PGD averages; at least 1.
+        batch_size: Images attacked at once; at least 1.
+    """
+
+    images: int = 256
+    epsilon: float = 8 / 255
+    step_size: float = 0.01
+    steps: int = 7
+    eot_draws: int = 10
+    batch_size: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run.
+
+    Attributes:
+        name: The stem of the file it came from; not in the TOML.
+        model: The network, as ``perturbify.zoo`` knows it.
+        model_args: Keyword arguments for the network's builder.
+        method: The defence: Learn2Perturb, Learn2Perturb-R (θ by the regulariser alone), PGD training without
+            noise (``"vanilla"``), or none at all.
+        seed: Of every random number in the run; from 0 to 2³²-1.
+        data: Which images.
+        perturb: Where the noise goes and what θ starts from.
+        train: How long and in what order.
+        optimizer: For W.
+        theta_optimizer: For θ.
+        attack: The adversary of training.
+        check: The check at the end.
+        speed: How steps are computed.
+    """
+
+    name: str
+    model: str
+    model_args: dict[str, Any] = field(default_factory=dict)
+    method: Method = "learn2perturb"
+    seed: int = 0
+    data: DataSettings
+    perturb: PerturbConfig = field(default_factory=PerturbConfig)
+    train: TrainSettings
+    optimizer: OptimizerSettings
+    theta_optimizer: OptimizerSettings
+    attack: AttackSettings = AttackSettings()
+    check: CheckSettings = CheckSettings()
+    speed: SpeedSettings = SpeedSettings()
+
+
+def _one_per_channel(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> bool:
+    if mean is None or std is None:
+        return mean is std
+    return 0 < len(mean) == len(std)
+
+
+_POSITIVE = Range(above=0)
+_FROM_ONE = Range(least=1)
+_FROM_ZERO = Range(least=0)
+_PIXELS = Range(above=0, most=1, fraction=True)
+
+RULES: Mapping[type, Rules] = {
+    Recipe: Rules({"seed": Range(least=0, most=2**32 - 1)}),
+    DataSettings: Rules(
+        {
+            "image_size": _FROM_ONE,
+            "train_images": _FROM_ONE,
+            "held_out": _FROM_ONE,
+            "crop_padding": _FROM_ZERO,
+            "mean": Range(least=0, most=1, fraction=True),
+            "std": Range(above=0, fraction=True),
+        },
+        (Pair("mean", "std", _one_per_channel, "and std come together, one number a channel"),),
+    ),
+    PerturbConfig: Rules(
+        {"theta_init": _POSITIVE, "theta_min": _POSITIVE},
+        (Pair("theta_init", "theta_min", operator.ge, "must be at least theta_min"),),
+    ),
+    TrainSettings: Rules(
+        {
+            "epochs": _FROM_ONE,
+            "batch_size": _FROM_ONE,
+            "warmup_epochs": _FROM_ZERO,
+            "w_steps": _FROM_ONE,
+            "theta_steps": _FROM_ONE,
+            "gamma": Range(least=0),
+            "held_out_every": _FROM_ONE,
+            "save_minutes": _POSITIVE,
+            "accumulate": _FROM_ONE,
+            "ema_decay": Range(above=0, below=1),
+        },
+        (
+            Pair("warmup_epochs", "epochs", operator.le, "must be at most epochs"),
+            Pair("accumulate", "batch_size", operator.le, "must be at most batch_size"),
+        ),
+    ),
+    OptimizerSettings: Rules(
+        {
+            "lr": Range(least=0),
+            "momentum": Range(least=0, below=1),
+            "weight_decay": Range(least=0),
+            "milestones": Range(least=0, increasing=True),
+            "decay": Range(above=0, most=1),
+        },
+        (Pair("nesterov", "momentum", lambda on, m: m > 0 or not on, "needs a momentum above 0"),),
+    ),
+    AttackSettings: Rules(
+        {
+            "epsilon": _PIXELS,
+            "step_size": _PIXELS,
+            "steps": _FROM_ONE,
+            "weight": Range(least=0, most=1),
+            "from_epoch": _FROM_ZERO,
+        }
+    ),
+    CheckSettings: Rules(
+        {
+            "images": _FROM_ONE,
+            "epsilon": _PIXELS,
+            "step_size": _PIXELS,
+            "steps": _FROM_ONE,
+            "eot_draws": _FROM_ONE,
+            "batch_size": _FROM_ONE,
+        }
+    ),
+    SpeedSettings: Rules({}, (Pair("cuda_graphs", "compile", lambda on, c: c != "off" or not on, "needs compile"),)),
+}
