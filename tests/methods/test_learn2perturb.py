@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from perturbify import methods, recipe
+from perturbify import methods, settings
 from perturbify.errors import RecipeError
 from perturbify.methods.learn2perturb import harmonic, regularizer, scaled_gamma
 
@@ -56,7 +56,7 @@ def test_gamma_follows_the_batch_size():
 
 
 def test_recipes_and_registry_name_the_same_defences():
-    assert set(get_args(recipe.Method)) == set(methods.METHODS)
+    assert set(get_args(settings.Method)) == set(methods.METHODS)
     for name in methods.METHODS:
         assert methods.get(name).name == name
 
