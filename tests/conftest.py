@@ -1,0 +1,7 @@
+"""What every test takes for granted of the process it runs in."""
+
+import signal
+
+# A shell without job control starts background jobs with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C
+# would hang for a reason that lies outside them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
