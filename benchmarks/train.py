@@ -29,14 +29,14 @@ from perturbify.cli import reports
 from perturbify.data import Data
 from perturbify.errors import TrainingError
 from perturbify.files import write_text
-from perturbify.settings import Method, Recipe
+from perturbify.settings import Recipe
 from perturbify.text import duration, percent, table
 from perturbify.training import state
 from perturbify.training.folder import RunFolder
 from perturbify.training.metrics import Progress
 from perturbify.training.seeds import fresh_weights
 
-METHODS: tuple[Method, ...] = ("learn2perturb", "vanilla")
+METHODS: tuple[str, ...] = ("learn2perturb", "vanilla")
 
 # Part of the time that is kept back for the step or the batch under way, and for saving.
 KEPT_BACK = 0.02
@@ -67,7 +67,7 @@ class Job:
     runs: Path
     device: torch.device
 
-    def folder(self, method: Method) -> RunFolder:
+    def folder(self, method: str) -> RunFolder:
         """Where one of the runs lies."""
         return RunFolder(self.runs / method)
 
@@ -95,7 +95,7 @@ class Standing:
         images_per_second: Over the last complete epoch and that one; None as long as nothing is known.
     """
 
-    method: Method
+    method: str
     state: str
     epoch: int = 0
     images: int = 0
@@ -129,7 +129,7 @@ def work_off(job: Job, deadline: float) -> None:
             raise
 
 
-def standing(job: Job, method: Method) -> Standing:
+def standing(job: Job, method: str) -> Standing:
     """Where a run stands, by its folder."""
     folder = job.folder(method)
     if not _is_begun(folder):
@@ -248,7 +248,7 @@ def _is_begun(folder: RunFolder) -> bool:
     return folder.state.is_file() or folder.state_before.is_file()
 
 
-def _train(job: Job, method: Method, deadline: float) -> None:
+def _train(job: Job, method: str, deadline: float) -> None:
     """Trains to the end, or until the time is up and the state saved, which ends in SystemExit."""
 
     def on_step(progress: Progress) -> None:
@@ -283,7 +283,7 @@ def _train(job: Job, method: Method, deadline: float) -> None:
         )
 
 
-def _check(job: Job, method: Method, deadline: float) -> None:
+def _check(job: Job, method: str, deadline: float) -> None:
     """Checks a finished run; what earlier slices recorded of it is not done again."""
     folder = job.folder(method)
 

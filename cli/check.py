@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", metavar="FILE|NAME")
+@click.argument("file", metavar="FILE|RUN|NAME")
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: what FILE was trained on.")
 @click.option("--data-root", type=click.Path(), help="Folder of a named dataset.")
 @click.option("--image-size", type=click.IntRange(1), help="Fit images to a square of so many pixels a side.")
@@ -65,8 +63,9 @@ def check(
 ) -> None:
     """Measure how robust FILE is on clean and attacked test images, and judge whether the figures can be believed.
 
-    FILE is a checkpoint of perturbify's; the NAME of any model, with --weights, is checked as it is. Images are
-    crafted first, and then scored on fresh draws of the noise. Exit status 3 says that a criterion failed.
+    FILE is a checkpoint of perturbify's, RUN the folder of a finished run; the NAME of any model, with --weights, is
+    checked as it is. Images are crafted first, and then scored on fresh draws of the noise. Exit status 3 says that a
+    criterion failed.
 
     \b
       --preset quick      256 images; minutes for a small network on a CPU
@@ -95,13 +94,14 @@ def check(
     about: dict[str, Any] = {}
     with console.aside():
         if models.is_file(file):
+            file = models.file_of(file)
             if any(how.values()):
                 raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
             header = checkpoint.read_header(file)
             model = models.load(console, file, trust_factory=trust_factory)
             data = _data_for_file(file, header, data_name, data_root, image_size, download)
             about = header.provenance()
-            given = _threat_model(header) | given
+            given = models.threat_model(header) | given
         else:
             if data_name is None:
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
@@ -115,12 +115,12 @@ def check(
     if target.type == "cuda":
         given.setdefault("at_once", 8)
     plan = _plan(preset, given)
-    with console.checking() as show, _saying_how_to_go_on(console, output):
+    with console.checking() as show, console.saying_how_to_go_on(output):
         report = run_check(
             model.to(target),
             data,
             plan,
-            name=Path(file).name,
+            name=models.called(file) if models.is_file(file) else file,
             about=about,
             sources={called[n]: others[n] for n in sources},
             against=(called[against], others[against]) if against else None,
@@ -154,26 +154,6 @@ def _plan(preset: str, given: dict[str, Any]) -> CheckPlan:
     return plan if plan == PRESETS[preset] else replace(plan, preset=f"{preset}, changed")
 
 
-def _threat_model(header: Header) -> dict[str, Any]:
-    """The adversary that a checkpoint's recipe names for its check."""
-    from perturbify import recipe
-
-    if header.recipe is None:
-        return {}
-    settings = recipe.from_toml(header.recipe, "checkpoint").check
-    return {"epsilon": settings.epsilon, "step_size": settings.step_size, "steps": settings.steps}
-
-
-@contextmanager
-def _saying_how_to_go_on(console: Console, output: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        if output is not None:
-            console.log("\nWhat is done is kept: the same command with --resume goes on.")
-        raise
-
-
 def _data_for_file(
     file: str, header: Header, name: str | None, root: str | None, image_size: int | None, download: bool
 ) -> Data:
@@ -195,6 +175,8 @@ def _data_for_file(
             f"{file} tells {len(header.classes)} classes apart, {images.name} has {len(images.classes)}.",
             "Check it on the data it was made for.",
         )
+    if image_size is None:
+        models.check_size(models.called(file), header, images)
     return images
 
 

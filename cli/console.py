@@ -15,7 +15,9 @@ import click
 from perturbify.text import duration, percent, table
 
 if TYPE_CHECKING:
-    from perturbify import census, checks
+    from pathlib import Path
+
+    from perturbify import census, certification, checks
     from perturbify.training.metrics import Progress
 
 
@@ -74,6 +76,33 @@ class Console:
                     self.log(f"checked: {p.trial}, {left}")
 
             yield show
+
+    @contextmanager
+    def certifying(self) -> Iterator[Callable[[certification.Progress], None]]:
+        """Shows the progress of a certification: a line that moves on a terminal, and a line a batch."""
+        with self._moving_line() as move:
+            logged = 0
+
+            def show(p: certification.Progress) -> None:
+                nonlocal logged
+                left = f"{p.done} of {p.total} images, {duration(p.seconds_left)} left"
+                move(f"certifying: {left}")
+                if p.done > logged:
+                    logged = p.done
+                    move("")
+                    self.log(f"certified: {left}")
+
+            yield show
+
+    @contextmanager
+    def saying_how_to_go_on(self, output: Path | None) -> Iterator[None]:
+        """Says, where Ctrl-C ends what keeps its records in a folder, that the same command can go on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if output is not None:
+                self.log("\nWhat is done is kept: the same command with --resume goes on.")
+            raise
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[census.Progress], None]]:

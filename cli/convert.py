@@ -9,7 +9,7 @@ import click
 
 from perturbify.cli import models
 from perturbify.cli.console import Console
-from perturbify.cli.options import image_size, model_options, output_options
+from perturbify.cli.options import image_size, model_options, output_options, start
 
 
 @click.command()
@@ -21,18 +21,27 @@ from perturbify.cli.options import image_size, model_options, output_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of fresh weights.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes of the model's head.")
 @click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: what the model says.")
-@click.option("--grain", type=click.Choice(["element", "channel", "layer"]), default="element", show_default=True)
-@click.option("--share", type=click.Choice(["sample", "batch"]), default="sample", show_default=True)
-@click.option("--shared", type=click.Choice(["call", "module"]), default="call", show_default=True)
+@click.option("--method", default="learn2perturb", show_default=True, help="The defence; its noise is the default.")
+@click.option(
+    "--site",
+    type=click.Choice(["output", "activation", "input", "norm", "addition", "weight", "parameter"]),
+    help="Noise behind (output) or before convolutions, behind their normalisation, on additions, on weights.",
+)
+@click.option("--grain", type=click.Choice(["element", "channel", "layer"]), help="What one entry of θ scales.")
+@click.option("--share", type=click.Choice(["sample", "batch"]), help="Who shares a draw.")
+@click.option("--shared", type=click.Choice(["call", "module"]), help="Of a module called twice: two θ, or one.")
 @click.option(
     "--backend",
     type=click.Choice(["auto", "hook"]),
-    default="auto",
-    show_default=True,
     help="hook: no graph; the model's own code runs, with a hook on each convolution.",
 )
-@click.option("--theta-init", type=float, default=0.25, show_default=True, help="What every θ starts from.")
-@click.option("--theta-min", type=float, default=0.01, show_default=True, help="The floor of θ.")
+@click.option(
+    "--theta-init",
+    callback=start,
+    metavar="NUMBER|RATIOx",
+    help="What every θ starts from; 0.1x: a tenth of the activations' deviation, measured on --data.",
+)
+@click.option("--theta-min", type=float, help="The floor of θ.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these modules.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these modules.")
 @model_options
@@ -49,20 +58,25 @@ def convert(
     as_json: bool,
     quiet: bool,
     trust_factory: bool,
+    method: str,
     **settings: Any,
 ) -> None:
     """Put a noise module behind every convolution of the model NAME and write it to one file.
+
+    With --method the noise is another defence's: on weights (pni, adv-bnn), before convolutions (rse), behind the first
+    (pixeldp).
 
     NAME is a timm or torchvision model (resnet18, timm:resnet18, torchvision:resnet18), one of the paper's CIFAR
     networks (cifar_resnet20), or your own package.module:factory. Weights are fresh unless --pretrained or --weights is
     given.
     """
-    from perturbify import checkpoint, zoo
+    from dataclasses import replace
+
+    from perturbify import checkpoint, methods, zoo
     from perturbify import data as datasets
     from perturbify.errors import ModelError
     from perturbify.files import check_output
-    from perturbify.surgery.config import PerturbConfig
-    from perturbify.surgery.wrap import plan, wrap
+    from perturbify.methods.wrapping import plan, wrap
     from perturbify.training.prepare import normalization
     from perturbify.training.seeds import fresh_weights
 
@@ -80,10 +94,19 @@ def convert(
     if not dry_run:
         check_output(target, force=force)
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
+    config = methods.get(method).perturb
+    if config is None:
+        raise click.UsageError(
+            f"The method {method} has no noise, so there is nothing to convert: perturbify finetune --method {method}."
+        )
+    if settings["theta_init"] is not None:
+        config = replace(config, theta_first=None)  # one start for all sites
     try:
-        config = PerturbConfig(**settings)
+        config = replace(config, **{key: value for key, value in settings.items() if value not in (None, ())})
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if isinstance(config.theta_init, str) and data_name is None:
+        raise click.UsageError(f"--theta-init {config.theta_init} is measured on images; name them with --data.")
     data = None if data_name is None else datasets.load(data_name, image_size=input_size[1] if input_size else None)
     classes = num_classes if data is None else len(data.classes)
     with console.aside():
@@ -93,11 +116,15 @@ def convert(
         if size is None:
             raise ModelError(f"{name} does not say its input size.", "Give it: --input-size 3x224x224, or --data.")
         example = zoo.example_input(model, size)
+        if data is not None and isinstance(config.theta_init, str):
+            example = next(data.train.batches(64))[:1]
         if dry_run:
-            the_plan = plan(model, config, example_input=example)
+            the_plan = plan(model, config, method=method, example_input=example)
+            if not the_plan.sites:
+                wrap(model, config, method=method, example_input=example)  # which says why
         else:
             normalize = normalization(model, data) if data else zoo.normalization(model)
-            network = wrap(model, config, example_input=example, normalize=normalize)
+            network = wrap(model, config, method=method, example_input=example, normalize=normalize)
             the_plan = network.surgery.plan
     if not dry_run:
         checkpoint.save(network, target, overwrite=force, classes=list(data.classes) if data else None)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--recipe", "recipe_name", help="A built-in recipe, or a .toml file; see `perturbify recipes ls`.")
 @click.option("--model", "model_name", help="A model's name, or a FILE of perturbify's; default: the recipe's.")
+@click.option("--method", help="The defence, with its own noise; default: the recipe's.")
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: the recipe's.")
 @click.option("-o", "--run-dir", type=click.Path(path_type=Path), help="The run's folder; default: a new one in runs/.")
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 def finetune(
     recipe_name: str | None,
     model_name: str | None,
+    method: str | None,
     data_name: str | None,
     run_dir: Path | None,
     resumed: Path | None,
@@ -65,11 +67,12 @@ def finetune(
 
     with ranks() as among:
         if resumed is not None:
-            if model_name or data_name or run_dir or overrides or force or any(how.values()):
+            if model_name or method or data_name or run_dir or overrides or force or any(how.values()):
                 raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
             result, recipe, data = _resume(console, resumed, device, download, trust_factory)
         else:
             launch.choose_device(device)
+            overrides = (*((f'method="{method}"',) if method else ()), *overrides)
             if run_dir is not None and among.first:
                 RunFolder(run_dir).check(force=force)
             with console.aside():

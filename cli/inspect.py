@@ -8,23 +8,30 @@ import click
 
 from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
-from perturbify.text import table, times
+from perturbify.text import counted, noise_in_words, table, times
 
 
 @click.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", metavar="FILE|RUN", type=click.Path())
+@click.option(
+    "--data", "data_name", help="Measure what θ is added to on these images: their training images, noise off."
+)
+@click.option("--trust-factory", is_flag=True, help="With --data: run the factory that FILE names.")
 @output_options
-def inspect(file: str, as_json: bool, quiet: bool) -> None:
+def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool, quiet: bool) -> None:
     """Say what FILE is: its network, its noise sites with the statistics of θ, its last check.
 
-    Nothing of the file is run, and the network is not built.
+    RUN stands for the model of a finished run. Nothing of the file is run, and the network is not built, but for
+    --data: then each site also shows the ratio of its noise to what it is added to.
     """
     from dataclasses import asdict
     from pathlib import Path
 
     from perturbify import checkpoint
+    from perturbify.cli import models
     from perturbify.errors import CheckpointError
 
+    file = models.file_of(file)
     console = Console(quiet=quiet, as_json=as_json)
     metadata, tensors = checkpoint.read_file(Path(file))
     header = checkpoint.header_of(metadata, Path(file))
@@ -34,7 +41,25 @@ def inspect(file: str, as_json: bool, quiet: bool) -> None:
     if missing:
         raise CheckpointError(f"{file} names the tensor {missing[0]} and does not hold it.", "Fetch it again.")
     sites = [site | _statistics(theta) for site, theta in zip(header.sites, thetas, strict=True)]
+    if data_name is not None:
+        with console.aside():
+            ratios = _relative(file, data_name, trust_factory)
+        sites = [site | {"relative": ratios.get(site["name"])} for site in sites]
     console.result(_text(asdict(header), sites), asdict(header) | {"sites": sites})
+
+
+def _relative(file: str, data_name: str, trust_factory: bool) -> dict[str, float | None]:
+    """Deviation of the noise over that of what it is added to, by site, on 256 training images."""
+    import math
+
+    from perturbify import checkpoint
+    from perturbify import data as datasets
+    from perturbify.surgery.spread import relative_noise
+
+    size = checkpoint.read_header(file).image_size()
+    images, _ = next(datasets.load(data_name, image_size=size).train.batches(256))
+    ratios = relative_noise(checkpoint.load(file, trust_factory=trust_factory), images)
+    return {site: ratio if math.isfinite(ratio) else None for site, ratio in ratios.items()}
 
 
 def _statistics(theta: Any) -> dict[str, float]:
@@ -56,9 +81,9 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
         ("input", ", ".join(f"{n} {times(i['shape'])}" for n, i in header["inputs"].items())),
         ("normalisation", "inside" if header["normalize"] else "none inside"),
         ("classes", ", ".join(header["classes"]) if header["classes"] else "not recorded"),
-        ("noise", "none" if config is None else f"grain {config['grain']}, a draw per {config['share']}"),
-        ("method", header["method"] or "converted, not trained"),
-        ("trained", f"{header['trained'].get('epochs', 0)} epochs"),
+        ("method", header["method"] or "not recorded"),
+        ("noise", noise_in_words(config)),
+        ("trained", counted(header["trained"].get("epochs", 0), "epoch")),
         ("written with", ", ".join(f"{k} {v}" for k, v in header["versions"].items())),
     ]
     check = header["check"]
@@ -67,9 +92,27 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:{width}}  {value}" for name, value in facts]
     if sites:
-        rows = [("site", "θ", "mean", "std", "min", "max")]
-        rows += [
-            (s["name"], times(s["theta_shape"]), *(f"{s[k]:.4f}" for k in ("mean", "std", "min", "max"))) for s in sites
+        from perturbify.surgery.config import WEIGHT_SITES
+
+        keys = ("mean", "std", "min", "max")
+        measured = "relative" in sites[0]
+        name = "log σ" if header["config"].get("scale") == "posterior" else "θ"
+        rows = [
+            (
+                "site",
+                name,
+                *keys,
+                *(
+                    ["noise / weight" if header["config"]["site"] in WEIGHT_SITES else "noise / activation"]
+                    if measured
+                    else []
+                ),
+            )
         ]
+        for s in sites:
+            row = [s["name"], times(s["theta_shape"]), *(f"{s[k]:.4f}" for k in keys)]
+            if measured:
+                row.append("-" if s["relative"] is None else f"{s['relative']:.3f}")
+            rows.append(tuple(row))
         lines += ["", table(rows)]
     return "\n".join(lines)

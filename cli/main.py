@@ -17,7 +17,7 @@ import click
 from perturbify import __version__
 from perturbify.errors import PerturbifyError, RecipeError, nearest
 
-COMMANDS = ("convert", "finetune", "plot", "check", "inspect", "recipes", "census")
+COMMANDS = ("convert", "finetune", "plot", "check", "certify", "compare", "inspect", "recipes", "reproduce", "census")
 
 
 class _LazyGroup(click.Group):

@@ -12,10 +12,63 @@ from perturbify.cli.console import Console
 if TYPE_CHECKING:
     from torch import nn
 
+    from perturbify.data import Data
+    from perturbify.header import Header
+
 
 def is_file(name: str) -> bool:
-    """Whether what was named is a checkpoint rather than a model."""
-    return name.endswith(".safetensors") or Path(name).is_file()
+    """Whether what was named is a checkpoint, or a run's folder, rather than a model."""
+    return name.endswith(".safetensors") or Path(name).is_file() or _model_of_run(name).is_file()
+
+
+def file_of(name: str) -> str:
+    """The checkpoint that a FILE is, or that a run's folder holds.
+
+    Raises:
+        CheckpointError: It is a folder without one.
+    """
+    from perturbify.errors import CheckpointError
+
+    if not Path(name).is_dir():
+        return name
+    model = _model_of_run(name)
+    if not model.is_file():
+        raise CheckpointError(
+            f"The folder {name} holds no {model.name}.", "Give a FILE, or the folder of a finished run."
+        )
+    return str(model)
+
+
+def called(file: str) -> str:
+    """What reports call a checkpoint: its file's name, or for a run's model that of the run's folder."""
+    path = Path(file).absolute()
+    return path.parent.name or path.name if path == _model_of_run(str(path.parent)) else path.name
+
+
+def _model_of_run(folder: str) -> Path:
+    from perturbify.training.folder import RunFolder
+
+    return RunFolder(Path(folder)).model
+
+
+def check_size(name: str, header: Header, images: Data) -> None:
+    """Makes sure that images have the size that a network was made for.
+
+    Some networks take images of any size, and then their figures at another one than theirs mislead.
+
+    Raises:
+        CheckError: They have another size.
+    """
+    from perturbify.errors import CheckError
+    from perturbify.text import times
+
+    shape = tuple(next(iter(header.inputs.values()))["shape"])
+    if shape != images.input_size:
+        side = header.image_size()
+        raise CheckError(
+            f"{name} was made for images of {times(shape)}, those of {images.name} are {times(images.input_size)}.",
+            "Take images of its own size." if side is None else f"Fit them: --image-size {side}.",
+        )
 
 
 def create(console: Console, name: str, *, num_classes: int | None, **how: Any) -> nn.Module:
@@ -55,3 +108,13 @@ def load(console: Console, path: str, *, trust_factory: bool) -> nn.Module:
     name = header.model["name"] if header.model else header.source_class
     console.log(f"model: {name} from {Path(path).name}, {len(header.sites)} noise sites")
     return model
+
+
+def threat_model(header: Header) -> dict[str, Any]:
+    """The adversary that a checkpoint's recipe names for its check."""
+    from perturbify import recipe
+
+    if header.recipe is None:
+        return {}
+    settings = recipe.from_toml(header.recipe, "checkpoint").check
+    return {"epsilon": settings.epsilon, "step_size": settings.step_size, "steps": settings.steps}

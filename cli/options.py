@@ -99,6 +99,16 @@ def pixels(_ctx: click.Context, _option: click.Parameter, given: str | None) -> 
     return value
 
 
+def start(_ctx: click.Context, _option: click.Parameter, given: str | None) -> float | str | None:
+    """Reads what θ starts from: a number, or such as 0.1x, whose form is looked at later."""
+    if given is None or given.endswith("x"):
+        return given
+    try:
+        return float(given)
+    except ValueError:
+        raise click.BadParameter(f"{given!r} is neither a number nor such as 0.1x") from None
+
+
 def image_size(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
     """Reads channels × height × width, such as 3x224x224; with frames before the height, a clip."""
     if given is None:

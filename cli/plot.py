@@ -9,6 +9,7 @@ import click
 
 from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
+from perturbify.text import counted
 
 if TYPE_CHECKING:
     from perturbify.settings import Recipe
@@ -21,7 +22,9 @@ NAMED = 8
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: RUN/training.png.")
-@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option(
+    "--force", is_flag=True, help="Replace the FILE of -o; the run's own training.png is drawn anew each time."
+)
 @output_options
 def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool) -> None:
     """Draw the losses, accuracies and θ of RUN over its epochs, as a PNG file.
@@ -43,11 +46,11 @@ def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PerturbifyError("matplotlib is not installed.", "pip install 'perturbify[plot]'") from error
-    figure = Figure(figsize=(13, 3.9), layout="constrained")
+    figure = Figure(figsize=(16 if metrics[-1]["theta"] else 9, 3.9), layout="constrained")
     draw(figure, metrics, recipe)
     replace_atomically(target, lambda path: figure.savefig(path, format="png", dpi=130))
     Console(quiet=quiet, as_json=as_json).result(
-        f"{len(metrics)} of {recipe.train.epochs} epochs: {target}",
+        f"{len(metrics)} of {counted(recipe.train.epochs, 'epoch')}: {target}",
         {"picture": str(target), "epochs": len(metrics), "of": recipe.train.epochs},
     )
 
@@ -60,8 +63,11 @@ def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
         metrics: The run's epochs, as in ``metrics.jsonl``.
         recipe: Its recipe.
     """
+    from perturbify import methods
+
     noisy = metrics[-1]["theta"] is not None
-    losses, accuracies, *rest = figure.subplots(1, 3 if noisy else 2)
+    losses, accuracies, *rest = figure.subplots(1, 4 if noisy else 2)
+    warmup = recipe.train.warmup_epochs if noisy and methods.get(recipe.method).alternates else 0
     epochs = [m["epoch"] + 1 for m in metrics]
     for axes, key, title, factor in (
         (losses, "loss", "Cross-entropy", 1),
@@ -81,36 +87,48 @@ def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
         axes.set_title(f"{title} on training images", loc="left", fontsize=10)
         axes.legend(frameon=False, fontsize=8)
     accuracies.set_ylim(0, 100)
-    losses.set_ylim(bottom=0)
+    losses.set_ylim(0, 1.05 * losses.dataLim.ymax)
     if noisy:
-        _draw_thetas(figure, rest[0], epochs, metrics)
+        what = "log σ" if recipe.perturb.scale == "posterior" else "θ"
+        _draw_thetas(rest[0], epochs, metrics, "sites", f"Mean {what} at each site")
+        whole = [m["theta"]["mean"] for m in metrics]
+        rest[0].plot(epochs, whole, color=THETA, lw=2, ls="--", label="all entries", **_dots(epochs))
+        _draw_thetas(rest[1], epochs, metrics, "relative", "Noise over what it is added to (deviations)")
+        _name_sites(figure, rest, list(metrics[-1]["theta"]["sites"]))
     for axes in (losses, accuracies, *rest):
-        if noisy and recipe.train.warmup_epochs:
-            axes.axvspan(0.5, recipe.train.warmup_epochs + 0.5, color="#00000010", lw=0)
+        if warmup:
+            axes.axvspan(0.5, warmup + 0.5, color="#00000010", lw=0)
         axes.set_xlim(0.5, epochs[-1] + 0.5)
-        axes.set_xlabel("epoch" + (" (shaded: warm-up, noise off)" if noisy and recipe.train.warmup_epochs else ""))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("epoch" + (" (shaded: warm-up, noise off)" if warmup else ""))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#00000018")
     figure.suptitle(f"{recipe.name}: {recipe.model}, {recipe.method}", x=0.005, ha="left", fontsize=11)
 
 
-def _draw_thetas(figure: Any, axes: Any, epochs: list[int], metrics: list[dict[str, Any]]) -> None:
+def _draw_thetas(axes: Any, epochs: list[int], metrics: list[dict[str, Any]], key: str, title: str) -> None:
+    from matplotlib import colormaps
+
+    sites = list(metrics[-1]["theta"][key])
+    colours = colormaps["viridis"].resampled(max(2, len(sites)))
+    for number, site in enumerate(sites):
+        seen = [(e, m["theta"][key][site]) for e, m in zip(epochs, metrics, strict=True)]
+        seen = [(epoch, value) for epoch, value in seen if value is not None]
+        if seen:
+            axes.plot(*zip(*seen, strict=True), color=colours(number), lw=1, label=site, **_dots(epochs))
+    axes.set_title(title, loc="left", fontsize=10)
+
+
+def _name_sites(figure: Any, panels: list[Any], sites: list[str]) -> None:
+    """Says which colour is which site: one by one where they are few."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
-    sites = list(metrics[-1]["theta"]["sites"])
-    colours = colormaps["viridis"].resampled(max(2, len(sites)))
-    for number, site in enumerate(sites):
-        means = [m["theta"]["sites"][site] for m in metrics]
-        axes.plot(epochs, means, color=colours(number), lw=1, label=site, **_dots(epochs))
-    whole = [m["theta"]["mean"] for m in metrics]
-    axes.plot(epochs, whole, color=THETA, lw=2, ls="--", label="all entries", **_dots(epochs))
-    axes.set_title("Mean θ at each site", loc="left", fontsize=10)
     if len(sites) <= NAMED:
-        axes.legend(frameon=False, fontsize=8)
+        panels[0].legend(frameon=False, fontsize=8)
     else:
-        bar = figure.colorbar(ScalarMappable(cmap=colours), ax=axes, ticks=[0, 1], pad=0.02)
+        colours = colormaps["viridis"].resampled(max(2, len(sites)))
+        bar = figure.colorbar(ScalarMappable(cmap=colours), ax=panels, ticks=[0, 1], pad=0.02)
         bar.ax.set_yticklabels([sites[0], sites[-1]], fontsize=7)
         bar.set_label("site, in order of execution; dashed: all entries", fontsize=8)
 

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from perturbify.checks import CheckPlan as CheckPlan
     from perturbify.checks import check as check
     from perturbify.errors import PerturbifyError as PerturbifyError
+    from perturbify.methods.prediction import Prediction as Prediction
+    from perturbify.methods.prediction import predict as predict
+    from perturbify.methods.wrapping import plan as plan
+    from perturbify.methods.wrapping import wrap as wrap
     from perturbify.normalize import Normalize as Normalize
     from perturbify.perturbation import Perturbation as Perturbation
     from perturbify.perturbation import noise as noise
     from perturbify.perturbation import perturbations as perturbations
     from perturbify.surgery.config import PerturbConfig as PerturbConfig
-    from perturbify.surgery.wrap import plan as plan
     from perturbify.surgery.wrap import unwrap as unwrap
-    from perturbify.surgery.wrap import wrap as wrap
     from perturbify.training import finetune as finetune
     from perturbify.training import resume as resume
 
@@ -39,11 +41,13 @@ _PUBLIC = {
     "load": "perturbify.checkpoint",
     "noise": "perturbify.perturbation",
     "perturbations": "perturbify.perturbation",
-    "plan": "perturbify.surgery.wrap",
+    "plan": "perturbify.methods.wrapping",
+    "Prediction": "perturbify.methods.prediction",
+    "predict": "perturbify.methods.prediction",
     "resume": "perturbify.training",
     "save": "perturbify.checkpoint",
     "unwrap": "perturbify.surgery.wrap",
-    "wrap": "perturbify.surgery.wrap",
+    "wrap": "perturbify.methods.wrapping",
 }
 
 __all__ = ["__version__", *_PUBLIC]

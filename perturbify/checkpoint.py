@@ -24,6 +24,7 @@ from perturbify import zoo
 from perturbify.errors import CheckpointError, nearest
 from perturbify.files import check_output, replace_atomically
 from perturbify.header import DTYPES, Header
+from perturbify.methods.wrapping import for_method
 from perturbify.surgery.perturbed import Perturbed
 from perturbify.surgery.wrap import unwrap, wrap
 
@@ -61,6 +62,7 @@ def describe(model: Perturbed) -> Header:
             for s in plan.sites
         ],
         normalize=normalize,
+        method=surgery.method,
         versions={p: importlib.metadata.version(p) for p in ("perturbify", "torch", "torchvision", "timm")},
     )
 
@@ -182,6 +184,7 @@ def build(header: Header, path: Path, model: nn.Module | None = None, *, trust_f
     generator = torch.Generator().manual_seed(0)
     example = {n: torch.rand(2, *i["shape"], generator=generator).to(dtype) for n, i in header.inputs.items()}
     network = wrap(model, header.settings(), example_input=example, normalize=header.normalization())
+    for_method(network, header.method or ("learn2perturb" if network.surgery.plan.config else "none"))
     ours = [(s.path, list(s.theta_shape)) for s in network.surgery.plan.sites]
     theirs = [(s["path"], s["theta_shape"]) for s in header.sites]
     if ours != theirs:

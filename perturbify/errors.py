@@ -12,6 +12,7 @@
     │   ├── AlreadyWrapped       the network has noise modules already
     │   ├── TraceError           a convolution call that neither torch.fx nor a hook can reach
     │   └── ParityError          with the noise off, the result differs from the source
+    ├── MethodError              a defence that is not known, or does not suit a network
     ├── DataError                a dataset that cannot be found, read, or used
     ├── RecipeError              a recipe with mistakes; names all of them
     ├── CheckpointError          a file that is truncated, foreign, newer, or does not fit
@@ -80,6 +81,10 @@ class TraceError(SurgeryError):
 
 class ParityError(SurgeryError):
     """With the noise off, the result differs from the source."""
+
+
+class MethodError(PerturbifyError):
+    """A defence that is not known, or does not suit a network."""
 
 
 class DataError(PerturbifyError):

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from perturbify import zoo
+from perturbify import methods, zoo
 from perturbify.header import Header
-from perturbify.text import fraction, times
+from perturbify.text import counted, fraction, noise_in_words, times
 
 
 def model_card(header: Header) -> str:
     """Writes a checkpoint's card as Markdown, from nothing but its header."""
     model = header.model or {"name": header.source_class, "weights": "of the user"}
     noise = "none (a baseline)"
-    opening = ["A network without noise, as a baseline for one with (Learn2Perturb, CVPR 2020), made with perturbify."]
+    name = header.method or "learn2perturb"
+    method = methods.get(name) if name in methods.names() else None
+    source = f" ({method.source})" if method is not None and method.source else ""
+    opening = [f"A network without noise, as a baseline for one with, made with perturbify; trained by {name}{source}."]
     if header.config is not None:
         opening = [
-            "A network with learnable noise behind its convolutions (Learn2Perturb, CVPR 2020), made with perturbify.",
+            f"A network with noise for the defence {name}{source}, made with perturbify.",
             "The noise stays on at inference: two passes over one image give two answers.",
         ]
-        config = header.config
-        noise = (
-            f"{len(header.sites)} sites, one θ per {config['grain']}, a draw per {config['share']}, "
-            f"θ₀ = {config['theta_init']:g}, θ_min = {config['theta_min']:g}"
-        )
+        if method is not None and method.draws > 1:
+            opening.append(f"`perturbify.predict(model, images)` averages {method.draws} of them, as the defence does.")
+        start, floor = header.config["theta_init"], header.config["theta_min"]
+        said = start if isinstance(start, str) else f"{start:g}"
+        noise = f"{counted(len(header.sites), 'site')}, {noise_in_words(header.config)}, θ₀ = {said}"
+        noise += "" if floor is None else f", θ_min = {floor:g}"
     inputs = ", ".join(f"{name}: {times(tuple(about['shape']))}" for name, about in header.inputs.items())
     lines = [
-        f"# {model['name']}, {header.method or 'converted, not trained'}",
+        f"# {model['name']}, {name if header.trained else f'converted for {name}, not trained'}",
         "",
         *opening,
         "",
@@ -41,7 +45,7 @@ def model_card(header: Header) -> str:
         f"| input | {inputs} |",
         f"| normalisation inside | {'yes' if header.normalize else 'no'} |",
         f"| classes | {len(header.classes) if header.classes else 'not recorded'} |",
-        f"| trained | {header.trained.get('epochs', 0)} epochs |",
+        f"| trained | {counted(header.trained.get('epochs', 0), 'epoch')} |",
         f"| versions | {', '.join(f'{k} {v}' for k, v in header.versions.items())} |",
         "",
         "## Robustness",

@@ -25,17 +25,22 @@ _WORTH_A_LAUNCH = 2**20
 
 
 class Perturbation(nn.Module):
-    """Adds learnable Gaussian noise to a feature map: ``y = x + θ ⊙ ε``, ε ~ N(0, 1) (Learn2Perturb, eq. 4-6).
+    """Adds Gaussian noise to a feature map or a weight: ``y = x + σ ⊙ ε``, ε ~ N(0, 1).
 
-    ε is drawn anew at every forward, in training and in inference alike; ``train()`` and ``eval()`` do not touch it,
-    :func:`noise` does. The draws come from torch's global generator of the feature map's device.
+    By scale, σ is θ itself (*absolute*: Learn2Perturb, eq. 4-6), θ times the standard deviation of ``x`` (*relative*:
+    PNI), or e^θ (*posterior*: Adv-BNN). ε is drawn anew at every forward, in training and in inference alike;
+    ``train()`` and ``eval()`` do not touch it, :func:`noise` does. The draws come from torch's global generator of the
+    device.
 
     Args:
         shape: Shape of θ without a batch dimension: (C, H, W) for grain *element*, (C, 1, 1) for *channel*,
             (1, 1, 1) for *layer* (one spatial dimension fewer or more for 1-d and 3-d convolutions).
-        share: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
+        share: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch, ``"forward"`` stands
+            for a weight, which has no images.
+        scale: ``"absolute"``, ``"relative"`` or ``"posterior"``.
         theta_init: Starting value of every entry of θ.
-        theta_min: Floor that :meth:`project_` lifts θ to.
+        theta_min: Floor that :meth:`project_` lifts θ to; None: there is none.
+        learnable: Whether θ is trained.
         image_channels: C, where feature maps come as (1, N·C, H, W), the images side by side.
         device: Where θ lives.
         dtype: Floating dtype of θ; the result always has the dtype of the feature map.
@@ -46,24 +51,28 @@ class Perturbation(nn.Module):
         shape: Sequence[int],
         *,
         share: str = "sample",
+        scale: str = "absolute",
         theta_init: float = 0.25,
-        theta_min: float = 0.01,
+        theta_min: float | None = 0.01,
+        learnable: bool = True,
         image_channels: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.theta = nn.Parameter(torch.full(tuple(shape), theta_init, device=device, dtype=dtype))
+        start = torch.full(tuple(shape), theta_init, device=device, dtype=dtype)
+        self.theta = nn.Parameter(start, requires_grad=learnable)
         self.share = share
+        self.scale = scale
         self.theta_min = theta_min
         self.image_channels = image_channels
         self.enabled = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Perturbs a feature map.
+        """Perturbs a feature map or a weight.
 
         Args:
-            x: Shape (N, C, H, W), or (C, H, W) without a batch.
+            x: Shape (N, C, H, W), or (C, H, W) without a batch; or a weight.
 
         Returns:
             A tensor like ``x``; ``x`` itself while the noise is off.
@@ -84,13 +93,22 @@ class Perturbation(nn.Module):
                 f"θ was made for a feature map of {_times(self.theta.shape)}, this one is {_times(map_shape)}.",
                 'Feed inputs of the size the network was wrapped for, or wrap it with grain="channel".',
             )
-        if _can_fuse(x, self.theta):
+        sigma = self._sigma(x)
+        if _can_fuse(x, sigma):
             from perturbify.fused import fused_noise
 
-            return fused_noise(x, self.theta, self.share)
+            return fused_noise(x, sigma, self.share)
         draw_once = self.share == "batch" and x.dim() > self.theta.dim()
         epsilon = standard_normal_like(x[:1] if draw_once else x)
-        return torch.addcmul(x, self.theta.to(x.dtype), epsilon)
+        return torch.addcmul(x, sigma.to(x.dtype), epsilon)
+
+    def _sigma(self, x: Tensor) -> Tensor:
+        """Standard deviation of the noise, in the shape of θ."""
+        if self.scale == "absolute":
+            return self.theta
+        if self.scale == "posterior":
+            return self.theta.exp()
+        return self.theta * spread(x)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Perturbation:
         # θ has no batch dimension, so a memory format is not for it.
@@ -98,12 +116,18 @@ class Perturbation(nn.Module):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Lifts θ to its floor: ``θ ← max(θ, θ_min)``."""
-        self.theta.clamp_(min=self.theta_min)
+        """Lifts θ to its floor, if it has one: ``θ ← max(θ, θ_min)``."""
+        if self.theta_min is not None:
+            self.theta.clamp_(min=self.theta_min)
 
     def extra_repr(self) -> str:
         """Shows the shape of θ, who shares a draw, and whether the noise is on."""
-        return f"{_times(self.theta.shape)}, share={self.share!r}, enabled={self.enabled}"
+        return f"{_times(self.theta.shape)}, share={self.share!r}, scale={self.scale!r}, enabled={self.enabled}"
+
+
+def spread(x: Tensor) -> Tensor:
+    """Standard deviation over all of ``x``, as a number to autograd; 0 for a single one."""
+    return x.detach().std() if x.numel() > 1 else x.new_zeros(())
 
 
 def _can_fuse(x: Tensor, theta: Tensor) -> bool:
@@ -155,14 +179,25 @@ def _launches(device: torch.device, dtype: torch.dtype) -> bool:
     return True
 
 
-def child_name(call: int) -> str:
-    """Name of the perturbation of a module's call number ``call`` (from 0): perturb, perturb_1, perturb_2, …"""
-    return CHILD if call == 0 else f"{CHILD}_{call}"
+def child_name(which: int | str) -> str:
+    """Name of a perturbation below its module.
+
+    Args:
+        which: Number of the call, from 0: perturb, perturb_1, perturb_2, …; or the name of a parameter: perturb_weight.
+    """
+    return CHILD if which == 0 else f"{CHILD}_{which}"
 
 
-def site_name(owner: str, call: int) -> str:
-    """Name people read for a call of a module: the module's path, with ``#1`` for its second call, and so on."""
-    return (owner or "(root)") + (f"#{call}" if call else "")
+def site_name(owner: str, which: int | str) -> str:
+    """Name people read for a site.
+
+    Args:
+        owner: The module's path.
+        which: Number of the call, from 0: ``#1`` is added for its second, and so on; or the name of a parameter.
+    """
+    if isinstance(which, str):
+        return f"{owner}.{which}" if owner else which
+    return (owner or "(root)") + (f"#{which}" if which else "")
 
 
 def perturbations(model: nn.Module) -> Iterator[tuple[str, Perturbation]]:
@@ -172,13 +207,15 @@ def perturbations(model: nn.Module) -> Iterator[tuple[str, Perturbation]]:
         model: Any module; one without noise yields nothing.
 
     Yields:
-        Site name (such as ``layer1.0.conv1``, or ``layer1.0.conv1#1`` for that module's second call) and module.
+        Site name (such as ``layer1.0.conv1``, ``layer1.0.conv1#1`` for that module's second call, or
+        ``layer1.0.conv1.weight``) and module.
     """
     for path, module in model.named_modules():
         if isinstance(module, Perturbation):
             owner, _, child = path.rpartition(".")
-            _, _, call = child.partition(f"{CHILD}_")
-            yield site_name(owner, int(call or 0)), module
+            which = child.removeprefix(CHILD).removeprefix("_") or "0"
+            # Of a ParameterList, the name of a weight is a number too.
+            yield site_name(owner, which if module.share == "forward" else int(which)), module
 
 
 def noise(model: nn.Module, enabled: bool = True) -> AbstractContextManager[None]:
@@ -196,6 +233,8 @@ def noise(model: nn.Module, enabled: bool = True) -> AbstractContextManager[None
 def sharing(model: nn.Module, share: str) -> AbstractContextManager[None]:
     """Changes, inside a ``with`` block, who shares a draw of the noise; for one image by itself nothing changes.
 
+    Noise on weights is drawn once a forward all the same.
+
     Args:
         model: A network with or without noise modules.
         share: ``"sample"``: every image has its own; ``"batch"``: all images of a batch have the same. Each module goes
@@ -206,7 +245,8 @@ def sharing(model: nn.Module, share: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _with_setting(model: nn.Module, name: str, value: object) -> Iterator[None]:
-    before = [(module, getattr(module, name)) for _, module in perturbations(model)]
+    modules = [m for _, m in perturbations(model) if name != "share" or m.share != "forward"]
+    before = [(module, getattr(module, name)) for module in modules]
     try:
         for module, _ in before:
             setattr(module, name, value)

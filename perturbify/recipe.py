@@ -13,9 +13,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from perturbify import schema
-from perturbify.errors import RecipeError, nearest
+from perturbify import methods, schema
+from perturbify.errors import MethodError, RecipeError, nearest
 from perturbify.settings import RULES, Recipe
+from perturbify.surgery.config import PerturbConfig
 
 
 def names() -> tuple[str, ...]:
@@ -54,7 +55,8 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] 
         name_or_path: A built-in name, or a path to a ``.toml`` file.
         overrides: What to change in it, checked like the rest. Either ``{"train.epochs": 5}``, or strings
             such as ``"train.epochs=5"``, whose value is TOML or else a bare string. None, or nothing after
-            the ``=``, takes the key out, so that its default holds.
+            the ``=``, takes the key out, so that its default holds. Another ``method`` brings noise and ``train.gamma``
+            of its own: the recipe's are for the recipe's method.
 
     Raises:
         RecipeError: There is no such recipe, or it has mistakes; names all of them.
@@ -68,6 +70,10 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] 
         split = [override.partition("=") for override in overrides]
         mistakes = [f"{key} is an override without a value, as in key=value" for key, sign, _ in split if not sign]
         changes = [(key.strip(), _value(raw.strip())) for key, sign, raw in split if sign]
+    for key, value in changes:
+        if key == "method" and value != table.get("method"):
+            for others in ("perturb", "train.gamma", *(() if _warms_up(value) else ("train.warmup_epochs",))):
+                _change(table, others, None)
     for key, value in changes:
         _change(table, key, value)
     return _read(table, name, mistakes)
@@ -103,12 +109,25 @@ def _parse(text: str, name: str) -> dict[str, Any]:
 
 
 def _read(table: Mapping[str, Any], name: str, mistakes: list[str]) -> Recipe:
-    recipe, found = schema.read(Recipe, table, RULES, {"name": name})
-    mistakes = mistakes + found
+    defaults: dict[type, Any] = {}
+    unknown: list[str] = []
+    chosen = table.get("method", "learn2perturb")
+    try:
+        noise = methods.get(chosen).perturb if isinstance(chosen, str) else None
+        defaults = {PerturbConfig: noise} if noise is not None else {}
+    except MethodError as error:
+        unknown = [f"method is unknown: {error}"]
+    recipe, found = schema.read(Recipe, table, RULES, {"name": name}, defaults)
+    mistakes = mistakes + found + unknown
     if mistakes:
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise RecipeError("\n  ".join([f"Recipe {name!r} has {count}:", *mistakes]))
     return recipe
+
+
+def _warms_up(method: Any) -> bool:
+    """Whether a method begins without its noise; one that is not known is found later."""
+    return method not in methods.names() or methods.get(method).alternates
 
 
 def _value(raw: str) -> Any:

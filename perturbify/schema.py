@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from fractions import Fraction
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from perturbify.errors import nearest
@@ -86,7 +86,11 @@ class Rules:
 
 
 def read(
-    cls: type, table: Mapping[str, Any], rules: Mapping[type, Rules], given: Mapping[str, Any]
+    cls: type,
+    table: Mapping[str, Any],
+    rules: Mapping[type, Rules],
+    given: Mapping[str, Any],
+    defaults: Mapping[type, Any] = MappingProxyType({}),
 ) -> tuple[Any, list[str]]:
     """Makes a dataclass, and the dataclasses within it, from a table.
 
@@ -95,11 +99,12 @@ def read(
         table: What ``tomllib`` read.
         rules: The rules of each dataclass that has any.
         given: Fields of ``cls`` that do not come from the table, with their values.
+        defaults: An instance of a section, whose values stand in for its keys that are missing.
 
     Returns:
         The instance and no mistakes, or None and every mistake, each led by the key's dotted path.
     """
-    reader = _Reader(rules, dict(_leaves(cls, given)))
+    reader = _Reader(rules, dict(_leaves(cls, given)), defaults)
     made = reader.section(cls, table, "", given)
     return made, reader.mistakes
 
@@ -131,6 +136,7 @@ class _Reader:
 
     rules: Mapping[type, Rules]
     paths: dict[str, str]  # dotted path of every key there is, to its last part
+    defaults: Mapping[type, Any]
     mistakes: list[str] = field(default_factory=list)
 
     def section(self, cls: type, table: Any, prefix: str, given: Mapping[str, Any]) -> Any:
@@ -142,20 +148,27 @@ class _Reader:
             if key not in keys:
                 self.reject(prefix + key, f"is unknown. {self.right_name(key, keys)}".rstrip(". "))
         values = dict(given) | {
-            key: self.entry(f, kinds[key], table, prefix + key, rules.ranges.get(key, Range()))
+            key: self.entry(cls, f, kinds[key], table, prefix + key, rules.ranges.get(key, Range()))
             for key, f in keys.items()
         }
         for pair in rules.pairs:
             one, other = values[pair.key], values[pair.other]
             if one is not _BAD and other is not _BAD and not pair.holds(one, other):
                 self.reject(prefix + pair.key, f"{pair.demand} ({_shown(one)} and {_shown(other)})")
-        return None if self.mistakes else cls(**values)
+        try:
+            return None if self.mistakes else cls(**values)
+        except ValueError as error:  # what the dataclass itself has to say
+            return self.reject(prefix.rstrip("."), f"is impossible: {error}")
 
-    def entry(self, f: Field[Any], kind: Any, table: Mapping[str, Any], path: str, allowed: Range) -> Any:
+    def entry(self, cls: type, f: Field[Any], kind: Any, table: Mapping[str, Any], path: str, allowed: Range) -> Any:
         if is_dataclass(kind):
+            if f.name not in table and f.default is not MISSING:
+                return f.default
             return self.section(kind, table.get(f.name, {}), path + ".", {})  # type: ignore[arg-type]
         if f.name in table:
             return self.value(table[f.name], kind, path, allowed)
+        if cls in self.defaults:
+            return getattr(self.defaults[cls], f.name)
         if f.default_factory is not MISSING:
             return f.default_factory()
         return self.reject(path, "is missing") if f.default is MISSING else f.default
@@ -163,8 +176,8 @@ class _Reader:
     def value(self, value: Any, kind: Any, path: str, allowed: Range) -> Any:
         origin = get_origin(kind)
         if origin is UnionType:  # X | None: TOML has no null, so a value that is there is an X
-            (kind,) = (arm for arm in get_args(kind) if arm is not NoneType)
-            return self.value(value, kind, path, allowed)
+            first, *others = (arm for arm in get_args(kind) if arm is not NoneType)
+            return self.value(value, next((arm for arm in others if type(value) is arm), first), path, allowed)
         if origin is Literal:
             return self.choice(value, get_args(kind), path)
         if origin is tuple:

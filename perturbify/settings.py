@@ -13,8 +13,6 @@ from typing import Any, Literal
 from perturbify.schema import Pair, Range, Rules
 from perturbify.surgery.config import PerturbConfig
 
-Method = Literal["learn2perturb", "learn2perturb-r", "vanilla", "none"]
-
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -54,12 +52,15 @@ class TrainSettings:
         epochs: Passes over the training images, warm-up included; at least 1.
         batch_size: Images a step; at least 1. The release's is 128.
         warmup_epochs: The first epochs, in which W alone learns and the noise is off; from 0 to ``epochs``.
-            The paper's is 20.
+            The paper's is 20. This and the next three mean something to Learn2Perturb alone; the noise of other
+            methods is on from the first step, and W and θ learn in every one.
         w_steps: W-steps in a row before the θ-steps; at least 1.
         theta_steps: θ-steps in a row before the W-steps; at least 1.
         joint: One backward pass serves both groups at every step, as in the release and at Algorithm 1's
             shared evaluation point; ``w_steps`` and ``theta_steps`` then mean nothing.
-        gamma: Weight of the regulariser g(θ) (eq. 7) at batch 128, scaled by batch_size/128; at least 0.
+        gamma: Weight of the method's penalty, at least 0; None: the method's own. Of Learn2Perturb's regulariser g(θ)
+            (eq. 7) at batch 128, scaled by batch_size/128; of Adv-BNN's KL divergence, which is divided by the number
+            of training images.
         held_out_every: The images that are held out are classified, attacked and not, at the end of every so many
             epochs and of the last one; at least 1.
         save_minutes: The state is saved at the end of each epoch and at least this often; positive.
@@ -73,11 +74,11 @@ class TrainSettings:
 
     epochs: int
     batch_size: int
-    warmup_epochs: int
+    warmup_epochs: int = 0
     w_steps: int = 1
     theta_steps: int = 1
     joint: bool = False
-    gamma: float = 1e-4
+    gamma: float | None = None
     held_out_every: int = 1
     save_minutes: float = 10.0
     accumulate: int = 1
@@ -110,10 +111,11 @@ class SpeedSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """SGD and its step schedule, for one group of parameters: W or θ (METHODS.md, 1).
+    """An optimiser and its step schedule, for one group of parameters: W or θ (METHODS.md, 1).
 
     Attributes:
         lr: Learning rate; at least 0. The release's is 0.1 for both groups.
+        kind: ``"sgd"``, or ``"adam"`` with its usual moments, to which ``momentum`` and ``nesterov`` mean nothing.
         momentum: In [0, 1).
         nesterov: Nesterov's momentum; needs ``momentum``.
         weight_decay: At least 0. The release's is 3e-4 on W and 0 on θ.
@@ -122,6 +124,7 @@ class OptimizerSettings:
     """
 
     lr: float
+    kind: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
@@ -180,11 +183,10 @@ class Recipe:
         name: The stem of the file it came from; not in the TOML.
         model: The network, as ``perturbify.zoo`` knows it.
         model_args: Keyword arguments for the network's builder.
-        method: The defence: Learn2Perturb, Learn2Perturb-R (θ by the regulariser alone), PGD training without
-            noise (``"vanilla"``), or none at all.
+        method: The defence, as ``perturbify.methods`` knows it.
         seed: Of every random number in the run; from 0 to 2³²-1.
         data: Which images.
-        perturb: Where the noise goes and what θ starts from.
+        perturb: Where the noise goes and what θ starts from; what is missing is as the method has it.
         train: How long and in what order.
         optimizer: For W.
         theta_optimizer: For θ.
@@ -196,13 +198,13 @@ class Recipe:
     name: str
     model: str
     model_args: dict[str, Any] = field(default_factory=dict)
-    method: Method = "learn2perturb"
+    method: str = "learn2perturb"
     seed: int = 0
     data: DataSettings
     perturb: PerturbConfig = field(default_factory=PerturbConfig)
     train: TrainSettings
     optimizer: OptimizerSettings
-    theta_optimizer: OptimizerSettings
+    theta_optimizer: OptimizerSettings = OptimizerSettings(lr=0.1)
     attack: AttackSettings = AttackSettings()
     check: CheckSettings = CheckSettings()
     speed: SpeedSettings = SpeedSettings()
@@ -212,6 +214,10 @@ def _one_per_channel(mean: tuple[float, ...] | None, std: tuple[float, ...] | No
     if mean is None or std is None:
         return mean is std
     return 0 < len(mean) == len(std)
+
+
+def _above_floor(start: float | str, floor: float | None) -> bool:
+    return floor is None or isinstance(start, str) or start >= floor
 
 
 _POSITIVE = Range(above=0)
@@ -233,8 +239,8 @@ RULES: Mapping[type, Rules] = {
         (Pair("mean", "std", _one_per_channel, "and std come together, one number a channel"),),
     ),
     PerturbConfig: Rules(
-        {"theta_init": _POSITIVE, "theta_min": _POSITIVE},
-        (Pair("theta_init", "theta_min", operator.ge, "must be at least theta_min"),),
+        {"theta_init": Range(), "theta_first": Range(), "theta_min": _POSITIVE},
+        (Pair("theta_init", "theta_min", _above_floor, "must be at least theta_min"),),
     ),
     TrainSettings: Rules(
         {

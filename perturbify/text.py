@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def noise_in_words(config: Mapping[str, Any] | None) -> str:
+    """The settings of a surgery, as a file's header has them, in a phrase."""
+    if config is None:
+        return "none"
+    site, scale = config.get("site", "output"), config.get("scale", "absolute")
+    what = {"output": "behind convolutions", "input": "before convolutions", "norm": "behind normalisations"}
+    what |= {"addition": "on additions", "weight": "on weights", "parameter": "on all parameters"}
+    share = "forward" if site in ("weight", "parameter") else config["share"]
+    first = "the first site of noise " if config.get("extent") == "first" else ""
+    return f"{first}{what[site]}, {scale}, one θ per {config['grain']}, a draw per {share}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -11,6 +24,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("─" * w for w in widths))
     return "\n".join(lines)
+
+
+def counted(n: int, what: str) -> str:
+    """So many things, by the noun for one: ``1 site``, ``2,000 entries``."""
+    several = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{n:,} {what if n == 1 else several}"
 
 
 def times(shape: Sequence[int]) -> str:

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "files", "fused", "generators", "normal", "normalize", "perturbation", "ranks", "schema", "text"},
     {"surgery"},
-    {"zoo", "data", "settings", "recipe", "methods", "header", "checkpoint", "attacks", "compiling"},
+    {"zoo", "data", "settings", "recipe", "methods", "certification", "header", "checkpoint", "attacks", "compiling"},
     {"training", "checks", "census", "export", "model_card"},
+    {"reproduction"},
     {"cli", "recipes"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -116,3 +116,9 @@ def test_every_part_is_there(gpu):
     assert list(gpu.parts("cuda"))[:3] == ["parity", "noise", "main_job"]
     assert "train_step, timm:resnet50, batch 32" in gpu.parts("cuda")
     assert len(gpu.parts("cuda")) == 3 + len(gpu.train_step.CUDA)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
+def test_none_is_left_behind_by_the_library(file, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    assert importlib.import_module(f"benchmarks.{file.stem}").__doc__

@@ -34,8 +34,9 @@ def loading_line(card):
 def test_a_converted_network():
     header = checkpoint.describe(named())
     card = model_card(header)
-    assert card.startswith("# timm:test_efficientnet, converted, not trained\n")
-    assert f"{len(header.sites)} sites, one θ per element, a draw per sample, θ₀ = 0.25, θ_min = 0.01" in card
+    assert card.startswith("# timm:test_efficientnet, converted for learn2perturb, not trained\n")
+    noise = "behind convolutions, absolute, one θ per element, a draw per sample, θ₀ = 0.25, θ_min = 0.01"
+    assert f"| noise | {len(header.sites)} sites, {noise} |" in card
     assert "two passes over one image give two answers" in card
     assert "fresh weights" in card and "3×8×8" in card and "| normalisation inside | yes |" in card
     assert "Not checked yet" in card and "## Recipe" not in card

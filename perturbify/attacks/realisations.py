@@ -15,7 +15,7 @@ from perturbify.errors import ModelError
 from perturbify.generators import seeded
 from perturbify.perturbation import Perturbation, noise, perturbations, sharing
 
-Randomness = Literal["none", "fresh", "shared", "foreign"]
+Randomness = Literal["none", "fresh", "shared", "weights", "foreign"]
 
 
 def randomness(model: nn.Module, images: Tensor) -> Randomness:
@@ -31,8 +31,9 @@ def randomness(model: nn.Module, images: Tensor) -> Randomness:
 
     Returns:
         ``"none"`` where it is deterministic, noise that is switched off included; ``"fresh"`` where our noise is drawn
-        for every image, ``"shared"`` where all of it is drawn once for a batch; ``"foreign"`` where the network draws
-        by itself, with or without ours.
+        for every image, ``"shared"`` where all of it is drawn once for a batch, ``"weights"`` where it is on weights,
+        and each forward draws once for all of its images; ``"foreign"`` where the network draws by itself, with or
+        without ours.
     """
     with attacked(model):
         with noise(model, enabled=False):
@@ -40,7 +41,8 @@ def randomness(model: nn.Module, images: Tensor) -> Randomness:
                 return "foreign"
         if not _draws(model, images):
             return "none"
-    return "fresh" if any(p.enabled and p.share == "sample" for _, p in perturbations(model)) else "shared"
+    shares = {p.share for _, p in perturbations(model) if p.enabled}
+    return "fresh" if "sample" in shares else "weights" if shares == {"forward"} else "shared"
 
 
 class Frozen(nn.Module):
@@ -159,7 +161,8 @@ def _folds(model: nn.Module, images: Tensor) -> bool:
         channels, (x, *_) = module.image_channels, inputs
         leading.add(len(x) if channels is None else len(x) * x.shape[1] // channels)
 
-    hooks = [module.register_forward_pre_hook(look) for _, module in perturbations(model)]
+    on_maps = [module for _, module in perturbations(model) if module.share != "forward"]
+    hooks = [module.register_forward_pre_hook(look) for module in on_maps]
     try:
         if hooks:
             with seeded(0, _devices(model, images)):

@@ -16,7 +16,7 @@ from perturbify.errors import ModelError, NoConvolutions, PerturbifyError
 from perturbify.surgery.copying import copy_network
 from perturbify.surgery.parity import same
 from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.plan import FIXED_FILTER
+from perturbify.surgery.planning import FIXED_FILTER
 from perturbify.surgery.reproducible import reproducible
 from perturbify.surgery.sites import ConvolutionCount
 from perturbify.text import first_line

@@ -21,6 +21,7 @@ from perturbify.checks.trials import ITSELF, Trial
 from perturbify.compiling import compiled
 from perturbify.data import Split
 from perturbify.generators import seeded
+from perturbify.methods.prediction import Ensemble, predictor
 from perturbify.perturbation import noise, sharing
 from perturbify.ranks import Ranks
 
@@ -102,7 +103,10 @@ class Bench:
         if not todo:
             return
         x, y = self._batch(todo[0][0], 0)
-        expected = estimate(self._networks[ITSELF], x, y, [(t, self._size(t, b)) for t, b in todo], plan)
+        answers = predictor(self._networks[ITSELF])
+        per_answer = answers.draws if isinstance(answers, Ensemble) else 1
+        sizes = [(t, self._size(t, b)) for t, b in todo]
+        expected = estimate(self._networks[ITSELF], x, y, sizes, plan, per_answer)
         if on_start is not None:
             on_start(expected)
         started, spent = time.perf_counter(), 0.0
@@ -120,7 +124,9 @@ class Bench:
         x, y = self._batch(trial, batch)
         # A seed of its own, so that a figure does not depend on what else was run, where, and in which order.
         seed = seed_of(plan.seed, trial.key, batch)
-        scored = self._networks[trial.network]
+        # Attacked by single draws, whose mean gradient is EOT's; scored as the method predicts.
+        scored = predictor(self._networks[trial.network]) if trial.noisy else self._networks[trial.network]
+        averaging = isinstance(scored, Ensemble)
         started = time.perf_counter()
         images, fooled = x, None
         if trial.attack is not None:
@@ -129,7 +135,9 @@ class Bench:
             images, fooled = crafted.images, crafted.fooled.tolist()
         with seeded(seed + 1, [self._device]), noise(scored, trial.noisy), sharing(scored, SHARE[plan.noise]):
             draws = plan.draws if trial.noisy else 1
-            queries = max(draws, *plan.queries) if trial.noisy and trial.role != "sweep" else draws
+            # Who averages many draws answers alike each time, and slowly.
+            asked = trial.noisy and trial.role != "sweep" and not averaging
+            queries = max(draws, *plan.queries) if asked else draws
             scores = score(scored, images, y, draws=draws, queries=queries)
         change = (images - x).flatten(1)
         names = [self._class_names[label] for label in y.tolist()]

@@ -30,7 +30,9 @@ class Estimate:
         return sum(self.costs)
 
 
-def estimate(model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Trial, int]], plan: CheckPlan) -> Estimate:
+def estimate(
+    model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Trial, int]], plan: CheckPlan, draws: int
+) -> Estimate:
     """Times one pass forward and one with a gradient on a real batch, and counts passes.
 
     Args:
@@ -39,6 +41,7 @@ def estimate(model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Trial,
         y: Its labels, shape (N,).
         work: Trials, and how many images each piece of work has.
         plan: How images are scored.
+        draws: Forwards that the network takes for one answer.
 
     Returns:
         The seconds to expect.
@@ -48,8 +51,10 @@ def estimate(model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Trial,
         gradient = _seconds(lambda: input_gradient(model, x, y)) / len(x)
     costs = []
     for trial, images in work:
-        seconds = forward * (plan.draws if trial.noisy else 1)
-        if trial.noisy and trial.role != "sweep":  # of the further queries, those images that last are asked
+        seconds = forward * (plan.draws * draws if trial.noisy else 1)
+        if (
+            trial.noisy and trial.role != "sweep" and draws == 1
+        ):  # of the further queries, those images that last are asked
             seconds += forward * max(0, max(plan.queries) - plan.draws) * (0.5 if trial.attack is None else 0.2)
         if trial.attack is not None:
             passes = trial.attack.passes

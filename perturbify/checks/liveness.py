@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ class Liveness:
     Attributes:
         convolutions: Calls of ``aten.convolution`` in one pass, counted below autograd, whoever made them.
         perturbed: Calls of noise modules in one pass.
-        skipped: Convolution calls that the surgery left alone on purpose.
+        skipped: Convolution calls that the surgery left alone on purpose; None where the noise is not at convolutions.
         sites: Noise modules.
         dead: Sites that were not called, gave one feature map the same answer twice, or added the same in both passes.
         below_floor: Sites with an entry of θ below θ_min, or not finite.
@@ -31,7 +32,7 @@ class Liveness:
 
     convolutions: int
     perturbed: int
-    skipped: int
+    skipped: int | None
     sites: int
     dead: tuple[str, ...]
     below_floor: tuple[str, ...]
@@ -42,7 +43,7 @@ class Liveness:
         if not self.sites:
             return []
         found = []
-        if self.convolutions != self.perturbed + self.skipped:
+        if self.skipped is not None and self.convolutions != self.perturbed + self.skipped:
             found.append(
                 f"{self.convolutions} convolution calls, but noise after {self.perturbed} ({self.skipped} skipped "
                 "on purpose)"
@@ -75,12 +76,12 @@ def examine(model: nn.Module, images: Tensor) -> Liveness:
         first, convolutions, calls = _pass(model, sites, images)
         second, _, _ = _pass(model, sites, images)
     wrapped = [m for m in model.modules() if isinstance(m, Perturbed)]
-    skipped = sum(s.modes != "train" for m in wrapped for s in m.surgery.plan.skipped)
+    skipped = [sum(s.modes != "train" for s in m.surgery.plan.skipped) for m in wrapped if _at_convolutions(m)]
     resting = {m.get_submodule(s.path) for m in wrapped for s in m.surgery.plan.sites if s.modes == "train"}
     return Liveness(
         convolutions=convolutions,
         perturbed=calls,
-        skipped=skipped,
+        skipped=sum(skipped) if len(skipped) == len(wrapped) else None,
         sites=len(sites),
         dead=tuple(n for n, p in sites.items() if p not in resting and _same(first.get(n), second.get(n))),
         below_floor=tuple(n for n, p in sites.items() if not _sound(p)),
@@ -127,8 +128,14 @@ def _same(first: Tensor | None, second: Tensor | None) -> bool:
     return first is None or second is None or torch.equal(first, second)
 
 
+def _at_convolutions(network: Perturbed) -> bool:
+    config = network.surgery.plan.config
+    return config is None or config.site in ("output", "input")
+
+
 def _sound(site: Perturbation) -> bool:
-    return bool((site.theta.isfinite() & (site.theta >= site.theta_min)).all())
+    floor = -math.inf if site.theta_min is None else site.theta_min
+    return bool((site.theta.isfinite() & (site.theta >= floor)).all())
 
 
 def _some(names: tuple[str, ...]) -> str:

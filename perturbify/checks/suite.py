@@ -26,7 +26,9 @@ from perturbify.checks.trials import ITSELF, RESERVED, Subject, Trial, trials
 from perturbify.data import Data, Split
 from perturbify.errors import CheckError
 from perturbify.generators import seeded
+from perturbify.methods.prediction import Ensemble, predictor
 from perturbify.ranks import ranks
+from perturbify.surgery.perturbed import Perturbed
 from perturbify.text import first_line
 
 
@@ -93,7 +95,8 @@ def check(
         kind = randomness(model, images)
         subject = Subject(
             noisy=kind != "none",
-            switchable=kind in ("fresh", "shared"),
+            switchable=kind in ("fresh", "shared", "weights"),
+            per_image=kind in ("fresh", "shared"),
             classes=classes,
             sources=tuple(sources or {}),
             rival=against[0] if against else None,
@@ -118,7 +121,7 @@ def check(
     judged = outcomes(chosen, records)
     return Report(
         name=name or type(model).__name__,
-        architecture=type(model).__name__,
+        architecture=_architecture(model),
         dataset=dataset,
         classes=classes,
         preset=plan.preset,
@@ -126,14 +129,14 @@ def check(
         seed=plan.seed,
         epsilon=plan.epsilon,
         deterministic=kind == "none",
-        noise_mode=plan.noise if subject.switchable else kind,
+        noise_mode=plan.noise if subject.per_image else kind,
         liveness=liveness,
         rows=rows(chosen, records, plan),
         criteria=criteria(judged, classes=classes, rival=subject.rival),
         machine=machine(device),
         examples=examples(bench.shown, chosen, records),
         example_attack=None if bench.shown is None else bench.shown.name,
-        remarks=tuple(remarks + _remarks(kind, plan)),
+        remarks=tuple(remarks + _remarks(kind, plan) + _answers(model)),
         about=dict(about or {}),
     )
 
@@ -182,10 +185,35 @@ def _remarks(kind: str, plan: CheckPlan) -> list[str]:
             "The network shares each draw among the images of a batch; here every image had draws of its own, which "
             "changes nothing for an image by itself."
         )
-    if plan.noise == "shared" and kind != "none":
+    if kind == "weights":
+        said.append(
+            "The noise is on the weights: the images of a batch share each draw, and the intervals, which take images "
+            "for independent, are too narrow."
+        )
+    if plan.noise == "shared" and kind in ("fresh", "shared", "foreign"):
         said.append(
             "The images of a batch shared their draws: the intervals, which take them for independent, are too narrow."
         )
+    return said
+
+
+def _architecture(model: nn.Module) -> str:
+    """The class of the network, or of what was perturbed and for which defence."""
+    if not isinstance(model, Perturbed):
+        return type(model).__name__
+    return f"{model.surgery.source_class.__name__}, {model.surgery.method}"
+
+
+def _answers(model: nn.Module) -> list[str]:
+    answers = predictor(model)
+    if not isinstance(answers, Ensemble):
+        return []
+    said = [
+        f"The network answers by the mean softmax of {answers.draws} draws, and one draw in this report is one such "
+        "answer. The attacks follow the gradients of single draws, which EOT averages."
+    ]
+    if isinstance(model, Perturbed) and model.surgery.method == "pixeldp":
+        said.append("Certificates are for the class with the most votes, which may be another than that here.")
     return said
 
 

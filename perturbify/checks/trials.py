@@ -73,6 +73,7 @@ class Subject:
     Attributes:
         noisy: Whether the network is random.
         switchable: Whether all its randomness is ours, to be turned off and frozen.
+        per_image: Whether each image of a batch can have draws of its own.
         classes: Number of classes.
         sources: Names of other networks to transfer from.
         rival: Name of the network that it is held against, if any.
@@ -81,6 +82,7 @@ class Subject:
 
     noisy: bool
     switchable: bool
+    per_image: bool
     classes: int
     sources: tuple[str, ...] = ()
     rival: str | None = None
@@ -122,7 +124,7 @@ def _pgd(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
 
 def _eot(plan: CheckPlan, subject: Subject) -> Iterator[Trial]:
     if subject.noisy:
-        at_once = plan.at_once if subject.switchable and plan.noise == "fresh" else 1
+        at_once = plan.at_once if subject.per_image and plan.noise == "fresh" else 1
         for draws in halved(plan.eot_draws):
             point = Point("draws", f"EOT-PGD-{plan.steps}", draws)
             attack = replace(_projected(plan), draws=draws, at_once=at_once)

@@ -1,14 +1,59 @@
-"""The mathematics of Learn2Perturb's noise parameters (section 3.2 of the paper)."""
+"""Learn2Perturb, and its ablation Learn2Perturb-R.
+
+"Learn2Perturb: an End-to-end Feature Perturbation Learning to Improve Adversarial Robustness" (CVPR 2020), section 3.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from perturbify.errors import MethodError
+from perturbify.methods.method import Method, Moment, Noisy
+from perturbify.methods.registry import register
+from perturbify.surgery.config import PerturbConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REFERENCE_BATCH = 128
 """Batch size for which the paper's γ is given."""
+
+
+@register
+class Learn2Perturb(Method):
+    """Noise behind every convolution whose θ learns against the loss and a regulariser that makes it grow."""
+
+    name = "learn2perturb"
+    source = "Learn2Perturb, CVPR 2020"
+    perturb = PerturbConfig()
+    sites = ("input", "norm", "addition")
+    adversarial = True
+    alternates = True
+    gamma = 1e-4
+
+    def check_config(self, config: PerturbConfig | None) -> None:
+        """As for every method; and θ has a floor, for the regulariser is √θ.
+
+        Raises:
+            MethodError: It is another method's noise, or has no floor.
+        """
+        super().check_config(config)
+        if config is not None and config.theta_min is None:
+            raise MethodError(f"The method {self.name} needs a floor for θ.", "Set theta_min, 0.01 for instance.")
+
+    def penalty(self, sites: Sequence[Noisy], moment: Moment) -> Tensor | None:
+        """``γ Σ g(θ)`` (Learn2Perturb, eq. 7)."""
+        tau = harmonic(moment.k)
+        return scaled_gamma(moment.gamma, moment.batch_size) * regularizer((s.theta for s in sites), tau)
+
+
+@register
+class Learn2PerturbR(Learn2Perturb):
+    """The paper's ablation: θ follows the regulariser alone, hence one deterministic schedule."""
+
+    name = "learn2perturb-r"
+    theta_from_loss = False
 
 
 def harmonic(k: int) -> float:
@@ -28,13 +73,14 @@ def regularizer(thetas: Iterable[Tensor], tau: float) -> Tensor:
     Its gradient makes θ grow, ever more slowly: it keeps the noise from being trained away.
 
     Args:
-        thetas: The noise parameters; positive.
+        thetas: The noise parameters; positive, at least one.
         tau: From :func:`harmonic`.
 
     Returns:
         A scalar.
     """
-    return -torch.stack([theta.float().sqrt().sum() for theta in thetas]).sum() / tau
+    first, *rest = (theta.float().sqrt().sum() for theta in thetas)
+    return -sum(rest, start=first) / tau
 
 
 def scaled_gamma(gamma: float, batch_size: int) -> float:

@@ -3,56 +3,130 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+SiteKind = Literal["output", "activation", "input", "norm", "addition", "weight", "parameter"]
+Scale = Literal["absolute", "relative", "posterior"]
 Grain = Literal["element", "channel", "layer"]
 Share = Literal["sample", "batch"]
 Shared = Literal["call", "module"]
+Extent = Literal["all", "first"]
 Backend = Literal["auto", "hook"]
+
+WEIGHT_SITES = ("weight", "parameter")
+"""Sites whose noise is on what a network has learned rather than on what it computes."""
 
 
 @dataclass(frozen=True)
 class PerturbConfig:
-    """How noise is put into a network (Learn2Perturb, eq. 4-6).
+    """How noise is put into a network; the defaults are Learn2Perturb's (eq. 4-6).
 
     Attributes:
-        grain: What one entry of θ scales. ``"element"`` gives each element of the feature map its own, shape
-            (C, H, W), as in the paper; it fixes the input size. ``"channel"`` is one a channel, ``"layer"`` one a
-            convolution call; both work at any input size.
-        share: ``"sample"`` draws ε anew for every image, ``"batch"`` once for the whole batch.
-        theta_init: The value every θ starts from, in units of the feature map; at least ``theta_min``.
-        theta_min: The floor θ is projected to after each θ-step; positive.
-        include: Globs over the dotted paths of the modules that convolve; empty means all.
+        grain: What one entry of θ scales. ``"element"`` gives each element of the feature map (or weight) its own,
+            shape (C, H, W), as in the paper; on feature maps it fixes the input size. ``"channel"`` is one a channel
+            (of a weight: one an entry of its first dimension, the output channel of all but transposed convolutions),
+            ``"layer"`` one a site; both work at any input size.
+        site: What is perturbed. ``"output"``: what each convolution call gives; ``"activation"``, PNI's word for it, is
+            read as that. ``"input"``: what it takes, for that call alone. ``"norm"``: what the normalisation gives that
+            follows a convolution. ``"addition"``: each sum of two feature maps, and what the normalisation gives that
+            follows the first convolution (the authors' release; needs torch.fx). ``"weight"``: the weights of
+            convolutions and linear layers. ``"parameter"``: every weight, bias, and affine parameter. Noise on weights
+            is drawn once a forward.
+        scale: What θ is. ``"absolute"``: the standard deviation of the noise. ``"relative"``: its ratio to the standard
+            deviation of all that is perturbed at this site, through which no gradient flows. ``"posterior"``: the
+            logarithm of the noise's standard deviation.
+        share: ``"sample"`` draws ε anew for every image, ``"batch"`` once for the whole batch; of feature maps.
+        theta_init: The value every θ starts from, at least ``theta_min``; or, of scale ``"absolute"``, a string such as
+            ``"0.1x"``: so many times the standard deviation of what is perturbed, measured at each site on the example
+            input.
+        theta_first: Another value for the first site.
+        theta_min: The floor θ is projected to after each θ-step, positive; None: there is none.
+        learnable: Whether θ is trained.
+        extent: ``"all"`` sites, or the ``"first"`` one alone.
+        include: Globs over the dotted paths of the modules that convolve (normalise, add, hold the weight); empty
+            means all.
         exclude: Globs over the same paths; wins over ``include``.
-        shared: A convolution called k times gets k θ (``"call"``) or one for all its calls (``"module"``).
+        shared: A module called k times gets k θ (``"call"``) or one for all its calls (``"module"``).
         backend: ``"auto"`` makes noise a node of the network's torch.fx graph, and a forward hook where torch.fx cannot
             go. ``"hook"`` uses hooks alone: the source's own forward runs, and its other methods
-            (``forward_features``, …) work with the noise.
+            (``forward_features``, …) work with the noise. Noise on weights always runs the source's own forward.
 
     Raises:
         ValueError: A setting is outside its range.
     """
 
     grain: Grain = "element"
+    site: SiteKind = "output"
+    scale: Scale = "absolute"
     share: Share = "sample"
-    theta_init: float = 0.25
-    theta_min: float = 0.01
+    theta_init: float | str = 0.25
+    theta_first: float | None = None
+    theta_min: float | None = 0.01
+    learnable: bool = True
+    extent: Extent = "all"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     shared: Shared = "call"
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        for field, allowed in (("grain", Grain), ("share", Share), ("shared", Shared), ("backend", Backend)):
+        for field, allowed in _CHOICES.items():
             value = getattr(self, field)
             if value not in get_args(allowed):
                 raise ValueError(f"{field} must be one of {', '.join(get_args(allowed))}, not {value!r}")
+        if self.site == "activation":
+            object.__setattr__(self, "site", "output")
         for field in ("include", "exclude"):
             globs = getattr(self, field)
             if not isinstance(globs, tuple) or not all(isinstance(g, str) for g in globs):
                 raise ValueError(f"{field} must be a tuple of globs, not {globs!r}")
-        if not (math.isfinite(self.theta_min) and self.theta_min > 0):
+        if not isinstance(self.learnable, bool):
+            raise ValueError(f"learnable must be True or False, not {self.learnable!r}")
+        if self.theta_min is not None and not (math.isfinite(self.theta_min) and self.theta_min > 0):
             raise ValueError(f"theta_min must be positive, not {self.theta_min}")
-        if not (math.isfinite(self.theta_init) and self.theta_init >= self.theta_min):
-            raise ValueError(f"theta_init {self.theta_init} must be finite and at least theta_min {self.theta_min}")
+        if isinstance(self.theta_init, str):
+            ratio = relative_start(self.theta_init)
+            if ratio is None:
+                raise ValueError(f'theta_init must be a number, or such as "0.1x", not {self.theta_init!r}')
+            if self.scale != "absolute":
+                raise ValueError(
+                    f"theta_init {self.theta_init!r} measures activations, and is for noise of absolute scale; "
+                    f"that of scale {self.scale!r} takes a number"
+                )
+        for start in (self.theta_init, self.theta_first):
+            if isinstance(start, str) or start is None:
+                continue
+            if not math.isfinite(start) or (self.theta_min is not None and start < self.theta_min):
+                raise ValueError(f"theta_init {start} must be finite and at least theta_min {self.theta_min}")
+        if self.site == "addition" and self.backend == "hook":
+            raise ValueError('site="addition" needs torch.fx: no module adds, so there is nothing to hang a hook on')
+
+    @property
+    def on_weights(self) -> bool:
+        """Whether noise goes on weights rather than on feature maps."""
+        return self.site in WEIGHT_SITES
+
+    @property
+    def fixes_size(self) -> bool:
+        """Whether θ fits inputs of one size only."""
+        return self.grain == "element" and not self.on_weights
+
+
+_CHOICES = {
+    "site": SiteKind,
+    "scale": Scale,
+    "grain": Grain,
+    "share": Share,
+    "extent": Extent,
+    "shared": Shared,
+    "backend": Backend,
+}
+
+
+def relative_start(theta_init: float | str) -> float | None:
+    """The ratio that ``"0.1x"`` means; None for a number, which is meant as it is, and for anything else."""
+    found = re.fullmatch(r"(\d+\.?\d*(?:e-?\d+)?)x", theta_init) if isinstance(theta_init, str) else None
+    ratio = float(found[1]) if found else 0.0
+    return ratio if ratio > 0 and math.isfinite(ratio) else None

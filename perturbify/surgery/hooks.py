@@ -1,4 +1,4 @@
-"""Noise behind convolutions that torch.fx does not see: the same module, called by a forward hook."""
+"""Noise at modules that torch.fx does not see: the same noise module, called by a hook."""
 
 from __future__ import annotations
 
@@ -13,42 +13,57 @@ from perturbify.perturbation import CHILD, Perturbation, child_name, site_name
 
 
 class AddNoise:
-    """Forward hook of a convolution: calls the noise module of the convolution's present call.
+    """Hook of a module that convolves or normalises: calls the noise module of its present call.
 
-    It holds no module, so it copies and pickles with the convolution.
+    It holds no module, so it copies and pickles with the one it hangs on.
 
     Args:
-        owner: Dotted path of the convolution.
+        owner: Dotted path of the module.
+        before: Whether the module's input is perturbed, rather than its output.
         numbered: Whether each call has a θ of its own, or one serves them all.
+        first: Whether the first call alone has noise.
     """
 
-    def __init__(self, owner: str, *, numbered: bool) -> None:
+    def __init__(self, owner: str, *, before: bool, numbered: bool, first: bool) -> None:
         self.owner = owner
-        self.numbered = numbered
+        self.before = before
+        self.numbered = numbered or first
+        self.first = first
         # Of the present forward; None outside of one, where a submodule is called alone or checkpointing recomputes.
         self.calls: int | None = None
 
-    def __call__(self, module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        """Perturbs the convolution's output.
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor | None = None) -> Any:
+        """Perturbs the module's output, or its first input.
 
         Raises:
             SurgeryError: There is no θ for this call, or it cannot be told which.
         """
+        if output is not None:
+            return self._perturb(module, output)
+        if inputs:
+            return self._perturb(module, inputs[0]), *inputs[1:]
+        if CHILD in module._modules:
+            raise SurgeryError(f"{self.owner} was given its input by name, where noise cannot reach it.")
+        return None  # as when the network was wrapped: the plan says that it is skipped
+
+    def _perturb(self, module: nn.Module, x: Tensor) -> Tensor:
         first = module._modules.get(CHILD)
         if first is None:
             raise SurgeryError(
-                f"The convolution {self.owner} was not called when the network was wrapped, so it has no θ.",
+                f"{self.owner} was not called when the network was wrapped, so it has no θ.",
                 "Wrap with an example_input that reaches it, or leave it out with exclude=.",
             )
         number = self._number(module)
+        if self.first and number > 0:
+            return x
         noisy = module._modules.get(child_name(number))
         if noisy is not None:
-            result: Tensor = noisy(output)
+            result: Tensor = noisy(x)
             return result
         if isinstance(first, Perturbation) and not first.enabled:
-            return output
+            return x
         raise SurgeryError(
-            f"{site_name(self.owner, number)}: this convolution is called more often than when the network "
+            f"{site_name(self.owner, number)}: this module is called more often than when the network "
             "was wrapped, and there is no θ for this call.",
             'Where the number of calls depends on the input, wrap with shared="module": one θ for all calls.',
         )
@@ -82,19 +97,25 @@ def counting(network: nn.Module, owners: Iterable[str]) -> Iterator[None]:
             hook.calls = None
 
 
-def add_hooks(network: nn.Module, owners: Iterable[str], *, numbered: bool) -> None:
-    """Puts the hook on convolutions, named by their paths."""
+def add_hooks(network: nn.Module, owners: Iterable[str], *, before: bool, numbered: bool, first: bool) -> None:
+    """Puts the hook on modules, named by their paths; the settings are those of :class:`AddNoise`."""
     for owner in owners:
-        network.get_submodule(owner).register_forward_hook(AddNoise(owner, numbered=numbered))
+        module = network.get_submodule(owner)
+        hook = AddNoise(owner, before=before, numbered=numbered, first=first)
+        if before:
+            module.register_forward_pre_hook(hook)
+        else:
+            module.register_forward_hook(hook)
 
 
 def remove_hooks(network: nn.Module, owners: Iterable[str]) -> None:
     """Takes the hooks off again."""
     for owner in owners:
-        convolution = network.get_submodule(owner)
-        for key in _hooks_of(convolution):
-            del convolution._forward_hooks[key]
+        module = network.get_submodule(owner)
+        for key, hook in _hooks_of(module).items():
+            del (module._forward_pre_hooks if hook.before else module._forward_hooks)[key]
 
 
-def _hooks_of(convolution: nn.Module) -> dict[int, AddNoise]:
-    return {key: hook for key, hook in convolution._forward_hooks.items() if isinstance(hook, AddNoise)}
+def _hooks_of(module: nn.Module) -> dict[int, AddNoise]:
+    hooks = (*module._forward_hooks.items(), *module._forward_pre_hooks.items())
+    return {key: hook for key, hook in hooks if isinstance(hook, AddNoise)}

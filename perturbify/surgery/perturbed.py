@@ -19,7 +19,8 @@ from perturbify.surgery.hooks import counting
 from perturbify.surgery.plan import Plan
 from perturbify.surgery.program import Program
 from perturbify.surgery.sites import ConvolutionCount
-from perturbify.text import times
+from perturbify.surgery.weights import noisy_weights
+from perturbify.text import counted, times
 
 _READING = frozenset({"get_classifier", "group_matcher", "no_weight_decay", "no_weight_decay_keywords"})
 """Methods of timm's models that look at the network, and neither run nor change it."""
@@ -42,6 +43,7 @@ class Surgery:
             or no entry, where the source's own forward runs, with hooks on its convolutions.
         constants: Names of the tensors that tracing added to the network.
         normalizes: Whether a normalisation layer, ``normalize``, runs before the program.
+        method: Name of the defence that the noise is for.
     """
 
     source_class: type[nn.Module]
@@ -51,6 +53,7 @@ class Surgery:
     programs: Mapping[str, Program | None]
     constants: tuple[str, ...]
     normalizes: bool = False
+    method: str = "learn2perturb"
 
     def __post_init__(self) -> None:
         if issubclass(self.source_class, fx.GraphModule):
@@ -129,10 +132,10 @@ class Perturbed(nn.Module):
             args, kwargs = self._normalized(args, kwargs)
         if not surgery.plan.hooked and program is not None:
             return program(self, *args)
-        with counting(self, surgery.plan.hooked):
+        with self._with_noise():
             if program is not None:
                 return program(self, *args)
-            return self._as_source().forward(*args, **kwargs)
+            return self._running_source().forward(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Perturbed:
         """Switches the mode as the source's own ``train`` does; the noise stays as it is."""
@@ -145,6 +148,24 @@ class Perturbed(nn.Module):
     def _as_source(self) -> nn.Module:
         """This network as one of the source's class: the same modules, parameters and attributes, not copies."""
         return self.surgery.embody(self.__dict__)
+
+    def _running_source(self) -> nn.Module:
+        """The same for a forward; an ``nn.Sequential`` runs all that it holds, and was made without a normalisation."""
+        if not (self.surgery.normalizes and issubclass(self.surgery.source_class, nn.Sequential)):
+            return self._as_source()
+        modules = {name: module for name, module in self._modules.items() if module is not self.normalize}
+        return self.surgery.embody({**self.__dict__, "_modules": modules})
+
+    @contextmanager
+    def _with_noise(self) -> Iterator[None]:
+        """Inside, hooks count their calls, and weights read as drawn."""
+        plan = self.surgery.plan
+        if plan.config is not None and plan.config.on_weights:
+            with noisy_weights(self, plan.sites):
+                yield
+        else:
+            with counting(self, plan.hooked):
+                yield
 
     def _normalized(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The first input normalised, however it was given."""
@@ -167,7 +188,7 @@ class Perturbed(nn.Module):
 
     def _check_size(self, inputs: tuple[Any, ...]) -> None:
         plan = self.surgery.plan
-        if plan.config is None or plan.config.grain != "element":
+        if plan.config is None or not plan.config.fixes_size:
             return
         shapes = tuple(tuple(i.shape) for i in inputs if isinstance(i, Tensor))
         for shape, wanted in zip(shapes, plan.input_shapes, strict=False):
@@ -194,7 +215,7 @@ class Perturbed(nn.Module):
             if name in _READING:
                 return getattr(self._as_source(), name)
             raise self._refusal(name)
-        with counting(self, surgery.plan.hooked), ConvolutionCount() as count:
+        with self._with_noise(), ConvolutionCount() as count:
             value = getattr(self._as_source(), name)
         if count.total and not surgery.runs_source:
             raise self._refusal(name)
@@ -217,7 +238,7 @@ class Perturbed(nn.Module):
 
         @functools.wraps(run)
         def method(*args: Any, **kwargs: Any) -> Any:
-            with self._keeping_noise(name), counting(self, self.surgery.plan.hooked):
+            with self._keeping_noise(name), self._with_noise():
                 return run(*args, **kwargs)
 
         return method
@@ -253,7 +274,8 @@ class Perturbed(nn.Module):
     def extra_repr(self) -> str:
         """Names the source network."""
         plan = self.surgery.plan
-        return f"{self.surgery.source_class.__name__}, {len(plan.sites)} sites, {plan.parameters:,} entries of θ"
+        said = f"{counted(len(plan.sites), 'site')}, {counted(plan.parameters, 'entry')} of θ"
+        return f"{self.surgery.source_class.__name__}, {said}"
 
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")

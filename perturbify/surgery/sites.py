@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
@@ -60,6 +61,8 @@ class Call:
         fixed: Whether it is one whose filter is a buffer, such as a blur's.
         batch_in_channels: Whether the images' channels stand side by side, as in one image (CondConv does so, to
             convolve each image with a filter of its own); ``shape`` is that of one of them.
+        input_shape: Shape of the input for one image.
+        norm: The call of the normalisation that took this call's output; None where there was none.
     """
 
     owner: str
@@ -69,6 +72,8 @@ class Call:
     functional: bool = False
     fixed: bool = False
     batch_in_channels: bool = False
+    input_shape: tuple[int, ...] = ()
+    norm: Call | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,8 @@ class _Watch(TorchFunctionMode):
         self._in_function = False
         self.unaccounted: list[str] = []
         self.unregistered: tuple[str, str] | None = None
+        # Outputs that a normalisation may take, how often each had been written to, and their calls.
+        self._latest: list[tuple[Tensor, int, int]] = []
 
     def __enter__(self) -> _Watch:
         self._hooks.enter_context(register_module_forward_pre_hook(self._enter_module))
@@ -165,7 +172,8 @@ class _Watch(TorchFunctionMode):
         if spatial is not None and not any(isinstance(m, _ConvNd) for m in self._running):
             weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
             fixed = id(weight) in self._buffers or id(weight._base) in self._buffers
-            self._record(self._running[-1], func.__name__, result, spatial, functional=True, fixed=fixed)
+            x = args[0] if args else (kwargs or {})["input"]
+            self._record(self._running[-1], func.__name__, x, result, spatial, functional=True, fixed=fixed)
         return result
 
     def convolves(self) -> None:
@@ -179,18 +187,60 @@ class _Watch(TorchFunctionMode):
         elif isinstance(module, _ConvNd) and self._running and self.unregistered is None:
             self.unregistered = self._paths[id(self._running[-1])], type(module).__name__
 
-    def _leave_module(self, module: nn.Module, _inputs: object, output: object) -> None:
+    def _leave_module(self, module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
         if id(module) not in self._paths:
             return
         self._running.pop()
-        inside_another = any(isinstance(m, _ConvNd) for m in self._running)
-        if isinstance(module, _ConvNd) and not inside_another and isinstance(output, Tensor):
-            self._record(module, type(module).__name__, output, len(module.kernel_size))
+        if not isinstance(output, Tensor):
+            return
+        x = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+        if isinstance(module, _ConvNd) and not any(isinstance(m, _ConvNd) for m in self._running):
+            self._record(module, type(module).__name__, x, output, len(module.kernel_size))
+        elif x is not None and self._latest and _normalizes(module):
+            self._pair(module, x, output)
 
-    def _record(self, module: nn.Module, kind: str, output: Tensor, spatial: int, **more: bool) -> None:
+    def _record(
+        self,
+        module: nn.Module,
+        kind: str,
+        x: Tensor | None,
+        output: Tensor,
+        spatial: int,
+        *,
+        functional: bool = False,
+        fixed: bool = False,
+    ) -> None:
         shape = tuple(output.shape[output.dim() - spatial - 1 :])
         leading = output.shape[0] if output.dim() > len(shape) else None
-        self.calls.append(Call(self._paths[id(module)], kind, shape, leading, **more))
+        taken = () if x is None else tuple(x.shape[x.dim() - spatial - 1 :])
+        self._latest = [*self._latest[-_REMEMBERED + 1 :], (output, _version(output), len(self.calls))]
+        path = self._paths[id(module)]
+        self.calls.append(Call(path, kind, shape, leading, functional, fixed, input_shape=taken))
+
+    def _pair(self, norm: nn.Module, x: Tensor, output: Tensor) -> None:
+        """Notes that a normalisation took a convolution's output."""
+        index = next((i for tensor, was, i in self._latest if tensor is x and _version(x) == was), None)
+        if index is not None and self.calls[index].norm is None:
+            shape = tuple(output.shape[output.dim() - len(self.calls[index].shape) :])
+            leading = output.shape[0] if output.dim() > len(shape) else None
+            call = Call(self._paths[id(norm)], type(norm).__name__, shape, leading)
+            self.calls[index] = replace(self.calls[index], norm=call)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often something was written into a tensor."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+_REMEMBERED = 4
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def _normalizes(module: nn.Module) -> bool:
+    """Whether a module is a normalisation, of torch's or by its name (FrozenBatchNorm2d), and not a block with one."""
+    if isinstance(module, _NORMS):
+        return True
+    return "norm" in type(module).__name__.lower() and not any(isinstance(m, _ConvNd) for m in module.modules())
 
 
 class ConvolutionCount(TorchDispatchMode):

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from perturbify.errors import ModelError
+from perturbify.surgery.additions import find_additions
 from perturbify.surgery.copying import copy_network
 from perturbify.surgery.example import Example
 from perturbify.surgery.reproducible import reproducible
@@ -31,7 +32,7 @@ class Survey:
     shareable: bool
 
 
-def survey(model: nn.Module, example: Example, why_whole: str | None) -> Survey:
+def survey(model: nn.Module, example: Example, why_whole: str | None, *, additions: bool = False) -> Survey:
     """Runs and traces copies of a network, on the meta device where it can run there.
 
     A network that takes the example input in eval mode alone (a detector needs its targets to train) runs by its own
@@ -41,23 +42,26 @@ def survey(model: nn.Module, example: Example, why_whole: str | None) -> Survey:
         model: The network.
         example: The inputs to run it with.
         why_whole: Why torch.fx shall not follow it; None: it shall.
+        additions: Whether to look for additions as well.
 
     Raises:
         ModelError: It fails on the inputs in eval mode.
         TraceError: It convolves where nothing can see it.
     """
-    seen, evaluating = _look(model, example, "eval", why_whole)
+    seen, evaluating = _look(model, example, "eval", why_whole, additions)
     if _serves_train_mode(model, evaluating):
         return Survey({"eval": evaluating, "train": evaluating}, not seen.writes_parameters)
     try:
-        seen_training, training = _look(model, example, "train", why_whole)
+        seen_training, training = _look(model, example, "train", why_whole, additions)
     except ModelError as error:
         return Survey({"eval": untraced(seen.calls, error.message.rstrip("."))}, not seen.writes_parameters)
     writes = seen.writes_parameters or seen_training.writes_parameters
     return Survey({"eval": evaluating, "train": training}, not writes)
 
 
-def _look(model: nn.Module, example: Example, mode: str, why_whole: str | None) -> tuple[Observation, Traced]:
+def _look(
+    model: nn.Module, example: Example, mode: str, why_whole: str | None, additions: bool
+) -> tuple[Observation, Traced]:
     on_meta = example.device.type == "meta"
 
     def twin(tensors: Literal["copy", "meta"] = "meta") -> nn.Module:
@@ -81,7 +85,10 @@ def _look(model: nn.Module, example: Example, mode: str, why_whole: str | None) 
             return seen, untraced(seen.calls, why_whole)
         if before.changed():  # it keeps results, which tracing must see it compute
             to_trace = twin()
-        return seen, trace(to_trace, seen.calls, live=example.names, refuse_meta=not on_meta)
+        traced = trace(to_trace, seen.calls, live=example.names, refuse_meta=not on_meta)
+        if additions and traced.graph is not None:
+            traced = replace(traced, additions=find_additions(traced.graph, to_trace, example))
+        return seen, traced
 
 
 def _per_image(calls: tuple[Call, ...], with_one_more: tuple[Call, ...], images: int) -> tuple[Call, ...]:
@@ -91,7 +98,10 @@ def _per_image(calls: tuple[Call, ...], with_one_more: tuple[Call, ...], images:
         channels = one.shape[0] // images
         shapes = (channels * images, *one.shape[1:]), (channels * (images + 1), *one.shape[1:])
         folded = one.leading == other.leading == 1 and (one.shape, other.shape) == shapes
-        return replace(one, shape=(channels, *one.shape[1:]), batch_in_channels=True) if folded else one
+        if not folded:
+            return one
+        taken = (one.input_shape[0] // images, *one.input_shape[1:])
+        return replace(one, shape=(channels, *one.shape[1:]), input_shape=taken, batch_in_channels=True)
 
     return tuple(map(convert, calls, with_one_more))
 

@@ -41,6 +41,21 @@ class Convolution:
 
 
 @dataclass(frozen=True)
+class Addition:
+    """A sum of two feature maps of equal shape.
+
+    Attributes:
+        owner: Dotted path of the module whose forward adds.
+        shape: Shape of the sum for one image.
+        node: Its node.
+    """
+
+    owner: str
+    shape: tuple[int, ...]
+    node: fx.Node
+
+
+@dataclass(frozen=True)
 class Traced:
     """A network as a graph, in one mode.
 
@@ -52,6 +67,7 @@ class Traced:
         constants: Tensors that the trace made and the network does not hold, by the name the graph calls them.
         reads_mode: Whether code that torch.fx entered looked at a ``training`` flag; if not, and nothing is opaque,
             the graph is that of the other mode too.
+        additions: The sums of two feature maps, where they were looked for.
     """
 
     graph: fx.Graph | None
@@ -59,6 +75,7 @@ class Traced:
     opaque: dict[str, str]
     constants: dict[str, Tensor]
     reads_mode: bool
+    additions: tuple[Addition, ...] = ()
 
 
 def untraced(calls: Collection[Call], reason: str) -> Traced:

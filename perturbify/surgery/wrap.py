@@ -10,23 +10,26 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from perturbify.errors import NoConvolutions, SurgeryError
 from perturbify.normalize import Normalize
 from perturbify.perturbation import Perturbation
-from perturbify.surgery.config import PerturbConfig
+from perturbify.surgery.config import PerturbConfig, relative_start
 from perturbify.surgery.copying import copy_network
 from perturbify.surgery.example import Example
 from perturbify.surgery.hooks import add_hooks, remove_hooks
 from perturbify.surgery.parity import probe
 from perturbify.surgery.perturbed import Perturbed, Surgery
-from perturbify.surgery.plan import Plan, Site, make_plan, number_calls, site_key
+from perturbify.surgery.plan import Plan, Site, Skipped
+from perturbify.surgery.planning import make_plan, site_key, spots
 from perturbify.surgery.program import Program
 from perturbify.surgery.sites import observe
+from perturbify.surgery.spread import starting_spreads
 from perturbify.surgery.survey import Survey, survey
 from perturbify.surgery.trace import Traced
+from perturbify.surgery.weights import guard, plan_weights, unguard
 
 
 def plan(model: nn.Module, config: PerturbConfig | None = PerturbConfig(), *, example_input: Any = None) -> Plan:
@@ -55,7 +58,7 @@ def wrap(
     normalize: Normalize | None = None,
     inplace: bool = False,
 ) -> Perturbed:
-    """Puts a learnable noise module behind every convolution call of a network (Learn2Perturb, eq. 4-6).
+    """Puts noise modules into a network: by default a learnable one behind every convolution call.
 
     The network is run and traced on copies; before anything is handed out, the result with the noise off must equal
     the source bit for bit, in train and in eval mode (in eval mode alone where the source takes the example input in no
@@ -67,7 +70,7 @@ def wrap(
         config: The settings; None adds no noise, for a baseline that is otherwise the same.
         example_input: A tensor with a batch dimension, a tuple of positional or a dict of keyword inputs. Needed where
             the network does not say its input size (timm models do). Optional arguments of ``forward`` that are not in
-            it are fixed to their defaults.
+            it are fixed to their defaults. Give real images where ``theta_init`` is measured on them.
         normalize: A normalisation layer to run first, so that the network takes pixels in [0, 1].
         inplace: Build the result from the network's own modules rather than copies; ``model`` itself must not be used
             afterwards.
@@ -76,8 +79,9 @@ def wrap(
         The perturbed network, in the mode of ``model``, with the noise on.
 
     Raises:
-        NoConvolutions: There is nothing to put noise behind.
+        NoConvolutions: There is nothing to put noise on.
         AlreadyWrapped: The network has noise modules already.
+        SurgeryError: The settings ask for what this network has not.
         TraceError: There is an ``F.conv*`` call where neither torch.fx nor a hook can go.
         ParityError: The traced network is not the source network.
         ModelError: The network fails on the example input, or no input size is known.
@@ -103,6 +107,9 @@ def wrap(
         plan=replace(operation.surgery.plan, modes=modes),
         normalizes=normalize is not None,
     )
+    ratio = None if config is None else relative_start(config.theta_init)
+    if ratio is not None and example.device.type != "meta":
+        _start_relative(wrapped, ratio, example)
     return wrapped
 
 
@@ -142,7 +149,9 @@ class Operation:
             made = thetas_of.get_submodule(site.path) if thetas_of else _perturbation(site, plan, owner, self.device)
             owner.add_module(child, made.train(owner.training))
         if plan.config is not None:
-            add_hooks(network, plan.hooked, numbered=plan.config.shared == "call")
+            before, numbered = plan.config.site == "input", plan.config.shared == "call"
+            add_hooks(network, plan.hooked, before=before, numbered=numbered, first=plan.config.extent == "first")
+            guard(network, plan.sites)
         return Perturbed.adopt(network, self.surgery)
 
 
@@ -156,11 +165,13 @@ def prepare(model: nn.Module, config: PerturbConfig | None, example: Example) ->
     traced = seen.traced
     if config is not None and not plan.sites:
         why = (
-            f"All {len(plan.skipped)} of its convolution calls are skipped; see perturbify.plan(model)."
+            f"All {len(plan.skipped)} of its sites are skipped; see perturbify.plan(model)."
             if plan.skipped
             else "Noise goes behind convolutions; this network makes no convolution call."
+            if config.site == "output"
+            else f"Sites of the kind {config.site!r} are asked for, and this network has none."
         )
-        raise NoConvolutions(f"{type(model).__name__} has nothing to put noise behind.", why)
+        raise NoConvolutions(f"{type(model).__name__} has nothing to put noise {_place(config)}.", why)
     constants = _name_constants(traced)
     programs = {"eval": _insert(traced["eval"], plan)}
     if "train" in traced:
@@ -195,6 +206,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     for name in surgery.constants:
         delattr(contents, name)
     remove_hooks(contents, surgery.plan.hooked)
+    unguard(contents, surgery.plan.sites)
     for site in surgery.plan.sites:
         owner, _, child = site.path.rpartition(".")
         delattr(contents.get_submodule(owner), child)
@@ -203,11 +215,33 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def _survey(model: nn.Module, config: PerturbConfig | None, example: Example) -> tuple[Plan, Survey]:
     why_whole = None
-    if config is not None and config.backend == "hook":
+    if config is not None and config.on_weights:
+        why_whole = "noise on weights leaves its forward as it is"
+    elif config is not None and config.backend == "hook":
         why_whole = 'backend="hook"'
     elif example.variadic:
         why_whole = f"its forward takes {example.variadic}"
-    seen = survey(model, example, why_whole)
+    adding = config is not None and config.site == "addition"
+    seen = survey(model, example, why_whole, additions=adding)
+    if adding and seen.traced["eval"].graph is None:
+        raise SurgeryError(
+            f"The additions of {type(model).__name__} cannot be found: torch.fx does not follow its forward "
+            f"({seen.traced['eval'].opaque['']}).",
+            'Use site="norm" or site="output".',
+        )
+    if config is not None and config.on_weights:
+        sites, skipped = plan_weights(model, config)
+        if sites and not seen.shareable:
+            raise SurgeryError(
+                f"{type(model).__name__} writes into its weights in its forward, where others stand in for them.",
+                "Move that out of forward, or choose another site.",
+            )
+        if config.extent == "first":
+            skipped += [Skipped(s.name, s.kind, "not the first") for s in sites[1:]]
+            sites = sites[:1]
+        opaque = dict(seen.traced["eval"].opaque)
+        plan = Plan(config, tuple(sites), tuple(skipped), example.shapes, opaque, modes=tuple(seen.traced))
+        return plan, seen
     return make_plan(seen.traced, config, example.shapes, _unseen(model, seen.traced)), seen
 
 
@@ -219,19 +253,37 @@ def _unseen(model: nn.Module, traced: Mapping[str, Traced]) -> list[str]:
 
 
 def _insert(traced: Traced, the_plan: Plan) -> Program | None:
-    """Puts a call of the noise module behind each site's node."""
+    """Puts a call of the noise module at each site's node."""
     if traced.graph is None:
         return None
+    config = the_plan.config
     paths = {(s.owner, s.call): s.path for s in the_plan.sites if s.way == "fx"}
-    for one in number_calls(traced.convolutions):
-        node = one.convolution.node
-        path = paths.get(site_key(one, the_plan.config)) if the_plan.config else None
-        if path is None or node is None:
+    for spot in spots(traced, config.site) if config is not None and paths else ():
+        path = paths.get(site_key(spot, config)) if config is not None and not spot.reason else None
+        if path is None or spot.node is None:
             continue
-        with traced.graph.inserting_after(node):
-            noisy = traced.graph.call_module(path, (node,))
-        node.replace_all_uses_with(noisy, delete_user_cb=partial(operator.is_not, noisy))
+        if config is not None and config.site == "input":
+            _insert_before(spot.node, path)
+        else:
+            _insert_after(spot.node, path)
     return Program.from_graph(traced.graph)
+
+
+def _insert_after(node: fx.Node, path: str) -> None:
+    with node.graph.inserting_after(node):
+        noisy = node.graph.call_module(path, (node,))
+    node.replace_all_uses_with(noisy, delete_user_cb=partial(operator.is_not, noisy))
+
+
+def _insert_before(node: fx.Node, path: str) -> None:
+    """Noise on the first argument, for this node alone."""
+    taken = node.args[0] if node.args else node.kwargs["input"]
+    with node.graph.inserting_before(node):
+        noisy = node.graph.call_module(path, (taken,))
+    if node.args:
+        node.update_arg(0, noisy)
+    else:
+        node.update_kwarg("input", noisy)
 
 
 def _name_constants(traced: Mapping[str, Traced]) -> dict[str, Tensor]:
@@ -249,15 +301,38 @@ def _name_constants(traced: Mapping[str, Traced]) -> dict[str, Tensor]:
     return kept
 
 
+def _place(config: PerturbConfig) -> str:
+    return {"output": "behind", "input": "before"}.get(config.site, "on")
+
+
+def _start_relative(network: Perturbed, ratio: float, example: Example) -> None:
+    """Starts every θ at so many times the standard deviation of what it perturbs."""
+    args, kwargs = example.call()
+    measured = starting_spreads(network, *args, **kwargs)
+    first = network.surgery.plan.config and network.surgery.plan.config.theta_first
+    sites = network.surgery.plan.sites
+    for site in sites[1:] if first is not None else sites:
+        perturbation = network.get_submodule(site.path)
+        assert isinstance(perturbation, Perturbation)
+        with torch.no_grad():
+            perturbation.theta.fill_(ratio * measured[site.name])
+            perturbation.project_()
+
+
 def _perturbation(site: Site, plan: Plan, owner: nn.Module, device: torch.device) -> Perturbation:
     config = plan.config
     assert config is not None  # a plan without settings has no sites
     like = next((p for p in owner.parameters() if p.is_floating_point()), None)
+    start = 1.0 if isinstance(config.theta_init, str) else config.theta_init
+    if config.theta_first is not None and site is plan.sites[0]:
+        start = config.theta_first
     return Perturbation(
         site.theta_shape,
-        share=config.share,
-        theta_init=config.theta_init,
+        share="forward" if config.on_weights else config.share,
+        scale=config.scale,
+        theta_init=start,
         theta_min=config.theta_min,
+        learnable=config.learnable,
         image_channels=site.map_shape[0] if site.batch_in_channels else None,
         device=like.device if like is not None else device,
         dtype=like.dtype if like is not None else None,

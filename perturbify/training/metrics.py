@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from perturbify.perturbation import perturbations
+from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.spread import relative_noise
 
 
 @dataclass
@@ -99,12 +101,22 @@ class StepResult:
 
 @dataclass(frozen=True)
 class ThetaSummary:
-    """Mean, least and greatest entry over all θ, and the mean at each site, in units of the feature maps."""
+    """What all θ came to.
+
+    Attributes:
+        mean: Mean entry.
+        min: Least entry.
+        max: Greatest entry.
+        sites: Mean entry at each site.
+        relative: Standard deviation of the noise over that of what it is added to, at each site; None where that does
+            not vary.
+    """
 
     mean: float
     min: float
     max: float
     sites: dict[str, float]
+    relative: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -166,27 +178,31 @@ class Clock:
         return sum(n for _, n in self._recent) / max(sum(s for s, _ in self._recent), 1e-9)
 
 
-def summarize_thetas(model: nn.Module) -> ThetaSummary | None:
-    """Summary over all θ; None for a network without noise."""
+def summarize_thetas(model: Perturbed, images: Tensor) -> ThetaSummary | None:
+    """Summary over all θ, seen against the activations of some images; None for a network without noise."""
     thetas = {site: p.theta.detach().flatten().float() for site, p in perturbations(model)}
     if not thetas:
         return None
     every = torch.cat(list(thetas.values()))
     sites = {site: theta.mean().item() for site, theta in thetas.items()}
-    return ThetaSummary(every.mean().item(), every.min().item(), every.max().item(), sites)
+    relative = {site: ratio if math.isfinite(ratio) else None for site, ratio in relative_noise(model, images).items()}
+    return ThetaSummary(every.mean().item(), every.min().item(), every.max().item(), sites, relative)
 
 
-def summarize_epoch(epoch: int, sums: EpochSums, model: nn.Module, rates: dict[str, float]) -> dict[str, Any]:
+def summarize_epoch(
+    epoch: int, sums: EpochSums, model: Perturbed, images: Tensor, rates: dict[str, float]
+) -> dict[str, Any]:
     """One line of ``metrics.jsonl``: accuracies in [0, 1] on augmented training images, under the attack of training.
 
     Args:
         epoch: From 0.
         sums: The epoch's sums.
         model: Gives θ.
+        images: Some that the activations are measured on.
         rates: Learning rate of each optimiser.
     """
     attacked = sums.adversarial_images
-    theta = summarize_thetas(model)
+    theta = summarize_thetas(model, images)
     return {
         "epoch": epoch,
         "steps": sums.steps,

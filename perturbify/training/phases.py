@@ -29,11 +29,12 @@ WARM_UP = Phase("warm-up", weights=True, thetas=False, noise=False)
 W_STEP = Phase("W-step", weights=True, thetas=False, noise=True)
 THETA_STEP = Phase("θ-step", weights=False, thetas=True, noise=True)
 JOINT_STEP = Phase("joint step", weights=True, thetas=True, noise=True)
+NOISY_STEP = Phase("step", weights=True, thetas=False, noise=True)
 PLAIN = Phase("plain", weights=True, thetas=False, noise=False)
 
 
 def phase_at(epoch: int, step: int, steps_per_epoch: int, settings: TrainSettings, method: Method) -> Phase:
-    """Which phase a step belongs to (Learn2Perturb, Algorithm 1).
+    """Which phase a step belongs to; for methods that alternate by Learn2Perturb, Algorithm 1.
 
     Args:
         epoch: From 0.
@@ -42,8 +43,10 @@ def phase_at(epoch: int, step: int, steps_per_epoch: int, settings: TrainSetting
         settings: Length of the warm-up and of the turns.
         method: The defence; one without noise has one phase.
     """
-    if not method.noisy:
+    if method.perturb is None:
         return PLAIN
+    if not method.alternates:
+        return JOINT_STEP if method.perturb.learnable else NOISY_STEP
     if epoch < settings.warmup_epochs:
         return WARM_UP
     if settings.joint:
@@ -53,9 +56,9 @@ def phase_at(epoch: int, step: int, steps_per_epoch: int, settings: TrainSetting
     return W_STEP if turn < settings.w_steps else THETA_STEP
 
 
-def noisy_epoch(epoch: int, settings: TrainSettings) -> int:
+def noisy_epoch(epoch: int, settings: TrainSettings, method: Method) -> int:
     """k of the harmonic τ: 1 in the first epoch in which noise is active."""
-    return epoch - settings.warmup_epochs + 1
+    return epoch - (settings.warmup_epochs if method.alternates else 0) + 1
 
 
 def learning_rate(settings: OptimizerSettings, epoch: int) -> float:

@@ -7,12 +7,13 @@ from torch import nn
 
 from perturbify import zoo
 from perturbify.data import Data
-from perturbify.errors import ModelError, TrainingError
+from perturbify.errors import MethodError, ModelError, TrainingError
 from perturbify.methods import Method
+from perturbify.methods.wrapping import for_method, wrap
 from perturbify.normalize import Normalize
 from perturbify.settings import Recipe
+from perturbify.surgery.config import relative_start
 from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.wrap import wrap
 from perturbify.text import times
 
 
@@ -28,17 +29,26 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
     Raises:
         SurgeryError: The network cannot be wrapped.
         ModelError: The network does not take the images.
-        TrainingError: A wrapped network does not fit the method, the images, or the classes.
+        MethodError: A wrapped network does not fit the method.
+        TrainingError: It does not fit the images or the classes.
     """
     _check_dtype(model)
     if isinstance(model, Perturbed):
-        network = model
-        _check_wrapped(network, data, method)
+        network = _for_method(model, method.name)
+        _check_size(network, data)
     else:
-        images = torch.rand(2, *data.input_size, generator=torch.Generator().manual_seed(0))
+        measured = relative_start(recipe.perturb.theta_init) is not None
+        order = torch.arange(min(recipe.train.batch_size if measured else 2, len(data.train)))
+        images, _ = next(data.train.batches(len(order), order=order))
         normalize = _of_recipe(recipe) or normalization(model, data)
         try:
-            network = wrap(model, recipe.perturb if method.noisy else None, example_input=images, normalize=normalize)
+            network = wrap(
+                model,
+                recipe.perturb if method.noisy else None,
+                method=method.name,
+                example_input=images,
+                normalize=normalize,
+            )
         except ModelError as error:
             raise ModelError(
                 error.message,
@@ -46,6 +56,19 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
             ) from error
     _check_head(network, data)
     return network
+
+
+def _for_method(model: Perturbed, method: str) -> Perturbed:
+    try:
+        return for_method(model, method)
+    except MethodError as error:
+        own = model.surgery.method
+        if own == method:
+            raise
+        raise MethodError(
+            f"The network was wrapped for the method {own}, and the recipe's is {method}. {error.message}",
+            f"Train it by its own (--method {own}), or start from the plain network.",
+        ) from error
 
 
 def _check_dtype(model: nn.Module) -> None:
@@ -66,15 +89,9 @@ def _of_recipe(recipe: Recipe) -> Normalize | None:
     return None if mean is None or std is None else Normalize(mean, std)
 
 
-def _check_wrapped(network: Perturbed, data: Data, method: Method) -> None:
+def _check_size(network: Perturbed, data: Data) -> None:
     plan = network.surgery.plan
-    if method.noisy != bool(plan.sites):
-        has = f"has {len(plan.sites)} noise sites" if plan.sites else "has no noise"
-        raise TrainingError(
-            f"The method {method.name} {'needs noise' if method.noisy else 'has no noise'}, this network {has}.",
-            "Start from the plain network, or choose another method.",
-        )
-    if plan.config is not None and plan.config.grain == "element" and plan.input_shapes[0] != data.input_size:
+    if plan.config is not None and plan.config.fixes_size and plan.input_shapes[0] != data.input_size:
         raise TrainingError(
             f"θ is per element and was made for inputs of {times(plan.input_shapes[0])}; {data.name} has images of "
             f"{times(data.input_size)}.",

@@ -40,6 +40,9 @@ from perturbify.training.stopping import StopRequests, stop_requests
 
 OnStep = Callable[[Progress], None]
 
+LOOK_AT = 128
+"""Training images, the first ones, on which the activations are measured after each epoch; a batch at most."""
+
 LOOK_EVERY = 20
 """Steps on a GPU between two looks at their figures: to look is to wait until all of them are done."""
 
@@ -67,6 +70,7 @@ class Run:
         self._apart: Split | None = None
         if settings.held_out:
             self._images, self._apart = images.divided(settings.held_out)
+        learner.images = len(self._images)
         self._steps = _steps_per_epoch(len(self._images), self._recipe.train.batch_size, self._among.world)
         self._device = next(learner.model.parameters()).device
         if _kept_on_device(self._images, self._device, self._recipe.speed.data_on_device):
@@ -205,7 +209,9 @@ class Run:
     def _end(self, epoch: int, total: EpochSums, rates: dict[str, float]) -> None:
         """Notes an epoch's metrics, keeps its network if it is the best on the images held out, and saves the state."""
         train, model, among = self._recipe.train, self._learner.model, self._among
-        summary = summarize_epoch(epoch, total, model, rates)
+        order = torch.arange(min(LOOK_AT, train.batch_size, len(self._images)))
+        x, _ = next(self._images.batches(len(order), order=order))
+        summary = summarize_epoch(epoch, total, model, x.to(self._device), rates)
         asked = (epoch + 1) % train.held_out_every == 0 or epoch == train.epochs - 1
         if self._apart is not None and asked and among.first:
             batch_size = -(-train.batch_size // among.world)

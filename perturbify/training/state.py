@@ -46,7 +46,7 @@ def save(folder: RunFolder, learner: Learner, header: Header, position: Position
         PerturbifyError: The file cannot be written; the last one is untouched.
     """
     tensors, aliases = checkpoint.unique_tensors(learner.model.state_dict())
-    everything = {f"model/{k}": v for k, v in tensors.items()} | _momenta(learner)
+    everything = {f"model/{k}": v for k, v in tensors.items()} | _moments(learner)
     if learner.average is not None:
         averages, _ = checkpoint.unique_tensors(learner.average.network.state_dict())
         everything |= {f"average/{k}": v for k, v in averages.items()}
@@ -85,10 +85,10 @@ class Saved:
         if learner.average is not None:
             checkpoint.load_tensors(learner.average.network, self._part("average/"), self.header, self.path)
         for name, parameter, optimizer in _learning(learner):
-            buffer = self.tensors.get(f"momentum/{name}")
-            if buffer is not None:
-                # In the parameter's memory layout, as the optimiser would have made it.
-                optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+            for key, buffer in self._part(f"optimizer/{name}/").items():
+                # In the parameter's memory layout, as the optimiser would have made it; a count of steps has none.
+                ours = torch.empty_like(parameter).copy_(buffer) if buffer.shape == parameter.shape else buffer
+                optimizer.state[parameter][key] = ours.to(parameter.device) if key != "step" else buffer
 
     def _part(self, prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
@@ -144,13 +144,14 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
     return sum_so_far
 
 
-def _momenta(learner: Learner) -> dict[str, Tensor]:
-    momenta: dict[str, Tensor] = {}
-    for name, parameter, optimizer in _learning(learner):
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if isinstance(buffer, Tensor):
-            momenta[f"momentum/{name}"] = buffer.detach().cpu().contiguous()
-    return momenta
+def _moments(learner: Learner) -> dict[str, Tensor]:
+    """What the optimisers remember of each parameter: SGD's momentum, Adam's two moments and its count of steps."""
+    return {
+        f"optimizer/{name}/{key}": buffer.detach().cpu().contiguous()
+        for name, parameter, optimizer in _learning(learner)
+        for key, buffer in optimizer.state.get(parameter, {}).items()
+        if isinstance(buffer, Tensor)
+    }
 
 
 def _learning(learner: Learner) -> Iterator[tuple[str, nn.Parameter, Optimizer]]:

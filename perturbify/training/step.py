@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
-from perturbify.attacks import Pgd, pgd
+from perturbify.attacks import Pgd, attacked, pgd
 from perturbify.compiling import compiled
 from perturbify.errors import TrainingError
-from perturbify.methods import Method
-from perturbify.methods.learn2perturb import harmonic, regularizer, scaled_gamma
-from perturbify.perturbation import Perturbation, noise, perturbations
+from perturbify.methods import Method, Moment, Noisy
+from perturbify.perturbation import noise
 from perturbify.ranks import Ranks
 from perturbify.settings import OptimizerSettings, Recipe
 from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.weights import noisy_sites
 from perturbify.text import first_line
 from perturbify.training.average import MovingAverage
 from perturbify.training.metrics import StepFigures
@@ -38,6 +38,7 @@ class Learner:
 
     Attributes:
         average: The moving average of the network, if the recipe asks for one.
+        images: Number of training images, which some penalties depend on.
         waits: Whether a step waits for its losses before it updates, which costs nothing on the CPU; elsewhere an
             update with a loss that is not finite is made, and found out later.
     """
@@ -60,15 +61,17 @@ class Learner:
         self._batch: torch.Size | None = None  # that was compiled for
         wanted = recipe.speed.compile
         self._compile = wanted == "on" or (wanted == "auto" and self._device.type == "cuda")
-        self.noises: list[Perturbation] = [p for _, p in perturbations(model)]
-        self.thetas: list[nn.Parameter] = [p.theta for p in self.noises]
-        ids = {id(t) for t in self.thetas}
-        self.weights = [p for p in model.parameters() if id(p) not in ids and p.requires_grad]
+        sites = noisy_sites(model)
+        every_theta = {id(p.theta) for p, _ in sites}
+        self.thetas: list[nn.Parameter] = [p.theta for p, _ in sites if p.theta.requires_grad]
+        self.weights = [p for p in model.parameters() if id(p) not in every_theta and p.requires_grad]
+        self._noisy = [Noisy(p.theta, weight) for p, weight in sites if p.theta.requires_grad]
+        self.images = 1
         everything = (*model.parameters(), *model.buffers())
         self._finite = [t for t in everything if t.requires_grad or bool(t.isfinite().all())]
-        self.optimizers: dict[str, Optimizer] = {"weights": _sgd(self.weights, recipe.optimizer)}
+        self.optimizers: dict[str, Optimizer] = {"weights": _optimizer(self.weights, recipe.optimizer)}
         if self.thetas:
-            self.optimizers["thetas"] = _sgd(self.thetas, recipe.theta_optimizer)
+            self.optimizers["thetas"] = _optimizer(self.thetas, recipe.theta_optimizer)
         a = recipe.attack
         self._attack = Pgd(a.epsilon, a.step_size, a.steps, a.random_start)
         decay = recipe.train.ema_decay
@@ -104,55 +107,74 @@ class Learner:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         values = torch.zeros(4, device=x.device)
-        attacked = False
+        crafted = False
         for part, labels in zip(self._parts(x), self._parts(y), strict=True):
             with noise(self.model, phase.noise):
-                attacked = self._differentiate(part, labels, phase, epoch, len(part) / len(x), values)
+                crafted = self._differentiate(part, labels, phase, epoch, len(part) / len(x), values)
         if self.waits:
             (failed,) = self.among.any(not values.isfinite().all(), device=x.device)
             if failed:
-                return StepFigures(len(y), attacked, values)
+                return StepFigures(len(y), crafted, values)
         self._update(phase, epoch, len(y) * self.among.world / (images or len(y)))
-        return StepFigures(len(y), attacked, values)
+        return StepFigures(len(y), crafted, values)
 
     def is_finite(self) -> bool:
         """Whether every weight, θ and buffer is a number; buffers that never were (a mask of -inf) do not count."""
         return all(bool(tensor.isfinite().all()) for tensor in self._finite)
 
-    def update_thetas(self, epoch: int) -> None:
-        """Moves θ by the gradient it has and that of the regulariser, then lifts it to its floor.
+    def update(self, phase: Phase, epoch: int) -> None:
+        """Moves who learns in a phase by the gradients they have and those of the method's penalty, then projects.
 
         Args:
-            epoch: From 0; decides on τ.
+            phase: Who learns.
+            epoch: From 0.
         """
+        self._penalize(phase, epoch)
+        if phase.weights:
+            self.optimizers["weights"].step()
+        if phase.thetas and self.thetas:
+            self.optimizers["thetas"].step()
+        self.method.project_(self.model)
+
+    def _penalize(self, phase: Phase, epoch: int) -> None:
+        """Adds the gradient of the method's penalty to those it is for."""
+        followers = [*(self.thetas if phase.thetas else ())]
+        if phase.weights and phase.noise and self.method.penalizes_weights:
+            followers += self.weights
+        if not followers:
+            return
         train = self.recipe.train
-        gamma = scaled_gamma(train.gamma, train.batch_size)
-        tau = harmonic(noisy_epoch(epoch, train))
-        (gamma * regularizer(self.thetas, tau)).backward(inputs=self.thetas)
-        self.optimizers["thetas"].step()
-        for perturbation in self.noises:
-            perturbation.project_()
+        gamma = self.method.gamma if train.gamma is None else train.gamma
+        moment = Moment(noisy_epoch(epoch, train, self.method), train.batch_size, self.images, gamma)
+        penalty = self.method.penalty(self._noisy, moment)
+        if penalty is not None:
+            penalty.backward(inputs=followers)
 
     def _parts(self, whole: Tensor) -> tuple[Tensor, ...]:
         return whole.tensor_split(min(self.recipe.train.accumulate, len(whole) // 2 or 1))
 
     def _differentiate(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, portion: float, values: Tensor) -> bool:
         """Adds a part's gradients to those that learn, and its figures to ``values``; says whether it was attacked."""
-        attack = self.recipe.attack
-        share = attack.weight if self.method.adversarial and epoch >= attack.from_epoch else 0.0
+        attack, learning = self.recipe.attack, self._learning(phase)
+        share = attack.weight if learning and self.method.adversarial and epoch >= attack.from_epoch else 0.0
         network = self._compiled if self._compiled is not None and x.shape == self._batch else self.model
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.speed.precision == "bfloat16"):
-            attacked = pgd(network, x, y, self._attack) if share else None
-            clean_loss, clean_hits = _classify(network, x, y)
-            loss, figures = (1 - share) * clean_loss, [portion * clean_loss, clean_hits]
-            if attacked is not None:
-                adversarial_loss, hits = _classify(network, attacked, y)
-                loss, figures = loss + share * adversarial_loss, [*figures, portion * adversarial_loss, hits]
-        learning = self._learning(phase)
+            crafted = pgd(network, x, y, self._attack) if share else None
+            if learning and share < 1:
+                clean_loss, clean_hits = _classify(network, x, y)
+            else:  # nothing learns from clean images, batch norm included; they are looked at
+                with attacked(self.model), torch.no_grad():
+                    clean_loss, clean_hits = _classify(self.model, x, y)
+            losses, figures = [(1 - share) * clean_loss] if share < 1 else [], [portion * clean_loss, clean_hits]
+            if crafted is not None:
+                adversarial_loss, hits = _classify(network, crafted, y)
+                losses.append(share * adversarial_loss)
+                figures += [portion * adversarial_loss, hits]
         if learning:
+            loss = sum(losses[1:], start=losses[0])
             (loss * portion if portion < 1 else loss).backward(inputs=learning)
         values[: len(figures)] += torch.stack([f.detach().float() for f in figures])
-        return attacked is not None
+        return crafted is not None
 
     def _learning(self, phase: Phase) -> list[nn.Parameter]:
         from_loss = phase.thetas and self.method.theta_from_loss
@@ -165,10 +187,7 @@ class Learner:
             for gradient in gradients:
                 gradient.mul_(share)
         self.among.average_([*gradients, *self._statistics])
-        if phase.weights:
-            self.optimizers["weights"].step()
-        if phase.thetas:
-            self.update_thetas(epoch)
+        self.update(phase, epoch)
         if self.average is not None:
             self.average.update(self.model)
 
@@ -197,12 +216,15 @@ def _classify(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return F.cross_entropy(logits, y), (logits.argmax(1) == y).sum()
 
 
-def _sgd(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> SGD:
+def _optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
+    fused = True if parameters and parameters[0].is_cuda else None
+    if settings.kind == "adam":
+        return Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
     return SGD(
         parameters,
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
         weight_decay=settings.weight_decay,
-        fused=True if parameters and parameters[0].is_cuda else None,
+        fused=fused,
     )

@@ -285,7 +285,7 @@ def test_a_file_of_records_without_a_line_is_begun(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_its_attacks(family):
     plan = replace(PLAN, attacks=(family,), steps=4, long_steps=4)
-    planned = trials(plan, Subject(noisy=True, switchable=True, classes=10))
+    planned = trials(plan, Subject(noisy=True, switchable=True, per_image=True, classes=10))
     assert len(planned) > 2, "the clean images, with noise and without, and the family's own"
 
 
@@ -304,7 +304,7 @@ def test_steps_together_with_draws_say_whether_the_strongest_has_converged(longe
 
 
 def test_a_random_rival_is_attacked_by_steps_together_with_draws_as_well():
-    subject = Subject(noisy=True, switchable=True, classes=10, rival="other", rival_noisy=True)
+    subject = Subject(noisy=True, switchable=True, per_image=True, classes=10, rival="other", rival_noisy=True)
     planned = trials(replace(PLAN, long_steps=20, eot_draws=6), subject)
     longest = {t.network: t for t in planned if t.role == "longer and averaged"}
     assert longest["other"].attack == Pgd(8 / 255, 4 / 255, 20, draws=3)

@@ -57,7 +57,9 @@ def test_text_and_json_tell_the_same(cli, trained):
 
 def test_images_of_another_size_are_fitted_when_asked(cli, refused, trained, npz):
     npz("large.npz", list(range(10)) * 2, list(range(10)), size=(20, 16))
-    assert "made for inputs of 3×8×8, this one is 3×20×16" in refused("check", trained.model, "--data", "large.npz")
+    assert "made for images of 3×8×8, those of npz:large are 3×20×16" in refused(
+        "check", trained.model, "--data", "large.npz"
+    )
     report = cli("check", trained.model, "--data", "large.npz", "--image-size", 8, "--json", *FEW)
     assert (report["dataset"], report["n"]) == ("npz:large", 10)
 

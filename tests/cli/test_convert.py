@@ -40,7 +40,7 @@ def test_fresh_weights_follow_the_seed(cli, folder):
 def test_a_factory_in_the_working_directory(cli, folder):
     text = cli("convert", "factories:small", "--input-size", "3x8x8", "--model-arg", "num_classes=4")
     assert text.splitlines()[-1] == "written: small.perturbed.safetensors"
-    assert "1 sites, 256 entries of θ, 0 calls skipped" in text
+    assert "1 site, 256 entries of θ, 0 skipped" in text
     header = read_header("small.perturbed.safetensors")
     assert header.model == {"name": "factories:small", "kwargs": {"num_classes": 4}, "weights": "fresh"}
     loaded = perturbify.load("small.perturbed.safetensors", trust_factory=True)
@@ -132,7 +132,7 @@ def test_networks_that_cannot_be_converted(refused):
     assert "nothing to put noise behind" in refused("convert", "factories:no_convolutions", *size)
     assert "wrapped already" in refused("convert", "factories:wrapped", *size)
     assert "does not say its input size. Hint: Give it: --input-size" in refused("convert", "factories:small")
-    assert "19 of its convolution calls are skipped" in refused("convert", "cifar_resnet20", "--exclude", "*")
+    assert "19 of its sites are skipped" in refused("convert", "cifar_resnet20", "--exclude", "*")
     assert "fails on the example input" in refused("convert", "factories:small", "--input-size", "1x8x8")
     assert "no argument 'widht'. Hint: Did you mean 'width'" in refused(
         "convert", "cifar_resnet20", "--model-arg", "widht=2"

@@ -1,9 +1,9 @@
 """The command itself: help, speed, exit statuses, what goes to stdout and what to stderr."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,11 +14,12 @@ from perturbify.errors import CheckpointError
 
 
 def test_help_is_fast_and_names_every_command(command):
-    seconds = []
+    seconds = []  # of the processor, for other tests may keep it busy meanwhile
     for _ in range(3):
-        started = time.perf_counter()
+        started = os.times()
         done = command("--help")
-        seconds.append(time.perf_counter() - started)
+        ended = os.times()
+        seconds.append(ended.children_user + ended.children_system - started.children_user - started.children_system)
         assert done.returncode == 0
     assert min(seconds) < 0.5
     assert done.stderr == ""

@@ -40,7 +40,7 @@ def test_without_noise_there_is_no_theta_to_draw(cli, folder):
     cli("finetune", "--recipe", "smoke", "--set", "method=vanilla", "--no-check", "-q", "-o", "run")
     cli("plot", "run", "-o", "plain.png")
     (width, height), seen = colours("plain.png")
-    assert width > 3 * height and seen[ImageColor.getrgb(ATTACKED)] > 20
+    assert width > 2 * height and seen[ImageColor.getrgb(ATTACKED)] > 20
     run = RunFolder(Path("run"))
     figure = Figure()
     draw(figure, run.read_metrics(), run.read_recipe())

@@ -1,13 +1,10 @@
-"""The mathematics of θ, and the registry of defences."""
+"""The mathematics of θ."""
 
 from fractions import Fraction
-from typing import get_args
 
 import pytest
 import torch
 
-from perturbify import methods, settings
-from perturbify.errors import RecipeError
 from perturbify.methods.learn2perturb import harmonic, regularizer, scaled_gamma
 
 
@@ -53,14 +50,3 @@ def test_gamma_follows_the_batch_size():
     assert scaled_gamma(1e-4, 128) == 1e-4
     assert scaled_gamma(1e-4, 64) == 0.5e-4
     assert scaled_gamma(1e-4, 512) == 4e-4
-
-
-def test_recipes_and_registry_name_the_same_defences():
-    assert set(get_args(settings.Method)) == set(methods.METHODS)
-    for name in methods.METHODS:
-        assert methods.get(name).name == name
-
-
-def test_an_unknown_defence_names_the_nearest():
-    with pytest.raises(RecipeError, match=r"no method 'vanila'\. Did you mean 'vanilla'"):
-        methods.get("vanila")

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import perturbify
-from perturbify import PerturbConfig
+from perturbify import Normalize, PerturbConfig
 from perturbify.checks.liveness import examine
 from perturbify.errors import SurgeryError, TraceError
 
@@ -119,7 +119,7 @@ def test_more_calls_than_at_wrapping_need_a_shared_theta():
     source = Repeating()
     wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=X)
     assert wrapped(X, times=2).shape == X.shape
-    with pytest.raises(SurgeryError, match=r'conv#3: this convolution is called more often.*shared="module"'):
+    with pytest.raises(SurgeryError, match=r'conv#3: this module is called more often.*shared="module"'):
         wrapped(X, times=4)
     assert wrapped(X).shape == X.shape  # counting starts anew
     shared = perturbify.wrap(source, PerturbConfig(grain="channel", shared="module"), example_input=X)
@@ -282,3 +282,14 @@ def test_a_detector_that_trains_only_with_targets():
     assert "train mode" in wrapped.surgery.plan.opaque[""]
     losses = wrapped.train()(images, [boxes, boxes])
     assert all(value.isfinite() for value in losses.values())
+
+
+def test_a_sequential_does_not_run_its_normalisation_twice():
+    """It runs everything it holds, and the normalisation is one of these."""
+    source = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()).eval()
+    normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    for backend in ("auto", "hook"):
+        wrapped = perturbify.wrap(source, PerturbConfig(backend=backend), example_input=X, normalize=normalize)
+        with perturbify.noise(wrapped, False):
+            assert torch.equal(wrapped(X), source(normalize(X)))
+        assert "normalize.mean" in wrapped.state_dict()

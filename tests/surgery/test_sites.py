@@ -181,7 +181,7 @@ def test_settings_outside_their_range(settings):
 
 def test_the_plan_prints_and_becomes_json_values():
     plan = perturbify.plan(Functional(), example_input=X)
-    assert "2 sites, 512 entries of θ, 1 calls skipped" in str(plan)
+    assert "2 sites, 512 entries of θ, 1 skipped" in str(plan)
     assert plan.to_dict()["theta_parameters"] == plan.parameters == 512
 
 

@@ -306,7 +306,7 @@ def test_attributes_of_a_class(backend):
                 getattr(wrapped, name)
     else:
         assert not torch.equal(wrapped.blind, wrapped.blind)
-        with pytest.raises(SurgeryError, match="conv#1: this convolution is called more often"):
+        with pytest.raises(SurgeryError, match="conv#1: this module is called more often"):
             wrapped.again(X)
 
 

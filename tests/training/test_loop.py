@@ -142,7 +142,10 @@ def test_progress_and_metrics_tell_what_was_done(train):
         losses = [p.clean_loss for p in seen if p.epoch == metrics["epoch"]]
         assert metrics["clean_loss"] == pytest.approx(sum(losses) / 5)
     sites = {"0": 0.25, "4": 0.25}
-    assert result.metrics[0]["theta"] == {"mean": 0.25, "min": 0.25, "max": 0.25, "sites": sites}
+    theta = result.metrics[0]["theta"]
+    relative = theta.pop("relative")
+    assert theta == {"mean": 0.25, "min": 0.25, "max": 0.25, "sites": sites}
+    assert relative.keys() == sites.keys() and all(0.05 < ratio < 5 for ratio in relative.values())
     theta = torch.cat([p.theta.detach().flatten() for _, p in perturbify.perturbations(result.model)])
     assert result.metrics[-1]["theta"]["mean"] == pytest.approx(theta.mean().item())
     for site, perturbation in perturbify.perturbations(result.model):

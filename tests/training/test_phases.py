@@ -62,8 +62,9 @@ def test_what_each_phase_does():
 
 
 def test_tau_counts_from_the_first_noisy_epoch():
-    assert noisy_epoch(20, settings(warmup_epochs=20, epochs=350)) == 1
-    assert noisy_epoch(0, settings(warmup_epochs=0)) == 1
+    assert noisy_epoch(20, settings(warmup_epochs=20, epochs=350), L2P) == 1
+    assert noisy_epoch(0, settings(warmup_epochs=0), L2P) == 1
+    assert noisy_epoch(20, settings(warmup_epochs=20, epochs=350), methods.get("pni")) == 21  # no warm-up
 
 
 def test_learning_rates_fall_at_the_milestones():

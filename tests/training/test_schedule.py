@@ -32,7 +32,7 @@ def follow(epochs):
         for step in range(STEPS):
             if phase_at(epoch, step, STEPS, one.recipe.train, one.method).thetas:
                 one.optimizers["thetas"].zero_grad()
-                one.update_thetas(epoch)
+                one.update(phase_at(epoch, step, STEPS, one.recipe.train, one.method), epoch)
         if epoch + 1 in KNOWN:
             seen[epoch + 1] = theta.item()
     return seen
@@ -66,6 +66,6 @@ def test_a_joint_step_moves_theta_by_the_schedule_alone():
         phase = phase_at(10, step, STEPS, whole.recipe.train, whole.method)
         whole.step(x, y, phase, 10)
         alone.optimizers["thetas"].zero_grad()
-        alone.update_thetas(10)
+        alone.update(phase, 10)
         assert torch.equal(whole.thetas[0], alone.thetas[0])
     assert whole.thetas[0].item() > 0.25

@@ -1,5 +1,6 @@
 """One step of the learner: who moves, by how much, and what the attack leaves behind."""
 
+import contextlib
 import copy
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import perturbify
-from perturbify.attacks import Pgd, pgd
+from perturbify.attacks import Pgd, attacked, pgd
 from perturbify.methods.learn2perturb import harmonic
 from perturbify.training.metrics import StepResult
 from perturbify.training.phases import JOINT_STEP, PLAIN, THETA_STEP, W_STEP, WARM_UP
@@ -30,8 +31,11 @@ def losses_by_hand(learner, model, x, y, *, seed, noisy):
     torch.manual_seed(seed)
     a = learner.recipe.attack
     with perturbify.noise(model, noisy):
-        attacked = pgd(model, x, y, Pgd(a.epsilon, a.step_size, a.steps, a.random_start))
-        return F.cross_entropy(model(x), y), F.cross_entropy(model(attacked), y)
+        crafted = pgd(model, x, y, Pgd(a.epsilon, a.step_size, a.steps, a.random_start))
+        # Clean images without a weight are only looked at: batch norm does not learn from them.
+        with attacked(model) if a.weight == 1 else contextlib.nullcontext():
+            clean = F.cross_entropy(model(x), y)
+        return clean, F.cross_entropy(model(crafted), y)
 
 
 # Who moves

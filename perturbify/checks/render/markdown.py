@@ -21,69 +21,76 @@ def to_markdown(report: Report) -> str:
         A document that ends with a newline; foreign names are escaped.
     """
     lines = [
-        f"# Robustness of {_plain(report.name)}",
+        f"# Robustness of {plain(report.name)}",
         "",
-        f"{_plain(words.subject(report))}.{'' if report.deterministic else '[^leaderboard]'}",
+        f"{plain(words.subject(report))}.{'' if report.deterministic else '[^leaderboard]'}",
         "",
-        f"**{_plain(words.verdict(report)[1])}**",
+        f"**{plain(words.verdict(report)[1])}**",
         "",
         "## Accuracy[^measured]",
         "",
         *_accuracy(report),
         "",
-        _plain(words.LEGEND),
+        plain(words.LEGEND),
         "",
     ]
     if report.criteria:
         pieces = [piece for criterion in report.criteria for piece in _evidence(criterion)]
-        lines += ["## Criteria", "", *_table(("criterion", "verdict", "evidence", "in percent [95%]"), pieces), ""]
+        lines += ["## Criteria", "", *table(("criterion", "verdict", "evidence", "in percent [95%]"), pieces), ""]
     lines += ["## Noise", "", *_list(words.liveness(report)), ""]
     if report.remarks:
         lines += ["## Remarks", "", *_list(report.remarks), ""]
     lines += [
         *("## Settings", "", *_settings(report), ""),
-        *(f"Measured with {_plain(words.settings(report.machine))}.", ""),
-        *("## In a paper", "", f"> {_plain(words.sentence(report))}", ""),
-        f"[^measured]: {_plain(' '.join(words.method(report)))}",
+        *(f"Measured with {plain(words.settings(report.machine))}.", ""),
+        *("## In a paper", "", f"> {plain(words.sentence(report))}", ""),
+        f"[^measured]: {plain(' '.join(words.method(report)))}",
     ]
     if not report.deterministic:
-        lines.append(f"[^leaderboard]: {_plain(NOT_ELIGIBLE)}")
+        lines.append(f"[^leaderboard]: {plain(NOT_ELIGIBLE)}")
     return "\n".join(lines) + "\n"
 
 
 def _accuracy(report: Report) -> list[str]:
     columns = words.columns(report)
-    cells = zip(*([_plain(cell) for cell in c.cells] for c in columns), strict=True)
-    return _table([c.head for c in columns], cells, [c.numeric for c in columns])
+    cells = zip(*([plain(cell) for cell in c.cells] for c in columns), strict=True)
+    return table([c.head for c in columns], cells, [c.numeric for c in columns])
 
 
 def _evidence(criterion: Criterion) -> list[tuple[str, str, str, str]]:
     """A line for each piece of evidence, and one for the remark; the criterion's name stands on the first."""
-    said = [(_plain(e.statement), _plain(words.evidence(e))) for e in criterion.evidence]
-    said += [(_plain(criterion.detail), "–")] if criterion.detail or not said else []
-    first = (_plain(criterion.name), _VERDICTS[criterion.verdict])
+    said = [(plain(e.statement), plain(words.evidence(e))) for e in criterion.evidence]
+    said += [(plain(criterion.detail), "–")] if criterion.detail or not said else []
+    first = (plain(criterion.name), _VERDICTS[criterion.verdict])
     return [(*(("", "") if i else first), *piece) for i, piece in enumerate(said)]
 
 
 def _settings(report: Report) -> list[str]:
     cells = [
-        [_plain(text) for text in (words.called(row), row.noise, words.settings(row.settings))]
+        [plain(text) for text in (words.called(row), row.noise, words.settings(row.settings))]
         for row in report.rows
         if row.norm
     ]
-    return _table(("attack", "noise", "settings"), cells)
+    return table(("attack", "noise", "settings"), cells)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> list[str]:
+    """Lines of a table in Markdown; its cells are taken as they are.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells, row by row.
+        right: Which columns are aligned to the right; by default none.
+    """
     rule = ["---:" if i < len(right) and right[i] else "---" for i in range(len(head))]
     return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
 def _list(sentences: Iterable[str]) -> list[str]:
-    return [f"- {_plain(sentence)}" for sentence in sentences]
+    return [f"- {plain(sentence)}" for sentence in sentences]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown takes literally, also within a table."""
     literal = re.sub(r"([\\`*_\[\]|~#!$@])", r"\\\1", words.line(text).replace("&", "&amp;"))
     return literal.replace("<", "&lt;").replace(">", "&gt;")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perturbify.checks.report import Criterion, Evidence, Report, Row
-from perturbify.text import fraction, percent
+from perturbify.text import counted, fraction, percent
 
 QUERIES = (10, 100)
 """The numbers of queries whose survival the tables show."""
@@ -26,6 +26,7 @@ NOISE_MODES = {
     "none": "The network gives the same answer every time.",
     "fresh": "Every image had draws of its own.",
     "shared": "The images of a batch shared their draws.",
+    "weights": "The noise is on the weights: the images of a batch shared their draws.",
     "foreign": "The network draws random numbers that are not perturbify's.",
 }
 
@@ -148,8 +149,11 @@ def liveness(report: Report) -> list[str]:
         return ["none of perturbify's, but the network is random" if foreign else "none in this network"]
     if live.failures:
         return [f"FAILED, {line(failure)}" for failure in live.failures]
+    alive = f"alive at {counted(live.sites, 'site')}"
+    if live.skipped is None:
+        return [alive]
     skipped = f", {live.skipped} skipped on purpose" if live.skipped else ""
-    return [f"alive at {live.sites} sites behind {live.perturbed} of {live.convolutions} convolution calls{skipped}"]
+    return [f"{alive} behind {live.perturbed} of {live.convolutions} convolution calls{skipped}"]
 
 
 def method(report: Report) -> list[str]:

@@ -1,0 +1,122 @@
+"""``perturbify certify``: within which l2 distance can nothing change the answers of a PixelDP network?"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import click
+
+from perturbify.cli import certificates, models
+from perturbify.cli.console import Console
+from perturbify.cli.options import output_options
+
+
+def radii(_ctx: click.Context, _option: click.Parameter, given: str | None) -> list[float] | None:
+    """Reads l2 radii with commas between, in ascending order."""
+    if given is None:
+        return None
+    try:
+        values = sorted({float(Fraction(part.strip())) for part in given.split(",")})
+    except (ValueError, ArithmeticError):
+        raise click.BadParameter(f"{given!r} is not a list of numbers such as 0,0.05,0.1") from None
+    if values[0] < 0:
+        raise click.BadParameter(f"{values[0]} is no radius: it is negative")
+    return values
+
+
+@click.command()
+@click.argument("file", metavar="FILE|RUN")
+@click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
+@click.option("--image-size", type=click.IntRange(1), help="Fit images to a square of so many pixels a side.")
+@click.option("--images", type=click.IntRange(1), help="Test images at most, evenly over the classes; default: all.")
+@click.option("--draws", type=click.IntRange(1), default=1000, show_default=True, help="Noisy forwards that vote.")
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Probability that the certificate of an image holds.",
+)
+@click.option("--radii", callback=radii, metavar="LIST", help="l2, in pixels of [0, 1]; default: six up to the limit.")
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images at once.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every draw.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Keep certificate.json, certificate.md and certificate.png there.",
+)
+@click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--trust-factory", is_flag=True, help="Run the factory that FILE names; only if you trust it.")
+@output_options
+def certify(
+    file: str,
+    data_name: str,
+    image_size: int | None,
+    images: int | None,
+    draws: int,
+    confidence: float,
+    radii: list[float] | None,
+    batch_size: int,
+    seed: int,
+    output: Path | None,
+    force: bool,
+    device: str,
+    trust_factory: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Certify the answers of FILE, a PixelDP network's checkpoint, or of a finished RUN, on test images.
+
+    Noisy forwards vote for a class, and exact bounds on the votes give each image a radius: no perturbation of smaller
+    l2 norm, by whatever attack, changes its answer. The limit is the radius at which the theorem's ε is 1.
+    """
+    import time
+
+    from perturbify import checkpoint, data
+    from perturbify.certification import certify_split, verify
+    from perturbify.checks.intake import count_classes
+    from perturbify.surgery.perturbed import Perturbed
+    from perturbify.training.launch import choose_device
+
+    console = Console(quiet=quiet, as_json=as_json)
+    if force and output is None:
+        raise click.UsageError("--force is about a folder: give it with -o FOLDER.")
+    target, file = choose_device(device), models.file_of(file)
+    with console.aside():
+        network = models.load(console, file, trust_factory=trust_factory).to(target)
+        assert isinstance(network, Perturbed)
+        mechanism = verify(network)
+        header = checkpoint.read_header(file)
+        source = data.load(data_name, image_size=image_size, default_size=header.image_size() or data.DEFAULT_SIZE)
+        if image_size is None:
+            models.check_size(models.called(file), header, source)
+        chosen = certificates.chosen(source.test, images)
+        split = source.test.subset(chosen)
+        some, _ = next(split.batches(min(batch_size, 8)))
+        count_classes(network, some.to(target), split, len(source.classes))
+    if output is not None:
+        certificates.prepare(output, force=force)
+    started = time.perf_counter()
+    with console.certifying() as show:
+        certificate = certify_split(
+            network, split, draws, confidence=confidence, batch_size=batch_size, seed=seed, on_progress=show
+        )
+    values = certificates.values(
+        certificate,
+        split.labels,
+        mechanism.on(some),
+        radii,
+        about={"name": models.called(file), "method": network.surgery.method, "dataset": source.name},
+        settings={"draws": draws, "confidence": confidence, "batch_size": batch_size, "seed": seed},
+        indices=chosen,
+        seconds=time.perf_counter() - started,
+    )
+    console.result(certificates.text(values), values)
+    if output is not None:
+        missing = {*certificates.FILES} - {*certificates.write(values, output)}
+        if missing:
+            console.log(f"not drawn: {missing.pop()}, for want of matplotlib (pip install 'perturbify[plot]')")

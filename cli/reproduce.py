@@ -1,0 +1,180 @@
+"""``perturbify reproduce``: a table of the paper again, beside the paper's figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perturbify.cli import reports
+from perturbify.cli.console import Console
+from perturbify.cli.options import names, output_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from perturbify.checks import Report
+    from perturbify.reproduction import Job, Outcome, Reproduction
+    from perturbify.training.folder import RunFolder
+
+
+def _budget(_ctx: click.Context, _option: click.Parameter, given: str) -> int | None:
+    """Reads a number of epochs, or ``paper``."""
+    if given == "paper":
+        return None
+    if not given.isdecimal() or int(given) < 1:
+        raise click.BadParameter(f"{given!r} is neither 'paper' nor a number of epochs")
+    return int(given)
+
+
+def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Reads ``NETWORK=FILE``."""
+    pairs = [pair.partition("=") for pair in given]
+    wrong = [pair for pair, (network, _, file) in zip(given, pairs, strict=True) if not (network and file)]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is not of the form NETWORK=FILE")
+    return {network: file for network, _, file in pairs}
+
+
+@click.command()
+@click.argument("table", type=click.Choice(["table1", "table2", "table3"]))
+@click.option(
+    "--budget",
+    "epochs",
+    required=True,
+    callback=_budget,
+    metavar="EPOCHS|paper",
+    help="Epochs that each schedule is shortened to, in proportion; paper: the whole of it.",
+)
+@click.option("--equal-schedule", metavar="RECIPE", help="One recipe for all methods; default: each method's own.")
+@click.option("--networks", callback=names, metavar="LIST", help="Only these networks, such as cifar_resnet20.")
+@click.option("--methods", callback=names, metavar="LIST", help="Only these methods, such as vanilla,learn2perturb.")
+@click.option("--data", help="A dataset, .npz file, or image folder; default: the recipes'.")
+@click.option("--images", type=click.IntRange(1), help="Test images of the checks; default: all for paper, else 1000.")
+@click.option("--weights", multiple=True, callback=_weights, metavar="NETWORK=FILE", help="Weights to start from.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where runs and table are kept; default: reproductions/TABLE.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of every random number.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
+@click.option("--force", is_flag=True, help="Replace another reproduction in FOLDER.")
+@click.option("--dry-run", is_flag=True, help="List the jobs and how long they may take; write nothing.")
+@output_options
+def reproduce(
+    table: str,
+    output: Path | None,
+    device: str,
+    download: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **wishes: Any,
+) -> None:
+    """Train and check the rows of a table of the paper, and print them beside the paper's figures.
+
+    Each row is a run in FOLDER. Killed, the same command goes on where it stopped; the table there is rewritten after
+    each row.
+
+    \b
+      perturbify reproduce table1 --budget paper --data ~/data
+      perturbify reproduce table2 --budget 3 --networks cifar_resnet20 --dry-run
+      perturbify reproduce table3 --budget 7 --equal-schedule cifar10_short
+
+    Exits with 1 if a row could not be run, and with 3 if a robustness check failed.
+    """
+    from perturbify import reproduction as rooms
+    from perturbify.errors import PerturbifyError
+
+    console = Console(quiet=quiet, as_json=as_json)
+    if wishes["images"] is None:
+        wishes["images"] = None if wishes["epochs"] is None else 1000
+    for key in ("networks", "methods"):
+        wishes[key] = wishes[key] or ()
+    try:
+        asked = rooms.Reproduction(table, **wishes)
+    except PerturbifyError as error:
+        raise click.UsageError(str(error)) from error
+    if dry_run:
+        _estimate(console, asked, device, download)
+    else:
+        _run(console, asked, output or Path("reproductions") / table, device, download, force)
+
+
+def _run(console: Console, asked: Reproduction, folder: Path, device: str, download: bool, force: bool) -> None:
+    from perturbify.files import write_text
+    from perturbify.reproduction import Watcher
+    from perturbify.reproduction import reproduce as run
+    from perturbify.reproduction.report import to_dict, to_markdown, to_text
+
+    def begins(job: Job, before: int, total: int) -> None:
+        console.log(f"job {before + 1} of {total}: {job.method} on {job.network}")
+
+    def checked(report: Report, run: RunFolder) -> None:
+        reports.embed(report, run.model)
+        reports.write(report, run.path)
+
+    def ends(outcomes: Sequence[Outcome]) -> None:
+        write_text(folder / f"{asked.table}.md", to_markdown(asked, outcomes))
+        write_text(folder / f"{asked.table}.json", _json(to_dict(asked, outcomes)))
+
+    try:
+        with console.training() as steps, console.checking() as checks:
+            watcher = Watcher(begins, steps, checks, checked, ends)
+            outcomes = run(asked, folder, watcher, device=device, download=download, force=force)
+    except (KeyboardInterrupt, SystemExit):
+        console.log("\nWhat is done is kept: the same command goes on.")
+        raise
+    console.result(f"{to_text(asked, outcomes)}\n\ntable: {folder / asked.table}.md", to_dict(asked, outcomes))
+    if console.first and any(o.report is None for o in outcomes):
+        click.get_current_context().exit(1)
+    if console.first and any(o.report is not None and not o.report.passed for o in outcomes):
+        click.get_current_context().exit(3)
+
+
+def _estimate(console: Console, asked: Reproduction, device: str, download: bool) -> None:
+    from perturbify.errors import PerturbifyError
+    from perturbify.ranks import Ranks
+    from perturbify.reproduction.estimate import IMAGES, seconds
+    from perturbify.reproduction.run import prepared
+    from perturbify.text import duration
+    from perturbify.text import table as aligned
+
+    lines = [["network", "method", "recipe", "epochs", "training", "check", ""]]
+    found: list[dict[str, Any]] = []
+    with console.aside():
+        for outcome in prepared(asked, Ranks(), download=download):
+            job, why, times = outcome.job, outcome.why, None
+            if job.recipe is not None and outcome.data is not None:
+                console.log(f"timing: {job.method} on {job.network}")
+                try:
+                    times = seconds(asked, job, outcome.data, device=device)
+                except PerturbifyError as error:
+                    why = str(error)
+            recipe = ("–", "–") if job.recipe is None else (job.recipe.name, f"{job.recipe.train.epochs}")
+            shown = ["–", "–"] if times is None else [duration(t) for t in times]
+            lines.append([job.network, job.method, *recipe, *shown, "" if why is None else f"not possible: {why}"])
+            found.append({"network": job.network, "method": job.method, "seconds": times, "why": why})
+    timed = [sum(job["seconds"]) for job in found if job["seconds"] is not None]
+    said = (
+        f"about {duration(sum(timed))} for {len(timed)} of {len(found)} jobs on this machine, by four small steps of "
+        f"each with {IMAGES} images; too much rather than too little"
+    )
+    console.result(
+        f"{aligned(lines)}\n\n{said if timed else 'none of them can be run'}",
+        {"seconds": sum(timed), "jobs": found},
+    )
+    if len(timed) < len(found):
+        click.get_current_context().exit(1)
+
+
+def _json(values: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,185 @@
+"""Answers with a certificate: many noisy forwards vote, and their counts bound what a perturbation can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perturbify.attacks import attacked
+from perturbify.certification.bounds import certified_radius, clopper_pearson
+from perturbify.certification.mechanism import find_mechanism, usable, verify
+from perturbify.data import Split
+from perturbify.generators import seeded
+from perturbify.methods.prediction import Prediction
+from perturbify.perturbation import sharing
+from perturbify.surgery.perturbed import Perturbed
+
+CONFIDENCE = 0.95
+"""Probability that a certificate holds, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the draws said of N images, on the CPU.
+
+    Attributes:
+        classes: The class with the most votes, shape (N,), int64.
+        votes: How many draws chose each class, shape (N, K), int64; one with NaN among its logits chose none.
+        probabilities: Mean softmax over the draws, shape (N, K).
+        radii: Certified l2 radius of each answer in pixels of [0, 1], shape (N,), float64; 0: none.
+        certain: Whether the class is the most probable one, at the stated confidence; shape (N,), bool.
+        draws: How many draws.
+    """
+
+    classes: Tensor
+    votes: Tensor
+    probabilities: Tensor
+    radii: Tensor
+    certain: Tensor
+    draws: int
+
+    @classmethod
+    def joined(cls, parts: Sequence[Certificate]) -> Certificate:
+        """Certificates by the same number of draws as one."""
+        fields = ("classes", "votes", "probabilities", "radii", "certain")
+        return cls(**{f: torch.cat([getattr(p, f) for p in parts]) for f in fields}, draws=parts[0].draws)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the certification of many images stands.
+
+    Attributes:
+        done: Images that are done.
+        total: All of them.
+        seconds_left: Until all are done, by the pace so far.
+    """
+
+    done: int
+    total: int
+    seconds_left: float
+
+
+def predict_certified(network: Perturbed, images: Tensor, draws: int) -> Prediction:
+    """Classifies images by the votes of so many draws, with the certified radius of each answer at 95% confidence.
+
+    Args:
+        network: With PixelDP's noise; while that is off, all radii are 0.
+        images: Shape (N, C, H, W), in [0, 1].
+        draws: At least 1; a few hundred are needed for a radius near the greatest.
+
+    Raises:
+        MethodError: The network is none that can be certified.
+    """
+    found = certify(network, images, draws)
+    where = images.device
+    return Prediction(
+        found.classes.to(where), found.probabilities.to(where), draws, found.radii.to(where, torch.float32)
+    )
+
+
+@torch.no_grad()
+def certify(
+    network: Perturbed,
+    images: Tensor,
+    draws: int,
+    *,
+    confidence: float = CONFIDENCE,
+    on_draw: Callable[[int], None] | None = None,
+) -> Certificate:
+    """Classifies images by the votes of so many draws, and says how far each answer holds.
+
+    The bounds on the classes' probabilities hold for all classes of an image at once, by Bonferroni's correction, so
+    the choice of the class by the same votes costs nothing. Each image has draws of its own. The network runs in eval
+    mode; its modes are afterwards what they were. Random numbers come from torch's global generator.
+
+    Args:
+        network: With PixelDP's noise; while that is off, all radii are 0.
+        images: Shape (N, C, H, W), in [0, 1].
+        draws: At least 1.
+        confidence: Probability, in (0, 1), that the certificate of an image holds.
+        on_draw: Called after each forward, with how many there have been.
+
+    Raises:
+        MethodError: The network is none that can be certified; :func:`verify` runs it first on images of this size.
+        ValueError: ``draws`` or ``confidence`` is outside its range.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, not {draws}")
+    mechanism = verify(network, find_mechanism(network).on(images).size)
+    sigma, sensitivity = mechanism.sigma, usable(mechanism.sensitivity)
+    votes: Tensor | int = 0
+    total: Tensor | int = 0
+    with attacked(network), sharing(network, "sample"):
+        for draw in range(draws):
+            logits = network(images)
+            valid = ~logits.isnan().any(1, keepdim=True)
+            votes = votes + F.one_hot(logits.argmax(1), logits.shape[1]) * valid
+            total = total + logits.softmax(1, dtype=torch.float32)
+            if on_draw is not None:
+                on_draw(draw + 1)
+    assert isinstance(votes, Tensor) and isinstance(total, Tensor)
+    votes = votes.cpu()
+    classes = votes.argmax(1)
+    low, high = clopper_pearson(votes.numpy(), draws, 1 - (1 - confidence) / votes.shape[1])
+    rows = np.arange(len(votes))
+    top = low[rows, classes]
+    high[rows, classes] = 0
+    other = high.max(1)
+    radii = certified_radius(top, other, sigma=sigma, sensitivity=sensitivity)
+    return Certificate(
+        classes,
+        votes,
+        (total / draws).cpu(),
+        torch.from_numpy(radii),
+        torch.from_numpy(top > other),
+        draws,
+    )
+
+
+def certify_split(
+    network: Perturbed,
+    split: Split,
+    draws: int,
+    *,
+    confidence: float = CONFIDENCE,
+    batch_size: int = 128,
+    seed: int = 0,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Certificate:
+    """Certifies the answers for all images of a split, batch by batch.
+
+    Args:
+        network: With PixelDP's noise.
+        split: The images.
+        draws: For each, at least 1.
+        confidence: Probability, in (0, 1), that the certificate of an image holds.
+        batch_size: Images at once.
+        seed: Of all draws; the caller's generators are afterwards what they were.
+        on_progress: Called after each forward.
+
+    Raises:
+        MethodError: The network is none that can be certified.
+        ValueError: ``draws`` or ``confidence`` is outside its range.
+    """
+    device = find_mechanism(network).convolution.weight.device
+    started = time.perf_counter()
+    parts: list[Certificate] = []
+    with seeded(seed, {device}):
+        for images, _ in split.batches(batch_size):
+            done = sum(len(p.classes) for p in parts)
+
+            def step(draw: int, done: int = done, now: int = len(images)) -> None:
+                if on_progress is not None:
+                    share = (done + now * draw / draws) / len(split)
+                    left = (time.perf_counter() - started) * (1 / share - 1)
+                    on_progress(Progress(done + now * (draw == draws), len(split), left))
+
+            parts.append(certify(network, images.to(device), draws, confidence=confidence, on_draw=step))
+    return Certificate.joined(parts)

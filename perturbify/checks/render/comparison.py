@@ -1,0 +1,142 @@
+"""A comparison as people read it: in a terminal, and in Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+
+from perturbify.checks.comparison import Comparison
+from perturbify.checks.render import markdown, words
+from perturbify.checks.render.words import Column
+from perturbify.text import fraction, percent, table
+
+
+def to_text(comparison: Comparison) -> str:
+    """Renders a comparison as plain text: a table of accuracies, one of what the networks are and take, and notes.
+
+    Args:
+        comparison: Any comparison.
+
+    Returns:
+        Lines without a newline at the end; control characters of foreign names are blanks.
+    """
+    name, accuracies, others = _names(comparison), _accuracies(comparison), _others(comparison)
+    lines = [_subject(comparison), ""]
+    for columns in (accuracies, others):
+        shown = [name, *columns]
+        lines += [table([[c.head for c in shown], *zip(*(c.cells for c in shown), strict=True)]), ""]
+    return "\n".join([*lines, *(textwrap.fill(note, 120) for note in _notes(comparison))])
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """Renders a comparison as GitHub Markdown: one table with a row for each network, and notes.
+
+    Args:
+        comparison: Any comparison.
+
+    Returns:
+        A document that ends with a newline; foreign names are escaped.
+    """
+    columns = [_names(comparison), *_others(comparison)[:4], *_accuracies(comparison), *_others(comparison)[4:]]
+    cells = zip(*([markdown.plain(cell) for cell in c.cells] for c in columns), strict=True)
+    lines = [
+        *("# Comparison", "", f"{markdown.plain(_subject(comparison))}.", ""),
+        *(*markdown.table([markdown.plain(c.head) for c in columns], cells, [c.numeric for c in columns]), ""),
+        *(f"- {markdown.plain(note)}" for note in _notes(comparison)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _subject(comparison: Comparison) -> str:
+    plan, first = comparison.plan, comparison.entries[0].report
+    return (
+        f"{first.n} test images of {words.line(first.dataset)}, l∞ ε = {fraction(plan.epsilon)}, PGD by steps of "
+        f"{fraction(plan.step_size)}, EOT over {plan.eot_draws} draws, seed {plan.seed}; accuracy in percent [95%]"
+    )
+
+
+def _names(comparison: Comparison) -> Column:
+    return Column("network", tuple(words.line(e.name) for e in comparison.entries), numeric=False)
+
+
+def _accuracies(comparison: Comparison) -> list[Column]:
+    """The main figures; those that no network has are left out."""
+    steps = comparison.plan.steps
+    heads = {
+        "clean": "clean",
+        "fgsm": "FGSM",
+        "pgd": f"PGD-{steps}",
+        "eot": f"EOT-PGD-{steps}",
+        "clean_noise_off": "clean, noise off",
+        "pgd_noise_off": f"PGD-{steps}, noise off",
+    }
+    rows = [e.figures(comparison.plan) for e in comparison.entries]
+    found = [
+        Column(head, tuple("–" if r is None else percent(r.accuracy, r.interval) for r in (row[key] for row in rows)))
+        for key, head in heads.items()
+    ]
+    return [c for c in found if set(c.cells) != {"–"}]
+
+
+def _others(comparison: Comparison) -> list[Column]:
+    entries = comparison.entries
+    first = words.line(entries[0].name)
+    found = [
+        Column("method", tuple(words.line(e.method or "–") for e in entries), numeric=False),
+        Column("weights", tuple(f"{e.weights:,}" for e in entries)),
+        Column("θ", tuple(f"{e.theta:,}" if e.theta else "–" for e in entries)),
+        Column("ms/image", tuple(_latency(e.latency.milliseconds, e.latency.draws) for e in entries)),
+        Column("strongest attack", tuple(words.line(e.strongest.attack) for e in entries), numeric=False),
+        Column("it leaves", tuple(percent(e.strongest.accuracy, e.strongest.interval) for e in entries)),
+    ]
+    if len(entries) > 1:
+        ahead = (e.difference for e in entries)
+        cells = tuple("–" if d is None else percent(d.estimate, d.interval) for d in ahead)
+        found.append(Column(f"ahead of {first}", cells))
+    return found
+
+
+def _latency(milliseconds: float, draws: int) -> str:
+    return f"{milliseconds:.3g}" + (f" ({draws} draws)" if draws > 1 else "")
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    entries, plan = comparison.entries, comparison.plan
+    said = []
+    if not all(e.report.deterministic for e in entries):
+        said.append(
+            f"A figure with noise is the mean over {plan.draws} fresh draws for each image, none of which the attack "
+            "has seen."
+        )
+    said += [
+        f"{words.line(e.name)} averages {e.latency.draws} draws for an answer, and gave {e.report.clean.draws} "
+        "for each image."
+        for e in entries
+        if e.latency.draws > 1
+    ]
+    said.append(
+        "Intervals are by a bootstrap over images. An attack that fails proves nothing about the next one: accuracies "
+        "under attack are upper bounds."
+    )
+    if len(entries) > 1:
+        said.append(
+            f"ahead of {words.line(entries[0].name)}: what the strongest attack within ε leaves here less what the "
+            "strongest leaves there, in points over the same images; an interval that holds 0 decides nothing."
+        )
+    latency = entries[0].latency
+    said.append(
+        f"ms/image: an answer as the method gives it, in batches of {latency.images}, median of {len(latency.rounds)} "
+        f"rounds in turn; holds for this machine alone, as idle as it was ({_machine(comparison)})."
+    )
+    said += [
+        f"{words.line(name)} FAILED {words.line(failure)}."
+        for name, failures in comparison.failures.items()
+        for failure in failures
+    ]
+    said += [f"{words.line(e.name)}: {words.line(remark)}" for e in entries for remark in e.report.remarks]
+    return said
+
+
+def _machine(comparison: Comparison) -> str:
+    about = comparison.machine
+    threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
+    return words.line(f"{about['device']}, {threads}, torch {about['torch']}")

@@ -1,0 +1,13 @@
+"""No defence: plain training."""
+
+from __future__ import annotations
+
+from perturbify.methods.method import Method
+from perturbify.methods.registry import register
+
+
+@register
+class NoDefence(Method):
+    """Plain training on clean images."""
+
+    name = "none"

@@ -1,0 +1,69 @@
+"""PixelDP: certified robustness by differential privacy.
+
+Lecuyer, Atlidakis, Geambasu, Hsu, Jana: "Certified Robustness to Adversarial Examples with Differential Privacy" (IEEE
+S&P 2019). Constants as METHODS.md, section 2, collects them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from perturbify.methods.method import Method
+from perturbify.methods.registry import register
+from perturbify.surgery.config import PerturbConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from perturbify.methods.prediction import Prediction
+    from perturbify.surgery.perturbed import Perturbed
+
+BOUND, EPSILON, DELTA, SENSITIVITY = 0.1, 1.0, 0.05, 1.0
+"""Construction attack bound L (l2, in pixels), ε and δ of the guarantee, and the first convolution's sensitivity Δ."""
+
+
+def noise_level(bound: float, epsilon: float, delta: float, sensitivity: float) -> float:
+    """Standard deviation of the Gaussian mechanism: ``σ = L Δ √(2 ln(1.25/δ)) / ε``; for ε ≤ 1."""
+    return bound * sensitivity * math.sqrt(2 * math.log(1.25 / delta)) / epsilon
+
+
+@register
+class PixelDp(Method):
+    """Gaussian noise behind the first convolution, whose weight is kept so that its l2 sensitivity is at most Δ = 1.
+
+    Trained on clean images; the votes of 50 draws predict, with a certified radius (docs/certify.md).
+    """
+
+    name = "pixeldp"
+    source = "PixelDP, IEEE S&P 2019"
+    perturb = PerturbConfig(
+        grain="layer",
+        theta_init=noise_level(BOUND, EPSILON, DELTA, SENSITIVITY),
+        theta_min=None,
+        learnable=False,
+        extent="first",
+    )
+    draws = 50
+
+    def check(self, network: Perturbed) -> None:
+        """Makes sure that the first convolution takes the image itself, and that nothing else does.
+
+        Raises:
+            MethodError: It is not so, or the convolution is none whose sensitivity has a known bound.
+        """
+        from perturbify.certification.mechanism import verify
+
+        verify(network)
+
+    def project_(self, network: Perturbed) -> None:
+        """Scales the first convolution's weight down until its sensitivity is at most Δ."""
+        from perturbify.certification.mechanism import find_mechanism
+
+        find_mechanism(network).limit_(SENSITIVITY)
+
+    def predict(self, network: Perturbed, images: Tensor, draws: int | None = None) -> Prediction:
+        """Classifies images by the votes of so many draws, with the certified l2 radius of each answer."""
+        from perturbify.certification.certificate import predict_certified
+
+        return predict_certified(network, images, self.draws if draws is None else draws)

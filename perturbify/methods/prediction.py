@@ -1,0 +1,110 @@
+"""How a network with noise answers: by one draw, or by the mean of several."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from perturbify.errors import SurgeryError
+from perturbify.methods.registry import get
+from perturbify.surgery.perturbed import Perturbed
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answers for a batch.
+
+    Attributes:
+        classes: The predicted class of each image, shape (N,), int64.
+        probabilities: Mean softmax over the draws, shape (N, K).
+        draws: How many draws.
+        radii: Certified radius of each answer, shape (N,): no perturbation of smaller l2 norm, in pixels of [0, 1],
+            changes it, at the stated confidence; 0 where nothing is certified. None for methods that certify nothing.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+    draws: int
+    radii: Tensor | None = None
+
+
+def predict(model: nn.Module, images: Tensor, draws: int | None = None) -> Prediction:
+    """Classifies images as the network's method does.
+
+    RSE and Adv-BNN answer by the mean softmax of 50 draws, PixelDP by the votes of as many, the others by one draw. The
+    network runs in eval mode, without gradients; its modes are afterwards what they were.
+
+    Args:
+        model: What :func:`perturbify.wrap` or :func:`perturbify.load` returned.
+        images: Shape (N, C, H, W), in [0, 1].
+        draws: By default as many as the method takes.
+
+    Raises:
+        SurgeryError: ``model`` is not a perturbed network, or ``images`` is no batch of images.
+        MethodError: Its method is not registered here.
+    """
+    if not isinstance(model, Perturbed):
+        raise SurgeryError(f"{type(model).__name__} is not a wrapped network.", "Call perturbify.wrap(model) first.")
+    shapes = model.surgery.plan.input_shapes
+    if not isinstance(images, Tensor) or (len(shapes) == 1 and images.dim() != len(shapes[0]) + 1):
+        given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise SurgeryError(
+            f"The network takes a batch of images, a tensor of {len(shapes[0]) + 1} dimensions, not {given}.",
+            "One image is a batch of one: image[None].",
+        )
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            return get(model.surgery.method).predict(model, images, draws)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def predict_mean(network: nn.Module, images: Tensor, draws: int) -> Prediction:
+    """The mean softmax of several draws, and its greatest entry."""
+    probabilities = Ensemble(network, draws)(images).exp()
+    return Prediction(probabilities.argmax(1), probabilities, draws)
+
+
+class Ensemble(nn.Module):
+    """A random network as it predicts by several draws: the logarithm of their mean softmax.
+
+    Args:
+        network: A classifier.
+        draws: Forwards a prediction takes; at least 1.
+    """
+
+    def __init__(self, network: nn.Module, draws: int) -> None:
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, not {draws}")
+        super().__init__()
+        self.network = network
+        self.training = network.training
+        self.draws = draws
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Gives log-probabilities, shape (N, K), each call by fresh draws."""
+        # In logarithms and float32: a class that underflows in a softmax would have a gradient of NaN.
+        total = self.network(images).float().log_softmax(1)
+        for _ in range(self.draws - 1):
+            total = torch.logaddexp(total, self.network(images).float().log_softmax(1))
+        return total - math.log(self.draws)
+
+
+def predictor(model: nn.Module) -> nn.Module:
+    """The network as its method predicts: itself where one draw does, an :class:`Ensemble` where the method averages.
+
+    It can be differentiated, so PixelDP's is an :class:`Ensemble` as well; votes have no gradient.
+
+    Args:
+        model: Any network; one that is none of ours predicts by itself.
+    """
+    if not isinstance(model, Perturbed) or model.surgery.plan.config is None:
+        return model
+    draws = get(model.surgery.method).draws
+    return model if draws == 1 else Ensemble(model, draws)

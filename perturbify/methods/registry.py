@@ -1,0 +1,52 @@
+"""The defences by name, the user's own among them."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+from perturbify.errors import MethodError, nearest
+from perturbify.methods.method import Method
+
+_METHODS: dict[str, Method] = {}
+Kind = TypeVar("Kind", bound=type[Method])
+
+
+def register(kind: Kind) -> Kind:
+    """Makes a defence known by its name, in recipes, files and commands; a decorator for a subclass of Method.
+
+    A file that was written with a user's own method loads where that method has been registered before.
+
+    Raises:
+        MethodError: It has no name, or another class has that name already.
+    """
+    name = getattr(kind, "name", "")
+    if not name:
+        raise MethodError(f"{kind.__name__} has no name.", 'Set name = "…" in the class.')
+    known = _METHODS.get(name)
+    if known is not None and (type(known).__module__, type(known).__qualname__) != (kind.__module__, kind.__qualname__):
+        raise MethodError(f"There is a method {name!r} already: {type(known).__qualname__}.", "Choose another name.")
+    _METHODS[name] = kind()
+    return kind
+
+
+def get(name: str) -> Method:
+    """Looks a defence up, also among those of installed packages that declare the entry point ``perturbify.methods``.
+
+    Raises:
+        MethodError: There is none of that name.
+    """
+    if name not in _METHODS:
+        for plugin in entry_points(group="perturbify.methods", name=name):
+            plugin.load()
+    if name not in _METHODS:
+        raise MethodError(
+            f"There is no method {name!r}.",
+            nearest(name, _METHODS) or f"There are {', '.join(_METHODS)}; import the module that registers your own.",
+        )
+    return _METHODS[name]
+
+
+def names() -> tuple[str, ...]:
+    """The names of all defences, the built-in ones first."""
+    return tuple(_METHODS)

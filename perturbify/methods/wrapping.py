@@ -1,0 +1,102 @@
+"""A network, made ready for a defence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from torch import nn
+
+from perturbify.methods.registry import get
+from perturbify.normalize import Normalize
+from perturbify.surgery import wrap as surgery
+from perturbify.surgery.config import PerturbConfig
+from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.plan import Plan
+
+OF_METHOD: Literal["of the method"] = "of the method"
+"""Stands for the noise that the method has by itself."""
+
+
+def plan(
+    model: nn.Module,
+    config: PerturbConfig | Literal["of the method"] | None = OF_METHOD,
+    *,
+    method: str = "learn2perturb",
+    example_input: Any = None,
+) -> Plan:
+    """Says what :func:`wrap` would do to a network, and changes nothing.
+
+    Args and errors as for :func:`wrap`.
+
+    Returns:
+        The sites, and what is skipped, with the reason.
+    """
+    return surgery.plan(model, _settings(method, config), example_input=example_input)
+
+
+def wrap(
+    model: nn.Module,
+    config: PerturbConfig | Literal["of the method"] | None = OF_METHOD,
+    *,
+    method: str = "learn2perturb",
+    example_input: Any = None,
+    normalize: Normalize | None = None,
+    inplace: bool = False,
+) -> Perturbed:
+    """Puts a defence's noise into a network: by default Learn2Perturb's, learnable, behind every convolution call.
+
+    The network is run and traced on copies; before anything is handed out, the result with the noise off must equal
+    the source bit for bit, in train and in eval mode (in eval mode alone where the source takes the example input in no
+    other; the plan's ``modes`` say so). Where torch.fx wrote two graphs, the network's own ``training`` flag chooses;
+    flags that its submodules were given apart from it do not reach code that torch.fx entered.
+
+    Args:
+        model: The network. It is left as it was, unless ``inplace``.
+        config: The noise, of the method's kind; by default the method's own. None adds no noise, for a baseline that is
+            otherwise the same.
+        method: The defence, as :mod:`perturbify.methods` knows it.
+        example_input: A tensor with a batch dimension, a tuple of positional or a dict of keyword inputs. Needed where
+            the network does not say its input size (timm models do). Optional arguments of ``forward`` that are not in
+            it are fixed to their defaults. Give real images where ``theta_init`` is measured on them (``"0.1x"``).
+        normalize: A normalisation layer to run first, so that the network takes pixels in [0, 1].
+        inplace: Build the result from the network's own modules rather than copies; ``model`` itself must not be used
+            afterwards.
+
+    Returns:
+        The perturbed network, in the mode of ``model``, with the noise on.
+
+    Raises:
+        MethodError: There is no such method, or the noise or the network is none for it.
+        NoConvolutions: There is nothing to put noise on.
+        AlreadyWrapped: The network has noise modules already.
+        TraceError: There is an ``F.conv*`` call where neither torch.fx nor a hook can go.
+        ParityError: The traced network is not the source network.
+        ModelError: The network fails on the example input, or no input size is known.
+    """
+    settings = _settings(method, config)
+    network = surgery.wrap(model, settings, example_input=example_input, normalize=normalize, inplace=inplace)
+    return for_method(network, method if (settings is None) == (get(method).perturb is None) else "none")
+
+
+def for_method(network: Perturbed, method: str) -> Perturbed:
+    """Notes on a network the defence it was wrapped for, and makes sure that it is one.
+
+    Raises:
+        MethodError: It is not.
+    """
+    chosen = get(method)
+    chosen.check_config(network.surgery.plan.config)
+    network.surgery = replace(network.surgery, method=method)
+    chosen.check(network)
+    return network
+
+
+def _settings(method: str, config: PerturbConfig | Literal["of the method"] | None) -> PerturbConfig | None:
+    chosen = get(method)
+    if config == OF_METHOD:
+        return chosen.perturb
+    assert not isinstance(config, str)
+    if config is not None:
+        chosen.check_config(config)
+    return config

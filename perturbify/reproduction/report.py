@@ -1,0 +1,188 @@
+"""A table with our figures beside the paper's, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from perturbify.checks import Report, Row
+from perturbify.reproduction.differences import Difference, differences
+from perturbify.reproduction.job import Job, Reproduction
+from perturbify.reproduction.paper import NETWORKS, table
+from perturbify.reproduction.run import Outcome
+from perturbify.text import percent
+from perturbify.text import table as aligned
+
+SCHEMA = 1
+NONE = "–"
+
+
+def to_dict(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The table as JSON values; all accuracies are in [0, 1], the paper's as well."""
+    return {
+        "schema": SCHEMA,
+        "table": reproduction.table,
+        "source": f"Learn2Perturb (CVPR 2020), {reproduction.table}: {table(reproduction.table).caption}",
+        "complete": all(o.report is not None for o in outcomes),
+        "rows": [_row(reproduction, o) for o in outcomes],
+    }
+
+
+def to_text(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> str:
+    """The table for the terminal; below it what could not be run, what failed, and how this differs from the paper."""
+    return "\n".join(
+        [_title(reproduction), "", aligned(_cells(reproduction, outcomes)), *_below(reproduction, outcomes)]
+    )
+
+
+def to_markdown(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> str:
+    """The table for a README."""
+    head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in _cells(reproduction, outcomes))
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join([f"# {_title(reproduction)}", "", *lines, *_below(reproduction, outcomes)]) + "\n"
+
+
+def _below(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[str]:
+    """What a reader must know beside the table, as lists."""
+    lists = {
+        "Not run:": [f"{o.job.name}: {o.why}" for o in outcomes if o.why is not None],
+        "Criteria of the checks that failed:": [f"{o.job.name}: {f}" for o in outcomes for f in _failures(o)],
+        "Where this differs from the paper's protocol:": _departures(reproduction, outcomes),
+        "Remarks of the checks:": _remarks(outcomes),
+    }
+    lines: list[str] = []
+    for head, entries in lists.items():
+        lines += ["", head, "", *(f"- {entry}" for entry in entries)] if entries else []
+    return lines
+
+
+def _title(reproduction: Reproduction) -> str:
+    number = reproduction.table.removeprefix("table")
+    return (
+        f"Learn2Perturb, table {number}: {table(reproduction.table).caption}. In percent, with 95% intervals over "
+        "images; beside them the paper's"
+    )
+
+
+def _columns(job: Job) -> dict[str, tuple[str, str]]:
+    """The columns of a job: the paper's name of the attack, what heads it here, and its row in the report."""
+    plan, found = job.plan, {"clean": ("clean", "clean")}
+    if "pgd" in plan.attacks:
+        found |= {"PGD": (f"PGD-{plan.steps}",) * 2, "FGSM": ("FGSM", "FGSM")}
+    if "cw" in plan.attacks:
+        found |= {name: (name, name) for name in (f"C&W, κ = {confidence:g}" for confidence in plan.confidences)}
+    eot = f"EOT-PGD-{plan.steps}"
+    return found | {"EOT-PGD": (eot, f"{eot}, {plan.eot_draws} draws")}
+
+
+def _measured(report: Report | None, name: str) -> Row | None:
+    """The row of an attack on the network as it is, noise and all; None where there is none."""
+    if report is None:
+        return None
+    on = report.clean.noise
+    rows = (r for r in report.rows if (r.attack, r.noise, r.crafted_on) == (name, on, f"noise {on}"))
+    return next(rows, None)
+
+
+def _row(reproduction: Reproduction, outcome: Outcome) -> dict[str, Any]:
+    job, report = outcome.job, outcome.report
+    figures = []
+    for attack, (_, name) in _columns(job).items():
+        row, paper = _measured(report, name), job.paper.get(attack)
+        figures.append(
+            {
+                "attack": attack,
+                "paper": None if paper is None else round(paper / 100, 6),
+                "name": None if row is None else row.attack,
+                "accuracy": None if row is None else row.accuracy,
+                "interval": None if row is None else list(row.interval),
+                "claimed": None if row is None else row.claimed,
+                "n": None if row is None else row.n,
+                "draws": None if row is None else row.draws,
+            }
+        )
+    return {
+        "network": job.network,
+        "method": job.method,
+        "run": job.name,
+        "status": "finished" if report is not None else "to do" if outcome.why is None else "not run",
+        "why": outcome.why,
+        "recipe": None if job.recipe is None else job.recipe.name,
+        "epochs": None if job.recipe is None else job.recipe.train.epochs,
+        "failures": _failures(outcome),
+        "remarks": [] if report is None else list(report.remarks),
+        "figures": figures,
+        "differences": [asdict(d) for d in _differences(reproduction, outcome)],
+    }
+
+
+def _failures(outcome: Outcome) -> list[str]:
+    return [] if outcome.report is None else outcome.report.failures
+
+
+def _differences(reproduction: Reproduction, outcome: Outcome) -> tuple[Difference, ...]:
+    return differences(reproduction, outcome.job, outcome.data, outcome.report)
+
+
+def _departures(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[str]:
+    """Each difference once, those in one respect together."""
+    said = {o.job.name: _differences(reproduction, o) for o in outcomes if o.report is not None}
+    whats = list(dict.fromkeys(d.what for found in said.values() for d in found))
+    in_order = sorted({d: None for found in said.values() for d in found}, key=lambda d: whats.index(d.what))
+    return [f"{d}{_of({name for name in said if d in said[name]}, said)}" for d in in_order]
+
+
+def _remarks(outcomes: Sequence[Outcome]) -> list[str]:
+    """Each remark of the checks once."""
+    said = {o.job.name: o.report.remarks for o in outcomes if o.report is not None}
+    remarks = dict.fromkeys(r for found in said.values() for r in found)
+    return [f"{r}{_of({name for name in said if r in said[name]}, said)}" for r in remarks]
+
+
+def _of(names: Collection[str], every: Collection[str]) -> str:
+    """Which rows something is true of, where those are not all that were run."""
+    return "" if len(names) == len(every) else f" ({', '.join(name for name in every if name in names)})"
+
+
+def _cells(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[list[str]]:
+    return (_long if reproduction.table == "table3" else _wide)(outcomes)
+
+
+def _wide(outcomes: Sequence[Outcome]) -> list[list[str]]:
+    """A line a job, a column an attack."""
+    columns: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for attack, (head, _) in _columns(outcome.job).items():
+            columns.setdefault(attack, []).append(head)
+    heads = [" or ".join(dict.fromkeys(heads)) for heads in columns.values()]
+    papers = ["clean", "PGD", "FGSM"]
+    lines = [["network", "method", "epochs", "n", *heads, *(f"paper's {attack}" for attack in papers)]]
+    for o in outcomes:
+        rows = [_measured(o.report, name) for _, name in _columns(o.job).values()]
+        lines.append([*_named(o), *map(_figure, rows), *(f"{o.job.paper[attack]:.1f}" for attack in papers)])
+    return lines
+
+
+def _long(outcomes: Sequence[Outcome]) -> list[list[str]]:
+    """A line for each job and attack."""
+    lines = [["network", "method", "epochs", "attack", "n", "survived", "claimed by the attack", "paper's"]]
+    for o in outcomes:
+        network, method, epochs, _ = _named(o)
+        for attack, (_, name) in _columns(o.job).items():
+            row, paper = _measured(o.report, name), o.job.paper.get(attack)
+            n, claimed = (NONE, None) if row is None else (f"{row.n}", row.claimed)
+            said = NONE if claimed is None else percent(claimed)
+            theirs = NONE if paper is None else f"{paper:.1f}"
+            lines.append([network, method, epochs, name, n, _figure(row), said, theirs])
+    return lines
+
+
+def _named(outcome: Outcome) -> tuple[str, str, str, str]:
+    job, report = outcome.job, outcome.report
+    epochs = NONE if report is None or job.recipe is None else f"{job.recipe.train.epochs}"
+    return NETWORKS[job.network], job.method, epochs, NONE if report is None else f"{report.n}"
+
+
+def _figure(row: Row | None) -> str:
+    return NONE if row is None else percent(row.accuracy, row.interval)

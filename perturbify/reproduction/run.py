@@ -1,0 +1,186 @@
+"""A reproduction in progress: job after job, each trained and then checked, from wherever it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from perturbify import checkpoint, zoo
+from perturbify.checks import Progress as CheckProgress
+from perturbify.checks import Report, check
+from perturbify.data import Data
+from perturbify.errors import PerturbifyError
+from perturbify.ranks import Ranks, ranks
+from perturbify.reproduction.folder import ReproductionFolder, describe
+from perturbify.reproduction.job import Job, Reproduction, jobs
+from perturbify.settings import Recipe
+from perturbify.training import Result, launch
+from perturbify.training.folder import RunFolder
+from perturbify.training.metrics import Progress
+from perturbify.training.seeds import fresh_weights
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a job has come.
+
+    Attributes:
+        job: The job.
+        data: Its images; None where the job cannot be run.
+        report: Its check; None where it has not been checked yet.
+        why: Why it could not be run; None where it could, or has not been tried yet.
+    """
+
+    job: Job
+    data: Data | None = None
+    report: Report | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told of a reproduction's progress.
+
+    Attributes:
+        begins: Called before each job that has something left to do, with how many are before it and how many in all.
+        steps: Called after every training step.
+        checks: Called after every batch of a check.
+        checked: Called with each new report and its run's folder; writes the report's files there.
+        ends: Called after each job with all outcomes so far; writes the table.
+    """
+
+    begins: Callable[[Job, int, int], None]
+    steps: Callable[[Progress], None]
+    checks: Callable[[CheckProgress], None]
+    checked: Callable[[Report, RunFolder], None]
+    ends: Callable[[Sequence[Outcome]], None]
+
+
+def reproduce(
+    reproduction: Reproduction,
+    path: Path,
+    watcher: Watcher,
+    *,
+    device: str = "auto",
+    download: bool = False,
+    force: bool = False,
+) -> tuple[Outcome, ...]:
+    """Runs what is left of a reproduction's jobs.
+
+    What is finished is read, a half-finished run is resumed, and an unfinished check goes on where it stopped. A job
+    that fails is noted with its reason, and the others are run.
+
+    Args:
+        reproduction: What to reproduce.
+        path: Its folder.
+        watcher: Who is told.
+        device: As for :func:`perturbify.finetune`.
+        download: Whether a dataset that is not on this machine may be fetched.
+        force: Whether another reproduction in the folder may be replaced.
+
+    Returns:
+        How far each job has come.
+
+    Raises:
+        DataError: The images cannot be had.
+        OutputExists: The folder holds something else.
+        PerturbifyError: A recipe, a weights file, the device or the folder is none; before any long work.
+    """
+    launch.choose_device(device)
+    folder = ReproductionFolder(path)
+    with ranks() as among:
+        outcomes = prepared(reproduction, among, download=download)
+        if among.first:
+            work = [(o.job, o.data) for o in outcomes if o.data is not None]
+            folder.open(describe(reproduction, work), force=force)
+        among.gather(None)  # the folder is there
+        for i, outcome in enumerate(outcomes):
+            if outcome.data is not None:
+                if not among.agree(folder.is_finished(outcome.job)):
+                    watcher.begins(outcome.job, i, len(outcomes))
+                outcomes[i] = _done(reproduction, outcome.job, outcome.data, folder, watcher, device, among)
+            if among.first:
+                watcher.ends(outcomes)
+    return tuple(outcomes)
+
+
+def prepared(reproduction: Reproduction, among: Ranks, *, download: bool) -> list[Outcome]:
+    """The jobs with their images, nothing run yet; each dataset is loaded once."""
+    loaded: dict[tuple[object, ...], Data] = {}
+    outcomes = []
+    for job in jobs(reproduction):
+        if job.recipe is None:
+            outcomes.append(Outcome(job, why=job.why))
+            continue
+        settings = job.recipe.data
+        key = (settings.name, settings.root, settings.image_size)
+        if key not in loaded:
+            loaded[key] = among.after_first(partial(launch.load_data, job.recipe, download=download))
+        outcomes.append(Outcome(job, loaded[key]))
+    return outcomes
+
+
+def network(reproduction: Reproduction, recipe: Recipe, data: Data) -> tuple[nn.Module, Recipe]:
+    """A job's network with the weights it starts from, and the recipe with all that a run's folder keeps of it.
+
+    Raises:
+        PerturbifyError: It cannot be built, or its weights file does not fit.
+    """
+    weights = reproduction.weights.get(recipe.model)
+    with fresh_weights(recipe.seed):
+        model = zoo.create(recipe.model, num_classes=len(data.classes), weights=weights, **recipe.model_args)
+    spec = zoo.describe(model)
+    assert spec is not None
+    recipe = replace(recipe, model=spec.name, model_args=dict(spec.kwargs))
+    _, height, width = data.input_size
+    return model, replace(recipe, data=replace(recipe.data, image_size=height)) if height == width else recipe
+
+
+def _done(
+    reproduction: Reproduction,
+    job: Job,
+    data: Data,
+    folder: ReproductionFolder,
+    watcher: Watcher,
+    device: str,
+    among: Ranks,
+) -> Outcome:
+    run = folder.run(job)
+    try:
+        if not among.agree(folder.is_finished(job)):
+            result = _train(reproduction, job, data, run, watcher, device, among)
+            report = _check(job, result, data, watcher)
+            if among.first:
+                watcher.checked(report, run)
+            among.gather(None)  # the report is there
+        return Outcome(job, data, Report.read(run.report))
+    except PerturbifyError as error:
+        return Outcome(job, data, why=str(error))
+
+
+def _train(
+    reproduction: Reproduction, job: Job, data: Data, run: RunFolder, watcher: Watcher, device: str, among: Ranks
+) -> Result:
+    assert job.recipe is not None
+    begun = run.recipe.is_file()
+    if among.agree(begun and (run.state.is_file() or run.state_before.is_file())):
+        return launch.resume(run.path, data=data, device=device, on_step=watcher.steps)
+    model, recipe = network(reproduction, job.recipe, data)
+    return launch.finetune(model, recipe, run.path, data=data, device=device, force=begun, on_step=watcher.steps)
+
+
+def _check(job: Job, result: Result, data: Data, watcher: Watcher) -> Report:
+    on_gpu = next(result.model.parameters()).is_cuda
+    return check(
+        result.model,
+        data,
+        replace(job.plan, at_once=8) if on_gpu else job.plan,
+        name=f"{job.method} on {job.network}",
+        about=checkpoint.read_header(result.folder.model).provenance(),
+        folder=result.folder.path,
+        on_progress=watcher.checks,
+    )

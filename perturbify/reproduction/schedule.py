@@ -1,0 +1,50 @@
+"""A recipe's schedule, shortened in proportion."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from perturbify.settings import OptimizerSettings, Recipe
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe with fewer epochs; warm-up, milestones and the attack's first epoch move along.
+
+    Each is rounded to the nearest epoch. A learning rate that was used before it decayed is used for one epoch at
+    least; noise and an attack that began before the end begin before the last epoch. Milestones that fall on one epoch
+    count once, and those that fall on the end are left out.
+
+    Args:
+        recipe: Any recipe.
+        epochs: At most so many, at least 1.
+
+    Returns:
+        The recipe itself, where it has no more epochs than that.
+
+    Raises:
+        ValueError: ``epochs`` is less than 1.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {epochs}")
+    whole = recipe.train.epochs
+    if epochs >= whole:
+        return recipe
+
+    def moved(epoch: int) -> int:
+        return math.floor(epoch * epochs / whole + 0.5)
+
+    def beginning(epoch: int) -> int:
+        return min(moved(epoch), epochs - 1) if epoch < whole else moved(epoch)
+
+    def decaying(settings: OptimizerSettings) -> OptimizerSettings:
+        milestones = (max(moved(m), min(m, 1)) for m in settings.milestones)
+        return replace(settings, milestones=tuple(dict.fromkeys(m for m in milestones if m < epochs)))
+
+    return replace(
+        recipe,
+        train=replace(recipe.train, epochs=epochs, warmup_epochs=beginning(recipe.train.warmup_epochs)),
+        optimizer=decaying(recipe.optimizer),
+        theta_optimizer=decaying(recipe.theta_optimizer),
+        attack=replace(recipe.attack, from_epoch=beginning(recipe.attack.from_epoch)),
+    )

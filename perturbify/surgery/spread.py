@@ -1,0 +1,104 @@
+"""How widely what is perturbed varies: the measure that θ is to be seen against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perturbify.perturbation import Perturbation, noise, spread
+from perturbify.surgery.copying import copy_network
+from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.reproducible import reproducible
+
+
+@torch.no_grad()
+def spreads(network: Perturbed, *args: Any, **kwargs: Any) -> dict[str, float]:
+    """Standard deviation, at every site, of what is perturbed there: over all images, channels and places.
+
+    The network runs once, in eval mode, with the noise off; its modes are afterwards what they were.
+
+    Args:
+        network: A network with noise modules.
+        *args: Its inputs; a batch of real images, as they arrive in practice.
+        **kwargs: The same by name.
+
+    Returns:
+        By site name, in units of the feature maps or weights. Where a site has several calls, the root of their mean
+        variance; NaN for a site that is not called in eval mode.
+    """
+    return _spreads(network, args, kwargs, training=False)
+
+
+def starting_spreads(network: Perturbed, *args: Any, **kwargs: Any) -> dict[str, float]:
+    """The same, measured in train mode, on a copy, at the sites that are not called in eval mode."""
+    measured = spreads(network, *args, **kwargs)
+    if any(map(math.isnan, measured.values())) and "train" in network.surgery.plan.modes:
+        with reproducible(network):
+            training = _spreads(copy_network(network), args, kwargs, training=True)
+        measured = {name: training[name] if math.isnan(found) else found for name, found in measured.items()}
+    return measured
+
+
+def _spreads(
+    network: Perturbed, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
+) -> dict[str, float]:
+    sites = network.surgery.plan.sites
+    found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    modes = [(m, m.training) for m in network.modules()]
+    hooks = []
+    for site in sites:
+        if site.parameter:
+            weight = network.get_submodule(site.owner)._parameters[site.parameter]
+            assert weight is not None
+            found[site.name].append(spread(weight.float()))
+        else:
+            hooks.append(network.get_submodule(site.path).register_forward_pre_hook(_note(found[site.name])))
+    try:
+        if hooks:
+            network.train(training)
+            with noise(network, enabled=False):
+                network(*args, **kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    return {name: _root_mean(seen) for name, seen in found.items()}
+
+
+def relative_noise(network: Perturbed, *args: Any, **kwargs: Any) -> dict[str, float]:
+    """Standard deviation of the noise over that of what it is added to, at every site, for the same inputs.
+
+    A network can outgrow its noise by scaling its weights up; θ by itself does not show that.
+
+    Args and result as for :func:`spreads`, without unit; NaN where what is perturbed does not vary at all.
+    """
+    measured = spreads(network, *args, **kwargs)
+    return {
+        site.name: _deviation(network.get_submodule(site.path), measured[site.name])
+        for site in network.surgery.plan.sites
+    }
+
+
+def _deviation(perturbation: nn.Module, deviation: float) -> float:
+    assert isinstance(perturbation, Perturbation)
+    theta = perturbation.theta.detach().float()
+    if perturbation.scale == "relative":
+        return theta.abs().mean().item()
+    sigma = theta.exp() if perturbation.scale == "posterior" else theta
+    return sigma.mean().item() / deviation if deviation > 0 else float("nan")
+
+
+def _note(seen: list[Tensor]) -> Callable[..., None]:
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(spread(inputs[0].float()))
+
+    return hook
+
+
+def _root_mean(seen: list[Tensor]) -> float:
+    return torch.stack(seen).square().mean().sqrt().item() if seen else float("nan")

@@ -1,0 +1,316 @@
+"""Comparisons of classifiers whose figures are known beforehand, and how they are told."""
+
+import json
+import re
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from networks.greys import FAR, PLAN, Brightness, Step, brightness, named, noisy
+from networks.untouched import untouched
+from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+import perturbify
+from perturbify import check, zoo
+from perturbify.checks.comparison import Difference, compare
+from perturbify.checks.latency import latencies
+from perturbify.checks.render.comparison import to_markdown, to_text
+from perturbify.checks.statistics import difference_interval
+from perturbify.errors import CheckError, InputSizeError, ModelError
+
+PLAN = replace(PLAN, attacks=("fgsm", "pgd", "eot", "sweep"), sweep=(0.25, 2.0), queries=(1,), draws=4)
+X = torch.rand(2, 3, 6, 6)
+
+
+def biased(towards_bright):
+    """Brightness that leans to one side."""
+    net = Brightness()
+    net.conv.bias.data += torch.tensor([-towards_bright, towards_bright])
+    return net
+
+
+def two():
+    return {"plain": Brightness(), "noisy": noisy(theta=0.01)}
+
+
+def test_figures_of_known_networks():
+    plain, drowned = compare({"plain": Brightness(), "drowned": noisy(theta=1e5)}, brightness(150, 50), PLAN).entries
+    figures = plain.figures(PLAN)
+    assert {k: r and r.accuracy for k, r in figures.items()} == {
+        **{"clean": 1.0, "fgsm": 0.75, "pgd": 0.75},
+        **{"eot": None, "clean_noise_off": None, "pgd_noise_off": None},
+    }
+    figures = {k: r.accuracy for k, r in drowned.figures(PLAN).items()}
+    assert (figures.pop("clean_noise_off"), figures.pop("pgd_noise_off")) == (1.0, 0.75)
+    assert figures.keys() == {"clean", "fgsm", "pgd", "eot"}
+    assert all(abs(accuracy - 0.5) < 4 * (0.25 / 800) ** 0.5 for accuracy in figures.values())
+    assert drowned.figures(PLAN)["eot"].attack == "EOT-PGD-4, 3 draws"
+    assert (plain.report.n, plain.method, drowned.method) == (200, None, "learn2perturb")
+    assert (plain.weights, plain.theta, drowned.weights, drowned.theta) == (8, 0, 8, 2 * 6 * 6)
+
+
+def test_the_papers_network_has_its_parameters():
+    net = zoo.create("cifar_resnet20")
+    example, normalize = torch.rand(2, 3, 32, 32), perturbify.Normalize((0.5,) * 3, (0.2,) * 3)
+    model = perturbify.wrap(net, example_input=example, normalize=normalize)
+    plan = replace(PLAN, attacks=("fgsm", "pgd"), steps=1, images=1, draws=1)
+    images = named(brightness(1, 1), tuple("0123456789"))
+    images = replace(images, test=type(images.test)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([0])))
+    (entry,) = compare({"resnet20": model}, images, plan).entries
+    assert (entry.weights, entry.theta) == (269_722, sum(p.theta.numel() for _, p in perturbify.perturbations(model)))
+
+
+def test_the_difference_is_of_the_same_images_in_pairs():
+    split = brightness(far=40, near=20)
+    networks = {"fair": Brightness(), "bright": biased(1000.0), "again": Brightness()}
+    fair, bright, again = compare(networks, split, PLAN).entries
+    assert (fair.strongest.accuracy, bright.strongest.accuracy) == (40 / 60, 0.5)
+    ordered = split.interleaved()
+    levels = ordered.images[:, 0, 0, 0].double()
+    far = ((levels - 127.5).abs() > FAR).numpy().astype(float)
+    one_sided = (ordered.labels == 1).numpy().astype(float)
+    assert fair.difference is None
+    assert bright.difference.estimate == pytest.approx(-1 / 6)
+    assert bright.difference.interval == pytest.approx(difference_interval(one_sided, far))
+    assert (again.difference.estimate, again.difference.verdict) == (0.0, "undecided")
+    assert again.difference.interval == pytest.approx(difference_interval(far, far))
+    backwards = compare(dict(reversed(list(networks.items()))), split, PLAN).entries
+    assert [e.difference and e.difference.estimate for e in backwards] == [None, pytest.approx(-1 / 6), 0.0]
+
+
+def test_the_strongest_of_all_attacks_is_held_against_the_strongest():
+    """Noise that hides an image from one step is nothing to what averages it."""
+    found = compare(two(), brightness(30, 30), PLAN)
+    for entry in found.entries:
+        rows = [r for r in entry.report.rows if r.noise == entry.report.clean.noise and 0 < (r.epsilon or 0) <= 8 / 255]
+        assert entry.strongest.accuracy == min(r.accuracy for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((0.01, 0.2), "more"), ((-0.2, -0.01), "less"), ((-0.1, 0.2), "undecided"), ((-0.2, 0.1), "undecided")],
+)
+def test_a_verdict_needs_the_whole_interval(interval, verdict):
+    assert Difference(sum(interval) / 2, interval).verdict == verdict
+
+
+def test_curves_rise_in_epsilon_from_the_clean_images():
+    _, entry = compare(two(), brightness(30, 30), PLAN).entries
+    for line, attack in (("FGSM", "FGSM"), ("PGD-4", "PGD-4")):
+        curve = entry.curve(line)
+        assert [255 * epsilon for epsilon, _ in curve] == pytest.approx([0, 2, 8, 16])
+        assert [r.attack for _, r in curve] == ["clean", f"{attack}, ε = 2/255", attack, f"{attack}, ε = 16/255"]
+        assert [r.accuracy for _, r in curve] == [1.0, 1.0, 0.5, 0.5]
+
+
+def test_each_network_is_checked_as_by_itself():
+    split = brightness(20, 60)
+    networks = {"first": noisy(theta=12.0), "second": noisy(theta=6.0)}
+    found = compare(networks, split, PLAN)
+    for entry in found.entries:
+        alone = check(networks[entry.name], split, PLAN)
+        assert [(r.attack, r.accuracy, r.interval) for r in entry.report.rows] == [
+            (r.attack, r.accuracy, r.interval) for r in alone.rows
+        ]
+    assert found.entries[0].strongest.accuracy != found.entries[1].strongest.accuracy
+
+
+def test_networks_and_random_numbers_are_untouched():
+    networks = two()
+    networks["noisy"].train()
+    networks["noisy"].conv.perturb.enabled = False
+    networks["loud"] = noisy(theta=1.0)
+    with untouched(networks["noisy"]), untouched(networks["plain"]), untouched(networks["loud"]):
+        compare(networks, brightness(4, 4), PLAN)
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    split, done = brightness(20, 20), []
+    first = compare(two(), split, PLAN, folder=tmp_path)
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.jsonl")} == {
+        "plain/records-0.jsonl",
+        "noisy/records-0.jsonl",
+    }
+    more = {**two(), "another": noisy(theta=3.0)}
+    again = compare(more, split, PLAN, folder=tmp_path, on_progress=lambda name, p: done.append(name))
+    assert set(done) == {"another"}
+    assert timeless(again)["networks"][:2] == timeless(first)["networks"]
+    with pytest.raises(CheckError, match=r"^plain: .*another plan"):
+        compare(two(), split, replace(PLAN, seed=1), folder=tmp_path)
+
+
+def test_who_is_told_what():
+    started, done = {}, []
+    compare(
+        two(),
+        brightness(20, 20),
+        PLAN,
+        on_start=lambda name, estimate: started.update({name: len(estimate.costs)}),
+        on_progress=lambda name, progress: done.append((name, progress.trial)),
+    )
+    assert started.keys() == {"plain", "noisy"}
+    assert [name for name, _ in done] == ["plain"] * started["plain"] + ["noisy"] * started["noisy"]
+
+
+def timeless(comparison):
+    values = comparison.to_dict()
+    return values | {"networks": [network | {"latency": None} for network in values["networks"]]}
+
+
+# Time
+
+
+class Counting(nn.Module):
+    """Notes when it runs, in which mode, and takes its time."""
+
+    def __init__(self, name, calls, seconds=0.0):
+        super().__init__()
+        self.name, self.calls, self.seconds = name, calls, seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        self.calls.append((self.name, len(x), self.training, torch.is_grad_enabled()))
+        return x.mean((2, 3))
+
+
+def test_networks_take_turns():
+    calls = []
+    networks = {"a": Counting("a", calls, 0.064), "b": Counting("b", calls)}
+    found = latencies(networks, torch.rand(64, 3, 6, 6), rounds=3)
+    assert calls == [("a", 64, False, False), ("b", 64, False, False)] * 4  # the first round is not counted
+    assert networks["a"].training
+    assert [len(f.rounds) for f in found.values()] == [3, 3]
+    assert 1 <= found["a"].milliseconds < 30 and found["b"].milliseconds < found["a"].milliseconds / 2
+    assert found["a"].milliseconds == np.median(found["a"].rounds)
+
+
+def test_a_method_that_averages_is_timed_with_its_draws():
+    model = perturbify.wrap(Brightness(), method="rse", example_input=X)
+    passes = []
+    next(iter(perturbify.perturbations(model)))[1].register_forward_hook(lambda m, *_: passes.append(m.enabled))
+    with perturbify.noise(model, False):
+        found = latencies({"rse": model, "plain": Brightness()}, X, rounds=2)
+    assert passes == [True] * 50 * 3
+    assert (found["rse"].draws, found["plain"].draws, found["rse"].images) == (50, 1, 2)
+
+
+def test_a_method_that_averages_gives_as_few_answers_as_take_the_draws():
+    model = perturbify.wrap(Brightness(), method="rse", example_input=X)
+    plan = replace(PLAN, attacks=("fgsm", "pgd"), draws=60)
+    found = compare({"rse": model, "noisy": noisy()}, brightness(4, 4), plan)
+    assert [e.figures(plan)["pgd"].draws for e in found.entries] == [2, 60]
+    assert "rse averages 50 draws for an answer, and gave 2 for each image." in " ".join(to_text(found).split())
+
+
+# What is refused
+
+
+class Pair(Brightness):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+@pytest.mark.parametrize(
+    ("culprit", "error", "said"),
+    [
+        (nn.Sequential(Brightness(), nn.Linear(2, 5)), CheckError, "culprit: .*tells 5 classes apart, the data have 2"),
+        (Pair(), CheckError, "culprit: Pair is not a classifier"),
+        (nn.Sequential(Brightness(), Step()), ModelError, "culprit: .*gives no gradient"),
+    ],
+)
+def test_the_culprit_is_named_before_any_work(culprit, error, said):
+    started = []
+    networks = {"plain": Brightness(), "culprit": culprit}
+    with pytest.raises(error, match=f"^{said}"):
+        compare(networks, named(brightness(4, 4)), PLAN, on_start=lambda name, _: started.append(name))
+    assert started == [] or error is ModelError  # a gradient is asked for when the network's turn comes
+
+
+def test_images_of_another_size():
+    split = brightness(4, 4)
+    small = type(split)(split.images[..., :5, :5].clone(), split.labels)
+    with pytest.raises(InputSizeError, match=r"^noisy: .*3×6×6.*3×5×5") as caught:
+        compare(two(), small, PLAN)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b"])
+def test_a_name_is_that_of_a_folder(name, tmp_path):
+    with pytest.raises(CheckError, match=re.escape(f"called {name!r}")):
+        compare({name: Brightness()}, brightness(4, 4), PLAN, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_compare():
+    with pytest.raises(ValueError, match="at least one network"):
+        compare({}, brightness(4, 4), PLAN)
+    with pytest.raises(ValueError, match="fgsm and pgd"):
+        compare(two(), brightness(4, 4), replace(PLAN, attacks=("fgsm",)))
+    with pytest.raises(CheckError, match="no test images"):
+        compare(two(), brightness(0, 0), PLAN)
+
+
+def test_one_process():
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        with pytest.raises(CheckError, match="runs in one process, and this is one of 2"):
+            compare(two(), brightness(4, 4), PLAN)
+    finally:
+        dist.destroy_process_group()
+
+
+# How it is told
+
+HOSTILE = "<b>|`x`\x1b[31m\n$y$"
+
+
+def test_a_hostile_name_is_text():
+    found = compare({HOSTILE: Brightness(), "noisy": noisy()}, brightness(4, 4), PLAN)
+    text, markdown = to_text(found), to_markdown(found)
+    assert not [c for c in text + markdown if not c.isprintable() and c != "\n"]
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(rows) == 4 and len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert "<b>" not in markdown and json.loads(found.to_json())["networks"][0]["name"] == HOSTILE
+
+
+def test_text_markdown_and_json_tell_the_same():
+    found = compare({"first": noisy(theta=12.0), "second": noisy(theta=6.0)}, brightness(20, 60), PLAN)
+    text, markdown = to_text(found), to_markdown(found).replace("\\", "")
+    first, second = json.loads(found.to_json())["networks"]
+    assert json.loads(found.to_json()) == found.to_dict()
+    for network in (first, second):
+        figures = [f for f in (*network["figures"].values(), network["strongest"]) if f]
+        assert len(figures) == 7
+        for said in (text, markdown):
+            lines = " ".join(line for line in said.splitlines() if line.lstrip("| ").startswith(network["name"]))
+            for figure in figures:
+                low, high = figure["interval"]
+                assert f"{100 * figure['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in lines
+            assert f"{network['latency']['milliseconds']:.3g}" in lines and network["strongest"]["attack"] in lines
+    ahead = second["difference"]
+    assert f"{100 * ahead['estimate']:.1f} [{100 * ahead['interval'][0]:.1f}" in text and "ahead of first" in text
+    assert "80 test images of own images, l∞ ε = 8/255" in text and "4 fresh draws" in text
+    threads = torch.get_num_threads()
+    assert f"this machine alone, as idle as it was ({found.machine['device']}, {threads} thread" in " ".join(
+        text.split()
+    )
+
+
+def test_networks_without_noise_need_no_columns_for_it():
+    found = compare({"plain": Brightness()}, brightness(4, 4), PLAN)
+    for said in (to_text(found), to_markdown(found)):
+        assert "noise" not in said.replace("no noise", "") and "ahead" not in said and "fresh draws" not in said
+        assert "EOT-PGD-4" not in said
+
+
+def test_a_failed_criterion_is_told():
+    dead = noisy(theta=0.01)
+    dead.conv.perturb.theta.data.zero_()
+    found = compare({"dead": dead, "plain": Brightness()}, brightness(4, 4), PLAN)
+    assert found.failures.keys() == {"dead"}
+    assert "dead FAILED" in to_text(found) and "no fresh noise at conv" in to_text(found)
+    assert found.to_dict()["networks"][0]["failures"] == found.failures["dead"]

@@ -1,0 +1,259 @@
+"""``perturbify reproduce``: tiny tables of the digits, killed and given again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from perturbify import recipe
+from perturbify.attacks.libraries import CarliniWagner
+from perturbify.checkpoint import read_header
+from perturbify.cli.main import cli as group
+from perturbify.training import launch
+
+WEIGHTS = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "resnet20.safetensors"
+TABLE1 = ("reproduce", "table1", "--equal-schedule", "smoke", "--networks", "cifar_resnet20", "--images", "20")
+TINY = (*TABLE1, "--budget", "2", "--methods", "none,vanilla,learn2perturb")
+ONE = (*TABLE1, "--budget", "1", "--methods", "none")
+NAMES = ("cifar_resnet20-none", "cifar_resnet20-vanilla", "cifar_resnet20-learn2perturb")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A finished reproduction, to be read only, and its result as --json gives it."""
+    folder, threads = tmp_path_factory.mktemp("undisturbed") / "table1", torch.get_num_threads()
+    torch.set_num_threads(1)
+    done = CliRunner().invoke(group, [*TINY, "-o", str(folder), "--json"])
+    torch.set_num_threads(threads)
+    assert done.exit_code == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def begun(cwd, ready):
+    """Starts the reproduction as a process and kills it as soon as something is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "perturbify", *TINY],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    return said
+
+
+def changed_at(path):
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def test_killed_twice_it_ends_with_the_same_table(folder, cli, one_thread, undisturbed):
+    first, second, third = (folder / "reproductions" / "table1" / name for name in NAMES)
+    table = folder / "reproductions" / "table1" / "table1.json"
+    begun(folder, lambda: changed_at(second / "state.safetensors") > changed_at(second / "metrics.jsonl") > 0)
+    assert not (second / "model.safetensors").exists()  # it was in the middle of training
+    assert [row["status"] for row in json.loads(table.read_text())["rows"]] == ["finished", "to do", "to do"]
+    before = {p: changed_at(p) for p in first.iterdir()}
+    said = begun(folder, (third / "records-0.jsonl").is_file)  # in the middle of a check
+    assert "none on cifar_resnet20" not in said
+    assert "job 2 of 3: vanilla on cifar_resnet20" in said
+    assert "epoch 1/2" not in said[: said.index("job 3 of 3")]  # the run was resumed
+    assert not (third / "report.json").exists()
+    trained = changed_at(third / "model.safetensors")
+    records = (third / "records-0.jsonl").read_text()
+
+    done = CliRunner().invoke(group, TINY)
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.startswith("job 3 of 3: learn2perturb on cifar_resnet20\nchecked: ")
+    assert (third / "records-0.jsonl").read_text().startswith(records.rpartition("\n")[0])
+    assert changed_at(third / "model.safetensors") > trained  # the figures are in its metadata
+    assert json.loads(table.read_text()) == undisturbed[1]
+    assert "table: reproductions/table1/table1.md" in done.stdout
+
+    assert cli(*TINY, "-q") == done.stdout
+    assert {p: changed_at(p) for p in first.iterdir()} == before
+
+
+def test_the_table(undisturbed):
+    folder, result = undisturbed
+    assert json.loads((folder / "table1.json").read_text()) == result
+    assert result["complete"]
+    by_name = {row["run"]: row for row in result["rows"]}
+    assert tuple(by_name) == NAMES
+    noisy, plain = by_name[NAMES[2]], by_name[NAMES[0]]
+    report = json.loads((folder / NAMES[2] / "report.json").read_text())
+    rows = {(row["attack"], row["crafted_on"], row["noise"]): row for row in report["rows"]}
+    assert [f["attack"] for f in noisy["figures"]] == ["clean", "PGD", "FGSM", "EOT-PGD"]
+    for figure, name in zip(noisy["figures"], ("clean", "PGD-2", "FGSM", "EOT-PGD-2, 2 draws"), strict=True):
+        row = rows[name, "noise on", "on"]
+        assert (figure["accuracy"], figure["interval"]) == (row["accuracy"], row["interval"])
+        assert (figure["n"], figure["draws"]) == (20, 20)
+    assert [f["paper"] for f in noisy["figures"]] == [0.8362, 0.5113, 0.5841, None]
+    assert [f["accuracy"] is None for f in plain["figures"]] == [False, False, False, True]
+    assert read_header(folder / NAMES[2] / "model.safetensors").check["n"] == 20
+
+    page = (folder / "table1.md").read_text(encoding="utf-8")
+    line = next(line for line in page.splitlines() if "| learn2perturb |" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:4] == ["ResNet-V1(20)", "learn2perturb", "2", "20"]
+    assert cells[4].startswith(f"{100 * noisy['figures'][0]['accuracy']:.1f} [")
+    assert cells[-3:] == ["83.6", "51.1", "58.4"]
+
+
+def test_the_differences_are_named(undisturbed):
+    folder, result = undisturbed
+    found = {d["what"]: (d["here"], d["paper"]) for d in result["rows"][2]["differences"]}
+    assert found["training images"] == ("digits, 200", "CIFAR-10, 50,000")
+    assert found["test images"] == ("digits, 20", "CIFAR-10, 10,000")
+    assert found["epochs"] == ("2", "350")
+    assert found["recipe"] == ("smoke for all", "each method's own")
+    assert found["adversary in the check"] == ("PGD-2, ε = 0.1, step 0.05", "PGD-7, ε = 8/255, step 0.01")
+    assert found["training runs"][0] == "one, with seed 0"
+    assert found["EOT-PGD"] == ("2 independent draws a step", "no such column")
+    assert torch.__version__ in found["versions"][0]
+    assert "weights at the start" not in found  # fresh, as in the paper
+    page = (folder / "table1.md").read_text(encoding="utf-8")
+    assert "- epochs: 2; the paper: 350\n" in page
+    assert "- an image is scored by: 20 fresh draws, of which the mean counts; the paper: one noisy pass (cifar" in page
+    assert "adversary in training" not in {d["what"] for d in result["rows"][0]["differences"]}  # it had none
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"needs {WEIGHTS}")
+def test_own_recipes_given_weights_and_own_images(cli, folder, npz):
+    npz("mine.npz", [*range(10)], [*range(4)])
+    asked = ("reproduce", "table2", "--methods", "pni", "--networks", "cifar_resnet20", "--budget", "1", "--seed", "3")
+    asked = (*asked, "--data", "mine.npz")
+    said = cli(*asked, "--weights", f"cifar_resnet20={WEIGHTS}", "-o", "out", "--json", "-q")
+    (row,) = said["rows"]
+    assert row["recipe"] == "cifar10_pni"
+    assert [f["paper"] for f in row["figures"]] == [0.849, 0.459, 0.545, None]
+    assert [f["name"] for f in row["figures"]] == ["clean", "PGD-7", "FGSM", "EOT-PGD-7, 10 draws"]
+    assert "The noise is on the weights" in row["remarks"][0]
+    found = {d["what"]: (d["here"], d["paper"]) for d in row["differences"]}
+    assert found["weights at the start"][0].startswith("file:resnet20.safetensors (sha256 ")
+    assert found["epochs"] == ("1", "160")
+    assert found["training images"][0] == "npz:mine, 10"
+    resolved = recipe.load("out/cifar_resnet20-pni/recipe.toml")
+    assert (resolved.seed, resolved.method, resolved.train.epochs) == (3, "pni", 1)
+    Path("elsewhere").mkdir()
+    Path("mine.npz").rename("elsewhere/mine.npz")
+    moved = [a if a != "mine.npz" else "elsewhere/mine.npz" for a in asked]
+    assert cli(*moved, "--weights", f"cifar_resnet20={WEIGHTS}", "-o", "out", "--json", "-q") == said
+
+
+def test_table_3_in_small_with_foolbox_and_without(cli, folder, monkeypatch):
+    monkeypatch.setattr("perturbify.checks.trials.CarliniWagner", partial(CarliniWagner, steps=3, search_steps=2))
+    monkeypatch.setattr("perturbify.reproduction.job.EOT_DRAWS", 2)
+    Path("tiny.toml").write_text(recipe.text("smoke").replace("train_images = 200", "train_images = 20"))
+    asked = ("reproduce", "table3", "--budget", "1", "--methods", "learn2perturb", "--images", "4", "-o", "out")
+    text = cli(*asked, "--equal-schedule", "tiny.toml")
+    assert "paper's" in text.splitlines()[2]
+    lines = [line.split("  ") for line in text.splitlines() if line.startswith("ResNet-V2(18)")]
+    attacks = ["clean", *(f"C&W, κ = {k}" for k in ("0", "0.1", "1", "2", "5")), "EOT-PGD-2, 2 draws"]
+    assert [next(cell.strip() for cell in line[3:] if cell) for line in lines] == attacks
+    assert [line[-1].strip() for line in lines] == ["–", "83.6", "84.0", "76.4", "66.5", "34.8", "53.3"]
+    assert "- surviving C&W: the accuracy on fresh noise after the attack" in text
+    assert "- weight c in C&W: from 1e-3 to 1e5" in text
+    assert "- EOT-PGD: 2 independent draws a step; the paper: 80 draws a step" in text
+    figures = json.loads(Path("out/table3.json").read_text())["rows"][0]["figures"]
+    assert all(f["n"] == 4 for f in figures)
+    assert all((f["claimed"] is None) == (f["attack"] == "clean") for f in figures)
+
+    monkeypatch.setattr("perturbify.checks.suite.missing", lambda attack: "foolbox" if attack.norm == "l2" else None)
+    for file in ("report.html", "records-0.jsonl"):
+        Path("out/cifar_resnet18-learn2perturb", file).unlink()
+    said = cli(*asked, "--equal-schedule", "tiny.toml", "--json")["rows"][0]
+    assert [f["accuracy"] is None for f in said["figures"]] == [False, *[True] * 5, False]
+    assert "for want of foolbox" in said["remarks"][0]
+    assert "Not run, for want of foolbox" in Path("out/table3.md").read_text(encoding="utf-8")
+
+
+def test_a_row_that_cannot_be_run_says_why(folder):
+    recipe_text = recipe.text("smoke").replace("[theta_optimizer]\nlr = 0.1", "[theta_optimizer]\nlr = 1e38")
+    Path("wild.toml").write_text(recipe_text.replace("warmup_epochs = 1", "warmup_epochs = 0"), encoding="utf-8")
+    asked = [*TINY, "--equal-schedule", "wild.toml", "--methods", "learn2perturb,none", "-o", "out"]
+    done = CliRunner().invoke(group, asked)
+    assert done.exit_code == 1
+    assert "- cifar_resnet20-learn2perturb: Training diverged" in done.stdout
+    rows = json.loads(Path("out/table1.json").read_text())["rows"]
+    assert [row["status"] for row in rows] == ["finished", "not run"]
+    assert rows[1]["why"].startswith("Training diverged")
+
+
+def test_a_failed_criterion_is_status_3(folder, monkeypatch):
+    monkeypatch.setattr("perturbify.checks.report.Report.failures", ["one step never beats many: it did"])
+    done = CliRunner().invoke(group, [*ONE, "-o", "out"])
+    assert done.exit_code == 3
+    assert "- cifar_resnet20-none: one step never beats many: it did" in done.stdout
+
+
+def test_another_command_for_the_same_folder(refused, folder, undisturbed):
+    shutil.copytree(undisturbed[0], "out")
+    at = ("-o", "out")
+    assert "holds a reproduction with another budget (2 there, 1 here)." in refused(*TINY, "--budget", "1", *at)
+    assert "another seed (0 there, 7 here)" in refused(*TINY, "--seed", "7", *at)
+    assert "another images (20 there, 10 here)" in refused(*TINY, "--images", "10", *at)
+    assert "another methods" in refused(*TINY, "--methods", "none", *at)
+    assert "another budget (2 there, paper here)" in refused(*TINY, "--budget", "paper", *at)
+    notes = json.loads(Path("out/reproduction.json").read_text())
+    notes["recipes"][NAMES[0]] += "\n"
+    Path("out/reproduction.json").write_text(json.dumps(notes))
+    assert "with other recipes under the same names." in refused(*TINY, *at)
+    Path("out/reproduction.json").write_text("[")
+    assert "reproduction.json is damaged" in refused(*TINY, *at)
+
+
+def test_force_replaces_the_reproduction_and_nothing_else(cli, folder, undisturbed):
+    shutil.copytree(undisturbed[0], "out")
+    Path("out/notes.txt").write_text("mine")
+    said = cli(*ONE, "-o", "out", "--force", "--json")
+    assert [row["epochs"] for row in said["rows"]] == [1]
+    assert {p.name for p in Path("out").iterdir()} == {
+        *("reproduction.json", "table1.json", "table1.md", NAMES[0], "notes.txt")
+    }
+    assert recipe.load(f"out/{NAMES[0]}/recipe.toml").train.epochs == 1
+
+
+def test_what_is_refused(refused, folder):
+    Path("full").mkdir()
+    Path("full/letter").write_text("dear")
+    Path("file").write_text("")
+    assert "is not empty, and it holds no reproduction" in refused(*ONE, "-o", "full")
+    assert "is a file" in refused(*ONE, "-o", "file", status=2)
+    assert "There is no dataset, file or folder 'nowhere'" in refused(*ONE, "--data", "nowhere")
+    assert "There is no weights file 'none.pth'" in refused(*ONE, "--weights", "cifar_resnet20=none.pth")
+    assert "There is no device 'cuda:99'" in refused(*ONE, "--device", "cuda:99")
+    assert "There is no recipe 'smok'" in refused(*ONE, "--equal-schedule", "smok", status=2)
+    assert "There is no method 'pni' in table1" in refused(*ONE, "--methods", "pni", status=2)
+    assert "neither 'paper' nor a number" in refused(*TABLE1, "--budget", "0", status=2)
+    assert "not of the form NETWORK=FILE" in refused(*ONE, "--weights", "x.pth", status=2)
+    assert "Missing option '--budget'" in refused("reproduce", "table1", status=2)
+    assert "'table4' is not one of" in refused("reproduce", "table4", "--budget", "1", status=2)
+
+
+def test_a_dry_run_times_and_writes_nothing(cli, folder, monkeypatch):
+    line = cli(*ONE, "--dry-run").splitlines()[2]
+    assert line.split()[:4] == ["cifar_resnet20", "none", "smoke", "1"]
+    trained, finetune = [], launch.finetune
+    monkeypatch.setattr(launch, "finetune", lambda *a, **k: trained.append(finetune(*a, **k)) or trained[0])
+    said = cli(*TABLE1, "--budget", "2", "--methods", "vanilla", "--dry-run", "--json", "-q")
+    training, check = said["jobs"][0]["seconds"]
+    rate = trained[0].metrics[-1]["images_per_second"]
+    assert training == pytest.approx(2 * 200 / rate)  # two epochs of the recipe's 200 images
+    assert check > 0
+    assert said["seconds"] == pytest.approx(training + check)
+    assert not list(folder.glob("reproductions*"))

@@ -1,0 +1,105 @@
+"""A schedule, shortened in proportion."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from perturbify import recipe as recipes
+from perturbify.reproduction.schedule import shortened
+
+CIFAR10 = recipes.load("cifar10")
+
+
+@st.composite
+def schedules(draw):
+    whole = draw(st.integers(1, 400))
+    epochs = st.integers(0, whole)
+    milestones = st.lists(st.integers(0, 2 * whole), max_size=4, unique=True).map(lambda ms: tuple(sorted(ms)))
+    return replace(
+        CIFAR10,
+        train=replace(CIFAR10.train, epochs=whole, warmup_epochs=draw(epochs)),
+        attack=replace(CIFAR10.attack, from_epoch=draw(epochs)),
+        optimizer=replace(CIFAR10.optimizer, milestones=draw(milestones)),
+        theta_optimizer=replace(CIFAR10.theta_optimizer, milestones=draw(milestones)),
+    )
+
+
+def boundaries(recipe):
+    return {"warm-up": recipe.train.warmup_epochs, "attack": recipe.attack.from_epoch}
+
+
+def test_the_papers_schedule_in_seven_epochs():
+    short = shortened(CIFAR10, 7)
+    assert (short.train.epochs, short.train.warmup_epochs) == (7, 0)  # 20 of 350 are 0.4 of 7
+    assert short.optimizer.milestones == short.theta_optimizer.milestones == (3, 5)
+    release = replace(CIFAR10, attack=replace(CIFAR10.attack, from_epoch=50))
+    assert shortened(release, 7).attack.from_epoch == 1
+
+
+def test_one_epoch_has_noise_attack_and_the_first_learning_rate():
+    late = replace(
+        CIFAR10,
+        train=replace(CIFAR10.train, warmup_epochs=349),
+        attack=replace(CIFAR10.attack, from_epoch=349),
+    )
+    short = shortened(late, 1)
+    assert boundaries(short) == {"warm-up": 0, "attack": 0}
+    assert short.optimizer.milestones == ()
+
+
+def test_milestones_that_fall_together_count_once():
+    assert shortened(CIFAR10, 2).optimizer.milestones == (1,)
+
+
+@given(schedules(), st.integers(1, 500))
+def test_what_is_shortened_is_a_recipe(recipe, epochs):
+    short = shortened(recipe, epochs)
+    assert recipes.from_toml(recipes.to_toml(short), short.name) == short  # every rule of a recipe holds
+    assert short.train.epochs == min(epochs, recipe.train.epochs)
+    kept = replace(
+        short,
+        train=recipe.train,
+        attack=recipe.attack,
+        optimizer=recipe.optimizer,
+        theta_optimizer=recipe.theta_optimizer,
+    )
+    assert kept == recipe  # nothing but the schedule has changed
+
+
+@given(schedules(), st.integers(0, 100))
+def test_a_budget_that_suffices_changes_nothing(recipe, spare):
+    assert shortened(recipe, recipe.train.epochs + spare) is recipe
+
+
+@given(schedules(), st.integers(1, 400))
+def test_everything_is_where_it_was_in_proportion(recipe, epochs):
+    assume(epochs < recipe.train.epochs)
+    short, share = shortened(recipe, epochs), epochs / recipe.train.epochs
+    for name, before in boundaries(recipe).items():
+        after = boundaries(short)[name]
+        assert abs(after - share * before) <= 0.5 or after == epochs - 1
+        assert (after < epochs) == (before < recipe.train.epochs)  # what was trained with still is
+    for before, after in (
+        (recipe.optimizer.milestones, short.optimizer.milestones),
+        (recipe.theta_optimizer.milestones, short.theta_optimizer.milestones),
+    ):
+        for milestone in after:
+            assert any(abs(milestone - share * m) <= 0.5 or milestone == 1 for m in before)
+        for m in before:  # none is lost but at the end
+            assert share * m >= epochs - 0.5 or any(abs(a - share * m) <= 1 for a in after) or epochs == 1
+        assert (0 in after) == (0 in before)  # a learning rate that was used is used still
+
+
+@given(schedules(), st.integers(1, 400))
+def test_the_order_stays(recipe, epochs):
+    short = shortened(recipe, epochs)
+    assert (boundaries(short)["warm-up"] <= boundaries(short)["attack"]) or (
+        boundaries(recipe)["warm-up"] > boundaries(recipe)["attack"]
+    )
+
+
+def test_no_epochs_are_none():
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        shortened(CIFAR10, 0)

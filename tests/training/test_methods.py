@@ -1,0 +1,174 @@
+"""Every defence in training: what learns, what moves it, and that its file answers as it did."""
+
+import math
+
+import pytest
+import torch
+from networks.runs import Killed
+from torch import nn
+
+import perturbify
+from perturbify import methods, recipe, zoo
+from perturbify.methods.adv_bnn import divergence
+from perturbify.perturbation import perturbations
+from perturbify.training import finetune
+from perturbify.training.launch import load_data
+from perturbify.training.phases import JOINT_STEP, THETA_STEP
+
+NOISY = ("learn2perturb", "learn2perturb-r", "pni", "rse", "adv-bnn", "pixeldp")
+STEPS = {"none": "plain", "vanilla": "plain", "rse": "step", "pixeldp": "step"}
+STEPS |= {"pni": "joint step", "adv-bnn": "joint step"}
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_it_trains_and_its_file_answers_as_it_did(name, start, build, data):
+    result = start("run", method=name, train__epochs=2, train__warmup_epochs=1)
+    last = result.metrics[-1]
+    assert set(last["steps"]) == ({STEPS[name]} if name in STEPS else {"W-step", "θ-step"})
+    assert (last["adversarial_loss"] is not None) == methods.get(name).adversarial
+    assert (last["theta"] is not None) == (name in NOISY)
+    loaded = perturbify.load(result.folder.model, model=build())
+    assert loaded.surgery.method == name
+    x, _ = next(data.test.batches(5))
+    answers = []
+    for network in (result.model, loaded):
+        torch.manual_seed(1)
+        answers.append(perturbify.predict(network, x))
+    assert torch.equal(answers[0].probabilities, answers[1].probabilities)
+    assert answers[0].draws == methods.get(name).draws
+    assert (answers[0].radii is not None) == (name == "pixeldp")
+    torch.testing.assert_close(answers[0].probabilities.sum(1), torch.ones(5))
+    assert all(p.theta.requires_grad == (name not in ("rse", "pixeldp")) for _, p in perturbations(loaded))
+
+
+@pytest.mark.parametrize("name", ["pni", "adv-bnn"])
+def test_a_killed_run_goes_on_bit_for_bit(name, start, go_on):
+    """Adv-BNN by Adam, whose moments and count of steps are state as well."""
+    how = {"optimizer__kind": "adam", "theta_optimizer__kind": "adam"} if name == "adv-bnn" else {}
+    undisturbed = start("undisturbed", method=name, **how)
+    with pytest.raises(Killed):
+        start("killed", method=name, stop_after=7, **how)
+    resumed = go_on("killed")
+    one, other = undisturbed.model.state_dict(), resumed.model.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_adam_is_adam(make_learner):
+    learner, x, y = make_learner(method="adv-bnn", optimizer__kind="adam", optimizer__lr=0.01, train__gamma=0)
+    assert {type(o) for o in learner.optimizers.values()} == {torch.optim.Adam, torch.optim.SGD}
+    before = [w.detach().clone() for w in learner.weights]
+    learner.step(x, y, JOINT_STEP, 0)
+    # Its first step is of the learning rate's length, whatever the gradient.
+    moved = torch.cat([(w - b).abs().flatten() for w, b in zip(learner.weights, before, strict=True)])
+    assert moved.max().item() == pytest.approx(0.01, rel=0.01)
+
+
+def test_the_divergence_moves_means_and_deviations(make_learner):
+    """One step without a loss: what is left is the gradient of α/N KL, worked out by hand."""
+    learner, *_ = make_learner(
+        method="adv-bnn",
+        train__gamma=0.02,
+        optimizer__momentum=0,
+        optimizer__nesterov=False,
+        optimizer__weight_decay=0,
+        theta_optimizer__momentum=0,
+        theta_optimizer__nesterov=False,
+    )
+    learner.images = 10
+    for one in (*learner.weights, *learner.thetas):
+        one.grad = torch.zeros_like(one)
+    mu = [w.detach().clone() for w in learner.weights]
+    s = [t.detach().clone() for t in learner.thetas]
+    rates = learner.set_epoch(0)
+    learner.update(JOINT_STEP, 0)
+    share = 0.02 / 10
+    for now, was in zip(learner.weights, mu, strict=True):
+        torch.testing.assert_close(now, was - rates["weights"] * share * was / 0.1**2)
+    for now, was in zip(learner.thetas, s, strict=True):
+        torch.testing.assert_close(now, was - rates["thetas"] * share * ((2 * was).exp() / 0.1**2 - 1))
+
+
+def test_the_divergence_is_summed_over_every_parameter_of_the_source(make_learner):
+    learner, *_ = make_learner(method="adv-bnn")
+    moment = methods.Moment(k=1, batch_size=5, images=7, gamma=0.02)
+    penalty = learner.method.penalty(learner._noisy, moment)
+    source = perturbify.unwrap(learner.model)
+    prior = torch.distributions.Normal(0.0, 0.1)
+    by_torch = sum(
+        torch.distributions.kl_divergence(torch.distributions.Normal(p.detach(), 0.1), prior).sum()
+        for p in source.parameters()
+    )
+    assert len(learner._noisy) == len(list(source.parameters()))
+    assert penalty.item() == pytest.approx(0.02 / 7 * by_torch.item(), rel=1e-4)
+    assert divergence(torch.zeros(3), torch.full((1,), math.log(0.1))).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_learn2perturb_r_does_not_listen_to_the_loss(make_learner):
+    learner, x, y = make_learner(method="learn2perturb-r", train__joint=True)
+    learner.step(x, y, JOINT_STEP, 1)
+    thetas = torch.cat([t.detach().flatten() for t in learner.thetas])
+    assert thetas.min() == thetas.max() > 0.25
+
+
+def test_a_step_without_a_listener_attacks_nothing_and_moves_no_statistics(make_learner, monkeypatch):
+    from perturbify.training import step
+
+    learner, x, y = make_learner(method="learn2perturb-r")
+    before = {name: b.clone() for name, b in learner.model.named_buffers()}
+    monkeypatch.setattr(step, "pgd", None)
+    figures = learner.step(x, y, THETA_STEP, 1)
+    assert not figures.attacked and figures.values[0] > 0
+    assert all(torch.equal(b, before[name]) for name, b in learner.model.named_buffers())
+
+
+def test_what_learns_from_adversarial_images_alone_sees_no_others(make_learner):
+    learner, x, y = make_learner(method="adv-bnn", attack__weight=1.0, attack__from_epoch=0)
+    counted = next(m for m in learner.model.modules() if isinstance(m, nn.BatchNorm2d)).num_batches_tracked
+    figures = learner.step(x, y, JOINT_STEP, 0)
+    assert figures.attacked and (figures.values[[0, 2]] > 0).all()
+    assert counted == 1
+
+
+def digits(tmp_path, method, *overrides):
+    """Three epochs on digits by plain cross-entropy on clean images; the mean size of θ (or α) after them."""
+    chosen = recipe.load(
+        "digits",
+        [
+            *(f"method={method}", "train.epochs=3", "train.warmup_epochs=0", "train.joint=true"),
+            *("attack.from_epoch=9", "optimizer.milestones=[]", "theta_optimizer.milestones=[]", *overrides),
+        ],
+    )
+    torch.manual_seed(0)
+    model = zoo.create(chosen.model, num_classes=10)
+    result = finetune(model, chosen, tmp_path / "-".join((method, *overrides)), data=load_data(chosen))
+    assert result.metrics[-1]["clean_accuracy"] > 0.8
+    thetas = [p.theta.detach().abs().flatten() for _, p in perturbations(result.model)]
+    return torch.cat(thetas).mean().item()
+
+
+def test_cross_entropy_shrinks_pnis_alpha_and_the_regulariser_keeps_theta(tmp_path):
+    """What the Learn2Perturb paper says of PNI: nothing but the loss moves α, and the loss wants no noise."""
+    assert digits(tmp_path, "pni") < 0.5 * 0.25
+    regularised, left_alone = digits(tmp_path, "learn2perturb"), digits(tmp_path, "learn2perturb", "train.gamma=0")
+    assert regularised > 0.249
+    assert left_alone < regularised - 0.001
+
+
+def test_pixeldp_keeps_the_first_convolution_within_its_sensitivity(make_learner):
+    from perturbify.certification.mechanism import find_mechanism
+
+    learner, x, y = make_learner(method="pixeldp", optimizer__lr=0.5)
+    for _ in range(3):
+        learner.step(x, y, JOINT_STEP, 0)
+        assert find_mechanism(learner.model).sensitivity <= 1 + 1e-5
+    assert not learner.thetas and set(learner.optimizers) == {"weights"}
+
+
+def test_theta_starts_relative_to_what_it_is_added_to(make_learner, data):
+    learner, *_ = make_learner(perturb__theta_init="0.1x", perturb__theta_min=1e-4)
+    from perturbify.surgery.spread import relative_noise
+
+    x, _ = next(data.train.batches(learner.recipe.train.batch_size))
+    ratios = relative_noise(learner.model, x)
+    assert ratios and all(ratio == pytest.approx(0.1, rel=1e-3) for ratio in ratios.values())
