@@ -15,19 +15,25 @@ if TYPE_CHECKING:
     from perturbify.settings import Recipe
 
 CLEAN, ATTACKED, THETA = "#1b5fbf", "#bf3b0b", "#222222"
+KINDS = (".png", ".pdf", ".svg")
 NAMED = 8
 """Sites that a legend can still name."""
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: RUN/training.png.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Default: RUN/training.png; .pdf or .svg as well.",
+)
 @click.option(
     "--force", is_flag=True, help="Replace the FILE of -o; the run's own training.png is drawn anew each time."
 )
 @output_options
 def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool) -> None:
-    """Draw the losses, accuracies and θ of RUN over its epochs, as a PNG file.
+    """Draw the losses, accuracies and θ of RUN over its epochs, as one picture.
 
     A run that still goes on, or was stopped, is drawn as far as it has come.
     """
@@ -35,6 +41,8 @@ def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool
     from perturbify.files import check_output, replace_atomically
     from perturbify.training.folder import RunFolder
 
+    if output is not None and output.suffix not in KINDS:
+        raise click.UsageError(f"{output} is no picture that can be drawn: end its name in {', '.join(KINDS)}.")
     folder = RunFolder(run)
     recipe, metrics = folder.read_recipe(), folder.read_metrics()
     if not metrics:
@@ -48,7 +56,7 @@ def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool
         raise PerturbifyError("matplotlib is not installed.", "pip install 'perturbify[plot]'") from error
     figure = Figure(figsize=(16 if metrics[-1]["theta"] else 9, 3.9), layout="constrained")
     draw(figure, metrics, recipe)
-    replace_atomically(target, lambda path: figure.savefig(path, format="png", dpi=130))
+    replace_atomically(target, lambda path: figure.savefig(path, format=target.suffix[1:], dpi=130))
     Console(quiet=quiet, as_json=as_json).result(
         f"{len(metrics)} of {counted(recipe.train.epochs, 'epoch')}: {target}",
         {"picture": str(target), "epochs": len(metrics), "of": recipe.train.epochs},

@@ -58,6 +58,17 @@ def test_a_file_that_is_there_is_not_replaced_unasked(cli, refused, run):
     colours("mine.png")
 
 
+@pytest.mark.parametrize(("name", "begins"), [("figure.pdf", b"%PDF-"), ("figure.svg", b"<?xml")])
+def test_the_name_says_the_format(name, begins, cli, run):
+    cli("plot", "run", "-o", name)
+    assert Path(name).read_bytes().startswith(begins)
+
+
+def test_another_format(refused):
+    said = refused("plot", "run", "-o", "figure.txt", status=2)
+    assert "figure.txt is no picture that can be drawn: end its name in .png, .pdf, .svg" in said
+
+
 def test_nothing_to_draw_yet(refused, run):
     assert "nowhere holds no run" in refused("plot", "nowhere")
     (run / "metrics.jsonl").unlink()
