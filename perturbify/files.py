@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from glob import escape
 from pathlib import Path
 
 from perturbify.errors import OutputExists, PerturbifyError
@@ -22,10 +23,14 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         PerturbifyError: The file cannot be written; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A folder, since some writers (safetensors) make a temporary file of their own beside the one they are given.
+    workplace = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = workplace / path.name
     try:
+        shutil.rmtree(workplace, ignore_errors=True)  # a dead process had this one's number
+        workplace.mkdir()
         temporary.touch()
-        # Some writers make a file of their own that nobody else may read.
+        # safetensors' may be read by nobody else.
         mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         write(temporary)
         temporary.chmod(mode)
@@ -37,9 +42,14 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
             f"{path} cannot be written: {error.strerror or error}.", "What was there before is untouched."
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(workplace, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Removes what killed processes left beside a file that they were writing; see :func:`replace_atomically`."""
+    for workplace in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        shutil.rmtree(workplace, ignore_errors=True)
 
 
 def keep_copy(path: Path, copy: Path) -> None:

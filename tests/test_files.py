@@ -1,14 +1,16 @@
 """A reader finds the old file or the new one, whatever happens to the writer."""
 
+import multiprocessing
 import os
 import resource
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 
 from perturbify.errors import OutputExists, PerturbifyError
-from perturbify.files import check_output, replace_atomically, write_text
+from perturbify.files import check_output, replace_atomically, sweep, write_text
 
 
 @pytest.fixture
@@ -67,6 +69,24 @@ def test_an_interruption_passes_through_and_leaves_the_old_file(old, tmp_path, e
     with pytest.raises(type(error)):
         replace_atomically(old, half_and_fail(error))
     assert old.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def kill_amid(path):
+    """Writes as safetensors does, by a temporary file of the writer's own beside the given one."""
+    path.with_name(".tmpHALF").write_text("ne")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_process_left_is_swept_away(old, tmp_path):
+    child = multiprocessing.get_context("spawn").Process(target=replace_atomically, args=(old, kill_amid))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert old.read_text() == "old"
+    sweep(tmp_path / "another.txt")
+    assert len(list(tmp_path.iterdir())) == 2
+    sweep(old)
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from perturbify import recipe as recipes
 from perturbify.errors import OutputExists, PerturbifyError, TrainingError
-from perturbify.files import write_text
+from perturbify.files import sweep, write_text
 from perturbify.settings import Recipe
 
 try:
@@ -160,8 +160,7 @@ class RunFolder:
     def sweep(self) -> None:
         """Removes the halves of files that a killed process left."""
         for file in self.files:
-            for half in self.path.glob(f".{file.name}.*.tmp"):
-                half.unlink(missing_ok=True)
+            sweep(file)
 
     def read_recipe(self) -> Recipe:
         """The run's recipe.

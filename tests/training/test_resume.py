@@ -88,7 +88,8 @@ def test_halves_of_files_are_swept_away(start, go_on, tmp_path):
     with pytest.raises(Killed):
         start("stopped", stop_after=3)
     for name in (".state.safetensors.99.tmp", ".metrics.jsonl.7.tmp", ".other.tmp"):
-        (tmp_path / "stopped" / name).write_text("half")
+        (tmp_path / "stopped" / name).mkdir()
+        (tmp_path / "stopped" / name / "half").write_text("half")
     go_on("stopped")
     assert [p.name for p in (tmp_path / "stopped").glob(".*")] == [".other.tmp"]
 
