@@ -9,7 +9,7 @@ import click
 
 from perturbify.cli import certificates, models
 from perturbify.cli.console import Console
-from perturbify.cli.options import output_options
+from perturbify.cli.options import data_options, output_options
 
 
 def radii(_ctx: click.Context, _option: click.Parameter, given: str | None) -> list[float] | None:
@@ -28,7 +28,7 @@ def radii(_ctx: click.Context, _option: click.Parameter, given: str | None) -> l
 @click.command()
 @click.argument("file", metavar="FILE|RUN")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
-@click.option("--image-size", type=click.IntRange(1), help="Fit images to a square of so many pixels a side.")
+@data_options
 @click.option("--images", type=click.IntRange(1), help="Test images at most, evenly over the classes; default: all.")
 @click.option("--draws", type=click.IntRange(1), default=1000, show_default=True, help="Noisy forwards that vote.")
 @click.option(
@@ -55,7 +55,9 @@ def radii(_ctx: click.Context, _option: click.Parameter, given: str | None) -> l
 def certify(
     file: str,
     data_name: str,
+    data_root: str | None,
     image_size: int | None,
+    download: bool,
     images: int | None,
     draws: int,
     confidence: float,
@@ -91,7 +93,8 @@ def certify(
         assert isinstance(network, Perturbed)
         mechanism = verify(network)
         header = checkpoint.read_header(file)
-        source = data.load(data_name, image_size=image_size, default_size=header.image_size() or data.DEFAULT_SIZE)
+        size = header.image_size() or data.DEFAULT_SIZE
+        source = data.load(data_name, root=data_root, image_size=image_size, default_size=size, download=download)
         if image_size is None:
             models.check_size(models.called(file), header, source)
         chosen = certificates.chosen(source.test, images)

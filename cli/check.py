@@ -9,7 +9,7 @@ import click
 
 from perturbify.cli import models, reports
 from perturbify.cli.console import Console
-from perturbify.cli.options import attack_options, model_options, output_options
+from perturbify.cli.options import attack_options, data_options, model_options, output_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", metavar="FILE|RUN|NAME")
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: what FILE was trained on.")
-@click.option("--data-root", type=click.Path(), help="Folder of a named dataset.")
-@click.option("--image-size", type=click.IntRange(1), help="Fit images to a square of so many pixels a side.")
-@click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
+@data_options
 @click.option("--from", "sources", multiple=True, metavar="FILE", help="Transfer attacks from this checkpoint, too.")
 @click.option("--against", metavar="FILE", help="Attack this checkpoint in the same way: is FILE more robust?")
 @click.option(

@@ -9,7 +9,7 @@ import click
 
 from perturbify.cli import models, reports
 from perturbify.cli.console import Console
-from perturbify.cli.options import output_options, pixels
+from perturbify.cli.options import data_options, output_options, pixels
 
 if TYPE_CHECKING:
     from perturbify.checks.comparison import Comparison
@@ -20,9 +20,7 @@ _RECIPE = "; default: what the first network's recipe says, else "
 @click.command()
 @click.argument("networks", nargs=-1, required=True, metavar="[NAME=]FILE|RUN...")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
-@click.option("--data-root", type=click.Path(), help="Folder of a named dataset.")
-@click.option("--image-size", type=click.IntRange(1), help="Fit images to a square of so many pixels a side.")
-@click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
+@data_options
 @click.option("--images", type=click.IntRange(1), default=256, show_default=True, help="Test images at most.")
 @click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{_RECIPE}8/255.")
 @click.option("--steps", type=click.IntRange(1), help=f"Of PGD{_RECIPE}7.")

@@ -41,6 +41,17 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def data_options(command: Command) -> Command:
+    """Where the images of ``--data`` are, and of which size."""
+    for option in (
+        click.option("--download", is_flag=True, help="Fetch the dataset if it is not here."),
+        click.option("--image-size", type=click.IntRange(1), help="Fit images to a square of so many pixels a side."),
+        click.option("--data-root", type=click.Path(), help="Folder of a named dataset."),
+    ):
+        command = option(command)
+    return command
+
+
 def attack_options(command: Command) -> Command:
     """What a check does; what is not given is None."""
     said = "; default: what FILE's recipe says, else "

@@ -154,6 +154,7 @@ def test_what_is_refused(refused, file, other, npz, folder):
     assert "no file nowhere.safetensors" in refused("certify", "nowhere.safetensors", *FEW)
     Path("file").write_text("")
     assert "file" in refused("certify", file, *FEW, "-o", "file/out")
+    assert "elsewhere" in refused("certify", file, "--data", "cifar10", "--data-root", "elsewhere")
 
 
 @pytest.mark.parametrize(
