@@ -70,6 +70,7 @@ def wrap(
         MethodError: There is no such method, or the noise or the network is none for it.
         NoConvolutions: There is nothing to put noise on.
         AlreadyWrapped: The network has noise modules already.
+        SurgeryError: The settings ask for what this network has not.
         TraceError: There is an ``F.conv*`` call where neither torch.fx nor a hook can go.
         ParityError: The traced network is not the source network.
         ModelError: The network fails on the example input, or no input size is known.

@@ -60,23 +60,14 @@ def wrap(
 ) -> Perturbed:
     """Puts noise modules into a network: by default a learnable one behind every convolution call.
 
-    The network is run and traced on copies; before anything is handed out, the result with the noise off must equal
-    the source bit for bit, in train and in eval mode (in eval mode alone where the source takes the example input in no
-    other; the plan's ``modes`` say so). Where torch.fx wrote two graphs, the network's own ``training`` flag chooses;
-    flags that its submodules were given apart from it do not reach code that torch.fx entered.
+    What :func:`perturbify.wrap` does, whatever the defence; the guarantees and the result are as there.
 
     Args:
         model: The network. It is left as it was, unless ``inplace``.
-        config: The settings; None adds no noise, for a baseline that is otherwise the same.
-        example_input: A tensor with a batch dimension, a tuple of positional or a dict of keyword inputs. Needed where
-            the network does not say its input size (timm models do). Optional arguments of ``forward`` that are not in
-            it are fixed to their defaults. Give real images where ``theta_init`` is measured on them.
-        normalize: A normalisation layer to run first, so that the network takes pixels in [0, 1].
-        inplace: Build the result from the network's own modules rather than copies; ``model`` itself must not be used
-            afterwards.
-
-    Returns:
-        The perturbed network, in the mode of ``model``, with the noise on.
+        config: The settings; None adds no noise.
+        example_input: Inputs to trace and to try the network with.
+        normalize: A normalisation layer to run first.
+        inplace: Build the result from the network's own modules rather than copies.
 
     Raises:
         NoConvolutions: There is nothing to put noise on.
