@@ -26,12 +26,13 @@ from perturbify import data as datasets
 from perturbify import methods, recipe, zoo
 from perturbify.attacks import Pgd, randomness
 from perturbify.checks.bench import seed_of
+from perturbify.checks.latency import draws_of_an_answer
 from perturbify.checks.scoring import score
 from perturbify.checks.statistics import difference_interval, mean_interval
 from perturbify.checks.suite import machine
 from perturbify.data import Split
 from perturbify.generators import seeded
-from perturbify.methods.prediction import Ensemble, predictor
+from perturbify.methods.prediction import predictor
 from perturbify.surgery.spread import relative_noise
 from perturbify.training import finetune, resume
 from perturbify.training.folder import RunFolder
@@ -74,7 +75,7 @@ def attack(model: nn.Module, images: Split, name: str) -> dict[str, Any]:
     """Accuracies under each attack, and image by image under the strongest."""
     kind = randomness(model, next(images.batches(2))[0])
     answers = predictor(model)
-    scoring = 1 if kind == "none" else SCORING[answers.draws if isinstance(answers, Ensemble) else 1]
+    scoring = 1 if kind == "none" else SCORING[draws_of_an_answer(model)]
     at_once = AT_ONCE if kind == "fresh" else 1
     pgd = Pgd(EPSILON, STEP, STEPS)
     attacks: dict[str, Pgd | None] = {"clean": None, "FGSM": Pgd(EPSILON, EPSILON, 1, random_start=False), "PGD-7": pgd}
@@ -96,7 +97,7 @@ def attack(model: nn.Module, images: Split, name: str) -> dict[str, Any]:
     strongest = min((k for k in shares if k not in ("clean", SILENT)), key=lambda k: np.mean(shares[k]))
     return {
         "noise": kind,
-        "draws an answer": answers.draws if isinstance(answers, Ensemble) else 1,
+        "draws an answer": draws_of_an_answer(model),
         "answers that score": scoring,
         "figures": figures,
         "strongest": strongest,
@@ -108,7 +109,7 @@ def attack_longer(model: nn.Module, few: Split, name: str) -> dict[str, Any]:
     """Accuracy under :data:`LONG` on a few images; a network without noise gets the same steps without draws."""
     kind = randomness(model, next(few.batches(2))[0])
     answers = predictor(model)
-    times = 1 if kind == "none" else SCORING[answers.draws if isinstance(answers, Ensemble) else 1]
+    times = 1 if kind == "none" else SCORING[draws_of_an_answer(model)]
     attack = replace(LONG, draws=1 if kind == "none" else LONG.draws, at_once=AT_ONCE if kind == "fresh" else 1)
     started = time.perf_counter()
     shares = survived(model, answers, attack, few, (name, "long"), times)

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from timm.layers import CondConv2d
 from torch import nn
 
 from networks.plain import conv
@@ -172,3 +173,13 @@ class Spectrogram(nn.Module):
         mask = self.mask(F.relu(self.conv(parts))).permute(0, 2, 3, 1)
         masked = spectrum * torch.view_as_complex(mask.contiguous())
         return torch.istft(masked, self.n_fft, self.n_fft // 2, window=self.window), masked
+
+
+class Conditional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.route, self.cond = conv(), nn.Linear(4, 3), CondConv2d(4, 5, 3, padding=1, num_experts=3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.cond(x, self.route(x.mean((2, 3))).sigmoid())

@@ -8,7 +8,8 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from timm.layers import CondConv2d
+from networks.architectures import Conditional
+from networks.plain import conv
 from torch import nn
 
 import perturbify
@@ -20,10 +21,6 @@ from perturbify.zoo.cifar_resnet import cifar_resnet, cifar_resnet18
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LARGE = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 MAPS = ("output", "input", "norm", "addition")
-
-
-def conv(inside=3, outside=4, **options):
-    return nn.Conv2d(inside, outside, 3, padding=1, **options)
 
 
 class Residual(nn.Module):
@@ -291,15 +288,6 @@ def test_an_input_given_by_name_is_skipped_by_graph_and_hooks_alike():
 
 
 def test_images_in_the_channels_of_an_input():
-    class Conditional(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.route, self.cond = conv(), nn.Linear(4, 3), CondConv2d(4, 5, 3, padding=1, num_experts=3)
-
-        def forward(self, x):
-            x = self.stem(x)
-            return self.cond(x, self.route(x.mean((2, 3))).sigmoid())
-
     source, wrapped = made(Conditional, site="input", grain="element")
     site = wrapped.surgery.plan.sites[-1]
     assert (site.owner, site.theta_shape, site.batch_in_channels) == ("cond", (4, 8, 8), True)
@@ -392,7 +380,7 @@ def test_include_and_exclude(site, every):
     assert names() == every
     assert names(include=("b*", "")) == [n for n in every if n[0] in "b("]
     assert names(exclude=("b*",)) == [n for n in every if n[0] != "b"]
-    with pytest.raises(NoConvolutions, match=rf"Residual has nothing to put noise .* All 3|{len(every)} of its sites"):
+    with pytest.raises(NoConvolutions, match=r"Residual has nothing to put noise .* All 3 of its sites"):
         made(Residual, site=site, exclude=("*",))
 
 
