@@ -123,11 +123,12 @@ def text(values: Mapping[str, Any]) -> str:
 
 
 def markdown(values: Mapping[str, Any]) -> str:
-    """The result as a Markdown page."""
-    rows = [_HEAD, tuple("---" for _ in _HEAD), *_rows(values)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    """The result as a Markdown page; foreign names are escaped."""
+    from perturbify.checks.render import markdown as page
+
     remarks = [f"- {remark}" for remark in _remarks(values)]
-    return "\n".join([f"# {_title(values)}", "", *lines, "", *remarks, "", _METHOD]) + "\n"
+    lines = page.table(_HEAD, _rows(values))
+    return "\n".join([f"# {page.plain(_title(values))}", "", *lines, "", *remarks, "", _METHOD]) + "\n"
 
 
 def write(values: Mapping[str, Any], folder: Path) -> list[str]:

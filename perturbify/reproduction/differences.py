@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from perturbify import __version__, methods
 from perturbify.checks import Report
 from perturbify.data import Data
-from perturbify.reproduction.job import FEW, Job, Reproduction
+from perturbify.reproduction.job import FEW, Job, Reproduction, training_images
 from perturbify.reproduction.paper import EOT_DRAWS, TEST_IMAGES, TRAINING_IMAGES
 from perturbify.settings import AttackSettings, CheckSettings, Recipe
-from perturbify.text import fraction, times
+from perturbify.text import counted, fraction, times
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def differences(
     if job.recipe is None or job.original is None or data is None:
         return ()
     recipe, original = job.recipe, job.original
-    images = min(len(data.train), recipe.data.train_images or len(data.train)) - (recipe.data.held_out or 0)
+    images = training_images(recipe, data)
     weights = None if report is None else (report.about.get("model") or {}).get("weights")
     found = [
         Difference("training images", f"CIFAR-10, {TRAINING_IMAGES:,}", f"{data.name}, {images:,}"),
@@ -73,7 +73,7 @@ def _of_report(job: Job, data: Data, report: Report) -> list[Difference]:
     answers, passes = report.clean.draws, methods.get(job.method).draws
     scored = f"{answers} fresh draws, of which the mean counts"
     if passes > 1:
-        scored = f"{answers} answer{'s' * (answers > 1)}, each the mean softmax of {passes} draws"
+        scored = f"{counted(answers, 'answer')}, each the mean softmax of {passes} draws"
     found = [Difference("test images", f"CIFAR-10, {TEST_IMAGES:,}", f"{data.name}, {report.n:,}")]
     if not report.deterministic:
         found += [

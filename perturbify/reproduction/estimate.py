@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perturbify.checks import Estimate, check
 from perturbify.data import Data
-from perturbify.reproduction.job import Job, Reproduction
+from perturbify.reproduction.job import Job, Reproduction, training_images
 from perturbify.reproduction.run import network
 from perturbify.training import launch
 
@@ -37,7 +37,7 @@ def seconds(reproduction: Reproduction, job: Job, data: Data, *, device: str = "
     """
     assert job.recipe is not None
     model, recipe = network(reproduction, job.recipe, data)
-    images = min(len(data.train), recipe.data.train_images or len(data.train)) - (recipe.data.held_out or 0)
+    images = training_images(recipe, data)
     few = replace(
         recipe,
         data=replace(recipe.data, train_images=min(IMAGES, images), held_out=None),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from perturbify import methods
 from perturbify import recipe as recipes
 from perturbify.checks import CheckPlan
+from perturbify.data import Data
 from perturbify.errors import PerturbifyError
 from perturbify.reproduction.paper import CONFIDENCES, EOT_DRAWS, Figures, Table, table
 from perturbify.reproduction.schedule import shortened
@@ -141,3 +142,8 @@ def _check_known(paper: Table, kind: str, wanted: tuple[str, ...], known: tuple[
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise PerturbifyError(f"There is no {kind} {unknown[0]!r} in {paper.name}.", f"There are {', '.join(known)}.")
+
+
+def training_images(recipe: Recipe, data: Data) -> int:
+    """How many images a recipe trains on, those held out not among them."""
+    return min(len(data.train), recipe.data.train_images or len(data.train)) - (recipe.data.held_out or 0)

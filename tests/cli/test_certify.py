@@ -16,7 +16,7 @@ from PIL import Image, ImageColor
 import perturbify
 from perturbify import data, zoo
 from perturbify.certification import find_mechanism
-from perturbify.cli.certificates import draw
+from perturbify.cli.certificates import draw, markdown
 from perturbify.cli.main import run
 from perturbify.normalize import Normalize
 
@@ -145,6 +145,13 @@ def test_without_matplotlib(file, folder, monkeypatch, capsys):
     assert run(["certify", str(file), *FEW, "--draws", "3", "-o", "out"]) == 0
     assert "certificate.png, for want of matplotlib" in capsys.readouterr().err
     assert {p.name for p in Path("out").iterdir()} == FILES - {"certificate.png"}
+
+
+def test_names_that_markdown_would_take_for_its_own():
+    values = dict.fromkeys(("draws", "seed", "n"), 1) | {"name": "a_b", "dataset": "npz:x|y", "certified": []}
+    figures = dict.fromkeys(("accuracy", "abstentions", "median_radius", "greatest_radius", "sigma", "delta"), 0.5)
+    values |= figures | {"sensitivity": 1.0, "interval": [0.0, 1.0], "confidence": 0.95, "seconds": 1.0}
+    assert r"of a\_b on 1 test images of npz:x\|y" in markdown(values)
 
 
 def test_what_is_refused(refused, file, other, npz, folder):
