@@ -1,10 +1,11 @@
 """A reader finds the old file or the new one, whatever happens to the writer."""
 
-import multiprocessing
 import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,17 +73,22 @@ def test_an_interruption_passes_through_and_leaves_the_old_file(old, tmp_path, e
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
-def kill_amid(path):
-    """Writes as safetensors does, by a temporary file of the writer's own beside the given one."""
+KILLED_AMID = """
+import os, signal, sys
+from pathlib import Path
+from perturbify.files import replace_atomically
+
+def write(path):  # as safetensors does, by a temporary file of its own beside the given one
     path.with_name(".tmpHALF").write_text("ne")
     os.kill(os.getpid(), signal.SIGKILL)
 
+replace_atomically(Path(sys.argv[1]), write)
+"""
+
 
 def test_what_a_killed_process_left_is_swept_away(old, tmp_path):
-    child = multiprocessing.get_context("spawn").Process(target=replace_atomically, args=(old, kill_amid))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    done = subprocess.run([sys.executable, "-c", KILLED_AMID, str(old)], check=False)
+    assert done.returncode == -signal.SIGKILL
     assert old.read_text() == "old"
     sweep(tmp_path / "another.txt")
     assert len(list(tmp_path.iterdir())) == 2
