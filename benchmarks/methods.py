@@ -33,7 +33,7 @@ from perturbify.checks.suite import machine
 from perturbify.data import Split
 from perturbify.generators import seeded
 from perturbify.methods.prediction import predictor
-from perturbify.surgery.spread import relative_noise
+from perturbify.spread import relative_noise
 from perturbify.training import finetune, resume
 from perturbify.training.folder import RunFolder
 

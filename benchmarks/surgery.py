@@ -1,11 +1,14 @@
-"""How long does the surgery take, next to torch.fx.symbolic_trace of the same model in the same run?
+"""How long does the surgery take, next to the network's own forward and to torch.fx.symbolic_trace, in the same run?
 
     python -m benchmarks.surgery OUTPUT.json
 
-The surgery is all of ``perturbify.wrap(model, inplace=True)`` but the parity probe, which is given apart. The two take
-turns; medians of :data:`REPEATS` after one run each for warmth. One thread.
+On one example of two images, one thread, in turns; medians of :data:`REPEATS` after one round for warmth:
 
-Memory: the growth of the process's peak by planning and performing the surgery on a large model, over the bytes of θ.
+- ``wrap`` with its verification, over one forward in eval and one in train mode of the source;
+- ``wrap(verify=False)``, over ``torch.fx.symbolic_trace`` of the same model;
+- a forward of the wrapped network with its noise off, over one of the source.
+
+Memory: the growth of the process's peak by ``wrap(inplace=True, verify=False)`` on a large model, over the bytes of θ.
 """
 
 from __future__ import annotations
@@ -17,59 +20,68 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import fx
+from torch import fx, nn
 
 import perturbify
 from perturbify.checks.suite import machine
-from perturbify.surgery.example import Example
-from perturbify.surgery.wrap import prepare
 
 MODELS = ("resnet50", "efficientnet_b4", "convnext_base", "densenet121")
-REPEATS = 25
+REPEATS = 7
 
 
 def seconds(name: str) -> dict[str, Any]:
     """Times one model."""
-    size = 224
-    x = torch.rand(2, 3, size, size)
-    theirs, ours = [], []
-    for _ in range(REPEATS + 1):
-        model = timm.create_model(name)
-        gc.collect()
-        started = time.perf_counter()
-        fx.symbolic_trace(model)
-        theirs.append(time.perf_counter() - started)
-        gc.collect()
-        started = time.perf_counter()
-        prepare(model, perturbify.PerturbConfig(), Example.of(model, x)).perform(model)
-        ours.append(time.perf_counter() - started)
+    x = torch.rand(2, 3, 224, 224)
     model = timm.create_model(name)
-    started = time.perf_counter()
-    perturbify.wrap(model, inplace=True, example_input=x)
-    whole = time.perf_counter() - started
-    rival, mine = statistics.median(theirs[1:]), statistics.median(ours[1:])
+    wrapped = perturbify.wrap(model, example_input=x).eval()
+    timed: dict[str, list[float]] = {}
+
+    def run(what: str, do: Callable[[], Any]) -> None:
+        gc.collect()
+        started = time.perf_counter()
+        do()
+        timed.setdefault(what, []).append(time.perf_counter() - started)
+
+    def silent() -> None:
+        with torch.no_grad(), perturbify.noise(wrapped, enabled=False):
+            wrapped(x)
+
+    for _ in range(REPEATS + 1):
+        run("eval and train forward", lambda: (_forward(model.train(), x), _forward(model.eval(), x)))
+        run("wrap", lambda: perturbify.wrap(model, example_input=x))
+        run("symbolic_trace", lambda: fx.symbolic_trace(model))
+        run("wrap without verification", lambda: perturbify.wrap(model, example_input=x, verify=False))
+        run("forward", lambda: _forward(model, x))
+        run("forward, noise off", silent)
+    medians = {what: statistics.median(found[1:]) for what, found in timed.items()}
     return {
         "model": name,
-        "symbolic_trace": rival,
-        "surgery": mine,
-        "ratio": mine / rival,
-        "parity probe": whole - mine,
+        "seconds": medians,
+        "wrap over its two forwards": medians["wrap"] / medians["eval and train forward"],
+        "without verification over symbolic_trace": medians["wrap without verification"] / medians["symbolic_trace"],
+        "noise off over source": statistics.median(
+            a / b for a, b in zip(timed["forward, noise off"][1:], timed["forward"][1:], strict=True)
+        ),
     }
+
+
+@torch.no_grad()
+def _forward(model: nn.Module, x: torch.Tensor) -> None:
+    model(x)
 
 
 def memory(name: str) -> dict[str, Any]:
     """Growth of the peak resident memory by a surgery on a model with its weights, in bytes, next to those of θ."""
     model = timm.create_model(name)
-    x = torch.rand(2, *model.pretrained_cfg["input_size"])
-    warm = timm.create_model("test_resnet")
-    prepare(warm, perturbify.PerturbConfig(), Example.of(warm, torch.rand(2, 3, 64, 64))).perform(warm)
+    perturbify.wrap(timm.create_model("test_resnet"), inplace=True, verify=False)
     before = _peak()
-    wrapped = prepare(model, perturbify.PerturbConfig(), Example.of(model, x)).perform(model)
+    wrapped = perturbify.wrap(model, inplace=True, verify=False)
     grown = _peak() - before
     theta = sum(p.theta.numel() * p.theta.element_size() for _, p in perturbify.perturbations(wrapped))
     return {"model": name, "theta": theta, "peak growth": grown, "ratio": grown / theta}

@@ -9,9 +9,28 @@ import click
 from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
 
+LIBRARIES = (
+    "timm",
+    "torchvision",
+    "diffusers",
+    "monai",
+    "pytorchcv",
+    "segmentation_models_pytorch",
+    "transformers",
+    "ultralytics",
+)
+
 
 @click.command()
-@click.option("--library", type=click.Choice(["timm", "torchvision"]), help="Default: both.")
+@click.option(
+    "--library",
+    "libraries",
+    type=click.Choice(LIBRARIES),
+    multiple=True,
+    default=("timm", "torchvision"),
+    show_default=True,
+    help="Whose models; several times for several.",
+)
 @click.option("--filter", "pattern", metavar="GLOB", default="*", help="Only models with such a name.")
 @click.option("--sample", "size", type=click.IntRange(1), help="Only so many: the hard ones first, then at random.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample.")
@@ -23,7 +42,7 @@ from perturbify.cli.options import output_options
 )
 @output_options
 def census(
-    library: str | None,
+    libraries: tuple[str, ...],
     pattern: str,
     size: int | None,
     seed: int,
@@ -32,20 +51,18 @@ def census(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Wrap all models of timm and torchvision, and hold each against an independent count of its convolutions.
+    """Wrap all models of a library, and hold each against an independent count of its convolutions.
 
     The calls of a model are counted below autograd, at its default input. It is wrapped with random weights, at the
-    smallest input with the same calls; outputs and buffers are compared bit for bit in both modes. Exits with 1 if a
-    model is not complete.
+    smallest input with the same calls; outputs and buffers are compared bit for bit in both modes. Networks of other
+    libraries than timm and torchvision are built small from their configurations. Exits with 1 if a model is not
+    complete.
     """
-    from perturbify import zoo
-    from perturbify.census import sample, take
+    from perturbify.census import model_names, sample, take
     from perturbify.census.pool import versions
     from perturbify.census.report import rows_table, summary_table, to_dict
 
-    libraries = [library] if library else ["timm", "torchvision"]
-    matching = set(zoo.model_names(pattern))
-    names = [n for one in libraries for n in zoo.model_names(f"{one}:*") if n in matching]
+    names = [n for one in dict.fromkeys(libraries) for n in model_names(one, pattern)]
     if not names:
         raise click.UsageError(f"No model of {' or '.join(libraries)} is called {pattern!r}.")
     if size is not None:
@@ -54,6 +71,6 @@ def census(
     console.log(f"{len(names)} models, {workers} at a time")
     with console.counting() as show:
         rows = take(names, workers=workers, notes=notes, progress=show)
-    console.result(f"{rows_table(rows)}\n\n{summary_table(rows)}", to_dict(rows, versions()))
+    console.result(f"{rows_table(rows)}\n\n{summary_table(rows)}", to_dict(rows, versions(names)))
     if any(row.status == "incomplete" for row in rows):
         click.get_current_context().exit(1)

@@ -81,7 +81,7 @@ def certify(
     from perturbify import checkpoint, data
     from perturbify.certification import certify_split, verify
     from perturbify.checks.intake import count_classes
-    from perturbify.surgery.perturbed import Perturbed
+    from perturbify.surgery.noisy import Perturbed
     from perturbify.training.launch import choose_device
 
     console = Console(quiet=quiet, as_json=as_json)

@@ -111,7 +111,7 @@ class Console:
 
             def show(p: census.Progress) -> None:
                 move("")
-                found = f"{p.row.fx} fx, {p.row.hook} hook, {p.row.skipped} skipped"
+                found = f"{p.row.output} output, {p.row.inner} inner, {p.row.graph} graph, {p.row.skipped} skipped"
                 self.log(f"{p.row.name}: {p.row.status}, {p.row.error or found}, {duration(p.row.seconds)}")
                 move(f"{p.done} of {p.total} models, {duration(p.seconds_left)} left")
 

@@ -31,11 +31,6 @@ from perturbify.cli.options import image_size, model_options, output_options, st
 @click.option("--share", type=click.Choice(["sample", "batch"]), help="Who shares a draw.")
 @click.option("--shared", type=click.Choice(["call", "module"]), help="Of a module called twice: two θ, or one.")
 @click.option(
-    "--backend",
-    type=click.Choice(["auto", "hook"]),
-    help="hook: no graph; the model's own code runs, with a hook on each convolution.",
-)
-@click.option(
     "--theta-init",
     callback=start,
     metavar="NUMBER|RATIOx",

@@ -54,7 +54,7 @@ def _relative(file: str, data_name: str, trust_factory: bool) -> dict[str, float
 
     from perturbify import checkpoint
     from perturbify import data as datasets
-    from perturbify.surgery.spread import relative_noise
+    from perturbify.spread import relative_noise
 
     size = checkpoint.read_header(file).image_size()
     images, _ = next(datasets.load(data_name, image_size=size).train.batches(256))

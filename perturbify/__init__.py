@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from perturbify.perturbation import noise as noise
     from perturbify.perturbation import perturbations as perturbations
     from perturbify.surgery.config import PerturbConfig as PerturbConfig
+    from perturbify.surgery.graph import graph as graph
+    from perturbify.surgery.graph import insert_noise as insert_noise
     from perturbify.surgery.wrap import unwrap as unwrap
     from perturbify.training import finetune as finetune
     from perturbify.training import resume as resume
@@ -38,6 +40,8 @@ _PUBLIC = {
     "PerturbifyError": "perturbify.errors",
     "check": "perturbify.checks",
     "finetune": "perturbify.training",
+    "graph": "perturbify.surgery.graph",
+    "insert_noise": "perturbify.surgery.graph",
     "load": "perturbify.checkpoint",
     "noise": "perturbify.perturbation",
     "perturbations": "perturbify.perturbation",

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from perturbify import zoo
 from perturbify.errors import CheckpointError, nearest
+from perturbify.example import from_description
 from perturbify.files import check_output, replace_atomically
 from perturbify.header import DTYPES, Header
 from perturbify.methods.wrapping import for_method
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed, noisy_sites, source_class
 from perturbify.surgery.wrap import unwrap, wrap
 
 KEY = "perturbify"
@@ -37,12 +38,16 @@ def describe(model: Perturbed) -> Header:
 
     Raises:
         CheckpointError: Its inputs cannot be described.
+        SurgeryError: It was changed after wrapping, so that a site is gone.
     """
     surgery = model.surgery
     plan = surgery.plan
-    if len(surgery.inputs) != len(plan.input_shapes):
+    kind = source_class(model)
+    noisy_sites(model)
+    if not surgery.inputs:
         raise CheckpointError(
-            f"{surgery.source_class.__name__} takes inputs that are not tensors, which a file cannot describe.",
+            f"{kind.__name__} takes inputs that a file cannot describe: they are neither tensors, numbers, texts, nor "
+            "lists or dicts of such.",
             "Keep its state_dict() instead.",
         )
     spec = zoo.describe(model) or zoo.describe(unwrap(model))  # timm's models are known by their source alone
@@ -53,8 +58,8 @@ def describe(model: Perturbed) -> Header:
         normalize = {"mean": model.normalize.mean.flatten().tolist(), "std": model.normalize.std.flatten().tolist()}
     return Header(
         model=spec.to_dict() if spec else None,
-        source_class=f"{surgery.source_class.__module__}.{surgery.source_class.__qualname__}",
-        inputs={n: {"shape": list(s)} for n, s in zip(surgery.inputs, plan.input_shapes, strict=True)},
+        source_class=f"{kind.__module__}.{kind.__qualname__}",
+        inputs=dict(surgery.inputs),
         dtype=dtype,
         config=asdict(plan.config) if plan.config else None,
         sites=[
@@ -181,12 +186,11 @@ def build(header: Header, path: Path, model: nn.Module | None = None, *, trust_f
         model = copy.deepcopy(model)
     dtype = DTYPES[header.dtype]
     model = model.to("cpu", dtype)
-    generator = torch.Generator().manual_seed(0)
-    example = {n: torch.rand(2, *i["shape"], generator=generator).to(dtype) for n, i in header.inputs.items()}
+    example = from_description(header.inputs, dtype)
     network = wrap(model, header.settings(), example_input=example, normalize=header.normalization())
     for_method(network, header.method or ("learn2perturb" if network.surgery.plan.config else "none"))
-    ours = [(s.path, list(s.theta_shape)) for s in network.surgery.plan.sites]
-    theirs = [(s["path"], s["theta_shape"]) for s in header.sites]
+    ours = sorted((s.path, list(s.theta_shape)) for s in network.surgery.plan.sites)
+    theirs = sorted((s["path"], s["theta_shape"]) for s in header.sites)
     if ours != theirs:
         differing = next(((a, b) for a, b in zip(ours, theirs, strict=False) if a != b), None)
         other = differing and "{} {} here, {} {} there".format(*differing[0], *differing[1])

@@ -10,7 +10,7 @@
     ├── SurgeryError             a network that the pass cannot change rightly
     │   ├── NoConvolutions       nothing to put noise behind
     │   ├── AlreadyWrapped       the network has noise modules already
-    │   ├── TraceError           a convolution call that neither torch.fx nor a hook can reach
+    │   ├── TraceError           a convolution inside of a forward that torch.fx cannot follow
     │   └── ParityError          with the noise off, the result differs from the source
     ├── MethodError              a defence that is not known, or does not suit a network
     ├── DataError                a dataset that cannot be found, read, or used
@@ -76,7 +76,7 @@ class AlreadyWrapped(SurgeryError):
 
 
 class TraceError(SurgeryError):
-    """A convolution call that neither torch.fx nor a hook can reach."""
+    """A convolution inside of a forward that torch.fx cannot follow."""
 
 
 class ParityError(SurgeryError):

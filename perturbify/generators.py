@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -40,3 +41,17 @@ def seeded(seed: int, devices: Collection[torch.device] = ()) -> Iterator[None]:
             np.random.set_state(numpy)
             for other, state in zip(others, accelerators, strict=True):
                 other.set_rng_state(state)
+
+
+@contextmanager
+def reproducible(model: nn.Module) -> Iterator[None]:
+    """Fixes what a forward pass draws and which kernels it picks, without gradients.
+
+    The caller's generators are as before afterwards.
+    """
+    with (
+        seeded(0, {p.device for p in model.parameters()}),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+        torch.no_grad(),
+    ):
+        yield

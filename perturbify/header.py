@@ -28,7 +28,8 @@ class Header:
         model: How to build the source network again (:class:`perturbify.zoo.ModelSpec` as a dict); None for a network
             whose origin is not known: ``load`` then needs it.
         source_class: Dotted name of the source network's class.
-        inputs: ``shape`` for one image of every input, by argument name.
+        inputs: What the network takes, by argument name, as :mod:`perturbify.example` describes inputs: ``shape`` for
+            one image, a ``whole`` shape, a ``value``, a ``list`` or a ``dict`` of such; ``"*"`` for ``*args``.
         dtype: Floating dtype of the network; a tensor that was stored in another one keeps its own.
         config: The settings of the surgery; None: a baseline without noise.
         sites: ``name``, ``path``, ``map_shape`` of the feature map, and ``theta_shape`` of every site.
@@ -45,7 +46,7 @@ class Header:
 
     model: dict[str, Any] | None
     source_class: str
-    inputs: dict[str, dict[str, list[int]]]
+    inputs: dict[str, dict[str, Any]]
     dtype: str
     config: dict[str, Any] | None
     sites: list[dict[str, Any]]
@@ -96,7 +97,7 @@ class Header:
         _ = self.spec(), self.settings(), self.normalization()  # each of which looks for itself
         if self.dtype not in DTYPES or self.format < 1:
             raise ValueError(f"dtype is {self.dtype!r:.80}, format {self.format}")
-        shapes = [about["shape"] for about in self.inputs.values()]
+        shapes = [shape for about in self.inputs.values() for shape in _shapes(about)]
         shapes += [site[key] for site in self.sites for key in ("map_shape", "theta_shape")]
         if not all(_is(shape, list[int]) and min(shape, default=1) > 0 for shape in shapes):
             raise ValueError("a shape has something other than positive integers")
@@ -105,7 +106,7 @@ class Header:
 
     def image_size(self) -> int | None:
         """Side of the square images the network was made for; None where they are not square."""
-        first = next(iter(self.inputs.values()))["shape"]
+        first = next(iter(self.inputs.values())).get("shape", [])
         return first[-1] if len(first) == 3 and first[-1] == first[-2] else None
 
     def provenance(self) -> dict[str, Any]:
@@ -122,11 +123,26 @@ class Header:
         if self.config is None:
             return None
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config.items()}
+        settings.pop("backend", None)  # of earlier versions; both put the noise where it is put now
         return PerturbConfig(**settings)
 
     def normalization(self) -> Normalize | None:
         """The layer inside, if there is one."""
         return None if self.normalize is None else Normalize(**self.normalize)
+
+
+def _shapes(about: Any) -> list[Any]:
+    """The shapes in the description of an input."""
+    if "list" in about:
+        return [shape for item in about["list"] for shape in _shapes(item)]
+    if "dict" in about:
+        return [shape for item in about["dict"].values() for shape in _shapes(item)]
+    if about.get("dtype", "float32") not in _INPUT_DTYPES:
+        raise ValueError(f"an input is of dtype {about['dtype']!r:.80}")
+    return [] if "value" in about else [about["whole"] if "whole" in about else about["shape"]]
+
+
+_INPUT_DTYPES = (*DTYPES, "bool", "uint8", "int8", "int16", "int32", "int64")
 
 
 def _is(value: Any, hint: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from perturbify.errors import InputSizeError
+from perturbify.errors import InputSizeError, SurgeryError
 from perturbify.normal import standard_normal_like
 
 CHILD = "perturb"
@@ -35,12 +35,14 @@ class Perturbation(nn.Module):
     Args:
         shape: Shape of θ without a batch dimension: (C, H, W) for grain *element*, (C, 1, 1) for *channel*,
             (1, 1, 1) for *layer* (one spatial dimension fewer or more for 1-d and 3-d convolutions).
-        share: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch, ``"forward"`` stands
-            for a weight, which has no images.
+        site: Name people read for the place: that of the module, with ``#1`` for its second call, or of the weight.
+        share: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
+        of_weight: Whether it perturbs a weight, which has no images, so that nobody shares its draw.
         scale: ``"absolute"``, ``"relative"`` or ``"posterior"``.
         theta_init: Starting value of every entry of θ.
         theta_min: Floor that :meth:`project_` lifts θ to; None: there is none.
         learnable: Whether θ is trained.
+        inputs: Shape of the network's input for one image that a θ per element was made for, to say so.
         image_channels: C, where feature maps come as (1, N·C, H, W), the images side by side.
         device: Where θ lives.
         dtype: Floating dtype of θ; the result always has the dtype of the feature map.
@@ -50,11 +52,14 @@ class Perturbation(nn.Module):
         self,
         shape: Sequence[int],
         *,
+        site: str = "",
         share: str = "sample",
+        of_weight: bool = False,
         scale: str = "absolute",
         theta_init: float = 0.25,
         theta_min: float | None = 0.01,
         learnable: bool = True,
+        inputs: Sequence[int] = (),
         image_channels: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -62,9 +67,12 @@ class Perturbation(nn.Module):
         super().__init__()
         start = torch.full(tuple(shape), theta_init, device=device, dtype=dtype)
         self.theta = nn.Parameter(start, requires_grad=learnable)
+        self.site = site
         self.share = share
+        self.of_weight = of_weight
         self.scale = scale
         self.theta_min = theta_min
+        self.inputs = tuple(inputs)
         self.image_channels = image_channels
         self.enabled = True
 
@@ -89,16 +97,20 @@ class Perturbation(nn.Module):
     def _perturb(self, x: Tensor) -> Tensor:
         map_shape = x.shape[x.dim() - self.theta.dim() :]
         if any(t not in (1, s) for t, s in zip(self.theta.shape, map_shape, strict=True)):
+            made_for = f"inputs of {_times(self.inputs)}, " if self.inputs else ""
             raise InputSizeError(
-                f"θ was made for a feature map of {_times(self.theta.shape)}, this one is {_times(map_shape)}.",
-                'Feed inputs of the size the network was wrapped for, or wrap it with grain="channel".',
+                f"θ{f' of {self.site}' if self.site else ''} was made for {made_for}a feature map of "
+                f"{_times(self.theta.shape)}; this one is {_times(map_shape)}.",
+                f'Resize to {_times(self.inputs)}, or wrap with grain="channel", which takes any size.'
+                if self.inputs
+                else 'Feed inputs of the size the network was wrapped for, or wrap it with grain="channel".',
             )
         sigma = self._sigma(x)
         if _can_fuse(x, sigma):
             from perturbify.fused import fused_noise
 
             return fused_noise(x, sigma, self.share)
-        draw_once = self.share == "batch" and x.dim() > self.theta.dim()
+        draw_once = self.share == "batch" and not self.of_weight and x.dim() > self.theta.dim()
         epsilon = standard_normal_like(x[:1] if draw_once else x)
         return torch.addcmul(x, sigma.to(x.dtype), epsilon)
 
@@ -120,9 +132,42 @@ class Perturbation(nn.Module):
         if self.theta_min is not None:
             self.theta.clamp_(min=self.theta_min)
 
+    def __bool__(self) -> bool:
+        # any(module.children()) is how torchinfo tells a layer from a block: noise makes no block of a convolution.
+        return False
+
     def extra_repr(self) -> str:
         """Shows the shape of θ, who shares a draw, and whether the noise is on."""
         return f"{_times(self.theta.shape)}, share={self.share!r}, scale={self.scale!r}, enabled={self.enabled}"
+
+
+class Unplaced(nn.Module):
+    """Stands where a module convolves that was not called when the network was wrapped, so that it has no θ.
+
+    Args:
+        site: Path of that module.
+    """
+
+    def __init__(self, site: str) -> None:
+        super().__init__()
+        self.site = site
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gives ``x`` back while the noise is off.
+
+        Raises:
+            SurgeryError: The noise is on.
+        """
+        if self.enabled:
+            raise SurgeryError(
+                f"{self.site} was not called when the network was wrapped, so it has no θ.",
+                "Wrap with an example_input that reaches it, or leave it out with exclude=.",
+            )
+        return x
+
+    def __bool__(self) -> bool:
+        return False
 
 
 def spread(x: Tensor) -> Tensor:
@@ -212,10 +257,7 @@ def perturbations(model: nn.Module) -> Iterator[tuple[str, Perturbation]]:
     """
     for path, module in model.named_modules():
         if isinstance(module, Perturbation):
-            owner, _, child = path.rpartition(".")
-            which = child.removeprefix(CHILD).removeprefix("_") or "0"
-            # Of a ParameterList, the name of a weight is a number too.
-            yield site_name(owner, which if module.share == "forward" else int(which)), module
+            yield module.site or path, module
 
 
 def noise(model: nn.Module, enabled: bool = True) -> AbstractContextManager[None]:
@@ -245,7 +287,8 @@ def sharing(model: nn.Module, share: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _with_setting(model: nn.Module, name: str, value: object) -> Iterator[None]:
-    modules = [m for _, m in perturbations(model) if name != "share" or m.share != "forward"]
+    kinds = (Perturbation, Unplaced) if name == "enabled" else Perturbation
+    modules = [m for m in model.modules() if isinstance(m, kinds)]
     before = [(module, getattr(module, name)) for module in modules]
     try:
         for module, _ in before:

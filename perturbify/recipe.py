@@ -109,6 +109,10 @@ def _parse(text: str, name: str) -> dict[str, Any]:
 
 
 def _read(table: Mapping[str, Any], name: str, mistakes: list[str]) -> Recipe:
+    perturb = table.get("perturb")
+    if isinstance(perturb, dict) and perturb.get("backend") in ("auto", "hook"):
+        # Of earlier versions; the noise of both is where it is put now.
+        table = {**table, "perturb": {key: value for key, value in perturb.items() if key != "backend"}}
     defaults: dict[type, Any] = {}
     unknown: list[str] = []
     chosen = table.get("method", "learn2perturb")

@@ -10,8 +10,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "files", "fused", "generators", "normal", "normalize", "perturbation", "ranks", "schema", "text"},
+    {"copying", "example"},
     {"surgery"},
-    {"zoo", "data", "settings", "recipe", "methods", "certification", "header", "checkpoint", "attacks", "compiling"},
+    {
+        "spread",
+        "zoo",
+        "data",
+        "settings",
+        "recipe",
+        "methods",
+        "certification",
+        "header",
+        "checkpoint",
+        "attacks",
+        "compiling",
+    },
     {"training", "checks", "census", "export", "model_card"},
     {"reproduction"},
     {"cli", "recipes"},

@@ -337,3 +337,9 @@ def test_every_number_has_a_rule_and_every_rule_a_key() -> None:
         numbers = {name for name, kind in said.items() if "int" in kind or "float" in kind}
         assert set(RULES[cls].ranges) == numbers
         assert {key for pair in RULES[cls].pairs for key in (pair.key, pair.other)} <= set(kinds)
+
+
+@pytest.mark.parametrize("backend", ["auto", "hook"])
+def test_recipes_of_earlier_versions_are_read(backend: str) -> None:
+    text = f'{LEAST}[perturb]\nbackend = "{backend}"\ngrain = "channel"\n'
+    assert recipe.from_toml(text, "old").perturb == replace(recipe.from_toml(LEAST, "new").perturb, grain="channel")

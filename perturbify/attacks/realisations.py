@@ -41,8 +41,10 @@ def randomness(model: nn.Module, images: Tensor) -> Randomness:
                 return "foreign"
         if not _draws(model, images):
             return "none"
-    shares = {p.share for _, p in perturbations(model) if p.enabled}
-    return "fresh" if "sample" in shares else "weights" if shares == {"forward"} else "shared"
+    drawing = [p for _, p in perturbations(model) if p.enabled]
+    if all(p.of_weight for p in drawing):
+        return "weights"
+    return "fresh" if any(p.share == "sample" and not p.of_weight for p in drawing) else "shared"
 
 
 class Frozen(nn.Module):
@@ -161,7 +163,7 @@ def _folds(model: nn.Module, images: Tensor) -> bool:
         channels, (x, *_) = module.image_channels, inputs
         leading.add(len(x) if channels is None else len(x) * x.shape[1] // channels)
 
-    on_maps = [module for _, module in perturbations(model) if module.share != "forward"]
+    on_maps = [module for _, module in perturbations(model) if not module.of_weight]
     hooks = [module.register_forward_pre_hook(look) for module in on_maps]
     try:
         if hooks:

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 import perturbify
 from perturbify import zoo
-from perturbify.census.specimen import MODES, Specimen, at_default, smaller
+from perturbify.census import libraries
+from perturbify.census.specimen import MODES, Specimen, at_default, count, run, smaller
+from perturbify.copying import copy_network
 from perturbify.errors import ModelError, NoConvolutions, PerturbifyError
-from perturbify.surgery.copying import copy_network
-from perturbify.surgery.parity import same
-from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.planning import FIXED_FILTER
-from perturbify.surgery.reproducible import reproducible
-from perturbify.surgery.sites import ConvolutionCount
+from perturbify.generators import reproducible
+from perturbify.surgery.config import PerturbConfig
+from perturbify.surgery.noisy import Perturbed
+from perturbify.surgery.observe import ConvolutionCount
+from perturbify.surgery.sites.convolution import FIXED_FILTER
+from perturbify.surgery.verify import same
 from perturbify.text import first_line
 
 MEMORY_LIMIT = 20 * 2**30
@@ -41,15 +43,17 @@ class Row:
             source's, in both modes; ``"no convolutions"``: refused for that reason, and rightly; ``"incomplete"``.
         calls: ``aten.convolution`` calls of one forward in mode ``"eval"`` and ``"train"``, as the library builds the
             model and at its default input.
-        fx: Calls with their noise in a torch.fx graph, in the mode that has more of them.
-        hook: Calls with their noise in a forward hook.
+        output: Calls with their noise behind the forward of the module that makes them, in the mode with more of them.
+        inner: Calls with their noise at that module's ``_conv_forward``.
+        graph: Calls with their noise at a node of that module's own torch.fx graph.
         skipped: Calls on fixed filters.
         parity: Whether outputs and buffers equal the source's bit for bit, by mode.
         noisy: Calls of noise modules in one forward, by mode.
         parameters: Of the model.
-        checked: The size of the input and the constructor's arguments with which it was wrapped.
+        checked: The size of the input and the constructor's arguments with which it was wrapped; under ``"eval"`` or
+            ``"train"`` why it takes no input in that mode, which then does not count; ``"grain"`` of θ, where one per
+            element does not fit.
         shrunken: Whether that was a variant with fewer layers, the model being too large.
-        not_entered: Modules that torch.fx could not enter, and why.
         seconds: For all of it.
         error: What went wrong.
     """
@@ -57,15 +61,15 @@ class Row:
     name: str
     status: str = "incomplete"
     calls: dict[str, int] = field(default_factory=dict)
-    fx: int = 0
-    hook: int = 0
+    output: int = 0
+    inner: int = 0
+    graph: int = 0
     skipped: int = 0
     parity: dict[str, bool] = field(default_factory=dict)
     noisy: dict[str, int] = field(default_factory=dict)
     parameters: int = 0
     checked: dict[str, Any] = field(default_factory=dict)
     shrunken: bool = False
-    not_entered: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
 
@@ -85,11 +89,12 @@ class TooLarge(PerturbifyError):
 def examine(name: str, *, memory: int = MEMORY_LIMIT) -> Row:
     """Counts the calls of a model, wraps it, and compares.
 
-    The calls are counted at the model's default input, on the meta device where it runs there. The surgery is done on
-    a model with random weights, at the smallest input with the same calls.
+    The calls of a model of timm or torchvision are counted at its default input, on the meta device where it runs
+    there. The surgery is done on a model with random weights, at the smallest input with the same calls. A network of
+    another library is small as it comes, and its calls are counted at the input with which it is wrapped.
 
     Args:
-        name: As for :func:`perturbify.zoo.resolve`.
+        name: As for :func:`perturbify.zoo.resolve`, or as :func:`perturbify.census.libraries.network_names` lists it.
         memory: Bytes that it may take.
 
     Raises:
@@ -98,17 +103,62 @@ def examine(name: str, *, memory: int = MEMORY_LIMIT) -> Row:
     started = time.perf_counter()
     found: dict[str, Any] = {"name": name}
     try:
-        default = at_default(zoo.resolve(name))
-        found |= {"calls": default.calls, "parameters": default.parameters}
-        needed = 2 * 4 * default.parameters  # the source and its wrapped form
-        if memory < needed <= MEMORY_LIMIT:
-            raise TooLarge(name, needed)
-        found |= _held_against(default, shrink=needed > MEMORY_LIMIT)
+        found |= _of_library(name) if name.partition(":")[0] in libraries.ROOMS else _of_zoo(name, memory)
     except TooLarge:
         raise
     except Exception as error:
         found |= {"error": f"{type(error).__name__}: {first_line(error)}"}
     return Row(**found, seconds=round(time.perf_counter() - started, 1))
+
+
+def _of_library(name: str) -> dict[str, Any]:
+    calls: dict[str, int] = {}
+    silent: dict[str, str] = {}
+    for mode in MODES:
+        counted = libraries.build(name)  # a new one each time, for what a forward leaves behind
+        try:
+            calls[mode] = count(counted.model, counted.inputs, mode)
+        except Exception as error:
+            silent[mode] = f"{type(error).__name__}: {first_line(error)}"
+    network = libraries.build(name)
+    checked = {"size": network.sizes, "arguments": network.arguments, **silent}
+    found = {"calls": calls, "parameters": sum(p.numel() for p in network.model.parameters()), "checked": checked}
+    if "eval" not in calls:
+        return found | {"error": f"It fails by itself: {silent['eval']}"}
+    try:
+        return found | _wrapped(network, PerturbConfig(), calls)
+    except _OtherSizesError:
+        checked["grain"] = "channel"
+        return found | _wrapped(libraries.build(name), PerturbConfig(grain="channel"), calls)
+
+
+class _OtherSizesError(Exception):
+    """How large feature maps are depends on values, which noise changes: one θ per element does not fit."""
+
+
+def _wrapped(network: libraries.Network, config: PerturbConfig, calls: dict[str, int]) -> dict[str, Any]:
+    try:
+        wrapped = perturbify.wrap(network.model, config, example_input=network.inputs)
+        return _compare(network.model, wrapped, calls, network.inputs)
+    except NoConvolutions as error:
+        return _without_site(calls, error)
+    except Exception as error:
+        if config.fixes_size and 'grain="channel"' in str(error):
+            raise _OtherSizesError from error
+        return {"error": f"{type(error).__name__}: {first_line(error)}"}
+
+
+def _of_zoo(name: str, memory: int) -> dict[str, Any]:
+    default = at_default(zoo.resolve(name))
+    found = {"calls": default.calls, "parameters": default.parameters}
+    needed = 2 * 4 * default.parameters  # the source and its wrapped form
+    if memory < needed <= MEMORY_LIMIT:
+        raise TooLarge(name, needed)
+    return found | _held_against(default, shrink=needed > MEMORY_LIMIT)
+
+
+def _without_site(calls: dict[str, int], error: NoConvolutions) -> dict[str, Any]:
+    return {"error": error.message} if any(calls.values()) else {"status": "no convolutions"}
 
 
 def _held_against(default: Specimen, *, shrink: bool) -> dict[str, Any]:
@@ -119,13 +169,12 @@ def _held_against(default: Specimen, *, shrink: bool) -> dict[str, Any]:
         try:
             wrapped = perturbify.wrap(source, example_input=inputs)
         except NoConvolutions as error:
-            none = not any(specimen.calls.values())
-            return about | ({"status": "no convolutions"} if none else {"error": error.message})
+            return about | _without_site(specimen.calls, error)
         except ModelError:  # a size that passed without values, and does not with them
             if specimen.size == default.size:
                 raise
             continue
-        return about | _compare(source, wrapped, specimen, inputs)
+        return about | _compare(source, wrapped, specimen.calls, inputs)
     raise ModelError(f"{default.name} is too large, and how to make it smaller is not known.")
 
 
@@ -138,21 +187,21 @@ def _shrunken(default: Specimen) -> list[Specimen]:
     return []
 
 
-def _compare(source: nn.Module, wrapped: Perturbed, specimen: Specimen, inputs: tuple[Any, ...]) -> dict[str, Any]:
+def _compare(source: nn.Module, wrapped: Perturbed, calls: dict[str, int], inputs: Any) -> dict[str, Any]:
     plan = wrapped.surgery.plan
-    sites = {mode: [s for s in plan.sites if s.modes in (mode, "both")] for mode in MODES}
+    sites = {mode: [s for s in plan.sites if s.modes in (mode, "both")] for mode in calls}
     fixed = [s for s in plan.skipped if s.reason == FIXED_FILTER]
-    skipped = {mode: sum(s.modes in (mode, "both") for s in fixed) for mode in MODES}
-    ways = {way: max(sum(s.way == way for s in sites[mode]) for mode in MODES) for way in ("fx", "hook")}
-    noisy = {mode: _noise_calls(wrapped, inputs, mode) for mode in MODES}
-    compared = {mode: _equal(source, wrapped, inputs, mode) for mode in MODES}
+    skipped = {mode: sum(s.modes in (mode, "both") for s in fixed) for mode in calls}
+    ways = {way: max(sum(s.way == way for s in sites[mode]) for mode in calls) for way in ("output", "inner", "graph")}
+    compared = {mode: _equal(source, wrapped, inputs, mode) for mode in calls}
+    noisy = {mode: _noise_calls(wrapped, inputs, mode) for mode in calls}  # which may write into parameters
     parity, small = ({mode: pair[i] for mode, pair in compared.items()} for i in (0, 1))
-    covered = {mode: len(sites[mode]) + skipped[mode] for mode in MODES}
+    covered = {mode: len(sites[mode]) + skipped[mode] for mode in calls}
     complete = (
         all(parity.values())
-        and specimen.calls == small == covered
-        and noisy == {mode: len(sites[mode]) for mode in MODES}
-        and set(plan.modes) == set(MODES)
+        and calls == small == covered
+        and noisy == {mode: len(sites[mode]) for mode in calls}
+        and set(plan.modes) == set(calls)
     )
     wrong = "" if complete else f"{small} calls at this size, {covered} covered, compared in {', '.join(plan.modes)}"
     return {
@@ -161,34 +210,40 @@ def _compare(source: nn.Module, wrapped: Perturbed, specimen: Specimen, inputs: 
         "skipped": max(skipped.values()),
         "parity": parity,
         "noisy": noisy,
-        "not_entered": plan.opaque,
         "error": wrong,
     }
 
 
-def _equal(source: nn.Module, wrapped: Perturbed, inputs: tuple[Any, ...], mode: str) -> tuple[bool, int]:
+def _equal(source: nn.Module, wrapped: Perturbed, inputs: Any, mode: str) -> tuple[bool, int]:
     """Whether outputs and buffers agree after one forward of each, and the convolution calls of the source."""
     with reproducible(source), ConvolutionCount() as calls:
-        want = source.train(mode == "train")(*inputs)
+        want = run(source.train(mode == "train"), inputs)
     with reproducible(wrapped), perturbify.noise(wrapped, enabled=False):
-        got = wrapped.train(mode == "train")(*inputs)
+        got = run(wrapped.train(mode == "train"), inputs)
     buffers = dict(wrapped.named_buffers())
     equal = same(got, want) and all(same(buffers[name], value) for name, value in source.named_buffers())
     return equal, calls.total
 
 
-def _noise_calls(wrapped: Perturbed, inputs: tuple[Any, ...], mode: str) -> int:
+def _noise_calls(wrapped: Perturbed, inputs: Any, mode: str) -> int:
     """Calls of noise modules that add something, in one forward."""
     adding = 0
+    before = torch.get_rng_state()
+
+    def keep(_module: nn.Module, _given: tuple[Tensor, ...]) -> None:
+        nonlocal before
+        before = torch.get_rng_state()
 
     def watch(module: nn.Module, given: tuple[Tensor, ...], _output: Any) -> None:
         nonlocal adding
         silence = torch.zeros_like(given[0])  # random weights may make feature maps so large that noise is rounded off
         adding += not same(module.forward(silence), silence) or silence.numel() == 0
+        torch.set_rng_state(before)  # what the network draws itself decides which layers it leaves out
 
     twin = copy_network(wrapped, "share")  # which the forward may change
     for _, perturbation in perturbify.perturbations(twin):
+        perturbation.register_forward_pre_hook(keep)
         perturbation.register_forward_hook(watch)
     with reproducible(twin):
-        twin.train(mode == "train")(*inputs)
+        run(twin.train(mode == "train"), inputs)
     return adding

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from perturbify.census import libraries
 from perturbify.census.examination import MEMORY_LIMIT, Row
 from perturbify.errors import PerturbifyError
 
@@ -33,9 +34,15 @@ class Progress:
     seconds_left: float
 
 
-def versions() -> dict[str, str]:
-    """Of the packages whose models are counted, and of those that count."""
-    return {package: version(package) for package in ("perturbify", "torch", "torchvision", "timm")}
+def versions(names: Iterable[str] = ()) -> dict[str, str]:
+    """Of the packages that count, and of those whose models are counted.
+
+    Args:
+        names: Of the models; those of timm and torchvision count always.
+    """
+    others = sorted({n.partition(":")[0] for n in names} & set(libraries.ROOMS))
+    packages = ("perturbify", "torch", "torchvision", "timm", *map(libraries.package, others))
+    return {package: version(package) for package in packages}
 
 
 def take(
@@ -62,7 +69,7 @@ def take(
         PerturbifyError: The notes are of other versions of the libraries, or damaged.
     """
     names = list(dict.fromkeys(names))
-    rows = {} if notes is None else {r.name: r for r in _read(notes)}
+    rows = {} if notes is None else {r.name: r for r in _read(notes, versions(names))}
     pending = [n for n in names if n not in rows]
     total, started, large = len(pending), time.perf_counter(), list[str]()  # large: those for a second, slower round
     lock = threading.Lock()
@@ -189,8 +196,7 @@ def _ask(process: subprocess.Popen[str], name: str) -> Row | None:
     return None if "needs" in found else Row(**found)
 
 
-def _read(notes: Path) -> list[Row]:
-    ours = versions()
+def _read(notes: Path, ours: dict[str, str]) -> list[Row]:
     try:
         if not notes.exists():
             notes.write_text(json.dumps(ours) + "\n", encoding="utf-8")

@@ -18,14 +18,15 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
 
 def rows_table(rows: Sequence[Row]) -> str:
     """One line for each model."""
-    lines = [("model", "status", "calls", "fx", "hook", "skipped", "parity", "parameters", "seconds")]
+    lines = [("model", "status", "calls", "output", "inner", "graph", "skipped", "parity", "parameters", "seconds")]
     lines += [
         (
             row.name,
             row.status + (" (fewer layers)" if row.shrunken else ""),
             _calls(row),
-            str(row.fx),
-            str(row.hook),
+            str(row.output),
+            str(row.inner),
+            str(row.graph),
             str(row.skipped),
             ", ".join(mode for mode, equal in row.parity.items() if equal) or "–",
             f"{row.parameters / 1e6:.1f} M",
@@ -54,8 +55,9 @@ def _totals(rows: Sequence[Row]) -> dict[str, int]:
         "incomplete": sum(r.status == "incomplete" for r in rows),
         "calls in eval": sum(r.calls.get("eval", 0) for r in rows),
         "calls in train": sum(r.calls.get("train", 0) for r in rows),
-        "fx": sum(r.fx for r in rows),
-        "hook": sum(r.hook for r in rows),
+        "output": sum(r.output for r in rows),
+        "inner": sum(r.inner for r in rows),
+        "graph": sum(r.graph for r in rows),
         "skipped": sum(r.skipped for r in rows),
         "parity in both modes": sum(r.parity == {"eval": True, "train": True} for r in rows),
     }

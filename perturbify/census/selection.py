@@ -1,8 +1,12 @@
-"""A sample of models: every family that is known to be hard for a graph pass, and others at random."""
+"""Which models: those of a library, or a sample of them, with each family that is known to be hard for a graph pass."""
 
 from __future__ import annotations
 
 import random
+from fnmatch import fnmatchcase
+
+from perturbify import zoo
+from perturbify.census import libraries
 
 HARD = (
     # Control flow that depends on shapes or values, lists as inputs: what torch.fx cannot enter.
@@ -45,6 +49,23 @@ HARD = (
     "timm:naflexvit_base_patch16_gap",
 )
 """One model, small where there is a choice, of each family that some tool is known to get wrong."""
+
+
+def model_names(library: str, pattern: str = "*") -> list[str]:
+    """The qualified names of a library's models that match a glob, with or without the library's name.
+
+    Args:
+        library: ``"timm"``, ``"torchvision"`` or one of :data:`perturbify.census.libraries.ROOMS`.
+        pattern: The glob.
+
+    Raises:
+        PerturbifyError: The library is not installed.
+    """
+    if library not in libraries.ROOMS:
+        matching = set(zoo.model_names(pattern))
+        return [n for n in zoo.model_names(f"{library}:*") if n in matching]
+    names = libraries.network_names(library)
+    return [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n.partition(":")[2], pattern)]
 
 
 def sample(names: list[str], size: int, seed: int) -> list[str]:

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from perturbify import zoo
 from perturbify.errors import ModelError
-from perturbify.surgery.reproducible import reproducible
-from perturbify.surgery.sites import ConvolutionCount
+from perturbify.generators import reproducible
+from perturbify.surgery.observe import ConvolutionCount
 from perturbify.zoo.build import skeleton
 from perturbify.zoo.inputs import example_input, takes
 from perturbify.zoo.spec import tag
@@ -133,13 +133,18 @@ def _count(model: nn.Module, specimen: Specimen, *, real_if_need_be: bool) -> di
         return {mode: count(real, specimen.inputs(real), mode) for mode in MODES}
 
 
-def count(model: nn.Module, inputs: tuple[Any, ...], mode: str, *, meta: bool = False) -> int:
+def run(model: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
+    """One forward, of positional or of keyword inputs."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def count(model: nn.Module, inputs: tuple[Any, ...] | dict[str, Any], mode: str, *, meta: bool = False) -> int:
     """Convolution calls of one forward of a model, whoever makes them."""
     model.train(mode == "train")
     if meta:
         inputs = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), inputs)
     with reproducible(model), ConvolutionCount() as counter, torch.device("meta" if meta else "cpu"):
-        model(*inputs)
+        run(model, inputs)
     return counter.total
 
 

@@ -18,7 +18,7 @@ from perturbify.data import Split
 from perturbify.generators import seeded
 from perturbify.methods.prediction import Prediction
 from perturbify.perturbation import sharing
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed
 
 CONFIDENCE = 0.95
 """Probability that a certificate holds, where nothing else is said."""

@@ -18,10 +18,10 @@ from torch.utils import _pytree as pytree
 from perturbify.attacks import attacked
 from perturbify.certification.operator_norm import convolution_norm
 from perturbify.errors import MethodError
+from perturbify.generators import reproducible
 from perturbify.methods.pixeldp import DELTA, noise_level
 from perturbify.perturbation import Perturbation, noise
-from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.reproducible import reproducible
+from perturbify.surgery.noisy import Perturbed, source_class
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BOUNDED = "The first convolution must be a plain nn.Conv1d, nn.Conv2d or nn.Conv3d with zero or circular padding."
@@ -164,9 +164,9 @@ def _unbounded(module: nn.Module) -> str:
     if not isinstance(module, _PLAIN):
         return f"it is a {type(module).__name__}"
     forwards = [(kind.forward, kind._conv_forward) for kind in _PLAIN]
-    own = {"forward", "_conv_forward"} & vars(module).keys()
-    if own or (type(module).forward, type(module)._conv_forward) not in forwards:
-        return f"{type(module).__name__} has a forward of its own"
+    own, kind = {"forward", "_conv_forward"} & vars(module).keys(), source_class(module)
+    if own or (kind.forward, kind._conv_forward) not in forwards:  # type: ignore[attr-defined]
+        return f"{kind.__name__} has a forward of its own"
     if "weight" not in module._parameters:
         return "its weight is computed from other parameters"
     if module.padding_mode not in ("zeros", "circular"):

@@ -31,7 +31,7 @@ from perturbify.errors import CheckError, PerturbifyError
 from perturbify.generators import seeded
 from perturbify.perturbation import perturbations
 from perturbify.ranks import ranks
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed
 
 SCHEMA = 1
 

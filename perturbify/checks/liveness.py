@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from perturbify.attacks import attacked
 from perturbify.perturbation import Perturbation, noise, perturbations
-from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.sites import ConvolutionCount
+from perturbify.surgery.noisy import Perturbed
+from perturbify.surgery.observe import ConvolutionCount
 
 
 @dataclass(frozen=True)

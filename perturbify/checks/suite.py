@@ -28,7 +28,7 @@ from perturbify.errors import CheckError
 from perturbify.generators import seeded
 from perturbify.methods.prediction import Ensemble, predictor
 from perturbify.ranks import ranks
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed
 from perturbify.text import first_line
 
 
@@ -201,7 +201,7 @@ def _architecture(model: nn.Module) -> str:
     """The class of the network, or of what was perturbed and for which defence."""
     if not isinstance(model, Perturbed):
         return type(model).__name__
-    return f"{model.surgery.source_class.__name__}, {model.surgery.method}"
+    return f"{type(model).__name__}, {model.surgery.method}"
 
 
 def _answers(model: nn.Module) -> list[str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # a recipe is read without torch, and asks the methods for th
     from torch import Tensor
 
     from perturbify.methods.prediction import Prediction
-    from perturbify.surgery.perturbed import Perturbed
+    from perturbify.surgery.noisy import Perturbed
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from perturbify.methods.prediction import Prediction
-    from perturbify.surgery.perturbed import Perturbed
+    from perturbify.surgery.noisy import Perturbed
 
 BOUND, EPSILON, DELTA, SENSITIVITY = 0.1, 1.0, 0.05, 1.0
 """Construction attack bound L (l2, in pixels), ε and δ of the guarantee, and the first convolution's sensitivity Δ."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from perturbify.errors import SurgeryError
 from perturbify.methods.registry import get
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from perturbify.methods.registry import get
 from perturbify.normalize import Normalize
 from perturbify.surgery import wrap as surgery
 from perturbify.surgery.config import PerturbConfig
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed
 from perturbify.surgery.plan import Plan
 
 OF_METHOD: Literal["of the method"] = "of the method"
@@ -43,13 +43,14 @@ def wrap(
     example_input: Any = None,
     normalize: Normalize | None = None,
     inplace: bool = False,
+    verify: bool = True,
 ) -> Perturbed:
     """Puts a defence's noise into a network: by default Learn2Perturb's, learnable, behind every convolution call.
 
-    The network is run and traced on copies; before anything is handed out, the result with the noise off must equal
-    the source bit for bit, in train and in eval mode (in eval mode alone where the source takes the example input in no
-    other; the plan's ``modes`` say so). Where torch.fx wrote two graphs, the network's own ``training`` flag chooses;
-    flags that its submodules were given apart from it do not reach code that torch.fx entered.
+    The result is its source: an instance of the same class, with the same parts, methods and state-dict keys. Noise
+    lives in the modules whose own code convolves, and nowhere above them. Before anything is handed out, the finished
+    network with its noise off must equal the source bit for bit, buffers included, in train and in eval mode (in eval
+    mode alone where the source takes the example input in no other; the plan's ``modes`` say so).
 
     Args:
         model: The network. It is left as it was, unless ``inplace``.
@@ -57,11 +58,11 @@ def wrap(
             otherwise the same.
         method: The defence, as :mod:`perturbify.methods` knows it.
         example_input: A tensor with a batch dimension, a tuple of positional or a dict of keyword inputs. Needed where
-            the network does not say its input size (timm models do). Optional arguments of ``forward`` that are not in
-            it are fixed to their defaults. Give real images where ``theta_init`` is measured on them (``"0.1x"``).
+            the network does not say its input size (models of timm and of transformers do). Give real images where
+            ``theta_init`` is measured on them (``"0.1x"``).
         normalize: A normalisation layer to run first, so that the network takes pixels in [0, 1].
-        inplace: Build the result from the network's own modules rather than copies; ``model`` itself must not be used
-            afterwards.
+        inplace: Change the network itself rather than a copy; it is then what is returned.
+        verify: Whether to compare the result with the source; without that, the network is only looked at.
 
     Returns:
         The perturbed network, in the mode of ``model``, with the noise on.
@@ -71,12 +72,14 @@ def wrap(
         NoConvolutions: There is nothing to put noise on.
         AlreadyWrapped: The network has noise modules already.
         SurgeryError: The settings ask for what this network has not.
-        TraceError: There is an ``F.conv*`` call where neither torch.fx nor a hook can go.
-        ParityError: The traced network is not the source network.
+        TraceError: A convolution inside of a forward that goes on after it, which torch.fx cannot follow.
+        ParityError: With the noise off, the result is not the source.
         ModelError: The network fails on the example input, or no input size is known.
     """
     settings = _settings(method, config)
-    network = surgery.wrap(model, settings, example_input=example_input, normalize=normalize, inplace=inplace)
+    network = surgery.wrap(
+        model, settings, example_input=example_input, normalize=normalize, inplace=inplace, verify=verify
+    )
     return for_method(network, method if (settings is None) == (get(method).perturb is None) else "none")
 
 

@@ -13,7 +13,6 @@ Grain = Literal["element", "channel", "layer"]
 Share = Literal["sample", "batch"]
 Shared = Literal["call", "module"]
 Extent = Literal["all", "first"]
-Backend = Literal["auto", "hook"]
 
 WEIGHT_SITES = ("weight", "parameter")
 """Sites whose noise is on what a network has learned rather than on what it computes."""
@@ -31,7 +30,7 @@ class PerturbConfig:
         site: What is perturbed. ``"output"``: what each convolution call gives; ``"activation"``, PNI's word for it, is
             read as that. ``"input"``: what it takes, for that call alone. ``"norm"``: what the normalisation gives that
             follows a convolution. ``"addition"``: each sum of two feature maps, and what the normalisation gives that
-            follows the first convolution (the authors' release; needs torch.fx). ``"weight"``: the weights of
+            follows the first convolution (the authors' release). ``"weight"``: the weights of
             convolutions and linear layers. ``"parameter"``: every weight, bias, and affine parameter. Noise on weights
             is drawn once a forward.
         scale: What θ is. ``"absolute"``: the standard deviation of the noise. ``"relative"``: its ratio to the standard
@@ -49,9 +48,6 @@ class PerturbConfig:
             means all.
         exclude: Globs over the same paths; wins over ``include``.
         shared: A module called k times gets k θ (``"call"``) or one for all its calls (``"module"``).
-        backend: ``"auto"`` makes noise a node of the network's torch.fx graph, and a forward hook where torch.fx cannot
-            go. ``"hook"`` uses hooks alone: the source's own forward runs, and its other methods
-            (``forward_features``, …) work with the noise. Noise on weights always runs the source's own forward.
 
     Raises:
         ValueError: A setting is outside its range.
@@ -69,7 +65,6 @@ class PerturbConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     shared: Shared = "call"
-    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         for field, allowed in _CHOICES.items():
@@ -100,8 +95,6 @@ class PerturbConfig:
                 continue
             if not math.isfinite(start) or (self.theta_min is not None and start < self.theta_min):
                 raise ValueError(f"theta_init {start} must be finite and at least theta_min {self.theta_min}")
-        if self.site == "addition" and self.backend == "hook":
-            raise ValueError('site="addition" needs torch.fx: no module adds, so there is nothing to hang a hook on')
 
     @property
     def on_weights(self) -> bool:
@@ -121,7 +114,6 @@ _CHOICES = {
     "share": Share,
     "extent": Extent,
     "shared": Shared,
-    "backend": Backend,
 }
 
 

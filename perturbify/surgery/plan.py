@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from perturbify.perturbation import child_name
+from perturbify.errors import SurgeryError
+from perturbify.perturbation import child_name, site_name
 from perturbify.surgery.config import Grain, PerturbConfig
 from perturbify.text import counted, table, times
 
@@ -27,10 +29,13 @@ class Site:
         map_shape: Shape of what is perturbed: of a feature map for one image, (C, H, W).
         theta_shape: Shape of θ.
         calls: Number of calls in a forward that share this θ; 1 unless ``shared="module"``.
-        way: How the noise gets in: ``"fx"``, a node of the graph; ``"hook"``, a hook of the module; ``"weight"``, in
-            the weight's stead.
+        way: Where the noise stands: ``"output"``, behind what the owner's forward returns; ``"input"``, before what
+            it takes; ``"inner"``, at its ``_conv_forward``; ``"graph"``, at a node of the owner's own torch.fx graph;
+            ``"weight"``, in the weight's stead.
+        why: Why it stands there.
         modes: In which modes the call happens: ``"train"``, ``"eval"`` or ``"both"``.
         batch_in_channels: Whether the images stand side by side in the channels of the feature map.
+        node: Of an addition, which of the additions in its owner's graph it is.
         parameter: Name of the weight below ``owner``; empty for a feature map.
         holders: Path and name of everyone who holds that weight: several where it is tied.
     """
@@ -42,9 +47,11 @@ class Site:
     map_shape: tuple[int, ...]
     theta_shape: tuple[int, ...]
     calls: int = 1
-    way: str = "fx"
+    way: str = "output"
+    why: str = ""
     modes: str = "both"
     batch_in_channels: bool = False
+    node: int = 0
     parameter: str = ""
     holders: tuple[tuple[str, str], ...] = ()
 
@@ -83,19 +90,18 @@ class Plan:
         sites: One entry for each θ, in order of execution.
         skipped: What might have noise and gets none.
         input_shapes: Shape of each tensor input for one image; an element-grained θ fits these only.
-        opaque: Modules that torch.fx could not enter, and why; ``""`` is the network itself.
-        hooked: Paths of the modules with a hook: all convolutions inside of opaque modules, also where no call was
-            seen, as their calls must not go without noise unnoticed.
         modes: Modes in which the network took the example input and was compared.
+        unseen: Paths of the convolutions that the example input did not reach: with the noise on, they raise.
+        notes: What else there is to know.
     """
 
     config: PerturbConfig | None
     sites: tuple[Site, ...]
     skipped: tuple[Skipped, ...]
     input_shapes: tuple[tuple[int, ...], ...]
-    opaque: dict[str, str] = field(default_factory=dict)
-    hooked: tuple[str, ...] = ()
     modes: tuple[str, ...] = ("eval", "train")
+    unseen: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -127,10 +133,114 @@ class Plan:
         lines.append(
             f"{counted(len(self.sites), 'site')}, {counted(self.parameters, 'entry')} of θ, {len(self.skipped)} skipped"
         )
-        lines += [f"note: {self.advice}"] if self.advice else []
-        lines += [f"not entered by torch.fx: {path or 'the network'}: {why}" for path, why in self.opaque.items()]
+        lines += [f"{way}: {why}" for way, why in dict.fromkeys((s.way, s.why) for s in self.sites if s.why)]
+        lines += [f"note: {note}" for note in (self.advice, *self.notes) if note]
         lines += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]
+        lines += [f"not reached by the example input: {path}; with the noise on, it raises" for path in self.unseen]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A call that noise may go on, in one mode.
+
+    Attributes:
+        owner: Dotted path of the module that convolves, normalises or adds.
+        kind: Its class, or the function it calls.
+        shape: Of the feature map for one image.
+        number: Which of the owner's calls, from 0.
+        way: As of a :class:`Site`.
+        why: As of a :class:`Site`.
+        reason: Why it gets no noise, whatever the settings leave out; empty where it may.
+        batch_in_channels: Whether the images stand side by side in its channels.
+        node: As of a :class:`Site`.
+        spread: Standard deviation of the feature map; NaN where it was not measured.
+    """
+
+    owner: str
+    kind: str
+    shape: tuple[int, ...]
+    number: int
+    way: str
+    why: str = ""
+    reason: str = ""
+    batch_in_channels: bool = False
+    node: int = 0
+    spread: float = math.nan
+
+
+def choose(
+    spots: Mapping[str, Sequence[Spot]], config: PerturbConfig
+) -> tuple[list[Site], list[Skipped], dict[str, float]]:
+    """Decides for every call whether it gets noise, and θ of which shape.
+
+    Args:
+        spots: The calls of the kind in question, by mode, in order of execution.
+        config: The settings.
+
+    Returns:
+        The sites, in order of execution; what is skipped, with the reason; and by site name the spread of what is
+        perturbed, measured in eval mode where the site is called in it (of several calls the root of their mean
+        variance).
+
+    Raises:
+        SurgeryError: A shared θ would need two shapes.
+    """
+    sites: dict[tuple[str, int], Site] = {}
+    skipped: dict[tuple[str, int], Skipped] = {}
+    spreads: dict[str, list[float]] = {}
+    every = (s for found in spots.values() for s in found if not (s.reason or left_out(s.owner, config)))
+    first = next(every, None)
+    for mode, found in spots.items():
+        calls: dict[tuple[str, int], int] = {}
+        for spot in found:
+            reason = spot.reason or left_out(spot.owner, config)
+            if not reason and config.extent == "first" and first is not None:
+                reason = "" if (spot.owner, spot.number) == (first.owner, first.number) else "not the first"
+            if reason:
+                at = spot.owner, spot.number
+                modes = mode if at not in skipped or skipped[at].modes == mode else "both"
+                skipped[at] = Skipped(site_name(*at), spot.kind, reason, modes)
+                continue
+            key = spot.owner, 0 if config.shared == "module" and config.extent == "all" else spot.number
+            calls[key] = calls.get(key, 0) + 1
+            site = _site(key, spot, config, calls[key], mode)
+            known = sites.get(key)
+            if known and known.theta_shape != site.theta_shape:
+                raise SurgeryError(
+                    f"{spot.owner} is called with feature maps of {times(known.map_shape)} and of "
+                    f"{times(site.map_shape)}, which one θ per element cannot serve.",
+                    'Use shared="call", or grain="channel".',
+                )
+            if known is None or known.modes == mode:  # not what eval mode has measured already
+                spreads.setdefault(site.name, []).append(spot.spread)
+            sites[key] = _merge(known, site) if known else site
+    measured = {name: math.sqrt(sum(v * v for v in seen) / len(seen)) for name, seen in spreads.items()}
+    return list(sites.values()), list(skipped.values()), measured
+
+
+def _site(key: tuple[str, int], spot: Spot, config: PerturbConfig, calls: int, mode: str) -> Site:
+    owner, number = key
+    return Site(
+        name=site_name(owner, number),
+        owner=owner,
+        call=number,
+        kind=spot.kind,
+        map_shape=spot.shape,
+        theta_shape=theta_shape(spot.shape, config.grain),
+        calls=calls,
+        way=spot.way,
+        why=spot.why,
+        modes=mode,
+        batch_in_channels=spot.batch_in_channels,
+        node=spot.node,
+    )
+
+
+def _merge(known: Site, site: Site) -> Site:
+    modes = known.modes if known.modes == site.modes else "both"
+    way, why = (site.way, site.why) if site.way in ("inner", "graph") else (known.way, known.why)
+    return replace(known, calls=max(known.calls, site.calls), modes=modes, way=way, why=why)
 
 
 def theta_shape(shape: tuple[int, ...], grain: Grain) -> tuple[int, ...]:

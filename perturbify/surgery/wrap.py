@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import copy
-import operator
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
-from perturbify.errors import NoConvolutions, SurgeryError
+from perturbify.copying import copy_network
+from perturbify.errors import AlreadyWrapped, ModelError, NoConvolutions, SurgeryError
+from perturbify.example import Example
 from perturbify.normalize import Normalize
-from perturbify.perturbation import Perturbation
+from perturbify.perturbation import CHILD, Perturbation, Unplaced, perturbations, site_name
 from perturbify.surgery.config import PerturbConfig, relative_start
-from perturbify.surgery.copying import copy_network
-from perturbify.surgery.example import Example
-from perturbify.surgery.hooks import add_hooks, remove_hooks
-from perturbify.surgery.parity import probe
-from perturbify.surgery.perturbed import Perturbed, Surgery
-from perturbify.surgery.plan import Plan, Site, Skipped
-from perturbify.surgery.planning import make_plan, site_key, spots
-from perturbify.surgery.program import Program
-from perturbify.surgery.sites import observe
-from perturbify.surgery.spread import starting_spreads
-from perturbify.surgery.survey import Survey, survey
-from perturbify.surgery.trace import Traced
-from perturbify.surgery.weights import guard, plan_weights, unguard
+from perturbify.surgery.noisy import (
+    PART,
+    Perturbed,
+    Proceed,
+    Step,
+    Surgery,
+    add_step,
+    make_root,
+    restore,
+)
+from perturbify.surgery.observe import Call, Observation, WritesParametersError, observe
+from perturbify.surgery.plan import Plan, Site, left_out, theta_shape
+from perturbify.surgery.sites import KINDS
+from perturbify.surgery.sites.convolution import Behind
+from perturbify.surgery.sites.inside import refuse_hidden
+from perturbify.surgery.verify import verify as verify_finished
+from perturbify.text import times
 
 
 def plan(model: nn.Module, config: PerturbConfig | None = PerturbConfig(), *, example_input: Any = None) -> Plan:
@@ -44,10 +50,10 @@ def plan(model: nn.Module, config: PerturbConfig | None = PerturbConfig(), *, ex
         The sites, and the convolution calls that are skipped, with the reason.
 
     Raises:
-        SurgeryError: The network is wrapped already, or a convolution call cannot be reached.
+        SurgeryError: The network is wrapped already, or cannot be copied.
         ModelError: The network fails on the example input, or none is known.
     """
-    return _survey(model, config, Example.of(model, example_input))[0]
+    return _look(model, config, _example(model, example_input), values=False).plan
 
 
 def wrap(
@@ -57,6 +63,7 @@ def wrap(
     example_input: Any = None,
     normalize: Normalize | None = None,
     inplace: bool = False,
+    verify: bool = True,
 ) -> Perturbed:
     """Puts noise modules into a network: by default a learnable one behind every convolution call.
 
@@ -65,113 +72,49 @@ def wrap(
     Args:
         model: The network. It is left as it was, unless ``inplace``.
         config: The settings; None adds no noise.
-        example_input: Inputs to trace and to try the network with.
+        example_input: Inputs to try the network with.
         normalize: A normalisation layer to run first.
-        inplace: Build the result from the network's own modules rather than copies.
+        inplace: Change the network itself rather than a copy.
+        verify: Whether to compare the result with the source.
 
     Raises:
         NoConvolutions: There is nothing to put noise on.
         AlreadyWrapped: The network has noise modules already.
         SurgeryError: The settings ask for what this network has not.
-        TraceError: There is an ``F.conv*`` call where neither torch.fx nor a hook can go.
-        ParityError: The traced network is not the source network.
+        TraceError: A convolution inside of a forward that goes on, which torch.fx cannot follow.
+        ParityError: With the noise off, the result is not the source.
         ModelError: The network fails on the example input, or no input size is known.
     """
-    example = Example.of(model, example_input)
-    taken = ("surgery", *(["normalize"] if normalize is not None else []))
-    for name in taken:
-        if hasattr(model, name):
-            raise SurgeryError(
-                f"{type(model).__name__} has an attribute {name!r} of its own, a name that the wrapped network needs.",
-                "Rename it, or leave the normalisation outside." if name == "normalize" else "Rename it.",
-            )
-    operation = prepare(model, config, example)
-    trial = operation.perform(copy_network(model, "share" if operation.shareable else "copy"))
-    modes = probe(model, trial, example.batches(), operation.surgery.plan.modes, share=operation.shareable)
-    if "eval" not in modes:
-        observe(copy_network(model).eval(), *example.call())  # which says what the matter is
-    wrapped = operation.perform(model if inplace else copy_network(model), thetas_of=trial)
+    example = _example(model, example_input)
+    _refuse_names(model, normalize)
     if normalize is not None:
-        wrapped.normalize = copy.deepcopy(normalize).to(example.device)
-    wrapped.surgery = replace(
-        operation.surgery,
-        plan=replace(operation.surgery.plan, modes=modes),
-        normalizes=normalize is not None,
-    )
-    ratio = None if config is None else relative_start(config.theta_init)
-    if ratio is not None and example.device.type != "meta":
-        _start_relative(wrapped, ratio, example)
+        normalize = copy.deepcopy(normalize).to(example.device)
+    looked = _look(model, config, example.normalized(normalize), values=verify)
+    the_plan = looked.plan
+    if config is not None and not the_plan.sites:
+        raise _nothing_to_perturb(model, config, the_plan)
+    network = model if inplace else copy_network(model)
+    try:
+        _insert(network, the_plan, looked, example.device)
+        if normalize is not None:
+            network.normalize = normalize
+            add_step(network, _Normalizing())
+        wrapped = make_root(network, Surgery(the_plan, _described(example), normalize is not None))
+        if verify:
+            ways = {s.way for s in the_plan.sites}
+            verify_finished(
+                model if not inplace else copy_network(model, "share"),
+                wrapped,
+                looked.seen,
+                example,
+                share=looked.share,
+                gradients="graph" in ways and example.device.type != "meta",
+            )
+    except Exception:
+        if inplace:
+            _remove(network, normalize is not None)
+        raise
     return wrapped
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A surgery that is planned and not yet performed.
-
-    Attributes:
-        surgery: What will be done.
-        constants: Tensors that tracing made, by name.
-        device: Where a θ goes whose owner has no parameter.
-        shareable: Whether copies of the network that share its parameters may run: no forward writes into them.
-    """
-
-    surgery: Surgery
-    constants: Mapping[str, Tensor]
-    device: torch.device
-    shareable: bool
-
-    def perform(self, network: nn.Module, *, thetas_of: Perturbed | None = None) -> Perturbed:
-        """Makes a network's own modules into its wrapped form; the constants become buffers outside the state dict.
-
-        Args:
-            network: A copy of the source, or the source itself.
-            thetas_of: Another wrapped form, to take the noise modules from.
-        """
-        plan = self.surgery.plan
-        for module in network.modules():
-            vars(module).pop("_compiled_call_impl", None)  # which would run the source's code
-        for name, value in self.constants.items():
-            network.register_buffer(name, value.clone(), persistent=False)
-        for site in plan.sites:
-            owner = network.get_submodule(site.owner)
-            child = site.path.rpartition(".")[2]
-            if hasattr(owner, child):
-                raise SurgeryError(f"{site.owner or type(network).__name__} has an attribute {child!r} of its own.")
-            made = thetas_of.get_submodule(site.path) if thetas_of else _perturbation(site, plan, owner, self.device)
-            owner.add_module(child, made.train(owner.training))
-        if plan.config is not None:
-            before, numbered = plan.config.site == "input", plan.config.shared == "call"
-            add_hooks(network, plan.hooked, before=before, numbered=numbered, first=plan.config.extent == "first")
-            guard(network, plan.sites)
-        return Perturbed.adopt(network, self.surgery)
-
-
-def prepare(model: nn.Module, config: PerturbConfig | None, example: Example) -> Operation:
-    """Plans a surgery and writes its programs; all of :func:`wrap` but the probe and the last step.
-
-    Raises:
-        NoConvolutions, SurgeryError, TraceError, ModelError: As for :func:`wrap`.
-    """
-    plan, seen = _survey(model, config, example)
-    traced = seen.traced
-    if config is not None and not plan.sites:
-        why = (
-            f"All {len(plan.skipped)} of its sites are skipped; see perturbify.plan(model)."
-            if plan.skipped
-            else "Noise goes behind convolutions; this network makes no convolution call."
-            if config.site == "output"
-            else f"Sites of the kind {config.site!r} are asked for, and this network has none."
-        )
-        raise NoConvolutions(f"{type(model).__name__} has nothing to put noise {_place(config)}.", why)
-    constants = _name_constants(traced)
-    programs = {"eval": _insert(traced["eval"], plan)}
-    if "train" in traced:
-        same = traced["train"] is traced["eval"]
-        programs["train"] = programs["eval"] if same else _insert(traced["train"], plan)
-        if programs["train"] == programs["eval"]:
-            programs["train"] = programs["eval"]  # one graph serves both
-    surgery = Surgery(type(model), plan, example.names, len(example.args), programs, tuple(constants))
-    return Operation(surgery, constants, example.device, seen.shareable)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -189,142 +132,257 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, Perturbed):
         raise SurgeryError(f"{type(model).__name__} is not a wrapped network.", "Only what wrap() returned unwraps.")
-    contents = copy_network(model)
-    surgery: Surgery = contents.surgery
-    del contents.surgery
-    if surgery.normalizes:
-        del contents.normalize
-    for name in surgery.constants:
-        delattr(contents, name)
-    remove_hooks(contents, surgery.plan.hooked)
-    unguard(contents, surgery.plan.sites)
-    for site in surgery.plan.sites:
-        owner, _, child = site.path.rpartition(".")
-        delattr(contents.get_submodule(owner), child)
-    return surgery.embody(contents.__dict__)
+    network = copy_network(model)
+    return _remove(network, network.surgery.normalizes)
 
 
-def _survey(model: nn.Module, config: PerturbConfig | None, example: Example) -> tuple[Plan, Survey]:
-    why_whole = None
-    if config is not None and config.on_weights:
-        why_whole = "noise on weights leaves its forward as it is"
-    elif config is not None and config.backend == "hook":
-        why_whole = 'backend="hook"'
-    elif example.variadic:
-        why_whole = f"its forward takes {example.variadic}"
-    adding = config is not None and config.site == "addition"
-    seen = survey(model, example, why_whole, additions=adding)
-    if adding and seen.traced["eval"].graph is None:
-        raise SurgeryError(
-            f"The additions of {type(model).__name__} cannot be found: torch.fx does not follow its forward "
-            f"({seen.traced['eval'].opaque['']}).",
-            'Use site="norm" or site="output".',
-        )
-    if config is not None and config.on_weights:
-        sites, skipped = plan_weights(model, config)
-        if sites and not seen.shareable:
+@dataclass(frozen=True)
+class _Normalizing(Step):
+    """The network's normalisation layer, on its first input."""
+
+    order = 0
+
+    def around(
+        self, module: nn.Module, name: str, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Runs the network on normalised images."""
+        if args:
+            return proceed((module._modules["normalize"](args[0]), *args[1:]), kwargs)  # type: ignore[misc]
+        first = next(iter(kwargs))
+        return proceed(args, {**kwargs, first: module._modules["normalize"](kwargs[first])})  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What trying a network showed.
+
+    Attributes:
+        plan: What will be done to it.
+        seen: A forward in each mode that takes the example input.
+        spreads: Of what is perturbed, by site name.
+        share: Whether copies may share the network's parameters: no forward writes into them.
+    """
+
+    plan: Plan
+    seen: Mapping[str, Observation]
+    spreads: Mapping[str, float]
+    share: bool
+
+
+def _example(model: nn.Module, given: Any) -> Example:
+    if isinstance(model, nn.Module) and (isinstance(model, Perturbed) or next(perturbations(model), None) is not None):
+        raise AlreadyWrapped(f"This {type(model).__name__} is wrapped already.", "Call perturbify.unwrap(model) first.")
+    return Example.of(model, given)
+
+
+def _refuse_names(model: nn.Module, normalize: Normalize | None) -> None:
+    for name in ("surgery", *(["normalize"] if normalize is not None else [])):
+        if hasattr(model, name):
             raise SurgeryError(
-                f"{type(model).__name__} writes into its weights in its forward, where others stand in for them.",
-                "Move that out of forward, or choose another site.",
+                f"{type(model).__name__} has an attribute {name!r} of its own, a name that the wrapped network needs.",
+                "Rename it, or leave the normalisation outside." if name == "normalize" else "Rename it.",
             )
-        if config.extent == "first":
-            skipped += [Skipped(s.name, s.kind, "not the first") for s in sites[1:]]
-            sites = sites[:1]
-        opaque = dict(seen.traced["eval"].opaque)
-        plan = Plan(config, tuple(sites), tuple(skipped), example.shapes, opaque, modes=tuple(seen.traced))
-        return plan, seen
-    return make_plan(seen.traced, config, example.shapes, _unseen(model, seen.traced)), seen
 
 
-def _unseen(model: nn.Module, traced: Mapping[str, Traced]) -> list[str]:
-    """Paths of the convolutions inside of opaque modules; one inside of another convolution belongs to that one."""
-    inside = {m for one in traced.values() for path in one.opaque for m in model.get_submodule(path).modules()}
-    nested = {m for c in model.modules() if isinstance(c, _ConvNd) for m in c.modules() if m is not c}
-    return [p for p, m in model.named_modules() if isinstance(m, _ConvNd) and m in inside and m not in nested]
+def _look(model: nn.Module, config: PerturbConfig | None, example: Example, *, values: bool) -> _Looked:
+    """Runs copies of a network in both modes, with values or, where it runs there, on the meta device."""
+    ratio = None if config is None else relative_start(config.theta_init)
+    share = not any(map(is_lazy, model.parameters()))
+    needs_values = values or (config is not None and (config.site == "addition" or ratio is not None))
+    watch = _Watching(model, example, needs_values, share, config)
+    seen = {"eval": watch.observe("eval")}
+    notes: tuple[str, ...] = ()
+    try:
+        seen["train"] = watch.observe("train")
+    except ModelError as error:
+        notes = (f"{error.message.rstrip('.')}, so train mode has not been seen",)
+    if config is None:
+        _, skipped, _ = KINDS["output"].find(watch.copy(), seen, PerturbConfig(exclude=("*",)))
+        none = tuple(replace(s, reason="no noise asked for") for s in skipped)
+        return _Looked(Plan(None, (), none, example.shapes, tuple(seen), notes=notes), seen, {}, watch.share)
+    if config.on_weights and not watch.share and not any(map(is_lazy, model.parameters())):
+        raise SurgeryError(
+            f"{type(model).__name__} writes into its weights in its forward, where others stand in for them.",
+            "Move that out of forward, or choose another site.",
+        )
+    sites, skipped, spreads = KINDS[config.site].find(watch.copy(), seen, config)
+    at_convolutions = config.site in ("output", "input") and config.extent == "all"
+    unseen = _unseen(model, seen, config) if at_convolutions else ()
+    the_plan = Plan(config, tuple(sites), tuple(skipped), example.shapes, tuple(seen), unseen, notes)
+    return _Looked(the_plan, seen, spreads, watch.share)
 
 
-def _insert(traced: Traced, the_plan: Plan) -> Program | None:
-    """Puts a call of the noise module at each site's node."""
-    if traced.graph is None:
-        return None
+class _Watching:
+    """Observes copies of a network."""
+
+    def __init__(
+        self, model: nn.Module, example: Example, values: bool, share: bool, config: PerturbConfig | None
+    ) -> None:
+        self._model, self._example, self._values, self._config = model, example, values, config
+        self.share = share
+
+    def copy(self) -> nn.Module:
+        """A copy that may run."""
+        return copy_network(self._model, "share" if self.share else "copy")
+
+    def observe(self, mode: str) -> Observation:
+        """One forward in a mode.
+
+        Raises:
+            ModelError: The network fails on the example input in it.
+        """
+        seen = self._once(mode, self._example)
+        images = self._example.images
+        if images and any(c.leading == 1 != images and not c.returned for c in seen.calls):
+            more = self._once(mode, self._example.with_more(1))
+            for one, other in zip(seen.calls, more.calls, strict=False):
+                _per_image(one, other, images)
+                self._refuse_growing(one, other)
+        return seen
+
+    def _refuse_growing(self, one: Call, other: Call) -> None:
+        config = self._config
+        if config is None or config.on_weights or one.batch_in_channels or left_out(one.owner, config):
+            return
+        if theta_shape(one.shape, config.grain) != theta_shape(other.shape, config.grain):
+            raise SurgeryError(
+                f"The feature map of {site_name(one.owner, one.number)} changes its shape with the batch size: it is "
+                f"{times(one.shape)}, and {times(other.shape)} for one image more.",
+                'Leave it out with exclude=("…",), or wrap with grain="layer".',
+            )
+
+    def _once(self, mode: str, example: Example) -> Observation:
+        if not self._values and self._example.device.type != "meta" and self.share:
+            try:
+                return self._run(copy_network(self._model, "meta"), mode, example.on_meta(), own_parameters=True)
+            except ModelError:  # it looks at values, or uses a kernel that computes no shapes
+                pass
+        try:
+            return self._run(self.copy(), mode, example, own_parameters=not self.share)
+        except WritesParametersError:
+            self.share = False
+            return self._run(self.copy(), mode, example, own_parameters=True)
+
+    def _run(self, network: nn.Module, mode: str, example: Example, *, own_parameters: bool) -> Observation:
+        config = self._config
+        return observe(
+            network.train(mode == "train"),
+            example.args,
+            example.kwargs,
+            own_parameters=own_parameters,
+            additions=config is not None and config.site == "addition",
+            measure=config is not None and relative_start(config.theta_init) is not None,
+        )
+
+
+def _per_image(one: Call, other: Call, images: int) -> None:
+    """Notes, by the same call for one image more, that a call has the batch in its channels."""
+    channels = one.shape[0] // images
+    shapes = (channels * images, *one.shape[1:]), (channels * (images + 1), *one.shape[1:])
+    if one.leading == other.leading == 1 and (one.shape, other.shape) == shapes:
+        one.shape = (channels, *one.shape[1:])
+        one.input_shape = (one.input_shape[0] // images, *one.input_shape[1:])
+        one.batch_in_channels = True
+
+
+def _unseen(model: nn.Module, seen: Mapping[str, Observation], config: PerturbConfig) -> tuple[str, ...]:
+    """Convolutions that no forward called; those inside of another are that one's business."""
+    called = {c.owner for one in seen.values() for c in one.calls}
+    return tuple(
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, _ConvNd)
+        and path not in called
+        and not left_out(path, config)
+        and "forward" not in vars(module)
+        and not isinstance(module, torch.jit.ScriptModule)
+        and not any(p.startswith(f"{path}.") for p in called)
+    )
+
+
+def _insert(network: nn.Module, the_plan: Plan, looked: _Looked, device: torch.device) -> None:
+    for module in network.modules():
+        vars(module).pop("_compiled_call_impl", None)  # which would run the source's code
     config = the_plan.config
-    paths = {(s.owner, s.call): s.path for s in the_plan.sites if s.way == "fx"}
-    for spot in spots(traced, config.site) if config is not None and paths else ():
-        path = paths.get(site_key(spot, config)) if config is not None and not spot.reason else None
-        if path is None or spot.node is None:
-            continue
-        if config is not None and config.site == "input":
-            _insert_before(spot.node, path)
-        else:
-            _insert_after(spot.node, path)
-    return Program.from_graph(traced.graph)
+    if config is None:
+        return
+    refuse_hidden(network, the_plan.sites)
+    for site in the_plan.sites:
+        owner = network.get_submodule(site.owner)
+        child = site.path.rpartition(".")[2]
+        if hasattr(owner, child):
+            raise SurgeryError(f"{site.owner or type(network).__name__} has an attribute {child!r} of its own.")
+        noise = _perturbation(site, the_plan, owner, looked.spreads.get(site.name, math.nan), device)
+        owner.add_module(child, noise.train(owner.training))
+    KINDS[config.site].insert(network, list(the_plan.sites), looked.seen)
+    for path in the_plan.unseen:
+        convolution = network.get_submodule(path)
+        convolution.add_module(CHILD, Unplaced(path))
+        add_step(convolution, Behind(path))
+    for path, module in network.named_modules():
+        if not isinstance(module, (Perturbation, Unplaced)) and next(perturbations(module), None) is not None:
+            vars(module)[PART] = path
 
 
-def _insert_after(node: fx.Node, path: str) -> None:
-    with node.graph.inserting_after(node):
-        noisy = node.graph.call_module(path, (node,))
-    node.replace_all_uses_with(noisy, delete_user_cb=partial(operator.is_not, noisy))
+def _remove(network: nn.Module, normalizes: bool) -> nn.Module:
+    """Takes out, in place, whatever :func:`_insert` and :func:`wrap` put in."""
+    for module in list(network.modules()):
+        for name in [n for n, m in module._modules.items() if isinstance(m, (Perturbation, Unplaced))]:
+            del module._modules[name]
+        restore(module)
+    if normalizes:
+        network._modules.pop("normalize", None)
+    return network
 
 
-def _insert_before(node: fx.Node, path: str) -> None:
-    """Noise on the first argument, for this node alone."""
-    taken = node.args[0] if node.args else node.kwargs["input"]
-    with node.graph.inserting_before(node):
-        noisy = node.graph.call_module(path, (taken,))
-    if node.args:
-        node.update_arg(0, noisy)
-    else:
-        node.update_kwarg("input", noisy)
-
-
-def _name_constants(traced: Mapping[str, Traced]) -> dict[str, Tensor]:
-    """Gathers the tensors that tracing made, equal ones once, and calls them by one name in both graphs."""
-    kept: dict[str, Tensor] = {}
-    for one in traced.values():
-        names: dict[str, str] = {}
-        for old, value in one.constants.items():
-            known = next((k for k, v in kept.items() if v.dtype == value.dtype and torch.equal(v, value)), None)
-            names[old] = known or f"perturb_constant_{len(kept)}"
-            kept[names[old]] = value
-        for node in one.graph.nodes if one.graph else ():
-            if node.op == "get_attr" and node.target in names:
-                node.target = names[node.target]
-    return kept
-
-
-def _place(config: PerturbConfig) -> str:
-    return {"output": "behind", "input": "before"}.get(config.site, "on")
-
-
-def _start_relative(network: Perturbed, ratio: float, example: Example) -> None:
-    """Starts every θ at so many times the standard deviation of what it perturbs."""
-    args, kwargs = example.call()
-    measured = starting_spreads(network, *args, **kwargs)
-    first = network.surgery.plan.config and network.surgery.plan.config.theta_first
-    sites = network.surgery.plan.sites
-    for site in sites[1:] if first is not None else sites:
-        perturbation = network.get_submodule(site.path)
-        assert isinstance(perturbation, Perturbation)
-        with torch.no_grad():
-            perturbation.theta.fill_(ratio * measured[site.name])
-            perturbation.project_()
-
-
-def _perturbation(site: Site, plan: Plan, owner: nn.Module, device: torch.device) -> Perturbation:
-    config = plan.config
+def _perturbation(site: Site, the_plan: Plan, owner: nn.Module, spread: float, device: torch.device) -> Perturbation:
+    config = the_plan.config
     assert config is not None  # a plan without settings has no sites
     like = next((p for p in owner.parameters() if p.is_floating_point()), None)
-    start = 1.0 if isinstance(config.theta_init, str) else config.theta_init
-    if config.theta_first is not None and site is plan.sites[0]:
+    ratio, start = relative_start(config.theta_init), config.theta_init
+    if config.theta_first is not None and site is the_plan.sites[0]:
         start = config.theta_first
+    elif ratio is not None:
+        start = _relative_start(ratio, spread, config.theta_min, device)
+    assert not isinstance(start, str)
     return Perturbation(
         site.theta_shape,
-        share="forward" if config.on_weights else config.share,
+        site=site.name,
+        share=config.share,
+        of_weight=config.on_weights,
         scale=config.scale,
         theta_init=start,
         theta_min=config.theta_min,
         learnable=config.learnable,
+        inputs=the_plan.input_shapes[0] if the_plan.input_shapes else (),
         image_channels=site.map_shape[0] if site.batch_in_channels else None,
         device=like.device if like is not None else device,
         dtype=like.dtype if like is not None else None,
     )
+
+
+def _relative_start(ratio: float, spread: float, theta_min: float | None, device: torch.device) -> float:
+    """θ that is so many times the standard deviation of what it perturbs; 1 where nothing can be measured."""
+    if device.type == "meta":
+        return 1.0
+    return max(ratio * spread, -math.inf if theta_min is None else theta_min)
+
+
+def _nothing_to_perturb(model: nn.Module, config: PerturbConfig, the_plan: Plan) -> NoConvolutions:
+    why = (
+        f"All {len(the_plan.skipped)} of its sites are skipped; see perturbify.plan(model)."
+        if the_plan.skipped
+        else "Noise goes behind convolutions; this network makes no convolution call."
+        if config.site == "output"
+        else f"Sites of the kind {config.site!r} are asked for, and this network has none."
+    )
+    where = {"output": "behind", "input": "before"}.get(config.site, "on")
+    return NoConvolutions(f"{type(model).__name__} has nothing to put noise {where}.", why)
+
+
+def _described(example: Example) -> Mapping[str, Any]:
+    """The inputs as a file describes them; empty where it cannot."""
+    try:
+        return example.describe()
+    except ValueError:
+        return {}

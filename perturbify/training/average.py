@@ -5,7 +5,7 @@ from __future__ import annotations
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed
 
 
 class MovingAverage:

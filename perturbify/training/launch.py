@@ -21,7 +21,7 @@ from perturbify.files import keep_copy
 from perturbify.header import Header
 from perturbify.ranks import Ranks, ranks
 from perturbify.settings import CheckSettings, Recipe, SpeedSettings
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed
 from perturbify.training import state
 from perturbify.training.folder import RunFolder
 from perturbify.training.prepare import prepare

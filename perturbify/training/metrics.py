@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from perturbify.perturbation import perturbations
-from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.spread import relative_noise
+from perturbify.spread import relative_noise
+from perturbify.surgery.noisy import Perturbed
 
 
 @dataclass

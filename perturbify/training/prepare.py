@@ -13,7 +13,7 @@ from perturbify.methods.wrapping import for_method, wrap
 from perturbify.normalize import Normalize
 from perturbify.settings import Recipe
 from perturbify.surgery.config import relative_start
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed
 from perturbify.text import times
 
 
@@ -109,7 +109,7 @@ def _check_head(network: Perturbed, data: Data) -> None:
     network.train(was)
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise TrainingError(
-            f"{network.surgery.source_class.__name__} is not a classifier: it does not give one row of logits an image."
+            f"{type(network).__name__} is not a classifier: it does not give one row of logits an image."
         )
     if logits.shape[1] != len(data.classes):
         raise TrainingError(

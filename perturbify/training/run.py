@@ -19,7 +19,7 @@ from perturbify.errors import Diverged, TrainingError
 from perturbify.files import write_text
 from perturbify.header import Header
 from perturbify.model_card import model_card
-from perturbify.surgery.perturbed import Perturbed
+from perturbify.surgery.noisy import Perturbed
 from perturbify.training import held_out, state
 from perturbify.training.events import Events
 from perturbify.training.folder import RunFolder

@@ -17,8 +17,7 @@ from perturbify.methods import Method, Moment, Noisy
 from perturbify.perturbation import noise
 from perturbify.ranks import Ranks
 from perturbify.settings import OptimizerSettings, Recipe
-from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.weights import noisy_sites
+from perturbify.surgery.noisy import Perturbed, noisy_sites
 from perturbify.text import first_line
 from perturbify.training.average import MovingAverage
 from perturbify.training.metrics import StepFigures

@@ -211,6 +211,6 @@ def test_the_seed_decides(split):
 
 def test_a_network_that_was_changed_is_run_first(split):
     network = pixeldp(threshold)
-    network.get_submodule("conv").register_forward_hook(lambda _m, _i, output: 2 * output)
-    with pytest.raises(MethodError, match="not on what conv gives"):
+    network.get_submodule("conv").register_forward_pre_hook(lambda _m, inputs: (2 * inputs[0],))
+    with pytest.raises(MethodError, match="conv does not take the image itself"):
         certify_split(network, split, 20)

@@ -333,16 +333,53 @@ def test_what_is_not_wrapped_cannot_be_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_detector_cannot_be_saved_and_the_error_says_what_to_do(tmp_path):
-    """Its input is a list of images, and a file describes tensors."""
+def test_a_detector_whose_input_is_a_list_of_images(tmp_path):
     source = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None)
     images = [torch.rand(3, 64, 64), torch.rand(3, 64, 48)]
     net = perturbify.wrap(source, PerturbConfig("channel"), example_input=(images,))
-    with pytest.raises(CheckpointError) as caught:
+    header = perturbify.save(net, tmp_path / "m.safetensors")
+    assert header.inputs == {"images": {"list": [{"whole": [3, 64, 64]}, {"whole": [3, 64, 48]}]}}
+    again = perturbify.load(tmp_path / "m.safetensors", model=source)
+    with torch.no_grad(), perturbify.noise(net.eval(), False), perturbify.noise(again, False):
+        for ours, theirs in zip(again(images), net(images), strict=True):
+            assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+class Several(nn.Module):
+    """Views by position, and options by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, *views, **options):
+        total = sum(self.conv(v).mean((2, 3)) for v in (*views, *options.get("more", ())))
+        return total * options.get("scale", 1)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        (X, X),
+        {"more": [X[:1]], "scale": 2},
+        {"more": [X, X], "scale": 0.5, "flag": True, "name": "a", "none": None, "ids": torch.ones(2, 5).long()},
+    ],
+    ids=["*args", "**kwargs", "all kinds"],
+)
+def test_inputs_of_every_kind(tmp_path, example):
+    net = perturbify.wrap(Several(), PerturbConfig("channel"), example_input=example)
+    perturbify.save(net, tmp_path / "m.safetensors")
+    again = perturbify.load(tmp_path / "m.safetensors", model=Several())
+    args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
+    with perturbify.noise(net.eval(), False), perturbify.noise(again, False):
+        assert torch.equal(again(*args, **kwargs), net(*args, **kwargs))
+    assert not torch.equal(again(*args, **kwargs), again(*args, **kwargs))
+
+
+def test_inputs_that_no_file_can_describe(tmp_path):
+    net = perturbify.wrap(Several(), PerturbConfig("channel"), example_input={"more": {X}})
+    with pytest.raises(CheckpointError, match=r"Several takes inputs that a file cannot describe.*state_dict"):
         perturbify.save(net, tmp_path / "m.safetensors")
-    assert str(caught.value) == (
-        "SSD takes inputs that are not tensors, which a file cannot describe. Keep its state_dict() instead."
-    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -233,7 +233,7 @@ def test_the_culprit_is_named_before_any_work(culprit, error, said):
 def test_images_of_another_size():
     split = brightness(4, 4)
     small = type(split)(split.images[..., :5, :5].clone(), split.labels)
-    with pytest.raises(InputSizeError, match=r"^noisy: .*3×6×6.*3×5×5") as caught:
+    with pytest.raises(InputSizeError, match=r"^noisy: .*3×6×6.*this one is 2×5×5") as caught:
         compare(two(), small, PLAN)
     assert caught.value.hint
 

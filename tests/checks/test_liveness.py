@@ -1,7 +1,6 @@
 """Noise that only looks alive is found out; noise that is alive is not accused."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ import perturbify
 from perturbify import PerturbConfig, zoo
 from perturbify.checks.liveness import examine
 from perturbify.perturbation import Perturbation
-from perturbify.surgery.program import Program
+from perturbify.surgery.noisy import Step
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -140,15 +139,21 @@ def with_forward(forward):
     return net
 
 
-def edited(replacement):
-    """A graph whose call of conv2's noise was replaced, as a faulty pass might; of grain layer, so that any θ fits."""
-    net = wrap(grain="layer")
-    programs = {}
-    for mode, program in net.surgery.programs.items():
-        assert "self.conv2.perturb(conv2)" in program.source
-        source = program.source.replace("self.conv2.perturb(conv2)", replacement)
-        programs[mode] = Program(source, program._names)
-    net.surgery = replace(net.surgery, programs=programs)
+class Faulty(Step):
+    """A step of conv2's that does something else than to call its noise, as a faulty surgery might leave it."""
+
+    order = 3
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def around(self, module, name, proceed, args, kwargs):
+        return self.noise(proceed(args, kwargs))
+
+
+def faulty(noise_of):
+    net = wrap(grain="layer")  # so that any θ fits
+    vars(net.conv2)["_perturb_steps"] = (Faulty(noise_of(net)),)
     return net
 
 
@@ -174,8 +179,11 @@ DEAD = {
     "θ is negative": (lambda: with_theta(-1.0), "θ below θ_min or not finite at conv2"),
     "θ is NaN": (lambda: with_theta(math.nan), "θ below θ_min or not finite at conv2"),
     "θ is infinite": (lambda: with_theta(math.inf), "θ below θ_min or not finite at conv2"),
-    "node taken out": (lambda: edited("conv2"), "2 convolution calls, but noise after 1 (0 skipped on purpose)"),
-    "another site's noise": (lambda: edited("self.conv1.perturb(conv2)"), "no fresh noise at conv2"),
+    "noise left out": (
+        lambda: faulty(lambda net: nn.Identity()),
+        "2 convolution calls, but noise after 1 (0 skipped on purpose)",
+    ),
+    "another site's noise": (lambda: faulty(lambda net: net.conv1.perturb), "no fresh noise at conv2"),
     "by hand": (ByHand, "2 convolution calls, but noise after 1 (0 skipped on purpose)"),
     "by hand, inside another": (lambda: nn.Sequential(ByHand()), "2 convolution calls, but noise after 1"),
 }

@@ -72,7 +72,7 @@ def test_a_name_that_the_report_uses_is_refused():
 
 def test_images_of_another_size_are_named():
     small = MemorySplit(torch.zeros(4, 3, 5, 5, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(InputSizeError, match=r"3×6×6.*3×5×5.*grain=\"channel\""):
+    with pytest.raises(InputSizeError, match=r"3×6×6.*this one is 2×5×5.*grain=\"channel\""):
         check(noisy(), small, PLAN)
 
 

@@ -16,7 +16,7 @@ def test_a_census_of_two_models_and_going_on(tmp_path):
     first = run("--filter", "timm:test_resnet", "--notes", notes)
     assert first.exit_code == 0, first.output
     assert "timm:test_resnet  complete  15" in first.stdout
-    assert "timm:test_resnet: complete, 15 fx, 0 hook, 0 skipped" in first.stderr
+    assert "timm:test_resnet: complete, 15 output, 0 inner, 0 graph, 0 skipped" in first.stderr
     both = run("--library", "timm", "--filter", "test_[rv]*t", "--notes", notes, "--json", "-q")
     found = json.loads(both.stdout)
     assert [m["name"] for m in found["models"]] == ["timm:test_resnet", "timm:test_vit"]

@@ -191,7 +191,7 @@ def test_data_that_do_not_fit(refused, cli, files, npz):
     assert cli(*networks, "--data", "large.npz", "--image-size", 8, "--json")["n"] == 4
     noisy = ("compare", files / "plain.safetensors", files / "noisy.safetensors", *FEW)
     said = refused(*noisy, "--data", "large.npz", "--image-size", 12)  # the plain one takes them
-    assert "Error: noisy: θ is per element and was made for inputs of 3×8×8" in said
+    assert "Error: noisy: θ of conv1.0 was made for inputs of 3×8×8" in said
     assert "'nowhere'" in refused(*networks, "--data", "nowhere")
 
 

@@ -18,7 +18,7 @@ from perturbify.errors import MethodError
 from perturbify.methods.adv_bnn import SIGMA_0, divergence
 from perturbify.methods.method import Moment, Noisy
 from perturbify.methods.pixeldp import noise_level
-from perturbify.surgery.weights import noisy_sites
+from perturbify.surgery.noisy import noisy_sites
 
 DRAWS = 20_000
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -243,7 +243,7 @@ def test_pixeldp_draws_behind_the_first_convolution_alone():
     assert drawn["first"].shape[1:] == (64, 4, 16, 16)
     assert_normal(drawn["first"], 0.2537)
     assert_apart(drawn["first"][0, 1:], drawn["first"][0, :-1])
-    assert [s.way for s in network.surgery.plan.sites] == ["fx"]
+    assert [s.way for s in network.surgery.plan.sites] == ["output"]
     assert not network.first.perturb.theta.requires_grad
     assert perturbify.predict(network, X, draws=3).radii is not None
 

@@ -24,8 +24,7 @@ FAMILIES = {
     "video, Conv3d": (lambda: tv("r3d_18"), (3, 2, 16, 16)),
     "segmentation, OrderedDict": (lambda: tv("fcn_resnet50", weights_backbone=None), (3, 32, 32)),
     "efficientnet, CondConv": (lambda: tm("tf_efficientnet_cc_b0_4e"), (3, 32, 32)),
-    "efficientvit, hooks in part": (lambda: tm("efficientvit_b0"), (3, 64, 64)),
-    "resnet, hooks alone": (lambda: tm("resnet10t"), (3, 32, 32), "hook"),
+    "efficientvit": (lambda: tm("efficientvit_b0"), (3, 64, 64)),
 }
 QUICK = tuple(n for n in FAMILIES if n not in ("efficientnet, Conv2dSame", "densenet", "segmentation, OrderedDict"))
 

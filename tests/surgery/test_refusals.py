@@ -50,9 +50,9 @@ def test_a_number_of_calls_that_changes_by_itself():
 
         def forward(self, x):
             type(self).seen += 1
-            return self.conv(x) if type(self).seen % 2 else self.conv(x) + self.conv(x)
+            return self.conv(x) if type(self).seen % 3 else self.conv(x) + self.conv(x)
 
-    refused(Skipping(), SurgeryError, "Skipping|called more often")
+    refused(Skipping(), SurgeryError, "Skipping differs from the source in eval mode")
 
 
 def test_a_counter_in_pythons_hands():
@@ -64,7 +64,7 @@ def test_a_counter_in_pythons_hands():
             return self.conv(x) * type(self).steps
 
     error = refused(Counting(), ParityError, "Counting differs from the source in eval mode")
-    assert "torch.fx records wrongly" in error.hint
+    assert "outside of the network" in error.hint
 
 
 def test_the_first_module_that_differs_is_named():
@@ -79,7 +79,7 @@ def test_the_first_module_that_differs_is_named():
     refused(network, ParityError, r"the first module that differs is 2(\.0)?\.")
 
 
-def test_weights_read_behind_the_tracers_back():
+def test_weights_read_where_a_tracer_would_not_see_it():
     class Baking(Net):
         def __init__(self):
             super().__init__()
@@ -89,8 +89,6 @@ def test_weights_read_behind_the_tracers_back():
             return self.conv(x) * (self._parameters["gain"] * 2)
 
     wrapped = perturbify.wrap(Baking(), example_input=X)
-    assert {s.way for s in wrapped.surgery.plan.sites} == {"hook"}
-    assert "out of sight of torch.fx" in wrapped.surgery.plan.opaque[""]
     with torch.no_grad(), perturbify.noise(wrapped, enabled=False):
         before = wrapped(X)
         wrapped.gain.mul_(2)
@@ -105,7 +103,11 @@ def test_a_feature_map_that_grows_with_the_batch():
             y = y.movedim(1, 2).reshape(1, 6, b * 4, 6)
             return F.conv2d(y, self.conv.weight.repeat(1, 2, 1, 1)).sum((2, 3)).expand(b, -1)
 
-    refused(Folding(), SurgeryError, r"feature map of \(root\) changes its shape with the batch size")
+    refused(
+        Folding(),
+        SurgeryError,
+        r"feature map of \(root\) changes its shape with the batch size: it is 4×6×4, and 4×10×4",
+    )
     for settings in ({"exclude": ("",)}, {"grain": "layer"}):
         wrapped = perturbify.wrap(Folding(), PerturbConfig(**settings), example_input=X)
         assert wrapped(torch.rand(5, 3, 8, 8)).shape == (5, 4)
@@ -113,7 +115,10 @@ def test_a_feature_map_that_grows_with_the_batch():
 
 def test_another_input_size_names_both():
     wrapped = perturbify.wrap(nn.Sequential(nn.Conv2d(3, 4, 3)), example_input=X)
-    with pytest.raises(InputSizeError, match=r'3×8×8, this one is 3×16×12.*grain="channel"'):
+    with pytest.raises(
+        InputSizeError,
+        match=r'0 was made for inputs of 3×8×8, a feature map of 4×6×6; this one is 4×14×10.*grain="channel"',
+    ):
         wrapped(torch.rand(2, 3, 16, 12))
     for grain in ("channel", "layer"):
         anything = perturbify.wrap(nn.Conv2d(3, 4, 3), PerturbConfig(grain=grain), example_input=X)
@@ -139,7 +144,6 @@ def test_inputs_gathered_by_a_star():
             return self.conv(xs[0])
 
     wrapped = perturbify.wrap(Star(), example_input=(X, X))
-    assert wrapped.surgery.plan.opaque == {"": "its forward takes *xs"}
     assert not torch.equal(wrapped(X, X), wrapped(X, X))
 
 
@@ -157,7 +161,7 @@ def test_a_child_named_perturb():
     refused(network, SurgeryError, "0 has an attribute 'perturb'")
 
 
-def test_methods_of_the_source_say_how_to_get_them():
+def test_methods_of_the_source_run_with_the_noise():
     class WithMethods(Net):
         kind = "toy"
 
@@ -169,8 +173,7 @@ def test_methods_of_the_source_say_how_to_get_them():
 
     wrapped = perturbify.wrap(WithMethods(), example_input=X)
     assert wrapped.kind == "toy"
-    with pytest.raises(AttributeError, match=r"WithMethods\.features would run the source network without its noise"):
-        wrapped.features(X)
+    assert not torch.equal(wrapped.features(X), wrapped.features(X))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = wrapped.nonsense
     assert not hasattr(wrapped, "nonsense")

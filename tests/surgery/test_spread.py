@@ -10,7 +10,7 @@ from torch import nn
 
 import perturbify
 from perturbify import PerturbConfig
-from perturbify.surgery.spread import relative_noise, spreads
+from perturbify.spread import relative_noise, spreads
 from perturbify.surgery.wrap import wrap
 from perturbify.zoo.cifar_resnet import cifar_resnet
 

@@ -12,11 +12,10 @@ from networks.plain import IMAGES, Plain
 from torch import nn
 
 import perturbify
-from perturbify.surgery.sites import ConvolutionCount
+from perturbify.surgery.observe import ConvolutionCount
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # of reentrant checkpointing
-    pytest.mark.filterwarnings("ignore:Using `torch.compile"),  # of the survey's global hooks
 ]
 
 

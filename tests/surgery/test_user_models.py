@@ -14,13 +14,12 @@ from networks.interfaces import Bag, Namespace
 from torch.utils import _pytree as pytree
 
 import perturbify
+from perturbify.copying import copy_network
 from perturbify.perturbation import Perturbation
-from perturbify.surgery.copying import copy_network
-from perturbify.surgery.sites import ConvolutionCount
+from perturbify.surgery.observe import ConvolutionCount
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # of reentrant checkpointing
-    pytest.mark.filterwarnings("ignore:Using `torch.compile"),  # of the survey's global hooks
 ]
 MODES = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 

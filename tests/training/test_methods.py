@@ -167,7 +167,7 @@ def test_pixeldp_keeps_the_first_convolution_within_its_sensitivity(make_learner
 
 def test_theta_starts_relative_to_what_it_is_added_to(make_learner, data):
     learner, *_ = make_learner(perturb__theta_init="0.1x", perturb__theta_min=1e-4)
-    from perturbify.surgery.spread import relative_noise
+    from perturbify.spread import relative_noise
 
     x, _ = next(data.train.batches(learner.recipe.train.batch_size))
     ratios = relative_noise(learner.model, x)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perturbify.perturbation import Perturbation, noise, spread
-from perturbify.surgery.copying import copy_network
-from perturbify.surgery.perturbed import Perturbed
-from perturbify.surgery.reproducible import reproducible
+from perturbify.surgery.noisy import Perturbed, noisy_sites
 
 
 @torch.no_grad()
@@ -30,36 +27,18 @@ def spreads(network: Perturbed, *args: Any, **kwargs: Any) -> dict[str, float]:
         By site name, in units of the feature maps or weights. Where a site has several calls, the root of their mean
         variance; NaN for a site that is not called in eval mode.
     """
-    return _spreads(network, args, kwargs, training=False)
-
-
-def starting_spreads(network: Perturbed, *args: Any, **kwargs: Any) -> dict[str, float]:
-    """The same, measured in train mode, on a copy, at the sites that are not called in eval mode."""
-    measured = spreads(network, *args, **kwargs)
-    if any(map(math.isnan, measured.values())) and "train" in network.surgery.plan.modes:
-        with reproducible(network):
-            training = _spreads(copy_network(network), args, kwargs, training=True)
-        measured = {name: training[name] if math.isnan(found) else found for name, found in measured.items()}
-    return measured
-
-
-def _spreads(
-    network: Perturbed, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
-) -> dict[str, float]:
     sites = network.surgery.plan.sites
     found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     modes = [(m, m.training) for m in network.modules()]
     hooks = []
-    for site in sites:
-        if site.parameter:
-            weight = network.get_submodule(site.owner)._parameters[site.parameter]
-            assert weight is not None
+    for site, (perturbation, weight) in zip(sites, noisy_sites(network), strict=True):
+        if weight is not None:
             found[site.name].append(spread(weight.float()))
         else:
-            hooks.append(network.get_submodule(site.path).register_forward_pre_hook(_note(found[site.name])))
+            hooks.append(perturbation.register_forward_pre_hook(_note(found[site.name])))
     try:
         if hooks:
-            network.train(training)
+            network.eval()
             with noise(network, enabled=False):
                 network(*args, **kwargs)
     finally:

@@ -91,7 +91,7 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         for k, v in value.items() if value else ():
             twin[k if type(k) is str else _copy(k, memo)] = _copy(v, memo)
         return twin
-    if isinstance(value, nn.Module) and _copies_by_attributes(kind):
+    if isinstance(value, nn.Module) and _copies_by_attributes(getattr(kind, "perturbed_class", kind)):
         module = memo[id(value)] = object.__new__(kind)
         state = vars(module)
         for k, v in vars(value).items():
