@@ -58,3 +58,27 @@ def test_the_pages_say_what_the_result_says():
     total, readme = RESULT["summary"]["all"], (ROOT / "README.md").read_text(encoding="utf-8")
     said = f"{total['complete']:,} complete in both modes, {total['no convolutions']} without a convolution"
     assert said in readme and f"{total['calls in eval']:,} calls" in readme
+    for library, of in LIBRARIES["summary"].items():
+        calls = f"{of['calls in eval']:,} / {of['calls in train']:,}"
+        ways = (f"{of['output']:,}", of["inner"], of["graph"], of["skipped"])
+        cells = (of["models"], of["complete"], of["incomplete"], calls, *ways)
+        assert f" | {' | '.join(map(str, cells))} |" in page, library
+    of = LIBRARIES["summary"]["all"]
+    assert f"Of {of['models']} networks of transformers" in readme
+    assert f"{of['complete']} are complete, and {of['incomplete']} are refused" in readme
+
+
+def test_what_the_surgery_costs_is_what_was_measured():
+    result = json.loads((ROOT / "benchmarks" / "results" / "2026-11-27-surgery.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "surgery.md").read_text(encoding="utf-8")
+    for row in result["seconds"]:
+        taken, ratio = row["seconds"], row["wrap over its two forwards"]
+        assert (
+            f"| {row['model']} | {taken['eval and train forward']:.2f} s | {taken['wrap']:.2f} s | {ratio:.1f} |"
+            in page
+        )
+        assert ratio < 4
+        rest = f"{row['without verification over symbolic_trace']:.1f} | {row['noise off over source']:.2f} |"
+        assert f"{taken['wrap without verification']:.2f} s | {rest}" in page
+    for library, of in LIBRARIES["summary"].items():
+        assert library == "all" or f"{of['complete']} of {of['models']}" in page
