@@ -22,6 +22,8 @@ from perturbify.surgery.sites.counting import count_on, start_of
 from perturbify.text import first_line
 
 _serial = count()
+_KEPT = 32
+"""States whose graphs are kept: an attribute may change with every step."""
 
 
 def trace_own(
@@ -111,6 +113,8 @@ class Inside(Step):
         key = (module.training, start, form, plain, *about, tuple(getattr(module, n, None) for n in self.attributes))
         program = self._programs.get(key)
         if program is None:
+            if len(self._programs) >= _KEPT:
+                self._programs.clear()
             program = self._programs[key] = self._program(module, start, args, kwargs)
         run, calls = program
         if self.several:
