@@ -233,7 +233,7 @@ class _Watching:
         """
         seen = self._once(mode, self._example)
         images = self._example.images
-        if images and any(c.leading == 1 != images and not c.returned for c in seen.calls):
+        if images and any(c.leading == 1 != images for c in seen.calls):
             more = self._once(mode, self._example.with_more(1))
             for one, other in zip(seen.calls, more.calls, strict=False):
                 _per_image(one, other, images)

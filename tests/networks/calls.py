@@ -76,6 +76,18 @@ class Dynamic(nn.Module):
         return x.reshape(images, 4, 8, 8).relu()
 
 
+class Correlation(nn.Module):
+    """A Siamese tracker: the feature map of one image is the filter for another's, side by side in the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        filters, x = self.features(x[..., :4, :4]), self.features(x)
+        return F.conv2d(x.reshape(1, -1, *x.shape[2:]), filters, groups=x.shape[1] * len(x) // 4)
+
+
 class Deformable(nn.Module):
     """Deformable convolutions, by module and by function."""
 
@@ -156,6 +168,7 @@ CALLS = {
     "difference": (Difference, IMAGES, {"conv": "output", "(root)": "graph"}),
     "functional": (Functional, IMAGES, {"(root)": "graph", "(root)#1": "graph"}),
     "dynamic": (Dynamic, IMAGES, {"stem": "output", "(root)": "graph"}),
+    "correlation": (Correlation, IMAGES, {"features": "output", "features#1": "output", "(root)": "output"}),
     "deformable": (Deformable, IMAGES, {"offset": "output", "conv": "output", "(root)": "graph"}),
     "direct": (Direct, IMAGES, {"conv": "output"}),
     "optional": (Optional, {"x": IMAGES, "pair": True}, {"(root)": "graph"}),

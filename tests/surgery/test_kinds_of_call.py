@@ -96,6 +96,20 @@ def test_noise_is_before_the_normalisation_and_the_activation():
     assert (out >= 0).all()
 
 
+def test_images_side_by_side_in_the_channels():
+    for name in ("correlation", "dynamic"):
+        make, example, _ = CALLS[name]
+        wrapped = perturbify.wrap(make(), example_input=example)
+        assert wrapped.surgery.plan.sites[-1].batch_in_channels
+        more = torch.cat([example, example, example])
+        seen = {}
+        last = wrapped.get_submodule(wrapped.surgery.plan.sites[-1].path)
+        last.register_forward_hook(lambda _m, i, o, seen=seen: seen.update(noise=o - i[0]))
+        wrapped(more)
+        noise = seen["noise"].view(len(more), -1)
+        assert not torch.equal(noise[0], noise[2])  # each image has draws of its own
+
+
 def test_a_state_that_was_not_met_at_wrapping():
     wrapped = perturbify.wrap(Functional(), example_input=IMAGES).eval()
     with perturbify.noise(wrapped, enabled=False):
