@@ -147,6 +147,7 @@ def test_exported_with_a_dynamic_batch_by_the_sources_own_name(fresh):
     assert alive(program.module(), more)
 
 
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")  # calls of a module are counted
 @families(quick=("resnet", "vit", "efficientvit"))
 def test_strictly_exported(fresh):
     source, wrapped, x = fresh
