@@ -109,8 +109,8 @@ def load(
 ) -> Perturbed:
     """Reads a network back: with its noise, in eval mode, and the noise is on.
 
-    The architecture is built anew and operated on anew, so what is loaded has passed the parity probe on this machine
-    and with these library versions.
+    The architecture is built anew and operated on anew, so what is loaded has been verified on this machine and with
+    these library versions.
 
     Args:
         path: A file that :func:`save` wrote.

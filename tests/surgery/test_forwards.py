@@ -1,4 +1,4 @@
-"""Where torch.fx cannot go: modules that stay whole, and noise that comes by hooks."""
+"""Forwards that torch.fx could not follow, and calls whose number changes: a convolution inside does not mind."""
 
 import copy
 import pickle

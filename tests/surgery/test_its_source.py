@@ -213,3 +213,27 @@ def test_verification_can_be_left_out():
     wrapped = perturbify.wrap(Net(), example_input=X, verify=False)
     assert wrapped.surgery.plan == perturbify.wrap(Net(), example_input=X).surgery.plan
     assert alive(wrapped.eval())
+
+
+class Named(nn.ModuleDict):
+    """A dictionary that runs its entries."""
+
+    def forward(self, x):
+        for name in self:
+            x = self[name](x)
+        return x
+
+
+def test_a_dictionary_of_modules_has_no_entry_more():
+    source, normalize = Named({"a": nn.Conv2d(3, 4, 3), "b": nn.ReLU()}), Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    wrapped = perturbify.wrap(source, example_input=X, normalize=normalize)
+    assert (list(wrapped), len(wrapped)) == (["a", "b"], 2)
+    with perturbify.noise(wrapped, enabled=False):
+        assert torch.equal(wrapped(X), source(normalize(X)))
+
+
+def test_a_part_that_is_compiled_later(pair):
+    _, wrapped = pair
+    wrapped.layer1 = torch.compile(wrapped.layer1, backend="eager")
+    assert alive(wrapped)
+    torch.compiler.reset()
