@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from perturbify import zoo
 from perturbify.attacks import Pgd, pgd
-from perturbify.checks.suite import machine
+from perturbify.checks.run import machine
 
 EPSILON, STEP, STEPS, ROUNDS, BATCH = 8 / 255, 2 / 255, 7, 20, 64
 

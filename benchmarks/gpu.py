@@ -42,7 +42,7 @@ import perturbify
 from benchmarks import noise, train, train_step
 from perturbify import data, recipe, zoo
 from perturbify.checks import PRESETS, CheckPlan
-from perturbify.checks.suite import machine
+from perturbify.checks.run import machine
 from perturbify.training.launch import choose_device, load_data
 
 FAMILIES = ("resnet18", "efficientnet_b0", "convnext_atto", "torchvision:densenet121", "cifar_resnet20")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ import perturbify
 from perturbify import data as datasets
 from perturbify import methods, recipe, zoo
 from perturbify.attacks import Pgd, randomness
-from perturbify.checks.bench import seed_of
+from perturbify.checks.criteria import difference
+from perturbify.checks.evaluate import seed_of
 from perturbify.checks.latency import draws_of_an_answer
+from perturbify.checks.results import Answers, Figure
+from perturbify.checks.run import machine
 from perturbify.checks.scoring import score
-from perturbify.checks.statistics import difference_interval, mean_interval
-from perturbify.checks.suite import machine
+from perturbify.checks.statistics import Right
 from perturbify.data import Split
 from perturbify.generators import seeded
 from perturbify.methods.prediction import predictor
@@ -83,26 +85,31 @@ def attack(model: nn.Module, images: Split, name: str) -> dict[str, Any]:
         attacks["EOT-PGD-7"] = Pgd(EPSILON, STEP, STEPS, draws=DRAWS, at_once=at_once)
         attacks[SILENT] = pgd
     figures: dict[str, Any] = {}
-    shares: dict[str, list[float]] = {}
+    right: dict[str, Right] = {}
     for key, one in attacks.items():
         started = time.perf_counter()
         if key == SILENT:
             with perturbify.noise(model, enabled=False):
-                shares[key] = survived(model, model, one, images, (name, key), 1)
+                right[key] = survived(model, model, one, images, (name, key), 1)
         else:
-            shares[key] = survived(model, answers, one, images, (name, key), scoring)
-        interval = mean_interval(np.array(shares[key]))
-        figures[key] = {"accuracy": float(np.mean(shares[key])), "interval": interval}
+            right[key] = survived(model, answers, one, images, (name, key), scoring)
+        figures[key] = measured(right[key], shared=kind == "weights" and key != SILENT)
         print(f"{name}: {key} {figures[key]['accuracy']:.3f}, {time.perf_counter() - started:.0f} s", flush=True)
-    strongest = min((k for k in shares if k not in ("clean", SILENT)), key=lambda k: np.mean(shares[k]))
+    strongest = min((k for k in right if k not in ("clean", SILENT)), key=lambda k: right[k].mean())
     return {
         "noise": kind,
         "draws an answer": draws_of_an_answer(model),
         "answers that score": scoring,
         "figures": figures,
         "strongest": strongest,
-        "shares": shares[strongest],
+        "right": asdict(Answers.of(right[strongest])),
     }
+
+
+def measured(right: Right, *, shared: bool) -> dict[str, Any]:
+    """An accuracy and its interval, as JSON values; ``shared``: the images of a batch have their draws in common."""
+    figure = Figure.of(right, shared=shared)
+    return {"accuracy": figure.value, "interval": figure.interval}
 
 
 def attack_longer(model: nn.Module, few: Split, name: str) -> dict[str, Any]:
@@ -112,23 +119,23 @@ def attack_longer(model: nn.Module, few: Split, name: str) -> dict[str, Any]:
     times = 1 if kind == "none" else SCORING[draws_of_an_answer(model)]
     attack = replace(LONG, draws=1 if kind == "none" else LONG.draws, at_once=AT_ONCE if kind == "fresh" else 1)
     started = time.perf_counter()
-    shares = survived(model, answers, attack, few, (name, "long"), times)
-    print(f"{name}: long {np.mean(shares):.3f}, {time.perf_counter() - started:.0f} s", flush=True)
-    figure = {"accuracy": float(np.mean(shares)), "interval": mean_interval(np.array(shares)), "n": len(few)}
-    return {"long": figure, "long shares": shares}
+    right = survived(model, answers, attack, few, (name, "long"), times)
+    print(f"{name}: long {right.mean():.3f}, {time.perf_counter() - started:.0f} s", flush=True)
+    figure = measured(right, shared=kind == "weights") | {"n": len(few)}
+    return {"long": figure, "long right": asdict(Answers.of(right))}
 
 
 def survived(
     model: nn.Module, answers: nn.Module, attack: Pgd | None, images: Split, seed: tuple[str, str], times: int
-) -> list[float]:
-    """Of each image, the share of answers that are right after an attack on the network."""
+) -> Right:
+    """For each image and answer, whether it is right after an attack on the network."""
     right = []
     for batch, (x, y) in enumerate(images.batches(BATCH)):
         with seeded(seed_of(0, *seed, batch), [x.device]):
             crafted = x if attack is None else attack.craft(model, x, y).images
         with seeded(seed_of(1, *seed, batch), [x.device]):
-            right.append(score(answers, crafted, y, draws=times, queries=times).right.double().mean(1))
-    found: list[float] = torch.cat(right).tolist()
+            right.append(score(answers, crafted, y, draws=times, queries=times).right)
+    found: Right = torch.cat(right).cpu().numpy()
     return found
 
 
@@ -187,13 +194,13 @@ def main() -> None:
     rows = [examine(name, arguments) for name in arguments.names]
     for row in rows:
         row |= examine_longer(row["name"], arguments) if row["name"] in LONGER else {}
-    for key, less in (("shares", "strongest, less vanilla's"), ("long shares", "long, less vanilla's")):
-        vanilla = next((np.array(row[key]) for row in rows if row["name"] == "vanilla"), None)
+    for key, less in (("right", "strongest, less vanilla's"), ("long right", "long, less vanilla's")):
+        vanilla = next((Answers(**row[key]).right for row in rows if row["name"] == "vanilla"), None)
         for row in rows:
-            shares = np.array(row.pop(key, []))
-            if vanilla is not None and len(shares) and row["name"] != "vanilla":
-                gain = {"difference": float((shares - vanilla).mean())}
-                row[less] = gain | {"interval": difference_interval(shares, vanilla)}
+            answers = row.pop(key, None)
+            if vanilla is not None and answers is not None and row["name"] != "vanilla":
+                gain = difference(Answers(**answers).right, vanilla, shared=row["noise"] == "weights")
+                row[less] = {"difference": gain.value, "interval": gain.interval}
     for row in rows:
         print(row["name"], {key: f"{f['accuracy']:.3f}" for key, f in row["figures"].items()})
     protocol = {"network": "cifar_resnet20", "recipe": "cifar10_short", "changes": CHANGES, "epsilon": EPSILON}

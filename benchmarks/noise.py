@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from perturbify.checks.suite import machine
+from perturbify.checks.run import machine
 from perturbify.perturbation import Perturbation
 
 ROUNDS = 15

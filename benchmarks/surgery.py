@@ -30,7 +30,7 @@ import torch
 from torch import fx, nn
 
 import perturbify
-from perturbify.checks.suite import machine
+from perturbify.checks.run import machine
 
 MODELS = ("resnet50", "efficientnet_b4", "convnext_base", "densenet121")
 REPEATS = 7

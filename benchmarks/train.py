@@ -198,22 +198,22 @@ def result(job: Job, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def compared(ours: Report, theirs: Report) -> str:
-    """The figures of both side by side, where the same was done to both."""
-    rival = {(row.attack, row.n): row for row in theirs.rows}
+    """The verdicts and the figures of both side by side; an attack by its name in the first."""
     lines = [("attack", "n", "draws", *METHODS)]
-    for row in ours.rows:
-        name = called(row)
-        other = rival.get((name, row.n)) if row.noise == "on" else None
+    worst = [report.headline.worst for report in (ours, theirs)]
+    lines.append(("worst case", str(ours.n), str(ours.clean.draws), *(percent(w.value, w.interval) for w in worst)))
+    for row in ours.results:
+        other = theirs.result(row.id)
         lines.append(
             (
-                name if row.noise == "on" else f"{name}, without noise",
+                called(row),
                 str(row.n),
                 str(row.draws),
                 percent(row.accuracy, row.interval),
                 "–" if other is None else percent(other.accuracy, other.interval),
             )
         )
-    return table(lines)
+    return f"verdicts: {ours.verdict}, {theirs.verdict}\n{table(lines)}"
 
 
 def run_slice(job: Job, began: float, minutes: float, output: Path, about: dict[str, Any]) -> None:
@@ -292,8 +292,7 @@ def _check(job: Job, method: str, deadline: float) -> None:
 
     def on_progress(progress: CheckProgress) -> None:
         if progress.done == progress.total:
-            name = progress.trial.replace(" | ", ", ")
-            print(f"{method}: {name}: about {duration(progress.seconds_left)} left", flush=True)
+            print(f"{method}: {progress.case}: about {duration(progress.seconds_left)} left", flush=True)
         if time.monotonic() >= deadline:
             raise TimeIsUp  # the alarm may have rung where Python drops exceptions
 
@@ -312,7 +311,7 @@ def _check(job: Job, method: str, deadline: float) -> None:
         )
     reports.embed(report, folder.model)
     reports.write(report, folder.path)
-    print(f"{method}: {verdict(report)[1]}", flush=True)
+    print(f"{method}: {verdict(report)}", flush=True)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from torch import nn
 
 from benchmarks.rival import Rival, with_noise
 from perturbify import data, methods, recipe, zoo
-from perturbify.checks.suite import machine
+from perturbify.checks.run import machine
 from perturbify.perturbation import perturbations
 from perturbify.training.phases import JOINT_STEP, PLAIN
 from perturbify.training.prepare import prepare

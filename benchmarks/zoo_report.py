@@ -39,7 +39,7 @@ def main(data: Path, network: str, output: Path) -> None:
 
     def show(progress: Progress) -> None:
         if progress.done == progress.total:
-            print(progress.trial, "|", duration(progress.seconds_left), "left", flush=True)
+            print(progress.case, "|", duration(progress.seconds_left), "left", flush=True)
 
     report = check(
         model,

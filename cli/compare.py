@@ -12,7 +12,7 @@ from perturbify.cli.console import Console
 from perturbify.cli.options import data_options, output_options, pixels
 
 if TYPE_CHECKING:
-    from perturbify.checks.comparison import Comparison
+    from perturbify.checks.compare import Comparison
 
 _RECIPE = "; default: what the first network's recipe says, else "
 
@@ -24,12 +24,14 @@ _RECIPE = "; default: what the first network's recipe says, else "
 @click.option("--images", type=click.IntRange(1), default=256, show_default=True, help="Test images at most.")
 @click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{_RECIPE}8/255.")
 @click.option("--steps", type=click.IntRange(1), help=f"Of PGD{_RECIPE}7.")
-@click.option("--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{_RECIPE}0.01.")
+@click.option(
+    "--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{_RECIPE}0.01 at ε = 8/255, in proportion."
+)
 @click.option(
     "--eot-draws", type=click.IntRange(1), default=20, show_default=True, help="Draws that a step of EOT-PGD averages."
 )
 @click.option(
-    "--draws", type=click.IntRange(1), default=10, show_default=True, help="Fresh draws that score each image."
+    "--draws", type=click.IntRange(1), default=20, show_default=True, help="Fresh draws that score each image."
 )
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images at once.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random number.")
@@ -62,15 +64,16 @@ def compare(
 ) -> None:
     """Run the same adversaries on the same images of several networks, and set their figures side by side.
 
-    Each is a FILE of perturbify's or the folder of a RUN, called by its name or by the NAME before it. FGSM, PGD, and
-    EOT-PGD with the noise on; PGD with the noise off; FGSM and PGD at other ε; the time of an answer. Differences are
-    to the first network, over the same images. Exit status 3 says that one of them failed a criterion of `check`.
+    Each is a FILE of perturbify's or the folder of a RUN, called by its name or by the NAME before it. FGSM, PGD, the
+    margin attack and EOT-PGD with the noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer.
+    Differences are to the first network, in the worst case of every image. Exit status 3 says that one of them failed a
+    criterion of `check`; whether their figures are established is for `check` to say.
     """
     from dataclasses import replace
 
     from perturbify import checkpoint, data
-    from perturbify.checks.comparison import PLAN, check_names
-    from perturbify.checks.comparison import compare as run_comparison
+    from perturbify.checks.compare import PLAN, check_names
+    from perturbify.checks.compare import compare as run_comparison
     from perturbify.checks.render import comparison as pages
     from perturbify.text import duration
     from perturbify.training.launch import choose_device
@@ -83,7 +86,7 @@ def compare(
     headers = {name: checkpoint.read_header(path) for name, path in paths.items()}
     first = next(iter(headers.values()))
     given = {key: value for key, value in settings.items() if value is not None}
-    plan = replace(PLAN, **models.threat_model(first) | given)
+    plan = replace(PLAN, **models.threat_model(first, given))
     target = choose_device(device)
     if target.type == "cuda":
         plan = replace(plan, at_once=8)
@@ -109,13 +112,13 @@ def compare(
                 f"{name}, {1 + list(paths).index(name)} of {len(paths)}: {len(e.costs)} batches, about "
                 f"{duration(e.seconds)} on this machine"
             ),
-            on_progress=lambda name, p: show(replace(p, trial=f"{name}: {p.trial}")),
+            on_progress=lambda name, p: show(replace(p, case=f"{name}: {p.case}")),
         )
     console.result(pages.to_text(found), found.to_dict())
     if output is not None:
         _write(console, found, output)
-    if found.failures:
-        click.get_current_context().exit(3)
+    if found.status:
+        click.get_current_context().exit(found.status)
 
 
 def _paths(arguments: tuple[str, ...]) -> dict[str, Path]:

@@ -70,10 +70,10 @@ class Console:
 
             def show(p: checks.Progress) -> None:
                 left = f"{duration(p.seconds_left)} left"
-                move(f"checking: {p.trial}, {p.done} of {p.total} batches, {left}")
+                move(f"checking: {p.case}, {p.done} of {p.total} batches, {left}")
                 if p.done == p.total:
                     move("")
-                    self.log(f"checked: {p.trial}, {left}")
+                    self.log(f"checked: {p.case}, {left}")
 
             yield show
 

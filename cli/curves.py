@@ -8,7 +8,7 @@ from perturbify.checks.render import words
 from perturbify.text import percent
 
 if TYPE_CHECKING:
-    from perturbify.checks.comparison import Comparison
+    from perturbify.checks.compare import Comparison
 
 # Okabe and Ito's, without the yellow, which white paper swallows; the markers tell them apart without any colour.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
@@ -42,13 +42,13 @@ def draw(figure: Any, comparison: Comparison) -> None:
         axes.set_ylim(0, 100)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#00000018")
-    order = sorted(range(len(entries)), key=lambda number: -entries[number].strongest.accuracy)
+    order = sorted(range(len(entries)), key=lambda number: -entries[number].report.headline.accuracy)
     lines = panels[1].get_lines()
     figure.legend(
         [lines[number] for number in order],
-        [f"{percent(entries[n].strongest.accuracy)}  {_literal(entries[n].name)}" for n in order],
+        [f"{percent(entries[n].report.headline.accuracy)}  {_literal(entries[n].name)}" for n in order],
         loc="outside right center",
-        title="left by the strongest attack\n(of the table), %",
+        title="left in the worst case\n(of the table), %",
         alignment="left",
         frameon=False,
         fontsize=10,
@@ -67,7 +67,7 @@ def draw(figure: Any, comparison: Comparison) -> None:
 
 def _draw_averaged(axes: Any, comparison: Comparison) -> bool:
     """Marks EOT-PGD, which averages what PGD's single draws hide; says whether any network has noise for it."""
-    rows = [(number, entry.figures(comparison.plan)["eot"]) for number, entry in enumerate(comparison.entries)]
+    rows = [(number, entry.figures["eot"]) for number, entry in enumerate(comparison.entries)]
     found = [(number, row) for number, row in rows if row is not None]
     width = axes.get_xlim()[1] / 60
     for place, (number, row) in enumerate(found):

@@ -56,6 +56,8 @@ def finetune(
     """Train a network's weights and its noise in turn, against an adversary, and check the result.
 
     The run's folder holds the resolved recipe, metrics, the model with its card, and the state that --resume needs.
+    Once the model is written, the exit status is that of its check; 0: the figures are established; 3: a criterion
+    failed; 4: they could not be established.
     """
     console = Console(quiet=quiet, as_json=as_json)
     if (resumed is None) == (recipe_name is None):
@@ -215,5 +217,5 @@ def _finish(console: Console, result: Result, report: Report | None) -> None:
             "report": None if report is None else report.to_dict(),
         },
     )
-    if report is not None and not report.passed and console.first:  # torchrun would end the first one while it writes
-        click.get_current_context().exit(3)
+    if report is not None and report.status and console.first:  # torchrun would end the first one while it writes
+        click.get_current_context().exit(report.status)

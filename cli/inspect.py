@@ -88,7 +88,9 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
     ]
     check = header["check"]
     if check is not None:
-        facts.append(("last check", f"{check['n']} images of {check['dataset']}, passed: {check['passed']}"))
+        from perturbify.model_card import checked
+
+        facts.append(("last check", checked(check)))
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:{width}}  {value}" for name, value in facts]
     if sites:

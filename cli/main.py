@@ -1,6 +1,6 @@
 """The command ``perturbify``: finds the subcommand, and turns errors into one line and an exit status.
 
-Exit status: 0 fine, 1 failed, 2 used wrongly, 3 a robustness check failed, 130 interrupted.
+Exit status: 0 fine, 1 failed, 2 used wrongly, 3 a robustness check failed, 4 it established nothing, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def cli() -> None:
       perturbify finetune --recipe digits         train it, on images that come along
       perturbify check model.safetensors          how robust is it?
 
-    Results go to stdout, everything else to stderr.
+    Results go to stdout, everything else to stderr. Exit status: 0 fine, 1 failed, 2 used wrongly, 3 a robustness check
+    failed, 4 it could not establish its figures.
     """
 
 

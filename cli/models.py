@@ -110,11 +110,16 @@ def load(console: Console, path: str, *, trust_factory: bool) -> nn.Module:
     return model
 
 
-def threat_model(header: Header) -> dict[str, Any]:
-    """The adversary that a checkpoint's recipe names for its check."""
+def threat_model(header: Header, given: dict[str, Any]) -> dict[str, Any]:
+    """The adversary that a checkpoint's recipe names for its check, where nothing else is given.
+
+    With another ε, the recipe's step is scaled along.
+    """
     from perturbify import recipe
 
     if header.recipe is None:
-        return {}
+        return given
     settings = recipe.from_toml(header.recipe, "checkpoint").check
-    return {"epsilon": settings.epsilon, "step_size": settings.step_size, "steps": settings.steps}
+    epsilon = given.get("epsilon", settings.epsilon)
+    step_size = settings.step_size * (epsilon / settings.epsilon)
+    return {"epsilon": epsilon, "step_size": step_size, "steps": settings.steps} | given

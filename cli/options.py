@@ -66,12 +66,19 @@ def attack_options(command: Command) -> Command:
         click.option("--draws", type=click.IntRange(1), help="Fresh draws that score each image; default: 20."),
         click.option("--eot-draws", type=click.IntRange(1), help="Draws that a step of EOT-PGD averages."),
         click.option("--long-steps", type=click.IntRange(1), help="Steps of the longest PGD."),
-        click.option("--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{said}0.01."),
+        click.option(
+            "--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{said}0.01 at ε = 8/255, in proportion."
+        ),
         click.option("--steps", type=click.IntRange(1), help=f"Of PGD{said}7."),
         click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{said}8/255."),
         click.option("--few", type=click.IntRange(1), help="Images at most for the slow attacks."),
         click.option("--images", type=click.IntRange(1), help="Test images at most."),
-        click.option("--attacks", callback=names, metavar="LIST", help="Families, such as fgsm,pgd,eot,apgd."),
+        click.option(
+            "--attacks",
+            callback=names,
+            metavar="LIST",
+            help="Attacks by name, such as fgsm,pgd,margin,square; a wrong name lists them all.",
+        ),
         click.option("--preset", type=click.Choice(["quick", "standard", "paper"]), default="quick", show_default=True),
     ):
         command = option(command)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from perturbify import methods, zoo
 from perturbify.header import Header
-from perturbify.text import counted, fraction, noise_in_words, times
+from perturbify.text import counted, fraction, noise_in_words, percent, times
 
 
 def model_card(header: Header) -> str:
@@ -73,28 +76,58 @@ def _loading(header: Header) -> str:
     return f'model = perturbify.load("model.safetensors"{needs})   # {"; ".join(facts)}'
 
 
+def checked(check: Mapping[str, Any]) -> str:
+    """What a checkpoint keeps of its last check, in one line: its verdict first, then the worst case.
+
+    Args:
+        check: A summary, as :meth:`perturbify.checks.Report.summary` makes it; or of an older version, which gave no
+            verdict.
+    """
+    where = f"{check['n']} images of {check['dataset']}"
+    if "verdict" not in check:
+        failed = "no criterion failed" if check.get("passed") else "a criterion failed"
+        return f"{failed}, by an older version that gave no verdict; {where}"
+    worst = check["worst_case"]
+    return f"{check['verdict']}; worst case {percent(worst['value'], worst['interval'])}% on {where}"
+
+
 def _robustness(header: Header) -> list[str]:
     if header.check is None:
         return ["Not checked yet: `perturbify check model.safetensors --data …`."]
     check = header.check
-    verdicts = check["criteria"]
-    failed = [name for name, verdict in verdicts.items() if verdict == "fail"]
-    undecided = [name for name, verdict in verdicts.items() if verdict == "undecided"]
+    said = checked(check)
     lines = [
-        f"Accuracy in percent on {check['n']} test images of {check['dataset']} with its 95% interval (bootstrap over "
-        f"images). l∞ attacks within ε = {fraction(check['epsilon'])} on pixels in [0, 1]; crafted first, then scored "
-        "on fresh draws of the noise.",
+        f"**{said[:1].upper()}{said[1:]}.**",
         "",
-        "| attack | crafted on | noise while scoring | draws | accuracy |",
-        "|---|---|---|---|---|",
+        f"Accuracy in percent on {check['n']} test images of {check['dataset']} with its 95% interval over images; l∞ "
+        f"attacks within ε = {fraction(check['epsilon'])} on pixels in [0, 1], crafted first, then scored on fresh "
+        "draws of the noise. Worst case: every image under the attack that leaves the least. A better attack may leave "
+        "less.",
+        "",
+        "| attack | crafted on | noise while scoring | images | draws | accuracy |",
+        "|---|---|---|---|---|---|",
     ]
     for row in check["rows"]:
         low, high = row["interval"]
         accuracy = f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
         attack = row["attack"] if row["network"] == "itself" else f"{row['attack']} on {row['network']}"
-        lines.append(f"| {attack} | {row['crafted_on']} | {row['noise']} | {row['draws']} | {accuracy} |")
-    passed = len(verdicts) - len(failed) - len(undecided)
-    lines += ["", f"Sanity criteria: {passed} pass, {len(failed)} fail, {len(undecided)} are undecided."]
-    lines += [f"Failed: {', '.join(failed)}."] if failed else []
-    lines += [f"Undecided: {', '.join(undecided)}."] if undecided else []
+        images = f"{row['n']}" if row.get("attacked", row["n"]) == row["n"] else f"{row['attacked']} of {row['n']}"
+        lines.append(f"| {attack} | {_crafted_on(row)} | {row['noise']} | {images} | {row['draws']} | {accuracy} |")
+    named: dict[str, list[str]] = {outcome: [] for outcome in ("pass", "fail", "undecided", "not measured")}
+    for name, outcome in check["criteria"].items():
+        named[outcome].append(name)
+    counts = ", ".join(f"{len(names)} {outcome}" for outcome, names in named.items())
+    lines += ["", f"Criteria: {counts}."]
+    del named["pass"]
+    lines += [f"{outcome.capitalize()}: {', '.join(names)}." for outcome, names in named.items() if names]
     return lines
+
+
+def _crafted_on(row: Mapping[str, Any]) -> str:
+    """What the images of a row were crafted on; older versions kept the words."""
+    if "crafted_on" in row:
+        return str(row["crafted_on"])
+    if row["norm"] is None:
+        return "–"
+    on = {"itself": f"noise {row['noise']}", "twin": "noise off", "frozen": "frozen noise", "known": "one known draw"}
+    return str(row["source"] or on.get(row["on"], row["on"]))

@@ -163,7 +163,8 @@ class CheckSettings:
         epsilon: As in :class:`AttackSettings`.
         step_size: As in :class:`AttackSettings`.
         steps: As in :class:`AttackSettings`.
-        eot_draws: Independent draws of the noise that each step of EOT-PGD averages; at least 1.
+        eot_draws: Independent draws of the noise that each step of EOT-PGD averages, where it is run (`reproduce`); at
+            least 1.
         batch_size: Images attacked at once; at least 1.
     """
 

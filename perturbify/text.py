@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 
@@ -18,11 +20,23 @@ def noise_in_words(config: Mapping[str, Any] | None) -> str:
     return f"{first}{what[site]}, {scale}, one θ per {config['grain']}, a draw per {share}"
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligns rows in columns, two blanks apart; the first row is the head and is underlined."""
+def table(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """Aligns rows in columns, two blanks apart; the first row is the head and is underlined.
+
+    Args:
+        rows: Cells, row by row.
+        width: Columns of the terminal at most: where the rows are longer, the widest cells are wrapped between words.
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("─" * w for w in widths))
+    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 12:
+        widths[widths.index(max(widths))] -= 1
+    lines = []
+    for row in rows:
+        cells = [[cell] if len(cell) <= w else textwrap.wrap(cell, w) for cell, w in zip(row, widths, strict=True)]
+        for part in zip_longest(*cells, fillvalue=""):
+            lines.append("  ".join(text.ljust(w) for text, w in zip(part, widths, strict=True)).rstrip())
+        if row is rows[0]:
+            lines.append("  ".join("─" * w for w in widths))
     return "\n".join(lines)
 
 

@@ -9,8 +9,10 @@ from torch import nn
 
 import perturbify
 from perturbify import CheckPlan, PerturbConfig, check, checkpoint, zoo
+from perturbify.checks.render.words import crafted_on
 from perturbify.data.split import MemorySplit
 from perturbify.model_card import model_card
+from perturbify.text import percent
 
 X = torch.rand(2, 3, 8, 8)
 NOISY = PerturbConfig()
@@ -75,7 +77,7 @@ def test_a_factory_says_what_loading_needs():
 def test_a_checked_and_trained_one_shows_every_figure(config):
     model = named(config)
     split = MemorySplit(torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8), torch.arange(6) % 3)
-    report = check(model, split, CheckPlan(steps=2, eot_draws=2))
+    report = check(model, split, CheckPlan(attacks=("fgsm", "pgd", "twin", "transfer", "square"), steps=2))
     header = replace(
         checkpoint.describe(model),
         check=report.summary(),
@@ -89,8 +91,41 @@ def test_a_checked_and_trained_one_shows_every_figure(config):
     assert "on 6 test images of own images" in card and "within ε = 8/255" in card
     assert "```toml\nname = 'x'\n```" in card
     assert "| classes | 3 |" in card and "| trained | 7 epochs |" in card
-    for row in report.rows:
-        low, high = row.interval
-        figure = f"{100 * row.accuracy:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-        assert f"| {row.attack} | {row.crafted_on} | {row.noise} | {row.draws} | {figure} |" in card
-    assert all(c.name in card for c in report.criteria if c.verdict != "pass")
+    worst = report.headline.worst
+    assert f"**Not established; worst case {percent(worst.value, worst.interval)}% on 6 images of own images.**" in card
+    for result in report.results:
+        low, high = result.interval
+        figure = f"{100 * result.accuracy:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        images = "6" if result.attacked == 6 else f"{result.attacked} of 6"
+        line = f"{result.attack} | {crafted_on(result)} | {result.noise} | {images} | {result.draws} | {figure}"
+        assert f"| {line} |" in card
+    assert all(c.name in card for c in report.criteria if c.outcome != "pass")
+
+
+OLDER = {
+    "dataset": "digits",
+    "preset": "quick",
+    "n": 50,
+    "seed": 0,
+    "epsilon": 8 / 255,
+    "passed": True,
+    "criteria": {"one step never beats many": "undecided", "a larger ε never helps the model": "pass"},
+    "rows": [
+        {
+            **{"network": "itself", "attack": "PGD-7", "crafted_on": "noise on", "noise": "on", "norm": "linf"},
+            **{"epsilon": 8 / 255, "n": 50, "draws": 10, "accuracy": 0.5, "interval": [0.4, 0.6], "majority": 0.5},
+        }
+    ],
+}
+"""What an older version kept of a check."""
+
+
+def test_a_check_of_an_older_version_is_shown():
+    card = model_card(replace(checkpoint.describe(named()), check=OLDER))
+    assert "**No criterion failed, by an older version that gave no verdict; 50 images of digits.**" in card
+    assert "| PGD-7 | noise on | on | 50 | 10 | 50.0 (40.0 to 60.0) |" in card
+    assert "Criteria: 1 pass, 0 fail, 1 undecided, 0 not measured." in card
+    assert "Undecided: one step never beats many." in card
+    assert "**A criterion failed, by" in model_card(
+        replace(checkpoint.describe(named()), check=OLDER | {"passed": False})
+    )

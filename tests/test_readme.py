@@ -38,7 +38,7 @@ def test_the_main_job_runs_as_written(tmp_path):
         outputs.append(done.stdout)
     assert "19 sites" in outputs[0]
     assert "alive at 19 sites" in outputs[2]
-    accuracy = float(re.search(r"^clean\s+–\s+on.*?([\d.]+) \[", outputs[2], flags=re.MULTILINE)[1])
+    accuracy = float(re.search(r"^clean\s+noise on\s+\d+\s+([\d.]+) \[", outputs[2], flags=re.MULTILINE)[1])
     assert accuracy > 90
 
 

@@ -1,25 +1,51 @@
-"""Attacks on pixels in [0, 1]. What each one is: :class:`Attack`."""
+"""Attacks on pixels in [0, 1]. What each one is: :class:`Attack`; all that have a name: :func:`registered`."""
 
-from perturbify.attacks.attack import Attack, Crafted, Norm, Passes
+from perturbify.attacks import families
+from perturbify.attacks.attack import Attack, Crafted, Need, Norm, Passes, Role, needs_of, role_of
 from perturbify.attacks.few_pixel import FewPixel
 from perturbify.attacks.gradient import attacked, input_gradient
+from perturbify.attacks.libraries import Apgd, ApgdT, CarliniWagner, FabT, HopSkipJump, Square, StockAutoAttack
+from perturbify.attacks.losses import cross_entropy, margin, mean_margin, targeted_margin
+from perturbify.attacks.momentum import MarginPgd
 from perturbify.attacks.projected import Pgd, fgsm, pgd
 from perturbify.attacks.random_search import RandomSearch
 from perturbify.attacks.realisations import Frozen, Randomness, randomness
+from perturbify.attacks.registry import Entry, get, register, registered
 
 __all__ = [
+    "Apgd",
+    "ApgdT",
     "Attack",
+    "CarliniWagner",
     "Crafted",
+    "Entry",
+    "FabT",
     "FewPixel",
     "Frozen",
+    "HopSkipJump",
+    "MarginPgd",
+    "Need",
     "Norm",
     "Passes",
     "Pgd",
     "RandomSearch",
     "Randomness",
+    "Role",
+    "Square",
+    "StockAutoAttack",
     "attacked",
+    "cross_entropy",
+    "families",
     "fgsm",
+    "get",
     "input_gradient",
+    "margin",
+    "mean_margin",
+    "needs_of",
     "pgd",
     "randomness",
+    "register",
+    "registered",
+    "role_of",
+    "targeted_margin",
 ]

@@ -6,13 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
-Norm = Literal["linf", "l2", "l0"]
+from perturbify.attacks.losses import margin
 
+Norm = Literal["linf", "l2", "l0"]
+Role = Literal["one step", "white box", "black box"]
+Need = Literal["gradients", "3 classes", "4 classes", "foolbox"]
 
 COMPARING_DRAWS = 10
 """Draws at least that compare what an attack found for an image: by one, the luckiest would win."""
+
+SETTLING_DRAWS = 20
+"""Draws at least that settle an image of a random network: where all of them are wrong, nothing is left to win."""
 
 
 def check_ball(norm: str, epsilon: float) -> None:
@@ -66,6 +73,9 @@ class Attack(Protocol):
     while it is attacked. Random numbers come from torch's global generators alone, so that a seed set by the caller
     decides everything. Modes, buffers, ``requires_grad``, ``.grad`` and hooks of the network are afterwards what they
     were, also after an error.
+
+    It may have two more attributes, with defaults where it has none: what it is among the attacks of a check
+    (:func:`role_of`), and what it needs (:func:`needs_of`).
     """
 
     @property
@@ -96,3 +106,26 @@ class Attack(Protocol):
             CheckError: It is a library's, and the library is not installed.
         """
         ...
+
+
+def role_of(attack: Attack) -> Role:
+    """What an attack is: its attribute ``role``, or ``"white box"`` where its cost has gradients, else black box."""
+    role: Role | None = getattr(attack, "role", None)
+    return role if role is not None else "white box" if attack.passes.gradient > 0 else "black box"
+
+
+def needs_of(attack: Attack) -> frozenset[Need]:
+    """What an attack cannot do without: its attribute ``needs``, or ``"gradients"`` where its cost has some.
+
+    ``"3 classes"`` and ``"4 classes"`` are numbers of classes at least; ``"foolbox"`` is a library that is no
+    dependency.
+    """
+    needs: frozenset[Need] | None = getattr(attack, "needs", None)
+    return needs if needs is not None else frozenset({"gradients"} if attack.passes.gradient > 0 else ())
+
+
+@torch.no_grad()
+def wrong(model: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+    """Where one more forward is wrong, shape (N,), bool; logits that are NaN are."""
+    logits = model(images)
+    return (logits.argmax(1) != y) | margin(logits, y).isposinf()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Norm, Passes
+from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Norm, Passes, wrong
 from perturbify.attacks.gradient import attacked
 
 DIFFERENTIAL_WEIGHT = 0.5
@@ -81,7 +81,7 @@ class FewPixel:
         x = x.detach()
         with attacked(model), torch.no_grad():
             images = _paint(x, self._search(model, x, y))
-            return Crafted(images, model(images).argmax(1) != y)
+            return Crafted(images, wrong(model, images, y))
 
     def _search(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The candidate to paint on each image, shape (N, pixels, 2 + C)."""

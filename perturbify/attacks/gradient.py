@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perturbify.attacks.losses import Loss, cross_entropy
 from perturbify.errors import ModelError
 
 
@@ -33,8 +34,66 @@ def attacked(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1, at_once: int = 1) -> Tensor:
-    """Gradient of the cross-entropy with respect to the images, averaged over independent draws of the noise.
+class Followed(NamedTuple):
+    """What one forward and backward gives, all detached.
+
+    Attributes:
+        logits: Shape (N, classes).
+        gradient: Gradient of each image's own loss, shape of the images.
+    """
+
+    logits: Tensor
+    gradient: Tensor
+
+
+def follow(model: nn.Module, images: Tensor, y: Tensor, loss: Loss = cross_entropy) -> Followed:
+    """One forward and the gradient of its loss with respect to the images.
+
+    Args:
+        model: A classifier; no ``.grad`` is touched.
+        images: Shape (N, C, H, W).
+        y: Labels, shape (N,), int64.
+        loss: What to differentiate.
+
+    Raises:
+        ModelError: The network's output does not depend on the images in a way that autograd sees.
+    """
+    images = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(images)
+        # Summed, so that an image's gradient does not depend on who else is in the batch.
+        total = loss(logits, y).sum()
+        gradient = torch.autograd.grad(total, images, allow_unused=True)[0] if total.requires_grad else None
+    if gradient is None:
+        raise ModelError(
+            f"{type(model).__name__} gives no gradient for its images, so no white-box attack can follow it.",
+            "Rounding, no_grad() inside its forward, or inference_mode() around the attack take gradients away.",
+        )
+    return Followed(logits.detach(), gradient)
+
+
+def copies(x: Tensor, number: int) -> Tensor:
+    """A batch as many times, one copy after the other."""
+    return x.repeat(number, *[1] * (x.dim() - 1)) if number > 1 else x
+
+
+def parts(draws: int, at_once: int) -> Iterator[int]:
+    """How many draws go into each forward, until there are ``draws``."""
+    for first in range(0, draws, at_once):
+        yield min(at_once, draws - first)
+
+
+def input_gradient(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    draws: int = 1,
+    at_once: int = 1,
+    loss: Loss = cross_entropy,
+    finite: bool = False,
+) -> Tensor:
+    """Gradient of a loss with respect to the images, averaged over independent draws of the noise.
 
     Each draw is a forward of its own unless the caller says otherwise, so draws are independent whoever shares one:
     where the noise is shared by the whole batch, repeating the batch in one forward would repeat one draw and average
@@ -47,6 +106,9 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1, at
         draws: Number of draws to average over (expectation over transformation); at least 1.
         at_once: Draws in one forward, as a batch of N times as many images: faster on a GPU. More than 1 only where
             every image of a batch has draws of its own.
+        loss: Loss of each image, from logits and labels.
+        finite: Whether NaN counts as 0 in each draw, and infinity as the largest number, as an attack wants it: one
+            draw's NaN would take the direction from all others.
 
     Returns:
         Shape of ``x``.
@@ -55,21 +117,12 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, draws: int = 1, at
         ModelError: The network's output does not depend on the images in a way that autograd sees.
     """
     total: Tensor | None = None
-    for first in range(0, draws, at_once):
-        copies = min(at_once, draws - first)
-        images = x.detach().repeat(copies, *[1] * (x.dim() - 1)) if copies > 1 else x.detach()
-        images.requires_grad_(True)
-        with torch.enable_grad():
-            # Summed, so that an image's gradient does not depend on who else is in the batch.
-            loss = F.cross_entropy(model(images), y.repeat(copies), reduction="sum")
-            gradient = torch.autograd.grad(loss, images, allow_unused=True)[0] if loss.requires_grad else None
-        if gradient is None:
-            raise ModelError(
-                f"{type(model).__name__} gives no gradient for its images, so no white-box attack can follow it.",
-                "Rounding, no_grad() inside its forward, or inference_mode() around the attack take gradients away.",
-            )
-        if copies > 1:
-            gradient = gradient.view(copies, *x.shape).sum(0)
+    for number in parts(draws, at_once):
+        gradient = follow(model, copies(x, number), copies(y, number), loss).gradient
+        if finite:
+            gradient = gradient.nan_to_num()
+        if number > 1:
+            gradient = gradient.view(number, *x.shape).sum(0)
         total = gradient if total is None else total + gradient
     assert total is not None
     return total / draws if draws > 1 else total

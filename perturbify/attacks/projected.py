@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Passes, check_ball
+from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Passes, Role, check_ball, wrong
+from perturbify.attacks.ball import ball
+from perturbify.attacks.best import Best
 from perturbify.attacks.gradient import attacked, input_gradient
 
 
@@ -25,8 +26,8 @@ class Pgd:
         random_start: Whether to start at a random point of the ball rather than at the image.
         draws: Draws of the noise that each step's gradient is averaged over; more than 1 makes it EOT-PGD.
         at_once: Draws in one forward; more than 1 only where every image of a batch has draws of its own.
-        restarts: Runs from other random points; of each image the one with the greatest loss is kept, that loss
-            averaged over as many draws as a step, but at least
+        restarts: Runs from other random points; of each image the one with the greatest margin of a wrong class is
+            kept, averaged over as many draws as a step, but at least
             :data:`~perturbify.attacks.attack.COMPARING_DRAWS`.
         norm: ``"linf"`` or ``"l2"``.
 
@@ -54,6 +55,11 @@ class Pgd:
             )
 
     @property
+    def role(self) -> Role:
+        """FGSM is one step from the image itself; all else is white box."""
+        return "one step" if self.steps == 1 and not self.random_start else "white box"
+
+    @property
     def passes(self) -> Passes:
         """Its cost."""
         compared = max(self.draws, COMPARING_DRAWS) if self.restarts > 1 else 0
@@ -63,7 +69,7 @@ class Pgd:
         """Attacks a batch; it holds that it succeeded where one more draw is wrong, as every library does."""
         images = pgd(model, x, y, self)
         with attacked(model), torch.no_grad():
-            return Crafted(images, model(images).argmax(1) != y)
+            return Crafted(images, wrong(model, images, y))
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255) -> Tensor:
@@ -97,77 +103,16 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, attack: Pgd = Pgd()) -> Tensor:
     with attacked(model):
         if attack.restarts == 1:
             return _ascend(model, x, y, attack)
-        best, greatest = x, torch.full((len(x),), -math.inf, device=x.device)
+        best = Best(model, x, y, max(attack.draws, COMPARING_DRAWS))
         for _ in range(attack.restarts):
-            images = _ascend(model, x, y, attack)
-            loss = _mean_loss(model, images, y, max(attack.draws, COMPARING_DRAWS))
-            better = ~(loss <= greatest) & ~greatest.isnan()  # NaN counts as the greatest
-            best = torch.where(_spread(better, x), images, best)
-            greatest = torch.where(better, loss, greatest)
-        return best
+            best.offer(_ascend(model, x, y, attack))
+        return best.images
 
 
 def _ascend(model: nn.Module, x: Tensor, y: Tensor, attack: Pgd) -> Tensor:
-    ball = (_Box if attack.norm == "linf" else _Sphere)(x, attack.epsilon)
-    images = ball.anywhere() if attack.random_start else x
+    inside = ball(attack.norm, x, attack.epsilon)
+    images = inside.anywhere() if attack.random_start else x
     for _ in range(attack.steps):
-        direction = ball.steepest(input_gradient(model, images, y, draws=attack.draws, at_once=attack.at_once))
-        images = ball.project(images + attack.step_size * direction)
+        gradient = input_gradient(model, images, y, draws=attack.draws, at_once=attack.at_once, finite=True)
+        images = inside.project(images + attack.step_size * inside.steepest(gradient))
     return images
-
-
-class _Box:
-    """The l∞ ball around images, within [0, 1]."""
-
-    def __init__(self, x: Tensor, epsilon: float) -> None:
-        self._x, self._epsilon = x, epsilon
-        self._low, self._high = (x - epsilon).clamp(min=0), (x + epsilon).clamp(max=1)
-
-    def anywhere(self) -> Tensor:
-        return self.project(self._x + torch.empty_like(self._x).uniform_(-self._epsilon, self._epsilon))
-
-    def project(self, images: Tensor) -> Tensor:
-        return torch.clamp(images, self._low, self._high)
-
-    def steepest(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()
-
-
-class _Sphere:
-    """The l2 ball around images, within [0, 1]."""
-
-    def __init__(self, x: Tensor, epsilon: float) -> None:
-        self._x, self._epsilon = x, epsilon
-
-    def anywhere(self) -> Tensor:
-        radius = torch.rand(len(self._x), device=self._x.device, dtype=self._x.dtype) ** (1 / self._x[0].numel())
-        return self.project(self._x + self._epsilon * _spread(radius, self._x) * _unit(torch.randn_like(self._x)))
-
-    def project(self, images: Tensor) -> Tensor:
-        change = images - self._x
-        shrink = (self._epsilon / _length(change).clamp(min=1e-12)).clamp(max=1)
-        return (self._x + shrink * change).clamp(0, 1)  # clamped last: towards x, so it stays inside of the ball
-
-    def steepest(self, gradient: Tensor) -> Tensor:
-        return _unit(gradient)
-
-
-def _unit(v: Tensor) -> Tensor:
-    # Scaled first: the squares of small gradients would vanish, those of large ones overflow.
-    v = v.nan_to_num()
-    v = v / _spread(v.abs().flatten(1).amax(1), v).clamp(min=torch.finfo(v.dtype).tiny)
-    return v / _length(v).clamp(min=1e-12)
-
-
-def _length(v: Tensor) -> Tensor:
-    return _spread(v.flatten(1).norm(dim=1), v)
-
-
-def _spread(per_image: Tensor, like: Tensor) -> Tensor:
-    return per_image.view(-1, *[1] * (like.dim() - 1))
-
-
-@torch.no_grad()
-def _mean_loss(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Tensor:
-    losses = [F.cross_entropy(model(x), y, reduction="none").float() for _ in range(draws)]
-    return torch.stack(losses).mean(0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks.attack import Crafted, Passes, check_ball
+from perturbify.attacks.attack import Crafted, Passes, check_ball, wrong
+from perturbify.attacks.best import Best
 from perturbify.attacks.gradient import attacked
 
 
@@ -55,30 +55,13 @@ class RandomSearch:
         """Attacks a batch; it holds that it succeeded where one more draw is wrong."""
         x = x.detach()
         with attacked(model), torch.no_grad():
-            best, greatest = x, torch.full((len(x),), -math.inf, device=x.device)
+            best = Best(model, x, y, self.draws)
             for _ in range(self.tries):
-                images = (x + self.epsilon * self._direction(x)).clamp(0, 1)
-                margin = _mean_margin(model, images, y, self.draws)
-                better = margin >= greatest  # ties too: where all are alike, one of them still comes back
-                best = torch.where(better[:, None, None, None], images, best)
-                greatest = torch.where(better, margin, greatest)
-            return Crafted(best, model(best).argmax(1) != y)
+                best.offer((x + self.epsilon * self._direction(x)).clamp(0, 1))
+            return Crafted(best.images, wrong(model, best.images, y))
 
     def _direction(self, x: Tensor) -> Tensor:
         normal = torch.randn_like(x)
         if self.norm == "linf":
             return torch.where(normal < 0, -1, 1).to(x.dtype)
         return normal / normal.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
-
-
-def _mean_margin(model: nn.Module, images: Tensor, y: Tensor, draws: int) -> Tensor:
-    """Logit of the best wrong class over that of the true one, averaged over draws, shape (N,); NaN is infinitely bad.
-
-    Unlike the cross-entropy, which is exactly zero where a network is sure, it still tells such images apart.
-    """
-    total = torch.zeros(len(images), device=images.device)
-    for _ in range(draws):
-        logits = model(images).float()
-        wrong = logits.scatter(1, y[:, None], -math.inf).amax(1)
-        total += wrong - logits.gather(1, y[:, None]).squeeze(1)
-    return torch.where(total.isnan(), math.inf, total) / draws

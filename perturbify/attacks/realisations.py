@@ -22,8 +22,8 @@ def randomness(model: nn.Module, images: Tensor) -> Randomness:
     """Finds out what a network draws while it is attacked, by running it in eval mode.
 
     A network is taken for random where a forward asks a global generator (torch's, numpy's, Python's) for numbers, or
-    where two forwards differ; so a network that draws and then rounds the noise away is random as well. Modes and
-    generators are afterwards what they were.
+    where two forwards differ; so a network that draws and then rounds the noise away is random as well, and one that
+    is random only where a gradient is asked for. Modes and generators are afterwards what they were.
 
     Args:
         model: Any network.
@@ -37,11 +37,13 @@ def randomness(model: nn.Module, images: Tensor) -> Randomness:
     """
     with attacked(model):
         with noise(model, enabled=False):
-            if _draws(model, images):
+            if _draws(model, images) or _draws(model, images, gradients=True):
                 return "foreign"
         if not _draws(model, images):
             return "none"
     drawing = [p for _, p in perturbations(model) if p.enabled]
+    if not drawing:  # it looked deterministic at first, and is not: whatever changes it is not ours
+        return "foreign"
     if all(p.of_weight for p in drawing):
         return "weights"
     return "fresh" if any(p.share == "sample" and not p.of_weight for p in drawing) else "shared"
@@ -60,6 +62,9 @@ class Frozen(nn.Module):
     draw by themselves, and those where our noise sits on a map whose leading dimension is not the batch (windows,
     patches). That is slow. A network without randomness runs once, and as it is.
 
+    A search that always asks for the same images in the same order can do without: then their places stay, and with
+    them what is drawn for them.
+
     Batch-norm in train mode makes an image's logits depend on its batch; use it in eval mode, as attacks do.
 
     Args:
@@ -67,18 +72,20 @@ class Frozen(nn.Module):
         draws: Number of realisations; at least 1.
         seed: Decides the realisations. It is hashed, so they are none of those that a caller draws after
             ``torch.manual_seed`` of the same number.
+        by_place: Whether the images of every call are the same ones in the same order, so that a whole batch runs at
+            once, whatever the network; another batch meets other realisations.
 
     Raises:
         ValueError: ``draws`` is less than 1.
     """
 
-    def __init__(self, model: nn.Module, draws: int = 1, seed: int = 0) -> None:
+    def __init__(self, model: nn.Module, draws: int = 1, seed: int = 0, *, by_place: bool = False) -> None:
         if draws < 1:
             raise ValueError(f"draws must be at least 1, not {draws}")
         super().__init__()
         self.model = model
         self.training = model.training
-        self.draws, self.seed = draws, seed
+        self.draws, self.seed, self.by_place = draws, seed, by_place
         self._modes: tuple[bool, ...] = ()
         self._foreign = self._folded = False
 
@@ -95,6 +102,8 @@ class Frozen(nn.Module):
         if not self._foreign and not any(p.enabled for _, p in perturbations(self.model)):
             return self.model(images)
         if self._foreign or self._folded:
+            if self.by_place:
+                return self._average(images)
             return torch.cat([self._average(image) for image in images.split(1)])
         with sharing(self.model, "batch"):
             return self._average(images)
@@ -130,14 +139,14 @@ class Frozen(nn.Module):
         self._modes = modes
 
 
-@torch.no_grad()
-def _draws(model: nn.Module, images: Tensor) -> bool:
+def _draws(model: nn.Module, images: Tensor, *, gradients: bool = False) -> bool:
+    images = images.detach().requires_grad_(gradients)
     results = []
     for seed in range(2):
         with seeded(seed, _devices(model, images)):
             unmoved = _next_numbers(images)
-        with seeded(seed, _devices(model, images)):
-            results.append(model(images))
+        with seeded(seed, _devices(model, images)), torch.set_grad_enabled(gradients):
+            results.append(model(images).detach())
             if _next_numbers(images) != unmoved:
                 return True
     return not _same(*results)

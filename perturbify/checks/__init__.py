@@ -1,20 +1,26 @@
-"""Robustness checks: is the noise alive, how often is the network right under attack, and can that be believed."""
+"""Robustness checks: can the gradients be trusted, how often is the network right under attack, what does it prove?"""
 
-from perturbify.checks.bench import Progress
+from perturbify.checks.cases import Case
 from perturbify.checks.estimate import Estimate
-from perturbify.checks.plan import FAMILIES, PRESETS, CheckPlan
-from perturbify.checks.report import Criterion, Evidence, Report, Row
-from perturbify.checks.suite import check
+from perturbify.checks.evaluate import Progress
+from perturbify.checks.evidence import Criterion, Evidence
+from perturbify.checks.plan import PRESETS, CheckPlan, preset
+from perturbify.checks.report import Headline, Report
+from perturbify.checks.results import Figure, Result
+from perturbify.checks.run import check
 
 __all__ = [
-    "FAMILIES",
     "PRESETS",
+    "Case",
     "CheckPlan",
     "Criterion",
     "Estimate",
     "Evidence",
+    "Figure",
+    "Headline",
     "Progress",
     "Report",
-    "Row",
+    "Result",
     "check",
+    "preset",
 ]

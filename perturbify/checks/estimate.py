@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from perturbify.attacks import attacked, input_gradient
+from perturbify.checks.cases import Case
 from perturbify.checks.plan import CheckPlan
-from perturbify.checks.trials import Trial
+from perturbify.errors import ModelError
+
+STANDING = 0.5
+"""Share of the images that are supposed to stand where an attack leaves out the others."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Estimate:
 
 
 def estimate(
-    model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Trial, int]], plan: CheckPlan, draws: int
+    model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Case, int, int]], plan: CheckPlan, per_answer: int
 ) -> Estimate:
     """Times one pass forward and one with a gradient on a real batch, and counts passes.
 
@@ -39,34 +43,39 @@ def estimate(
         model: The network.
         x: A batch of images, shape (N, C, H, W).
         y: Its labels, shape (N,).
-        work: Trials, and how many images each piece of work has.
+        work: Cases, how many images each piece of work has, and how many draws score each.
         plan: How images are scored.
-        draws: Forwards that the network takes for one answer.
+        per_answer: Forwards that the network takes for one answer.
 
     Returns:
         The seconds to expect.
     """
     with attacked(model):
         forward = _seconds(lambda: _forward(model, x)) / len(x)
-        gradient = _seconds(lambda: input_gradient(model, x, y)) / len(x)
+        gradient = _seconds(lambda: _gradient(model, x, y)) / len(x)
     costs = []
-    for trial, images in work:
-        seconds = forward * (plan.draws * draws if trial.noisy else 1)
-        if (
-            trial.noisy and trial.role != "sweep" and draws == 1
-        ):  # of the further queries, those images that last are asked
-            seconds += forward * max(0, max(plan.queries) - plan.draws) * (0.5 if trial.attack is None else 0.2)
-        if trial.attack is not None:
-            passes = trial.attack.passes
-            averaged = plan.frozen_draws if trial.crafted_on == "frozen noise" else 1
+    for case, images, draws in work:
+        seconds = forward * draws * (per_answer if draws > 1 else 1)
+        if case.id == "clean" and per_answer == 1:  # of the further queries, those images that last are asked
+            seconds += 0.5 * forward * max(0, max(plan.queries) - draws)
+        if case.attack is not None:
+            passes = case.attack.passes
+            averaged = plan.frozen_draws if case.on == "frozen" else 1
             seconds += averaged * (passes.forward * forward + passes.gradient * gradient)
-        costs.append(images * seconds)
+        costs.append(images * seconds * (STANDING if case.standing else 1))
     return Estimate(tuple(costs))
 
 
 @torch.no_grad()
 def _forward(model: nn.Module, x: Tensor) -> None:
     model(x)
+
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    try:
+        input_gradient(model, x, y)
+    except ModelError:
+        _forward(model, x)  # it gives none, and none of its attacks follows one
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -11,13 +11,14 @@ SIDE = 128
 """Pixels a side at most; larger images are scaled down."""
 
 
-def strip(x: Tensor, adversarial: Tensor, labels: list[str], n: int = 8) -> list[dict[str, str]]:
+def strip(x: Tensor, adversarial: Tensor, labels: list[str], said: list[str], n: int = 8) -> list[dict[str, str]]:
     """Pictures of the first images of a batch: as they are, attacked, and ten times the difference around grey.
 
     Args:
         x: Images, shape (N, C, H, W), in [0, 1].
         adversarial: The same, attacked.
         labels: Name of each image's class.
+        said: Name of the class that the network takes each attacked image for.
         n: Images at most.
 
     Returns:
@@ -26,11 +27,12 @@ def strip(x: Tensor, adversarial: Tensor, labels: list[str], n: int = 8) -> list
     return [
         {
             "label": label,
+            "answer": answer,
             "clean": data_url(clean),
             "adversarial": data_url(attacked),
             "difference": data_url((0.5 + 10 * (attacked - clean)).clamp(0, 1)),
         }
-        for clean, attacked, label in list(zip(x, adversarial, labels, strict=True))[:n]
+        for clean, attacked, label, answer in list(zip(x, adversarial, labels, said, strict=True))[:n]
     ]
 
 

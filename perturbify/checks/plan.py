@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from perturbify.attacks import FewPixel, Pgd, RandomSearch
+from perturbify.attacks import Attack, FewPixel, Pgd, RandomSearch
 
-FAMILIES = {
-    "fgsm": "one step of length ε",
-    "pgd": "projected steps, one draw of the noise a step",
-    "eot": "projected steps, each on the mean gradient of independent draws",
-    "frozen": "projected steps on fixed realisations of the noise",
-    "transfer": "crafted on the network without its noise, and on the networks given with --from",
-    "random": "the worst of random points of the ball",
-    "unbounded": "projected steps without a bound",
-    "sweep": "FGSM and PGD at other ε",
-    "long": "many more steps, and those together with more draws",
-    "restarts": "PGD from several starting points",
-    "l2": "projected steps in an l2 ball of 0.5",
-    "few-pixel": "1, 2 and 3 pixels by differential evolution",
-    "apgd": "APGD on the cross-entropy and the difference of logits ratio (pyautoattack)",
-    "square": "Square, by queries (pyautoattack)",
-    "cw": "Carlini and Wagner's l2 attack (foolbox)",
-    "hopskipjump": "HopSkipJump, by decisions on frozen noise (foolbox)",
-}
-"""The families of attacks that a plan can name."""
+if TYPE_CHECKING:
+    from perturbify.checks.cases import Case
+
+QUICK = ("fgsm", "pgd", "margin", "longer", "twin", "known", "transfer", "random", "square", "unbounded", "sweep")
+"""The attacks of the preset ``quick``, by name."""
+
+STANDARD = (
+    *("fgsm", "pgd", "margin", "targets", "longer", "apgd", "apgd-t", "fab", "square", "eot", "twin", "known"),
+    *("frozen", "transfer", "random", "unbounded", "sweep", "restarts", "l2", "few-pixel", "cw", "stock"),
+)
+
+PAPER = (
+    *("fgsm", "pgd", "margin", "targets", "longer", "apgd", "apgd-t", "fab", "square", "eot", "steps", "draws"),
+    *("twin", "known", "frozen", "transfer", "random", "unbounded", "sweep", "few-pixel", "cw", "stock"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,29 +30,31 @@ class CheckPlan:
 
     Attributes:
         preset: Name of the preset that it comes from; ``"custom"`` once anything was changed.
-        attacks: Families of :data:`FAMILIES`.
+        attacks: Names, as :func:`perturbify.checks.cases.known` lists them, attacks, or cases.
         images: Test images at most, as equal by class as possible; None takes all.
-        few: Images at most for attacks that take thousands of passes an image (few-pixel, APGD, Square, C&W,
-            HopSkipJump).
-        sanity: Images at most for the attacks that say whether the other figures can be believed (frozen, random,
-            unbounded, sweep); None takes all of the check.
-        longest: Images at most for the longest run, many steps together with draws. None takes all of the check, and
-            then it may turn out the strongest attack; on some of them it says whether the strongest has converged.
+        few: Images at most for attacks that take thousands of passes an image (few-pixel, C&W, HopSkipJump, the stock
+            AutoAttack).
+        sanity: Images at most for what only says whether the other figures can be believed (known and frozen noise,
+            random points, other ε); None takes all of the check.
+        longest: Images at most for hundreds of steps, or of draws a step; None takes all of the check.
         epsilon: Radius of the l∞ ball in pixels of [0, 1].
-        sweep: Further radii for the family ``sweep``, as multiples of ``epsilon``.
-        step_size: Length of a step of PGD.
+        sweep: Further radii for ``sweep``, as multiples of ``epsilon``.
+        step_size: Length of a step of PGD; None: 0.01 at ε = 8/255, and in proportion to ε.
         steps: Steps of PGD.
-        long_steps: Steps of its longest run; it is run with half as many, too, to see whether that makes a difference.
-        restarts: Starting points of its restarted run.
-        eot_draws: Draws that a step of EOT-PGD averages; it is run with half as many, too, for the same reason.
+        long_steps: Steps of PGD where it is run long, in ``steps``.
+        gradients: Gradients that the margin attack takes for an image; ``longer`` takes four times as many.
+        restarts: Starting points of the restarted PGD.
+        eot_draws: Draws that a step of EOT-PGD averages; it is run with half as many, too.
+        most_draws: Draws a step up to which ``draws`` goes, by factors of two.
         at_once: Draws of EOT-PGD in one forward, where every image has draws of its own: faster on a GPU.
         frozen_draws: Realisations of the noise that frozen noise averages, and draws that compare random points.
         tries: Points of the random search.
         population: Candidates of the few-pixel attack.
         generations: Its generations.
-        square_queries: Queries of the Square attack.
+        square_queries: Queries of the Square attack on a deterministic network.
+        square_draws: Draws that a query averages on a random one, which is asked a fourth as often.
         confidences: κ of Carlini and Wagner's attack.
-        draws: Fresh draws of the noise that score each image.
+        draws: Fresh draws of the noise that score each image; a random network gets two at least.
         queries: Numbers of repeated queries whose survival is reported.
         noise: ``"fresh"`` draws the noise for every image, ``"shared"`` once for a batch, whatever the network says;
             for one image both are the same, but shared draws tie the images of a batch together.
@@ -68,33 +66,36 @@ class CheckPlan:
     """
 
     preset: str = "custom"
-    attacks: tuple[str, ...] = ("fgsm", "pgd", "eot", "frozen", "transfer", "random", "unbounded", "sweep", "long")
+    attacks: tuple[str | Attack | Case, ...] = QUICK
     images: int | None = 256
     few: int = 64
-    sanity: int | None = None
+    sanity: int | None = 128
     longest: int | None = None
     epsilon: float = 8 / 255
-    sweep: tuple[float, ...] = (0.25, 0.5, 2.0)
-    step_size: float = 0.01
+    sweep: tuple[float, ...] = (0.5, 2.0)
+    step_size: float | None = None
     steps: int = 7
-    long_steps: int = 20
+    long_steps: int = 200
+    gradients: int = 40
     restarts: int = 3
     eot_draws: int = 10
+    most_draws: int = 128
     at_once: int = 1
-    frozen_draws: int = 5
-    tries: int = 20
+    frozen_draws: int = 3
+    tries: int = 10
     population: int = 100
     generations: int = 20
-    square_queries: int = 1000
+    square_queries: int = 200
+    square_draws: int = 5
     confidences: tuple[float, ...] = (0.0,)
     draws: int = 20
-    queries: tuple[int, ...] = (1, 5, 10, 100)
+    queries: tuple[int, ...] = (1, 5, 10)
     noise: Literal["fresh", "shared"] = "fresh"
     batch_size: int = 128
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("images", "few", "sanity", "longest", "batch_size"):
+        for name in ("images", "few", "sanity", "longest", "batch_size", "gradients", "square_draws", "most_draws"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, not {number}")
@@ -102,45 +103,64 @@ class CheckPlan:
             raise ValueError(f"draws and queries must be at least 1, not {self.draws} and {self.queries}")
         if self.noise not in ("fresh", "shared"):
             raise ValueError(f'noise is "fresh" or "shared", not {self.noise!r}')
-        unknown = [a for a in self.attacks if a not in FAMILIES]
-        if unknown:
-            raise ValueError(f"there are no attacks {unknown[0]!r}; there are {', '.join(FAMILIES)}")
-        Pgd(self.epsilon, self.step_size, self.long_steps, restarts=self.restarts)
-        Pgd(self.epsilon, self.step_size, self.steps, draws=self.eot_draws, at_once=self.at_once)
+        Pgd(self.epsilon, self.step, self.long_steps, restarts=self.restarts)
+        Pgd(self.epsilon, self.step, self.steps, draws=self.eot_draws, at_once=self.at_once)
         RandomSearch(self.epsilon, self.tries, self.frozen_draws)
         FewPixel(1, self.population, self.generations)
 
+    @property
+    def step(self) -> float:
+        """Length of a step of PGD, in pixels of [0, 1]."""
+        return 0.01 * self.epsilon / (8 / 255) if self.step_size is None else self.step_size
+
 
 PRESETS = {
-    "quick": CheckPlan(
-        "quick", sanity=64, sweep=(0.5, 2.0), eot_draws=4, frozen_draws=3, tries=10, draws=10, queries=(1, 5, 10)
-    ),
+    "quick": CheckPlan("quick"),
     "standard": CheckPlan(
         "standard",
-        (*CheckPlan.attacks, "restarts", "l2", "few-pixel", "apgd", "square", "cw"),
+        STANDARD,
         images=1000,
         few=32,
         sanity=256,
         longest=256,
         sweep=(0.125, 0.25, 0.5, 0.75, 1.5, 2.0),
-        long_steps=50,
+        gradients=100,
         eot_draws=20,
+        frozen_draws=5,
         tries=50,
+        square_queries=1000,
+        square_draws=10,
+        queries=(1, 5, 10, 100),
     ),
     "paper": CheckPlan(
         "paper",
-        ("fgsm", "pgd", "eot", "transfer", "sweep", "few-pixel", "cw", "random", "unbounded", "frozen", "long"),
+        PAPER,
         images=None,
         few=1000,
         sanity=1000,
         longest=1000,
         sweep=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.25, 1.5, 1.75, 2.0),
-        long_steps=50,
+        gradients=200,
         eot_draws=80,
+        frozen_draws=5,
+        tries=50,
         population=400,
         generations=100,
         square_queries=5000,
+        square_draws=20,
         confidences=(0.0, 0.1, 1.0, 2.0, 5.0),
+        queries=(1, 5, 10, 100),
     ),
 }
-"""Plans with a name. ``paper``: the paper's settings throughout, 80 draws a step."""
+"""Plans with a name. ``paper``: the paper's settings throughout, and what reviewers of random defences ask for."""
+
+
+def preset(name: str) -> tuple[str | Attack | Case, ...]:
+    """The attacks of a preset, to add others: ``attacks=[*preset("quick"), MyAttack()]``.
+
+    Raises:
+        ValueError: There is no preset of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name].attacks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,26 @@ class Record:
     """One batch under one attack.
 
     Attributes:
-        trial: Key of the trial.
+        case: Id of the case.
         batch: Number of the batch.
         seed: Of its random numbers.
-        right: For each image a text of ones and zeros: draw by draw, whether the answer was right.
-        majority: For each image, whether the right class came most often.
-        lasted: For each image, how many answers in a row were right from the first on, at most ``queries``.
+        images: Numbers of the images that were attacked, within the batch; the others were left out, and count as
+            wrong.
+        right: For each of them a text of ones and zeros: draw by draw, whether the answer was right.
+        majority: For each, whether the right class came most often.
+        lasted: For each, how many answers in a row were right from the first on, at most ``queries``.
         queries: Answers asked for in a row.
-        fooled: For each image, whether the attack holds that it succeeded; None without an attack.
-        linf: For each image, the greatest change of a pixel.
-        l2: For each image, the length of the change.
+        fooled: For each, whether the attack holds that it succeeded; None without an attack.
+        linf: For each, the greatest change of a pixel.
+        l2: For each, the length of the change.
         seconds: Time it took.
-        pictures: Some of its images, for the trial that the report shows.
+        pictures: Some of the images, for the case that the report shows.
     """
 
-    trial: str
+    case: str
     batch: int
     seed: int
+    images: list[int]
     right: list[str]
     majority: list[bool]
     lasted: list[int]
@@ -42,7 +45,7 @@ class Record:
     linf: list[float]
     l2: list[float]
     seconds: float
-    pictures: list[dict[str, str]] | None = None
+    pictures: list[dict[str, Any]] | None = None
 
 
 class Records:
@@ -72,9 +75,17 @@ class Records:
     def __contains__(self, key: tuple[str, int]) -> bool:
         return key in self._found
 
-    def of(self, trial: str) -> list[Record]:
-        """The records of one trial, in the order of its batches."""
-        return [self._found[key] for key in sorted(key for key in self._found if key[0] == trial)]
+    def __getitem__(self, key: tuple[str, int]) -> Record:
+        return self._found[key]
+
+    def of(self, case: str) -> list[Record]:
+        """The records of one case, in the order of its batches."""
+        return [self._found[key] for key in sorted(key for key in self._found if key[0] == case)]
+
+    def lost(self, cases: Sequence[str], batch: int) -> set[int]:
+        """Images of a batch on which nothing is left to win: no draw was right under one of some cases."""
+        found = (self._found[case, batch] for case in cases if (case, batch) in self._found)
+        return {image for r in found for image, row in zip(r.images, r.right, strict=True) if "1" not in row}
 
     def all(self) -> list[Record]:
         """All records."""
@@ -82,7 +93,7 @@ class Records:
 
     def keep(self, record: Record) -> None:
         """Keeps a record of another process, in memory."""
-        self._found[record.trial, record.batch] = record
+        self._found[record.case, record.batch] = record
 
     def add(self, record: Record) -> None:
         """Keeps a record of this process; on disk before this returns."""
@@ -102,10 +113,9 @@ class Records:
             ) from error
 
     def _read(self, path: Path) -> Iterator[Record]:
-        text = path.read_text(encoding="utf-8")
-        whole, _, cut = text.rpartition("\n")
+        whole, _, cut = path.read_bytes().rpartition(b"\n")
         try:
-            about, *lines = [json.loads(line) for line in whole.splitlines()] or [self._about]
+            about, *lines = [json.loads(line) for line in _lines(whole)] or [self._about]
             records = [Record(**line) for line in lines]
         except (ValueError, TypeError) as error:
             raise CheckError(f"{path} is damaged ({error}).", "Remove it, or check into another folder.") from error
@@ -117,7 +127,11 @@ class Records:
                 "Give the same settings as before, or another folder.",
             )
         if cut and path == self._own:  # the line that was being written when the check was killed
-            path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+            path.write_bytes(whole + b"\n" if whole else b"")
             if not whole:
                 path.unlink()
         return iter(records)
+
+
+def _lines(text: bytes) -> list[str]:
+    return text.decode("utf-8").split("\n") if text else []

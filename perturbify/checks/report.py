@@ -3,165 +3,54 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
+
+from perturbify.checks.criteria import Found, difference, gain
+from perturbify.checks.evidence import STATUS, Criterion, Verdict, verdict
+from perturbify.checks.gradients import ALIVE
 from perturbify.checks.liveness import Liveness
+from perturbify.checks.results import Example, Figure, Result
+from perturbify.checks.statistics import Right
 from perturbify.errors import CheckError
 
-SCHEMA = 2
-
-Verdict = Literal["pass", "fail", "undecided"]
+SCHEMA = 3
 
 NOT_ELIGIBLE = "Not eligible for the RobustBench leaderboard, which takes deterministic models only."
 
 
 @dataclass(frozen=True)
-class Point:
-    """Where a row stands in a plot.
+class Headline:
+    """What a check comes down to.
 
     Attributes:
-        figure: ``"epsilon"`` (accuracy against ε), ``"draws"`` (against the draws that a step averages) or ``"steps"``.
-        line: The curve it belongs to.
-        x: Its abscissa: ε in pixels, draws, or steps.
+        clean: Accuracy on the images as they are.
+        worst: Accuracy in the worst case of every image over all attacks within the ball, the clean image among them.
+        best: Accuracy under the single attack that leaves the least, of those on all images; None without one.
+        best_attack: Id of that attack.
+        noise_adds: What the noise itself adds: the worst case of the same attacks with it, less that without it; None
+            where it cannot be switched off, or was not measured.
+        ahead: What the network is ahead of the one it is held against, in the worst case of the same attacks on both;
+            None without one.
     """
 
-    figure: Literal["epsilon", "draws", "steps"]
-    line: str
-    x: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one attack left of the accuracy.
-
-    Every figure but ``claimed`` is of ``draws`` fresh, independent draws of the noise for each image, none of which
-    the attack has seen.
-
-    Attributes:
-        attack: Its name, such as ``"EOT-PGD-7"``; ``"clean"`` without one.
-        crafted_on: What it attacked: ``"noise on"``, ``"noise off"``, ``"frozen noise"``, or another network's name.
-        noise: ``"on"`` or ``"off"`` while scoring.
-        norm: ``"linf"``, ``"l2"``, ``"l0"``; None without an attack.
-        epsilon: Bound of the perturbation in that norm, in pixels of [0, 1]; None where there is none.
-        settings: All settings of the attack.
-        n: Images.
-        draws: Draws that score each image; 1 where the network gives the same answer every time.
-        accuracy: Mean probability of being right.
-        interval: Its 95% interval by a bootstrap over images.
-        majority: Share of images where the class most frequent among the draws is the right one.
-        survival: For N queries, the share of images that are right in all N of them.
-        clean_survival: The same for the same images without the attack.
-        unperturbed: Share of images that the attack gave back as they were.
-        claimed: Share of images where the attack holds that it succeeded; None without an attack.
-        distance: Median length of the perturbations, by norm (``"linf"``, ``"l2"``).
-        forward: Passes without a gradient that it spent on each image.
-        gradient: Passes with one.
-        seconds: Time for crafting and scoring.
-        points: Where it stands in the plots.
-        network: The network that was scored: ``"itself"``, or the name of one it is held against.
-    """
-
-    attack: str
-    crafted_on: str
-    noise: Literal["on", "off"]
-    norm: str | None
-    epsilon: float | None
-    settings: dict[str, Any]
-    n: int
-    draws: int
-    accuracy: float
-    interval: tuple[float, float]
-    majority: float
-    survival: dict[int, float]
-    clean_survival: dict[int, float]
-    unperturbed: float
-    claimed: float | None
-    distance: dict[str, float]
-    forward: float
-    gradient: float
-    seconds: float
-    points: tuple[Point, ...] = ()
-    network: str = "itself"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One figure that speaks for or against a criterion.
-
-    Attributes:
-        statement: What was compared, in words, without the figures.
-        estimate: The figure: a difference of accuracies over the same images, or an accuracy.
-        interval: Its 95% interval.
-        limit: What the figure must not exceed.
-        tolerance: How far beyond counts as equal.
-    """
-
-    statement: str
-    estimate: float
-    interval: tuple[float, float]
-    limit: float
-    tolerance: float
+    clean: Figure
+    worst: Figure
+    best: Figure | None
+    best_attack: str | None
+    noise_adds: Figure | None
+    ahead: Figure | None
 
     @property
-    def verdict(self) -> Verdict:
-        """``"pass"`` where the whole interval is at most limit + tolerance.
-
-        ``"fail"`` where the whole interval is beyond the limit, and the estimate beyond limit + tolerance; else
-        ``"undecided"``.
-        """
-        bound = self.limit + self.tolerance
-        if self.interval[1] <= bound:
-            return "pass"
-        return "fail" if self.interval[0] > self.limit and self.estimate > bound else "undecided"
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """A sanity criterion.
-
-    Attributes:
-        name: Such as ``"one step never beats many"``.
-        why: What a failure would mean, in a sentence.
-        evidence: The comparisons; none where what it takes was not measured.
-        detail: What was not measured, or a remark; may be empty.
-    """
-
-    name: str
-    why: str
-    evidence: tuple[Evidence, ...]
-    detail: str = ""
-
-    @property
-    def verdict(self) -> Verdict:
-        """``"fail"`` where any evidence fails, ``"pass"`` where there is some and all passes, else ``"undecided"``."""
-        verdicts = {e.verdict for e in self.evidence}
-        if "fail" in verdicts:
-            return "fail"
-        return "pass" if verdicts == {"pass"} else "undecided"
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image before and after an attack, as PNG data URLs.
-
-    Attributes:
-        label: Its class.
-        clean: The image.
-        adversarial: The attacked image.
-        difference: Ten times the difference, around grey.
-        clean_accuracy: Share of the scoring draws that get the clean image right.
-        accuracy: Share of them that get the attacked one right.
-    """
-
-    label: str
-    clean: str
-    adversarial: str
-    difference: str
-    clean_accuracy: float
-    accuracy: float
+    def accuracy(self) -> float:
+        """The worst case, in [0, 1]."""
+        return self.worst.value
 
 
 @dataclass(frozen=True)
@@ -178,13 +67,14 @@ class Report:
         seed: Of every random number in the check.
         epsilon: Radius of the l∞ attacks, in pixels of [0, 1].
         deterministic: Whether the network gives the same answer every time.
-        noise_mode: ``"none"``, ``"fresh"`` (a draw for every image), ``"shared"`` (one for a batch), or ``"foreign"``
-            (the network draws random numbers by itself).
+        noise_mode: ``"none"``, ``"fresh"`` (a draw for every image), ``"shared"`` (one for a batch), ``"weights"`` (one
+            for a forward), or ``"foreign"`` (the network draws random numbers by itself).
         liveness: Whether the noise is alive.
-        rows: One for each attack.
-        criteria: The sanity criteria.
+        results: One for each attack.
+        criteria: Whether all that can be believed, the gradients first.
+        rival: Name of the network that it is held against; None without one.
         examples: Some images under ``example_attack``.
-        example_attack: Name of the attack that the examples show; None without examples.
+        example_attack: Id of the attack that the examples show; None without examples.
         remarks: What a reader must know beside the figures, a sentence each.
         machine: Versions, device and threads.
         about: Where the network comes from, as far as its checkpoint says.
@@ -201,72 +91,113 @@ class Report:
     deterministic: bool
     noise_mode: str
     liveness: Liveness
-    rows: tuple[Row, ...]
+    results: tuple[Result, ...]
     criteria: tuple[Criterion, ...]
     machine: dict[str, Any]
+    rival: str | None = None
     examples: tuple[Example, ...] = ()
     example_attack: str | None = None
     remarks: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def verdict(self) -> Verdict:
+        """``"established"``: every core criterion passes; ``"failed"``: one fails; else ``"not established"``."""
+        return verdict(self.criteria)
+
+    @property
+    def status(self) -> int:
+        """The verdict as an exit status: 0, 3 or 4."""
+        return STATUS[self.verdict]
+
+    @property
     def failures(self) -> list[str]:
-        """One sentence for each criterion that fails, the noise's liveness among them."""
-        failed = [f"{c.name}: {e.statement}" for c in self.criteria for e in c.evidence if e.verdict == "fail"]
-        return self.liveness.failures + failed
+        """One sentence for each piece of evidence that fails."""
+        return [f"{c.name}: {e.statement}" for c in self.criteria for e in c.evidence if e.outcome == "fail"]
 
     @property
-    def passed(self) -> bool:
-        """Whether no criterion fails; those that are undecided do not count."""
-        return not self.failures
+    def dead_gradients(self) -> float | None:
+        """Share of images without a usable gradient where that criterion fails; else None."""
+        alive = next((c for c in self.criteria if c.name == ALIVE), None)
+        if alive is None or alive.outcome != "fail":
+            return None
+        return max(e.estimate for e in alive.evidence)
 
     @property
-    def clean(self) -> Row:
-        """The row of the images as they are, with the noise as the network has it."""
-        return next(r for r in self.rows if r.norm is None and r.network == "itself")
+    def clean(self) -> Result:
+        """The images as they are, with the noise as the network has it."""
+        return self._found.clean
 
     @property
-    def strongest(self) -> Row | None:
-        """The attack that leaves the least: of those within ε on all images, scored with the noise as it is."""
-        comparable = [
-            r
-            for r in self.rows
-            if (r.norm, r.noise, r.network, r.n) == ("linf", self.clean.noise, self.clean.network, self.n)
-            and r.epsilon is not None
-            and r.epsilon <= self.epsilon + 1e-9
-        ]
-        return min(comparable, key=lambda r: r.accuracy, default=None)
+    def within(self) -> list[Result]:
+        """The attacks within the ball, on the network with its noise as it has it."""
+        return self._found.within()
+
+    @cached_property
+    def headline(self) -> Headline:
+        """What the check comes down to."""
+        found, clean = self._found, self.clean
+        worst = self.worst
+        best = found.best_single()
+        return Headline(
+            clean=clean.figure,
+            worst=Figure.of(worst, shared=clean.shared),
+            best=None if best is None else best.figure,
+            best_attack=None if best is None else best.id,
+            noise_adds=self._noise_adds(),
+            ahead=self._ahead(),
+        )
+
+    @cached_property
+    def worst(self) -> Right:
+        """Of every image the answers in the worst case over all attacks; shape (n, draws), bool."""
+        worst = self._found.worst(self._found.within())
+        return self.clean.right if worst is None else worst
+
+    @cached_property
+    def resubmissions(self) -> dict[str, Figure]:
+        """In the worst case, the share of images that are right in some of several answers; none where all are alike.
+
+        By name: one answer, the majority of all draws, all of 5 and of 10, at least 8 and at least 1 of 10.
+        """
+        right = self.worst
+        draws = right.shape[1]
+        if draws < 2:
+            return {}
+        hits = right.sum(1)
+        majority = (2 * hits > draws)[:, None]
+        asked = [(5, 5), (10, 10), (8, 10), (1, 10)]
+        found = {"one answer": self.headline.worst, f"the majority of {draws}": Figure.of(majority)}
+        for least, of in asked:
+            if of <= draws:
+                name = f"all of {of}" if least == of else f"at least {least} of {of}"
+                found[name] = Figure.of_shares(np.array([_at_least(least, of, int(h), draws) for h in hits]))
+        return found
+
+    def result(self, id: str) -> Result | None:
+        """The result of a case by its id, such as ``"pgd"``; None where it was not run."""
+        return next((r for r in self.results if r.id == id), None)
 
     def summary(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        kept = (
-            "network",
-            "attack",
-            "crafted_on",
-            "noise",
-            "norm",
-            "epsilon",
-            "n",
-            "draws",
-            "accuracy",
-            "interval",
-            "majority",
-        )
+        kept = ("id", "attack", "on", "source", "network", "noise", "norm", "epsilon", "n", "attacked", "draws")
+        figures = ("accuracy", "interval")
         return {
             "dataset": self.dataset,
             "preset": self.preset,
             "n": self.n,
             "seed": self.seed,
             "epsilon": self.epsilon,
-            "passed": self.passed,
-            "criteria": {c.name: c.verdict for c in self.criteria},
-            "rows": [{k: v for k, v in _plain(row).items() if k in kept} for row in self.rows],
+            "verdict": self.verdict,
+            "worst_case": _plain(asdict(self.headline.worst)),
+            "criteria": {c.name: c.outcome for c in self.criteria},
+            "rows": [{k: v for k, v in _plain(r.to_dict()).items() if k in kept + figures} for r in self.results],
         }
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report as JSON values."""
-        strongest = self.strongest
-        return {
+        headline = self.headline
+        values = {
             "schema": SCHEMA,
             # RobustBench's names for what it has names for; accuracies in percent, as there.
             "name": self.name,
@@ -274,28 +205,33 @@ class Report:
             "dataset": self.dataset,
             "eps": self.epsilon,
             "clean_acc": round(100 * self.clean.accuracy, 2),
-            "reported": None if strongest is None else round(100 * strongest.accuracy, 2),
+            "reported": round(100 * headline.accuracy, 2),
             "number_forward_passes": 1,
             "deterministic": self.deterministic,
             "footnote": None if self.deterministic else NOT_ELIGIBLE,
             # Ours.
             "norm": "linf",
-            "strongest_attack": None if strongest is None else strongest.attack,
+            "verdict": self.verdict,
+            "status": self.status,
+            "headline": asdict(headline),
+            "resubmissions": {name: asdict(figure) for name, figure in self.resubmissions.items()},
             "noise_mode": self.noise_mode,
             "classes": self.classes,
             "preset": self.preset,
             "n": self.n,
             "seed": self.seed,
-            "passed": self.passed,
+            "rival": self.rival,
             "noise": self.liveness.to_dict(),
-            "rows": [_plain(row) for row in self.rows],
-            "criteria": [_judged(c) for c in self.criteria],
+            "criteria": [c.to_dict() for c in self.criteria],
+            "results": [r.to_dict() for r in self.results],
             "remarks": list(self.remarks),
             "machine": self.machine,
             "about": self.about,
             "example_attack": self.example_attack,
-            "examples": [_plain(e) for e in self.examples],
+            "examples": [asdict(e) for e in self.examples],
         }
+        plain: dict[str, Any] = _plain(values)
+        return plain
 
     def to_json(self) -> str:
         """The report as indented JSON."""
@@ -303,7 +239,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """Reads what :meth:`to_dict` made.
+        """Reads what :meth:`to_dict` made; what follows from other values is worked out anew.
 
         Raises:
             CheckError: It is not a report, or of another schema.
@@ -318,8 +254,8 @@ class Report:
                 **{k: values[k] for k in _COPIED},
                 epsilon=values["eps"],
                 liveness=Liveness(**noise | {"dead": tuple(noise["dead"]), "below_floor": tuple(noise["below_floor"])}),
-                rows=tuple(_row(r) for r in values["rows"]),
-                criteria=tuple(_criterion(c) for c in values["criteria"]),
+                results=tuple(Result.from_dict(r) for r in values["results"]),
+                criteria=tuple(Criterion.from_dict(c) for c in values["criteria"]),
                 examples=tuple(Example(**e) for e in values["examples"]),
                 remarks=tuple(values["remarks"]),
             )
@@ -343,35 +279,34 @@ class Report:
             raise CheckError(f"{path} is not a report.", "Give the report.json of a check.")
         return cls.from_dict(values)
 
+    @cached_property
+    def _found(self) -> Found:
+        return Found(self.results, self.epsilon)
+
+    def _noise_adds(self) -> Figure | None:
+        with_it = self._found.worst([r for r in self._found.within() if r.id in ("pgd", "margin")])
+        without = [r.right for r in map(self.result, ("twin-clean", "twin-pgd", "twin-margin")) if r is not None]
+        if with_it is None or self.result("twin-margin") is None:
+            return None
+        return difference(with_it, np.logical_and.reduce(without), shared=self.clean.shared)
+
+    def _ahead(self) -> Figure | None:
+        if self.rival is None:
+            return None
+        return gain(self._found, Found(self.results, self.epsilon, self.rival), self.rival)
+
 
 _COPIED = (
-    *("name", "architecture", "dataset", "classes", "preset", "n", "seed"),
+    *("name", "architecture", "dataset", "classes", "preset", "n", "seed", "rival"),
     *("deterministic", "noise_mode", "machine", "about", "example_attack"),
 )
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(asdict(value)))
+def _at_least(least: int, of: int, hits: int, draws: int) -> float:
+    """The probability that of some draws, picked from all of them without putting back, at least so many are right."""
+    ways = sum(math.comb(hits, k) * math.comb(draws - hits, of - k) for k in range(least, of + 1))
+    return ways / math.comb(draws, of)
 
 
-def _judged(criterion: Criterion) -> dict[str, Any]:
-    evidence = [_plain(e) | {"verdict": e.verdict} for e in criterion.evidence]
-    return _plain(criterion) | {"verdict": criterion.verdict, "evidence": evidence}
-
-
-def _row(values: Mapping[str, Any]) -> Row:
-    counts = {k: {int(n): share for n, share in values[k].items()} for k in ("survival", "clean_survival")}
-    points = tuple(Point(**p) for p in values["points"])
-    return Row(**{**values, **counts, "interval": tuple(values["interval"]), "points": points})
-
-
-def _criterion(values: Mapping[str, Any]) -> Criterion:
-    evidence = (_without_verdict(e) for e in values["evidence"])
-    return Criterion(
-        **_without_verdict(values)
-        | {"evidence": tuple(Evidence(**e | {"interval": tuple(e["interval"])}) for e in evidence)}
-    )
-
-
-def _without_verdict(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k != "verdict"}  # which follows from the figures
+def _plain(values: Any) -> Any:
+    return json.loads(json.dumps(values))

@@ -18,12 +18,18 @@ class Scores:
     Attributes:
         right: Shape (N, K), bool: draw by draw, whether the answer was right.
         majority: Shape (N,), bool: whether the right class came more often than any other.
+        answer: Shape (N,), int64: the class that came most often; -1 where no draw gave any.
         lasted: Shape (N,), int64: how many answers in a row were right from the first on, capped at the queries asked.
     """
 
     right: Tensor
     majority: Tensor
+    answer: Tensor
     lasted: Tensor
+
+    def of(self, images: list[int]) -> Scores:
+        """The scores of some of the images."""
+        return Scores(self.right[images], self.majority[images], self.answer[images], self.lasted[images])
 
 
 @torch.no_grad()
@@ -51,7 +57,8 @@ def score(model: nn.Module, images: Tensor, y: Tensor, *, draws: int, queries: i
             lasted[unfailing] += 1
     for_truth = votes.gather(1, y[:, None]).squeeze(1)
     for_others = votes.scatter(1, y[:, None], -1).amax(1)
-    return Scores(right, for_truth > for_others, lasted)
+    answer = torch.where(votes.sum(1) > 0, votes.argmax(1), -1)
+    return Scores(right, for_truth > for_others, answer, lasted)
 
 
 def _right(logits: Tensor, y: Tensor) -> Tensor:

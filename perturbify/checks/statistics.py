@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 2000
+LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+
+Right = NDArray[np.bool_]
+"""For each image and each scoring draw, whether the answer was right; shape (n, K), K = 1 without randomness."""
 
 Shares = NDArray[np.float64]
 """For each image, the share of its draws that were right; shape (n,), in [0, 1]."""
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
-    """95% interval of Wilson's score for a proportion (Wilson, 1927).
+    """95% interval of Wilson's score for a proportion (Wilson, JASA 22, 1927).
 
     Args:
         correct: Successes, from 0 to n.
@@ -29,53 +34,129 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     """
     if not 0 <= correct <= n or n < 1:
         raise ValueError(f"{correct} of {n} is not a proportion")
-    # Importing scipy.stats takes longer than much of what does not need it.
-    from scipy.stats import binomtest
-
-    interval = binomtest(correct, n).proportion_ci(method="wilson")
-    # With none or all right a bound is the share itself, which rounding must not move inwards.
-    return min(correct / n, float(interval.low)), max(correct / n, float(interval.high))
+    p, q = correct / n, (n - correct) / n
+    return p - _reach(p * q, p, n), p + _reach(p * q, q, n)
 
 
-def mean_interval(shares: Shares, *, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of a mean over images, by resampling the images.
+def mean_interval(right: Right, *, shared: bool = False) -> tuple[float, float]:
+    """95% interval of the accuracy over all images like these, and over all draws.
 
-    Where all images agree on 0 or 1, resampling them says nothing of those not seen, and Wilson's interval is taken.
+    Wilson's score (1927) for the images' shares in place of single trials: a bound is where the estimate is 1.96
+    standard errors off, and the variance is the one there, that of the shares with just as many wholly right or
+    wholly wrong images mixed in as move their mean to the bound. With one draw this is Wilson's interval. With more it
+    is narrower, as far as the shares differ less than right and wrong do, and still allows for kinds of images that n
+    images may lack.
+
+    Where the images share their draws, the variance between draws is that of the columns' means. It widens the
+    interval in quadrature, by Student's t with K - 1 degrees of freedom on the scale of the log-odds, which keeps the
+    skewness near 0 and 1. Of draws that are rare and unlike all others, K draws say nothing.
 
     Args:
-        shares: One value for each image, in [0, 1].
-        seed: Of the resampling.
+        right: Whether image i was right in draw k; shape (n, K).
+        shared: Whether draw k is the same noise for several images, in a batch or in all. One such draw says nothing
+            of the others, and the interval is then (0, 1): leave it False for a network without randomness.
 
     Returns:
         Lower and upper bound in [0, 1].
+
+    Raises:
+        ValueError: ``right`` is not a bool array with two axes, or it is empty.
     """
-    if (shares == 0).all() or (shares == 1).all():
-        return wilson(int(shares.sum()), len(shares))
-    return _bootstrap(shares, seed) if len(shares) > 1 else (0.0, 1.0)
+    _demand(right)
+    n, draws = right.shape
+    if shared and draws == 1:
+        return 0.0, 1.0
+    shares = right.mean(axis=1)
+    mean, variance = float(shares.mean()), float(shares.var())
+    below, above = _reach(variance, mean, n), _reach(variance, 1 - mean, n)
+    if shared and 0 < mean < 1:
+        odds = mean / (1 - mean)
+        factor = math.exp(_draws_reach(right.mean(axis=0)) / (mean * (1 - mean)))
+        below = math.hypot(below, mean - odds / (odds + factor))
+        above = math.hypot(above, odds / (odds + 1 / factor) - mean)
+    return max(0.0, mean - below), min(1.0, mean + above)
 
 
-def difference_interval(first: Shares, second: Shares, *, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean of ``first - second`` over the same images, which are resampled in pairs.
+def shares_interval(shares: Shares) -> tuple[float, float]:
+    """The interval of :func:`mean_interval` for values of images that are in [0, 1] already; shape (n,)."""
+    mean, variance = float(shares.mean()), float(shares.var())
+    n = len(shares)
+    return max(0.0, mean - _reach(variance, mean, n)), min(1.0, mean + _reach(variance, 1 - mean, n))
 
-    Where no image differs, the interval is what Wilson's says of a difference that occurs in none of n images.
+
+def difference_interval(first: Right, second: Right, *, shared: bool = False) -> tuple[float, float]:
+    """95% interval of the difference of two accuracies, paired by image.
+
+    The score interval of :func:`mean_interval` for the images' differences of shares, from -1 to 1; as in Tango's
+    (Statistics in Medicine 17, 1998) the variance is the one at the bound. Where no image differs it is what Wilson's
+    says of a difference that occurs in none of n images, either way; where all that differ do so in one direction, and
+    there is one draw, the bound on that side is Wilson's.
+
+    Where the images share their draws, the variance between draws widens it in quadrature, by Student's t: that of the
+    differences of the columns' means where both have as many draws, which are taken as pairs, else the sum of both.
 
     Args:
-        first: One value for each image, in [0, 1].
-        second: The same images' other values.
-        seed: Of the resampling.
+        first: Whether image i was right in draw k; shape (n, K₁).
+        second: The same images with the other network or attack; shape (n, K₂).
+        shared: Whether a draw is the same noise for several images. Then a single column beside several is a network
+            without randomness, and two single columns say nothing of other draws: the interval is (-1, 1).
 
     Returns:
         Lower and upper bound in [-1, 1].
+
+    Raises:
+        ValueError: One is not a bool array with two axes, or is empty, or they differ in their numbers of images.
     """
-    differences = first - second
-    if (differences == 0).all():
-        _, rare = wilson(0, len(differences))
-        return -rare, rare
-    return _bootstrap(differences, seed) if len(differences) > 1 else (-1.0, 1.0)
+    _demand(first)
+    _demand(second)
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} images are not paired with {len(second)}")
+    if shared and first.shape[1] == second.shape[1] == 1:
+        return -1.0, 1.0
+    n = len(first)
+    differences = first.mean(axis=1) - second.mean(axis=1)
+    mean, variance = float(differences.mean()), float(differences.var())
+    below, above = _reach(variance, 1 + mean, n), _reach(variance, 1 - mean, n)
+    if shared:
+        columns = [first.mean(axis=0), second.mean(axis=0)]
+        if first.shape == second.shape:
+            columns = [columns[0] - columns[1]]
+        draws = math.hypot(*(_draws_reach(means) for means in columns if len(means) > 1))
+        below, above = math.hypot(below, draws), math.hypot(above, draws)
+    return max(-1.0, mean - below), min(1.0, mean + above)
 
 
-def survival(right: Sequence[int], lasted: Sequence[int], draws: int, queries: int) -> float:
-    """Share of images that are right in each of N queries; unbiased.
+def worst_of(choice: NDArray[np.float64], right: Sequence[Right]) -> Right:
+    """The worst case of every image, chosen on some draws and scored on others.
+
+    The smallest of several estimates is too small on average. With draws that had no part in the choice, the accuracy
+    under the chosen cases is estimated without bias.
+
+    Args:
+        choice: The share right in the draws to choose by, for each case and image; shape (cases, n), NaN where a case
+            was not run on an image.
+        right: For each case, whether image i was right in scoring draw k; shape (n, K) each.
+
+    Returns:
+        The rows of ``right`` of every image's smallest choice, of equal ones the first; shape (n, K).
+
+    Raises:
+        ValueError: An image has no case, or the shapes do not fit.
+    """
+    for scored in right:
+        _demand(scored)
+    stacked = np.stack(right)
+    if choice.shape != stacked.shape[:2]:
+        raise ValueError(
+            f"choices of shape {choice.shape} are not for {stacked.shape[0]} cases, {stacked.shape[1]} images"
+        )
+    if np.isnan(choice).all(axis=0).any():
+        raise ValueError("an image has no case to choose from")
+    return stacked[np.nanargmin(choice, axis=0), np.arange(choice.shape[1])]
+
+
+def surviving(right: Sequence[int], lasted: Sequence[int], draws: int, queries: int) -> Shares:
+    """For each image, an unbiased estimate of the probability of being right in each of N queries; shape (n,).
 
     Args:
         right: For each image, how many of its draws were right.
@@ -85,15 +166,32 @@ def survival(right: Sequence[int], lasted: Sequence[int], draws: int, queries: i
         queries: N.
     """
     if queries > draws:
-        return float(np.mean([n >= queries for n in lasted]))
+        return np.array([float(n >= queries) for n in lasted])
     # Of all ways to pick N of the draws, those that pick only right ones.
-    return float(np.mean([math.comb(n, queries) / math.comb(draws, queries) for n in right]))
+    return np.array([math.comb(n, queries) / math.comb(draws, queries) for n in right])
 
 
-def _bootstrap(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    from scipy.stats import bootstrap
+def _demand(right: Right) -> None:
+    if right.dtype != np.bool_ or right.ndim != 2 or not right.size:
+        raise ValueError(f"{right.dtype} of shape {right.shape} is not right or wrong for images and draws")
 
-    found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=seed)
-    low, high = found.confidence_interval
-    mean = float(values.mean())
-    return min(mean, float(low)), max(mean, float(high))
+
+def _reach(variance: float, room: float, n: int) -> float:
+    """How far a bound is from the mean of n values that have this variance and end at ``room`` from their mean.
+
+    With a share w of values at the end mixed in, the mean moves by d = w room, and the variance becomes
+    (1 - w) (variance + d room). The bound is at d² = z² / n times that.
+    """
+    if room <= 0:
+        return 0.0
+    c = Z * Z / n
+    half = c * (room - variance / room) / 2
+    return (half + math.sqrt(half * half + (1 + c) * c * variance)) / (1 + c)
+
+
+def _draws_reach(means: NDArray[np.float64]) -> float:
+    """Half the width of Student's interval for the mean of K > 1 independent values."""
+    from scipy.special import stdtrit
+
+    draws = len(means)
+    return float(stdtrit(draws - 1, (1 + LEVEL) / 2) * means.std(ddof=1) / math.sqrt(draws))

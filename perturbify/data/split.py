@@ -166,6 +166,31 @@ class MemorySplit(Split):
             yield self.images[chunk.to(self.images.device)]
 
 
+class FloatSplit(MemorySplit):
+    """A split whose pixels are floats already, as a user's own tensors are.
+
+    Args:
+        images: Floating, shape (N, C, H, W), in [0, 1].
+        labels: int64 of shape (N,).
+    """
+
+    def batches(
+        self, batch_size: int, *, order: Tensor | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Reads the images batch by batch, as they are."""
+        order = torch.arange(len(self)) if order is None else order.cpu()
+        for chunk in order.split(batch_size)[start:] if len(order) else ():
+            yield self.images[chunk].float(), self.labels[chunk]
+
+    def to(self, device: torch.device) -> FloatSplit:
+        """The images, their pixels on a device; batches come from there."""
+        return FloatSplit(self.images.to(device), self.labels)
+
+    def subset(self, indices: Tensor) -> FloatSplit:
+        """The images at ``indices`` (int64), in that order."""
+        return FloatSplit(self.images[indices], self.labels[indices])
+
+
 class DecodedSplit(Split):
     """A split whose images are decoded, resized and cropped when they are asked for.
 

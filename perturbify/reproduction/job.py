@@ -17,6 +17,9 @@ from perturbify.settings import Recipe
 FEW = 100
 """Images at most for C&W, which takes 9,000 passes for each of them at each κ."""
 
+ANSWERS = 4
+"""Answers at least that score an image: a worst case is chosen by half of them and scored by the others."""
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -126,7 +129,9 @@ def _job(reproduction: Reproduction, paper: Table, network: str, method: str) ->
 
 def _plan(reproduction: Reproduction, paper: Table, recipe: Recipe) -> CheckPlan:
     """The table's attacks, with the recipe's adversary."""
-    draws = max(1, CheckPlan.draws // methods.get(recipe.method).draws)  # who answers by a mean is asked less often
+    draws = max(
+        ANSWERS, CheckPlan.draws // methods.get(recipe.method).draws
+    )  # who answers by a mean is asked less often
     plan = CheckPlan(
         **asdict(recipe.check)
         | {"preset": paper.name, "attacks": paper.attacks, "images": reproduction.images, "seed": reproduction.seed},

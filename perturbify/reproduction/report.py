@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from perturbify.checks import Report, Row
+from perturbify.checks import Report, Result
 from perturbify.reproduction.differences import Difference, differences
 from perturbify.reproduction.job import Job, Reproduction
 from perturbify.reproduction.paper import NETWORKS, table
@@ -14,8 +14,23 @@ from perturbify.reproduction.run import Outcome
 from perturbify.text import percent
 from perturbify.text import table as aligned
 
-SCHEMA = 1
+SCHEMA = 2
 NONE = "–"
+WORST = "worst case"
+"""Of every image over all l∞ attacks within ε."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """An attack of a table.
+
+    Attributes:
+        id: Of its result in a check.
+        head: What heads it, and names it where it was not measured.
+    """
+
+    id: str
+    head: str
 
 
 def to_dict(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -65,31 +80,25 @@ def _title(reproduction: Reproduction) -> str:
     )
 
 
-def _columns(job: Job) -> dict[str, tuple[str, str]]:
-    """The columns of a job: the paper's name of the attack, what heads it here, and its row in the report."""
-    plan, found = job.plan, {"clean": ("clean", "clean")}
+def _columns(job: Job) -> dict[str, Column]:
+    """The attacks of a job, by the paper's names."""
+    plan, found = job.plan, {"clean": Column("clean", "clean")}
     if "pgd" in plan.attacks:
-        found |= {"PGD": (f"PGD-{plan.steps}",) * 2, "FGSM": ("FGSM", "FGSM")}
+        found |= {"PGD": Column("pgd", f"PGD-{plan.steps}"), "FGSM": Column("fgsm", "FGSM")}
     if "cw" in plan.attacks:
-        found |= {name: (name, name) for name in (f"C&W, κ = {confidence:g}" for confidence in plan.confidences)}
-    eot = f"EOT-PGD-{plan.steps}"
-    return found | {"EOT-PGD": (eot, f"{eot}, {plan.eot_draws} draws")}
+        found |= {f"C&W, κ = {k:g}": Column(f"cw-{k:g}", f"C&W, κ = {k:g}") for k in plan.confidences}
+    return found | {"EOT-PGD": Column("eot", f"EOT-PGD-{plan.steps}")}
 
 
-def _measured(report: Report | None, name: str) -> Row | None:
-    """The row of an attack on the network as it is, noise and all; None where there is none."""
-    if report is None:
-        return None
-    on = report.clean.noise
-    rows = (r for r in report.rows if (r.attack, r.noise, r.crafted_on) == (name, on, f"noise {on}"))
-    return next(rows, None)
+def _measured(report: Report | None, column: Column) -> Result | None:
+    return None if report is None else report.result(column.id)
 
 
 def _row(reproduction: Reproduction, outcome: Outcome) -> dict[str, Any]:
     job, report = outcome.job, outcome.report
     figures = []
-    for attack, (_, name) in _columns(job).items():
-        row, paper = _measured(report, name), job.paper.get(attack)
+    for attack, column in _columns(job).items():
+        row, paper = _measured(report, column), job.paper.get(attack)
         figures.append(
             {
                 "attack": attack,
@@ -110,6 +119,8 @@ def _row(reproduction: Reproduction, outcome: Outcome) -> dict[str, Any]:
         "why": outcome.why,
         "recipe": None if job.recipe is None else job.recipe.name,
         "epochs": None if job.recipe is None else job.recipe.train.epochs,
+        "verdict": None if report is None else report.verdict,
+        "worst_case": None if report is None else asdict(report.headline.worst),
         "failures": _failures(outcome),
         "remarks": [] if report is None else list(report.remarks),
         "figures": figures,
@@ -153,14 +164,14 @@ def _wide(outcomes: Sequence[Outcome]) -> list[list[str]]:
     """A line a job, a column an attack."""
     columns: dict[str, list[str]] = {}
     for outcome in outcomes:
-        for attack, (head, _) in _columns(outcome.job).items():
-            columns.setdefault(attack, []).append(head)
+        for attack, column in _columns(outcome.job).items():
+            columns.setdefault(attack, []).append(column.head)
     heads = [" or ".join(dict.fromkeys(heads)) for heads in columns.values()]
     papers = ["clean", "PGD", "FGSM"]
-    lines = [["network", "method", "epochs", "n", *heads, *(f"paper's {attack}" for attack in papers)]]
+    lines = [["network", "method", "epochs", "n", *heads, WORST, *(f"paper's {attack}" for attack in papers)]]
     for o in outcomes:
-        rows = [_measured(o.report, name) for _, name in _columns(o.job).values()]
-        lines.append([*_named(o), *map(_figure, rows), *(f"{o.job.paper[attack]:.1f}" for attack in papers)])
+        cells = [_figure(_measured(o.report, column)) for column in _columns(o.job).values()]
+        lines.append([*_named(o), *cells, _worst(o.report), *(f"{o.job.paper[attack]:.1f}" for attack in papers)])
     return lines
 
 
@@ -168,13 +179,15 @@ def _long(outcomes: Sequence[Outcome]) -> list[list[str]]:
     """A line for each job and attack."""
     lines = [["network", "method", "epochs", "attack", "n", "survived", "claimed by the attack", "paper's"]]
     for o in outcomes:
-        network, method, epochs, _ = _named(o)
-        for attack, (_, name) in _columns(o.job).items():
-            row, paper = _measured(o.report, name), o.job.paper.get(attack)
+        network, method, epochs, images = _named(o)
+        for attack, column in _columns(o.job).items():
+            row, paper = _measured(o.report, column), o.job.paper.get(attack)
             n, claimed = (NONE, None) if row is None else (f"{row.n}", row.claimed)
             said = NONE if claimed is None else percent(claimed)
             theirs = NONE if paper is None else f"{paper:.1f}"
+            name = column.head if row is None else row.attack
             lines.append([network, method, epochs, name, n, _figure(row), said, theirs])
+        lines.append([network, method, epochs, WORST, images, _worst(o.report), NONE, NONE])
     return lines
 
 
@@ -184,5 +197,12 @@ def _named(outcome: Outcome) -> tuple[str, str, str, str]:
     return NETWORKS[job.network], job.method, epochs, NONE if report is None else f"{report.n}"
 
 
-def _figure(row: Row | None) -> str:
+def _figure(row: Result | None) -> str:
     return NONE if row is None else percent(row.accuracy, row.interval)
+
+
+def _worst(report: Report | None) -> str:
+    if report is None:
+        return NONE
+    worst = report.headline.worst
+    return percent(worst.value, worst.interval)

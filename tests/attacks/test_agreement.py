@@ -37,7 +37,7 @@ def half_width(accuracy, n):
 @pytest.mark.parametrize("library", [foolbox, torchattacks])
 def test_pgd(library, network, monkeypatch):
     monkeypatch.setenv("GIT_PYTHON_REFRESH", "quiet")
-    x, y = real.images(256)
+    x, y = real.images(128)
     net = real.network(network)
     torch.manual_seed(0)
     ours = Pgd(EPSILON, STEP, STEPS).craft(net, x, y).images

@@ -11,7 +11,7 @@ from torch import nn
 
 import perturbify
 from perturbify.attacks import Pgd
-from perturbify.attacks.libraries import Apgd, CarliniWagner, HopSkipJump, Square
+from perturbify.attacks.libraries import Apgd, ApgdT, CarliniWagner, FabT, HopSkipJump, Square, StockAutoAttack, missing
 from perturbify.errors import CheckError, ModelError
 
 EPSILON = 8 / 255
@@ -19,6 +19,8 @@ BOUNDED = {
     "apgd-ce": Apgd("ce", EPSILON, steps=5, draws=2),
     "apgd-dlr": Apgd("dlr", EPSILON, steps=5, draws=2),
     "apgd-l2": Apgd("ce", 0.5, steps=5, draws=2, norm="l2"),
+    "apgd-t": ApgdT(EPSILON, steps=5, targets=2, draws=2),
+    "apgd-t-l2": ApgdT(0.5, steps=5, targets=2, draws=2, norm="l2"),
     "square": Square(EPSILON, queries=30, draws=2),
     "square-l2": Square(1.5, queries=30, draws=2, norm="l2"),
 }
@@ -27,7 +29,11 @@ SMALLEST = {
     "hopskipjump": HopSkipJump(steps=2, evaluations=20, draws=2),
     "hopskipjump-linf": HopSkipJump(steps=2, evaluations=20, draws=2, norm="linf"),
 }
-ATTACKS = BOUNDED | SMALLEST
+BORDERS = {
+    "fab": FabT(EPSILON, steps=4, targets=2, draws=2),
+    "fab-l2": FabT(0.5, steps=4, targets=2, draws=2, norm="l2"),
+}
+ATTACKS = BOUNDED | SMALLEST | BORDERS
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +80,22 @@ def test_bounded_attacks_stay_inside_and_are_worth_something(name, noisy, images
 
 
 @real.needed
+@pytest.mark.parametrize("name", BORDERS)
+def test_borders_are_crossed_as_far_as_the_ball_goes(name, noisy, images):
+    x, y = images
+    attack = BORDERS[name]
+    torch.manual_seed(0)
+    crafted = attack.craft(noisy, x, y)
+    assert_images(crafted, x)
+    distance = length(crafted.images - x, attack.norm)
+    assert distance.max() <= attack.epsilon * (1 + 1e-5)
+    # An image stays clean only where the average was wrong from the start.
+    assert real.accuracy(noisy, x[distance == 0], y[distance == 0], 10) < 0.5
+    torch.manual_seed(1)
+    assert real.accuracy(noisy, crafted.images, y, 10) < real.accuracy(noisy, x, y, 10) - 0.05
+
+
+@real.needed
 @pytest.mark.parametrize("name", SMALLEST)
 def test_the_others_find_small_perturbations(name, net, images):
     x, y = images[0][:24], images[1][:24]
@@ -111,6 +133,110 @@ def test_square_fools_the_images_that_the_library_fools(net, images):
         library = SquareAttack(net, norm="Linf", n_queries=60, eps=EPSILON, seed=0).perturb(x, y)
     ours, theirs = real.accuracy(net, crafted.images, y), real.accuracy(net, library, y)
     assert abs(ours - theirs) <= 3 / 16
+
+
+def assert_same_successes(net, crafted, library, x, y):
+    """What the library gives back changed is what it fooled."""
+    with torch.no_grad():
+        theirs = net(library).argmax(1) != y
+    assert 0 < theirs.sum() < len(y)
+    assert torch.equal(crafted.fooled, theirs)
+    assert torch.equal(theirs, (library != x).flatten(1).any(1))
+
+
+@real.needed
+@pytest.mark.parametrize("loss", ["ce", "dlr", "t"])
+def test_without_noise_apgd_is_the_librarys(loss, net, images):
+    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+
+    x, y = right(net, *images)
+    epsilon, steps = 2 / 255, 20
+    torch.manual_seed(0)
+    if loss == "t":
+        crafted = ApgdT(epsilon, steps, targets=3).craft(net, x, y)
+        library = APGDAttack_targeted(net, n_iter=steps, eps=epsilon, seed=0, n_target_classes=3)
+    else:
+        crafted = Apgd(loss, epsilon, steps).craft(net, x, y)
+        library = APGDAttack(net, n_iter=steps, eps=epsilon, loss=loss, seed=0)
+    theirs = library.perturb(x, y)
+    assert_same_successes(net, crafted, theirs, x, y)
+    assert torch.equal(crafted.images[crafted.fooled], theirs[crafted.fooled])
+
+
+@real.needed
+def test_without_noise_fab_fools_the_images_that_the_library_fools(net, images):
+    from pyautoattack.fab_pt import FABAttack_PT
+
+    x, y = right(net, *images)
+    epsilon = 2 / 255
+    crafted = FabT(epsilon, steps=8, targets=2).craft(net, x, y)
+    library = FABAttack_PT(net, n_iter=8, eps=epsilon, targeted=True, n_target_classes=2)
+    assert_same_successes(net, crafted, library.perturb(x, y), x, y)
+
+
+def right(net, x, y):
+    with torch.no_grad():
+        which = net(x).argmax(1) == y
+    return x[which], y[which]
+
+
+@real.needed
+def test_fresh_draws_confirm_what_the_corrected_apgd_claims(noisy, images):
+    x, y = images[0][:24], images[1][:24]
+    torch.manual_seed(0)
+    crafted = Apgd("ce", 4 / 255, steps=10, draws=5).craft(noisy, x, y)
+    assert abs(real.accuracy(noisy, crafted.images, y, 20) - (1 - crafted.fooled.float().mean().item())) < 0.2
+
+
+class Lucky(nn.Module):
+    """One answer in eight is wrong, whatever the image."""
+
+    def forward(self, x):
+        right = torch.rand(len(x), 1) < 7 / 8
+        logits = torch.tensor([9.0, 0.0, 0.0]).where(right, torch.tensor([0.0, 9.0, 0.0]))
+        return logits + 1e-3 * x.mean((1, 2, 3))[:, None]
+
+
+def test_the_stock_version_claims_what_luck_gave_it_and_ours_does_not():
+    torch.manual_seed(0)
+    x, y = torch.rand(200, 3, 2, 2), torch.zeros(200, dtype=torch.long)
+    stock = StockAutoAttack("rand").craft(Lucky(), x, y)
+    assert_images(stock, x)
+    # It asks once before, once after APGD-CE and once after APGD-DLR.
+    assert stock.fooled.float().mean().item() == pytest.approx(1 - (7 / 8) ** 3, abs=0.1)
+    ours = Apgd("dlr", steps=20, draws=5).craft(Lucky(), x, y)
+    assert ours.fooled.float().mean().item() == pytest.approx(1 / 8, abs=0.08)
+
+
+@pytest.mark.parametrize("version", ["standard", "rand"])
+def test_the_stock_version_leaves_nothing_behind(version):
+    net, x, y = linear()
+    attack, trace = StockAutoAttack(version, 0.3), sys.gettrace()
+
+    def crafted():
+        torch.manual_seed(1)
+        return attack.craft(net, x, y).images
+
+    with untouched(net, draws=True):
+        assert torch.equal(crafted(), crafted())
+    assert sys.gettrace() is trace
+
+
+def test_the_stock_version_gives_the_clean_image_where_it_fails():
+    net, x, y = linear()
+    crafted = StockAutoAttack("standard", 0.03).craft(net, x, y)
+    assert_images(crafted, x)
+    assert (crafted.images - x).abs().max() <= 0.03 + 1e-6
+    assert 0 < crafted.fooled.sum() < len(y)
+    assert torch.equal(crafted.fooled, (crafted.images != x).flatten(1).any(1))
+    assert torch.equal(crafted.fooled, net(crafted.images).argmax(1) != y)
+
+
+def linear():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, 10)).train()
+    x = torch.rand(8, 3, 6, 6)
+    return net, x, net(x).argmax(1)
 
 
 @real.needed
@@ -161,7 +287,8 @@ def test_the_callers_seed_decides(name, noisy, images):
 
 
 @real.needed
-def test_every_draw_of_apgd_is_a_new_one(noisy, images):
+def test_every_draw_of_apgd_is_a_new_one(noisy, images, monkeypatch):
+    monkeypatch.setattr("perturbify.attacks.libraries.averaged.randomness", lambda *_: "fresh")
     x, y = images[0][:2], images[1][:2]
     drawn = []
     site = next(m for _, m in perturbify.perturbations(noisy))
@@ -185,14 +312,17 @@ def test_square_and_hopskipjump_see_a_function(noisy, images):
 
 
 @real.needed
-@pytest.mark.parametrize("name", ["apgd-ce", "square", "c&w", "hopskipjump"])
-def test_the_cost_is_what_it_says(name, net, images):
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-t", "fab", "square", "c&w", "hopskipjump"])
+def test_the_cost_is_what_it_says(name, noisy, images):
     x, y = images[0][:4], images[1][:4]
-    attack = {"hopskipjump": HopSkipJump(steps=6, evaluations=50, draws=1), "square": Square(queries=40, draws=1)}
+    attack = {"hopskipjump": HopSkipJump(steps=6, evaluations=50, draws=1), "square": Square(queries=40, draws=2)}
+    if name == "fab":  # on images that are right, and at a radius that settles none
+        x, y = right(noisy, *images)
+        x, y, attack["fab"] = x[:4], y[:4], FabT(1e-6, steps=4, targets=2, draws=2)
     attack = attack.get(name, ATTACKS[name])
     passes = []
-    net.register_forward_hook(lambda *_: passes.append(1))
-    attack.craft(net, x, y)
+    noisy.register_forward_hook(lambda *_: passes.append(1))
+    attack.craft(noisy, x, y)
     assert len(passes) == pytest.approx(attack.passes.forward + attack.passes.gradient, rel=0.25)
 
 
@@ -232,19 +362,131 @@ def test_hopskipjump_starts_at_another_image_where_noise_does_not_help():
 
 class Deaf(nn.Module):
     def forward(self, x):
-        return (x > 0.5).float().mean((2, 3))
+        return (x > 0.5).float().mean((2, 3)).repeat(1, 2)
 
 
-@pytest.mark.parametrize("attack", [Apgd(), CarliniWagner()], ids=["apgd", "c&w"])
+@pytest.mark.parametrize(
+    "attack", [Apgd(), ApgdT(), FabT(), CarliniWagner(), StockAutoAttack()], ids=lambda a: type(a).__name__
+)
 def test_a_network_without_a_gradient_is_not_called_robust(attack):
     with pytest.raises(ModelError, match="gives no gradient for its images"):
         attack.craft(Deaf(), torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))
 
 
-def test_dlr_of_two_classes_is_refused():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
-    with pytest.raises(CheckError, match="compares three classes, and Sequential has 2"):
-        Apgd("dlr").craft(net, torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))
+@pytest.mark.parametrize(
+    ("attack", "least"),
+    [(Apgd("dlr"), 3), (ApgdT(), 4), (StockAutoAttack("rand"), 3), (StockAutoAttack("standard"), 4)],
+    ids=lambda a: getattr(a, "version", type(a).__name__),
+)
+def test_too_few_classes_are_refused(attack, least):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, least - 1))
+    with pytest.raises(CheckError, match=f"compares {least} classes, and Sequential has {least - 1}"):
+        attack.craft(net, torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))
+    assert f"{least} classes" in attack.needs
+
+
+def test_two_classes_are_enough_for_fab_and_cross_entropy():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
+    x = torch.rand(8, 3, 4, 4)
+    y = net(x).argmax(1)
+    for attack in (FabT(0.5, steps=3), Apgd("ce", 0.5, steps=3), Square(0.5, 20)):
+        assert attack.craft(net, x, y).fooled.any()
+
+
+class Rounded(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x).round()
+
+
+@real.needed
+def test_square_crosses_plateaus_that_stop_the_library(net, images):
+    from pyautoattack.square import SquareAttack
+
+    x, y = images
+    net = Rounded(net).eval()
+    torch.manual_seed(0)
+    ours = Square(EPSILON, queries=200).craft(net, x, y).images
+    with torch.no_grad():
+        theirs = SquareAttack(net, n_queries=200, eps=EPSILON, seed=0).perturb(x, y)
+    assert real.accuracy(net, ours, y) < real.accuracy(net, theirs, y) - 0.05
+
+
+def test_square_stops_at_success_without_noise():
+    asked = []
+
+    class Asked(nn.Module):
+        def forward(self, x):
+            asked.append(len(x))
+            return torch.stack([x.mean((1, 2, 3)) - 0.52, torch.zeros(len(x))], 1)
+
+    torch.manual_seed(0)
+    x = torch.linspace(0.5, 0.535, 12).view(-1, 1, 1, 1).repeat(1, 3, 6, 6)
+    crafted = Square(0.1, queries=100).craft(Asked(), x, torch.zeros(12, dtype=torch.long))
+    searched = asked[asked.index(12) : -1]
+    assert crafted.fooled.all() and sum(asked) < 12 * 60
+    assert searched == sorted(searched, reverse=True)
+
+
+class Draws(nn.Module):
+    """Draws by itself, from the global generator or one of its own."""
+
+    def __init__(self, generator=None):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, x):
+        bright = 20 * (x.mean((2, 3)) - 0.5) + torch.randn(len(x), 3, generator=self.generator)
+        return torch.cat([bright, -bright], 1)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["seeded", "unseeded"])
+def test_foreign_noise_is_searched_in_whole_batches(own):
+    sizes = []
+    net = Draws(torch.Generator().manual_seed(0) if own else None)
+    net.register_forward_hook(lambda m, inputs, _: sizes.append(len(inputs[0])))
+    torch.manual_seed(0)
+    x = torch.full((9, 3, 6, 6), 0.55)
+    y = torch.zeros(9, dtype=torch.long)
+    crafted = Square(0.1, queries=60, draws=4).craft(net, x, y)
+    assert sizes.count(9) >= 4 * 61 and len(sizes) < 4 * 61 + 40
+    less = real.accuracy(net, x, y, 400) - real.accuracy(net, crafted.images, y, 400)
+    assert less > (0 if own else 0.1)
+
+
+class Broken(nn.Module):
+    """Gradients, or logits, that are not numbers, for the images of some of its forwards or for all of them."""
+
+    def __init__(self, what, every):
+        super().__init__()
+        self.what, self.every, self.calls = what, every, 0
+
+    def forward(self, x):
+        self.calls += 1
+        mean = 8 * (x.mean((2, 3)) - 0.5)
+        logits = torch.cat([mean, -mean], 1)[:, :5]
+        if self.calls % self.every:
+            return logits
+        if self.what == "logits":
+            return logits * torch.nan
+        zero = x.sum((1, 2, 3)) * 0
+        return logits + (zero.abs().sqrt() * 1)[:, None]  # the root's slope at 0 is infinite: 0 × ∞ in the backward
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("what", ["gradient", "logits"])
+@pytest.mark.parametrize("name", [*BOUNDED, *BORDERS])
+def test_what_is_not_a_number_stops_nothing(name, what, every):
+    torch.manual_seed(0)
+    x, y = torch.rand(5, 3, 8, 8), torch.arange(5)
+    crafted = ATTACKS[name].craft(Broken(what, every), x, y)
+    assert_images(crafted, x)
+    if what == "logits" and every == 1:
+        assert crafted.fooled.all()
 
 
 def test_images_too_small_for_squares_are_refused():
@@ -252,13 +494,27 @@ def test_images_too_small_for_squares_are_refused():
         Square(norm="l2").craft(nn.Flatten(), torch.rand(2, 3, 4, 8), torch.zeros(2, dtype=torch.long))
 
 
-@pytest.mark.parametrize(("attack", "library"), [(Apgd(), "pyautoattack"), (CarliniWagner(), "foolbox")])
-def test_an_absent_library_is_named(attack, library, monkeypatch):
+def test_what_is_missing_is_named(monkeypatch):
+    assert missing(CarliniWagner()) is None and missing(Pgd()) is None
+    monkeypatch.setattr("perturbify.attacks.libraries.find_spec", lambda _: None)
+    assert missing(CarliniWagner()) == missing(HopSkipJump()) == "foolbox"
+    assert missing(Apgd()) is None and missing(Pgd()) is None
+
+
+@pytest.mark.parametrize(
+    ("attack", "library", "package"),
+    [
+        (Apgd(), "pyautoattack", "pyautoattack"),
+        (FabT(), "pyautoattack", "pyautoattack"),
+        (CarliniWagner(), "foolbox", r"'perturbify\[attacks\]'"),
+    ],
+)
+def test_an_absent_library_is_named(attack, library, package, monkeypatch):
     for name in [n for n in sys.modules if n.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("sys.path", [])
     monkeypatch.setattr("sys.meta_path", [f for f in sys.meta_path if "editable" not in repr(f).lower()])
-    with pytest.raises(CheckError, match=rf"{library} is not installed. Install it with pip install 'perturbify\[att"):
+    with pytest.raises(CheckError, match=f"{library} is not installed. Install it with pip install {package}"):
         attack.craft(nn.Flatten(), torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.long))
 
 
@@ -269,6 +525,12 @@ def test_an_absent_library_is_named(attack, library, monkeypatch):
         (Apgd, {"norm": "l0"}),
         (Apgd, {"epsilon": 2.0}),
         (Apgd, {"draws": 0}),
+        (ApgdT, {"targets": 0}),
+        (ApgdT, {"at_once": 0}),
+        (FabT, {"norm": "l1"}),
+        (FabT, {"steps": 0}),
+        (StockAutoAttack, {"version": "plus"}),
+        (StockAutoAttack, {"epsilon": -1.0}),
         (Square, {"epsilon": -1.0}),
         (Square, {"queries": 0}),
         (CarliniWagner, {"confidence": -1.0}),

@@ -228,6 +228,30 @@ def test_randomness_that_hides_is_found(net):
     assert randomness(net, X[:2]) == "foreign"
 
 
+class WhereAsked(nn.Module):
+    """Draws only where a gradient is asked for."""
+
+    def forward(self, x):
+        return (x + torch.randn_like(x) if x.requires_grad else x).mean((2, 3))
+
+
+class Changing(nn.Module):
+    """Another answer after the fifth."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x.mean((2, 3)) + (self.calls > 5)
+
+
+@pytest.mark.parametrize("net", [WhereAsked(), Changing()], ids=lambda n: type(n).__name__)
+def test_what_only_attackers_meet_is_found(net):
+    assert randomness(net, X[:2]) == "foreign"
+
+
 def test_both_kinds_of_noise_count_as_foreign():
     assert randomness(nn.Sequential(wrapped(nn.Conv2d(3, 3, 3)), Own()), X[:2]) == "foreign"
 

@@ -1,15 +1,11 @@
 """Scoring on repeated draws, against counting by hand."""
 
-import math
-
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from perturbify.checks.scoring import score
-from perturbify.checks.statistics import difference_interval, mean_interval, survival
 
 
 class Scripted(nn.Module):
@@ -44,6 +40,8 @@ def test_each_image_is_counted_by_itself(data):
     for i in range(n):
         answers, truth = script[i, :draws].tolist(), int(y[i])
         assert scores.right[i].tolist() == [a == truth for a in answers]
+        given_ = [a for a in answers if a >= 0]
+        assert int(scores.answer[i]) == (min(given_, key=lambda a: (-given_.count(a), a)) if given_ else -1)
         votes = {c: answers.count(c) for c in range(4)}
         assert bool(scores.majority[i]) == all(votes[truth] > votes[c] for c in votes if c != truth)
         later = script[i, :queries].tolist()
@@ -61,46 +59,8 @@ def test_only_those_without_a_failure_are_asked_on():
     assert net.asked == [[0, 1, 2]] * 3 + [[0, 2]] * 3
 
 
-@given(st.floats(0, 1), st.integers(1, 6))
-def test_survival_of_few_queries_is_unbiased(p, queries):
-    """Averaged over all outcomes of the draws, the estimate is the chance to the power of the queries."""
-    draws = 6
-    expected = sum(
-        math.comb(draws, right) * p**right * (1 - p) ** (draws - right) * survival([right], [0], draws, queries)
-        for right in range(draws + 1)
-    )
-    assert expected == pytest.approx(p**queries)
-
-
-def test_survival_of_many_queries_counts_those_that_lasted():
-    assert survival([20, 20, 3], [100, 57, 2], 20, 100) == pytest.approx(1 / 3)
-    assert survival([20, 20, 3], [100, 57, 2], 20, 50) == pytest.approx(2 / 3)
-    assert survival([5, 0], [5, 0], 5, 1) == 0.5
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=60), st.integers(0, 3))
-def test_intervals_hold_their_mean_and_stay_in_range(shares, seed):
-    values = torch.tensor(shares, dtype=torch.double).numpy()
-    low, high = mean_interval(values, seed=seed)
-    assert 0 <= low <= values.mean() <= high <= 1
-    assert mean_interval(values, seed=seed) == (low, high)
-    low, high = difference_interval(values, values[::-1], seed=seed)
-    assert -1 <= low <= (values - values[::-1]).mean() <= high <= 1
-
-
-def test_where_all_images_agree_an_interval_is_left_all_the_same():
-    zeros = torch.zeros(100, dtype=torch.double).numpy()
-    low, high = mean_interval(zeros)
-    assert low == 0 and 0.03 < high < 0.04
-    low, high = difference_interval(zeros, zeros)
-    assert low == -high and 0.03 < high < 0.04
-
-
-def test_intervals_cover_what_they_say():
-    generator = torch.Generator().manual_seed(0)
-    covered = 0
-    for trial in range(200):
-        shares = (torch.rand(200, generator=generator, dtype=torch.double) < 0.3).double().numpy()
-        low, high = mean_interval(shares, seed=trial)
-        covered += low <= 0.3 <= high
-    assert 180 <= covered <= 198
+def test_some_of_the_scores():
+    scores = score(Scripted(torch.arange(4).repeat(8, 1).T), images(4), torch.tensor([0, 1, 0, 3]), draws=2, queries=2)
+    some = scores.of([3, 2])
+    assert some.right.tolist() == [[True, True], [False, False]] and some.answer.tolist() == [3, 2]
+    assert some.majority.tolist() == [True, False] and some.lasted.tolist() == [2, 0]

@@ -67,11 +67,14 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cli(folder):
-    """Runs a command that is to succeed, in the working directory ``folder``; gives its stdout, as JSON with --json."""
+    """Runs a command that is to succeed, in the working directory ``folder``; gives its stdout, as JSON with --json.
 
-    def cli(*arguments):
+    A check of a few images succeeds with status 4: they establish nothing.
+    """
+
+    def cli(*arguments, status=0):
         done = call(*arguments)
-        assert done.status == 0, done.err
+        assert done.status == status, done.err
         return json.loads(done.out) if "--json" in arguments else done.out
 
     return cli
@@ -131,7 +134,7 @@ def trained(tmp_path_factory):
     """A finished and checked run of the recipe ``smoke``, and what its command printed. To be read only."""
     path = tmp_path_factory.mktemp("trained") / "run"
     done = call("finetune", "--recipe", "smoke", "-o", path, "--json")
-    assert done.status == 0, done.err
+    assert done.status == 4, done.err  # after two epochs there is nothing to establish
     return SimpleNamespace(path=path, model=path / "model.safetensors", result=json.loads(done.out), err=done.err)
 
 

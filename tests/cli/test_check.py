@@ -1,11 +1,13 @@
-"""``perturbify check`` and ``inspect``: reports of files and of named models, and status 3 for dead noise."""
+"""``perturbify check`` and ``inspect``: reports of files and of named models, and what leaves with which status."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from perturbify.checkpoint import read_header
+from perturbify.attacks import Pgd, registry
+from perturbify.checkpoint import annotate, read_header
 from perturbify.cli.main import run
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "resnet20.safetensors"
@@ -29,72 +32,91 @@ def rewrite(source, target, change):
     return target
 
 
-def test_a_file_on_the_data_it_was_trained_on(cli, trained):
-    report = cli("check", trained.model, "--json", *FEW)
+@pytest.fixture
+def check(cli):
+    """Runs a check of a few images, which establishes nothing; what it prints, as JSON with --json."""
+    return partial(cli, "check", status=4)
+
+
+def test_a_file_on_the_data_it_was_trained_on(check, trained):
+    report = check(trained.model, "--json", *FEW)
     assert (report["dataset"], report["n"], report["preset"]) == ("digits", 10, "quick, changed")
     assert (report["eps"], report["noise"]["sites"]) == (0.1, 19)
-    rows = {(row["attack"], row["noise"]): row for row in report["rows"]}
-    assert {noise for attack, noise in rows if attack == "clean"} == {"on", "off"}
-    for row in rows.values():
-        low, high = row["interval"]
-        assert low <= row["accuracy"] <= high
-        assert (row["n"], row["draws"]) == (10, 3 if row["noise"] == "on" else 1)
-    assert rows["EOT-PGD-1, 2 draws", "on"]["settings"]["draws"] == 2
+    assert (report["verdict"], report["status"]) == ("not established", 4)
+    results = {result["id"]: result for result in report["results"]}
+    assert list(results) == ["clean", "fgsm", "pgd", "twin-pgd", "eot", "transfer-twin"]
+    for result in results.values():
+        low, high = result["interval"]
+        assert low <= result["accuracy"] <= high
+        assert (result["n"], result["draws"]) == (10, 3 if result["noise"] == "on" else 1)
+    assert {id for id, result in results.items() if result["noise"] == "off"} == {"twin-pgd"}
+    assert results["eot"]["settings"]["draws"] == 2
 
 
-def test_text_and_json_tell_the_same(cli, trained):
-    text = cli("check", trained.model, *FEW, "-q")
-    report = cli("check", trained.model, *FEW, "-q", "--json")
-    assert "10 test images of digits" in text
-    assert "alive at 19 sites behind 19 of 19 convolution calls" in text
-    for row in report["rows"]:
+def test_text_and_json_tell_the_same(check, trained):
+    text = check(trained.model, *FEW, "-q")
+    report = check(trained.model, *FEW, "-q", "--json")
+    said = " ".join(text.split())
+    assert "10 test images of digits" in said
+    assert "alive at 19 sites behind 19 of 19 convolution calls" in said
+    assert "Not established: of " in said
+    for result in report["results"]:
         assert any(
-            line.startswith(row["attack"]) and f"{100 * row['accuracy']:.1f} [" in line for line in text.splitlines()
+            line.startswith(result["attack"]) and f"{100 * result['accuracy']:.1f} [" in line
+            for line in text.splitlines()
         )
     for criterion in report["criteria"]:
-        assert any(line.startswith(criterion["name"]) for line in text.splitlines())
+        assert criterion["name"] in said
 
 
-def test_images_of_another_size_are_fitted_when_asked(cli, refused, trained, npz):
+def test_attacks_of_the_users_own_have_names(check, trained, monkeypatch):
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    registry.register("mine", lambda epsilon: Pgd(epsilon, epsilon / 2, 3), about="three steps", role="white box")
+    report = check(trained.model, "--json", "--attacks", "pgd,mine", *FEW[2:])
+    mine = next(result for result in report["results"] if result["id"] == "mine")
+    assert (mine["settings"]["steps"], mine["epsilon"]) == (3, report["eps"])
+
+
+def test_images_of_another_size_are_fitted_when_asked(check, refused, trained, npz):
     npz("large.npz", list(range(10)) * 2, list(range(10)), size=(20, 16))
     assert "made for images of 3×8×8, those of npz:large are 3×20×16" in refused(
         "check", trained.model, "--data", "large.npz"
     )
-    report = cli("check", trained.model, "--data", "large.npz", "--image-size", 8, "--json", *FEW)
+    report = check(trained.model, "--data", "large.npz", "--image-size", 8, "--json", *FEW)
     assert (report["dataset"], report["n"]) == ("npz:large", 10)
 
 
-def test_images_that_are_not_square(cli, folder, npz):
+def test_images_that_are_not_square(cli, check, folder, npz):
     npz("wide.npz", [0, 1] * 5, [0, 1] * 3, size=(8, 12))
     settings = [f"--set={s}" for s in ("train.epochs=1", "data.train_images=10", "train.batch_size=5")]
     cli("finetune", "--recipe", "smoke", "--data", "wide.npz", "-o", "run", "--no-check", *settings)
-    assert cli("check", "run/model.safetensors", "--data", "wide.npz", "--json", *FEW)["n"] == 6
+    assert check("run/model.safetensors", "--data", "wide.npz", "--json", *FEW)["n"] == 6
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"needs {WEIGHTS}")
-def test_a_named_model_with_weights_is_checked_as_it_is(cli, folder):
-    report = cli("check", "cifar_resnet20", "--weights", WEIGHTS, "--data", "digits", "--json", *FEW)
+def test_a_named_model_with_weights_is_checked_as_it_is(check, folder):
+    report = check("cifar_resnet20", "--weights", WEIGHTS, "--data", "digits", "--json", *FEW)
     assert report["noise"]["sites"] == 0
     assert report["deterministic"]
-    assert {row["noise"] for row in report["rows"]} == {"off"}
+    assert {result["noise"] for result in report["results"]} == {"off"}
 
 
-def test_output_and_embed(cli, refused, trained, folder):
+def test_output_and_embed(check, refused, trained, folder):
     shutil.copytree(trained.path, "run")
-    report = cli("check", "run/model.safetensors", *FEW, "-o", "out", "--embed", "--json")
+    report = check("run/model.safetensors", *FEW, "-o", "out", "--embed", "--json")
     assert json.loads(Path("out/report.json").read_text(encoding="utf-8")) == report
     assert {p.name for p in Path("out").iterdir()} == {"report.json", "report.md", "report.html", "records-0.jsonl"}
     assert Path("out/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     kept = read_header("run/model.safetensors").check
-    assert (kept["n"], kept["dataset"]) == (10, "digits")
+    assert (kept["n"], kept["dataset"], kept["verdict"]) == (10, "digits", "not established")
     card = Path("run/README.md").read_text(encoding="utf-8")
     assert "on 10 test images of digits" in card and "EOT-PGD-1, 2 draws" in card
     assert "out holds a check already" in refused("check", "run/model.safetensors", *FEW, "-o", "out")
-    again = cli("check", "run/model.safetensors", *FEW, "-o", "out", "--resume", "--json")
-    assert again["rows"] == report["rows"], "with its very times: nothing was done again"
+    again = check("run/model.safetensors", *FEW, "-o", "out", "--resume", "--json")
+    assert again["results"] == report["results"], "with its very times: nothing was done again"
     other = refused("check", "run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--resume")
     assert "the records of another check: another plan" in other
-    cli("check", "run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--force", "--json")
+    check("run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--force", "--json")
 
 
 def test_killed_and_resumed(trained, folder):
@@ -117,7 +139,7 @@ def test_killed_and_resumed(trained, folder):
         process.kill()
         process.communicate()
     with records.open("a", encoding="utf-8") as file:
-        file.write('{"trial": "FGSM | noi')  # as if it had been killed while it wrote
+        file.write('{"case": "fgs')  # as if it had been killed while it wrote
     assert timeless(finished([*arguments, "-o", "out", "--resume"])) == timeless(whole)
     assert timeless(json.loads(Path("out/report.json").read_text(encoding="utf-8"))) == timeless(whole)
 
@@ -129,28 +151,26 @@ def test_two_processes_share_the_work(trained, folder):
     shared = finished([sys.executable, *torchrun, *command, "-o", "out"])
     assert timeless(shared) == timeless(whole)
     shares = [len(Path(f"out/records-{rank}.jsonl").read_text(encoding="utf-8").splitlines()) - 1 for rank in (0, 1)]
-    assert sum(shares) == 4 * len(whole["rows"]) and abs(shares[0] - shares[1]) <= 1
+    assert shares == [2 * len(whole["results"])] * 2, "whole batches for each"
 
 
 def finished(command):
-    """What a command of its own printed; a criterion may fail on a network that has hardly been trained."""
+    """What a command of its own printed; a few images establish nothing."""
     # The report names the threads, and torchrun would give each process but one.
     done = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode in (0, 3) or "torch.distributed.run" in command, done.stderr.decode()
+    assert done.returncode == 4 or "torch.distributed.run" in command, done.stderr.decode()
     return json.loads(done.stdout)
 
 
 def timeless(report):
-    return report | {"rows": [row | {"seconds": 0} for row in report["rows"]]}
+    return report | {"results": [result | {"seconds": 0} for result in report["results"]]}
 
 
-def test_transfer_and_a_rival(cli, refused, trained, folder):
+def test_transfer_and_a_rival(check, refused, trained, folder):
     shutil.copy(trained.model, "other.safetensors")
-    report = cli(
-        "check", trained.model, *FEW, "--from", "other.safetensors", "--against", "other.safetensors", "--json"
-    )
-    assert "other.safetensors" in {row["crafted_on"] for row in report["rows"]}
-    assert {row["network"] for row in report["rows"]} == {"itself", "other.safetensors"}
+    report = check(trained.model, *FEW, "--from", "other.safetensors", "--against", "other.safetensors", "--json")
+    assert {"other.safetensors", None} == {result["source"] for result in report["results"]}
+    assert {result["network"] for result in report["results"]} == {"itself", "other.safetensors"}
     assert "it is more robust than other.safetensors" in {c["name"] for c in report["criteria"]}
     assert "no file othr.safetensors" in refused("check", trained.model, *FEW, "--from", "othr.safetensors")
 
@@ -164,22 +184,33 @@ def test_dead_noise_is_exit_status_3(value, said, trained, folder, capsys):
     out, err = capsys.readouterr()
     assert "Error" not in err
     report = json.loads(out)
-    assert not report["passed"]
+    assert (report["verdict"], report["status"]) == ("failed", 3)
     assert any(said in failure for failure in report["noise"]["failures"])
     assert run(["check", dead, *FEW, "-q"]) == 3
-    assert f"noise: FAILED, {report['noise']['failures'][0]}" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Failed: " in said and f"noise: FAILED, {report['noise']['failures'][0]}" in said
 
 
 def test_inspect(cli, trained):
     text = cli("inspect", trained.model)
     assert "perturbify:cifar_resnet20" in text
     assert "learn2perturb" in text
-    assert "50 images of digits" in text
+    worst = read_header(trained.model).check["worst_case"]["value"]
+    assert re.search(
+        rf"^last check +not established; worst case {100 * worst:.1f} \[.* on 50 images of digits$", text, re.M
+    )
     said = cli("inspect", trained.model, "--json")
     assert len(said["sites"]) == 19
     for site in said["sites"]:
         assert 0.0099 < site["min"] <= site["mean"] <= site["max"]
     assert said["trained"]["epochs"] == 2
+
+
+@pytest.mark.parametrize(("passed", "said"), [(True, "no criterion failed"), (False, "a criterion failed")])
+def test_a_check_of_an_older_version_is_shown(passed, said, cli, trained, folder):
+    shutil.copy(trained.model, "older.safetensors")
+    annotate("older.safetensors", check={"dataset": "digits", "n": 50, "passed": passed})
+    assert f"{said}, by an older version that gave no verdict; 50 images" in cli("inspect", "older.safetensors")
 
 
 # What is refused
@@ -229,7 +260,8 @@ def test_options_that_contradict_each_other(refused, trained):
     assert "there is none" in refused("check", "cifar_resnet20", "--embed", "--data", "digits", status=2)
     assert "Say on which images" in refused("check", "cifar_resnet20", status=2)
     assert "-o FOLDER" in refused("check", trained.model, "--resume", status=2)
-    assert "no attacks 'pdg'" in refused("check", trained.model, "--attacks", "fgsm,pdg", status=2)
+    said = refused("check", trained.model, "--attacks", "fgsm,pdg", status=2)
+    assert "There is no attack 'pdg'. Did you mean 'pgd' or 'apgd'? There are fgsm, " in said
     for epsilon in ("0", "2", "8/0", "1e400", "x"):
         assert "--epsilon" in refused("check", trained.model, "--epsilon", epsilon, status=2)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import perturbify
 from perturbify import zoo
-from perturbify.checks.comparison import PLAN, compare
+from perturbify.checks.compare import PLAN, compare
 from perturbify.cli.curves import COLOURS, MARKERS, draw
 from perturbify.cli.main import run
 from perturbify.data.split import MemorySplit
@@ -61,21 +61,22 @@ def timeless(comparison):
 
 def test_two_files(cli, side_by_side):
     found = side_by_side("-o", "out")
-    assert found["schema"] == 1 and (found["dataset"], found["n"], found["classes"]) == ("digits", 4, 10)
-    assert (found["epsilon"], found["steps"], found["step_size"]) == (0.1, 1, 0.01)
+    assert found["schema"] == 2 and (found["dataset"], found["n"], found["classes"]) == ("digits", 4, 10)
+    assert (found["epsilon"], found["steps"], found["step_size"]) == (0.1, 1, pytest.approx(0.01 * 0.1 * 255 / 8))
     noisy, plain = found["networks"]
     assert [(n["name"], n["method"]) for n in (noisy, plain)] == [("noisy", "learn2perturb"), ("plain", "none")]
     assert noisy["weights"] == plain["weights"] == WEIGHTS and (noisy["theta"], plain["theta"]) == (THETA, 0)
-    assert all(noisy["figures"].values()) and noisy["figures"]["eot"]["attack"] == "EOT-PGD-1, 2 draws"
+    assert all(noisy["figures"][key] for key in ("clean", "fgsm", "pgd", "margin", "eot", "pgd_noise_off"))
+    assert noisy["figures"]["eot"]["attack"] == "EOT-PGD-1, 2 draws"
     assert noisy["figures"]["pgd"]["draws"] == 3 and noisy["figures"]["pgd_noise_off"]["noise"] == "off"
     assert plain["deterministic"] and plain["figures"]["eot"] is plain["figures"]["clean_noise_off"] is None
-    assert noisy["difference"] is None
-    lead = plain["strongest"]["accuracy"] - noisy["strongest"]["accuracy"]
-    assert plain["difference"]["estimate"] == pytest.approx(lead)
+    assert noisy["ahead"] is None
+    lead = plain["worst_case"]["value"] - noisy["worst_case"]["value"]
+    assert plain["ahead"]["value"] == pytest.approx(lead)
     assert [p["epsilon"] for p in noisy["curves"]["FGSM"]] == pytest.approx([0, 0.025, 0.05, 0.1, 0.15, 0.2])
     assert noisy["latency"]["milliseconds"] > 0 and found["machine"]["threads"] == torch.get_num_threads()
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
-    documented = (*found, *noisy, *noisy["figures"], *noisy["strongest"], *noisy["latency"])
+    documented = (*found, *noisy, *noisy["figures"], *noisy["figures"]["pgd"], *plain["ahead"], *noisy["latency"])
     assert [key for key in documented if f"`{key}`" not in page] == []
     out = Path("out")
     assert json.loads((out / "comparison.json").read_text(encoding="utf-8")) == found
@@ -160,14 +161,16 @@ def test_the_adversary_is_that_of_the_first_networks_recipe(cli, files, folder):
     said = perturbify.recipe.from_toml(recipe, "smoke").check
     assert (found["epsilon"], found["step_size"], found["steps"]) == (said.epsilon, said.step_size, said.steps)
     assert (said.epsilon, said.steps) != (PLAN.epsilon, PLAN.steps)
+    found = cli("compare", "trained.safetensors", *few, "--epsilon", said.epsilon / 4)
+    assert (found["epsilon"], found["step_size"]) == (said.epsilon / 4, said.step_size / 4)
     found = cli("compare", files / "plain.safetensors", "trained.safetensors", *few, "--steps", 2)
-    assert (found["epsilon"], found["step_size"], found["steps"]) == (PLAN.epsilon, PLAN.step_size, 2)
+    assert (found["epsilon"], found["step_size"], found["steps"]) == (PLAN.epsilon, PLAN.step, 2)
 
 
 def test_dead_noise_is_exit_status_3(files, folder, capsys):
     networks = [str(files / f"{name}.safetensors") for name in ("plain", "dead")]
     assert run(["compare", *networks, "--data", "digits", *FEW, "-o", "out"]) == 3
-    assert "dead FAILED no fresh noise at " in capsys.readouterr().out
+    assert "dead FAILED the noise is alive: no fresh noise at " in capsys.readouterr().out
     assert Path("out/comparison.json").exists()
 
 
@@ -255,7 +258,7 @@ def test_ten_networks_are_told_apart(files):
     looks = {(d.get_color(), d.get_marker(), d.get_linestyle()) for d in pgd.get_lines()[: len(names)]}
     assert len(looks) == len(names) > len(COLOURS) == len(MARKERS)
     (eot,) = [d for d in pgd.get_lines() if d.get_markerfacecolor() == "white"]
-    assert list(eot.get_ydata()) == [100 * found.entries[1].figures(plan)["eot"].accuracy]
+    assert list(eot.get_ydata()) == [100 * found.entries[1].figures["eot"].accuracy]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(legend) == len(names) and "a \\$name\\$ of more than thirty-tw…" in " ".join(legend)
     shown = [float(text.split()[0]) for text in legend]

@@ -40,7 +40,7 @@ def test_a_whole_run(trained):
     assert said["model"] == str(trained.model)
     assert [m["epoch"] for m in said["metrics"]] == [0, 1]
     assert said["report"] == json.loads((trained.path / "report.json").read_text(encoding="utf-8"))
-    assert said["report"]["passed"]
+    assert (said["report"]["verdict"], said["report"]["preset"]) == ("not established", "custom")
     header = read_header(trained.model)
     assert header.check["rows"][0]["n"] == 50
     assert header.model == {"name": "perturbify:cifar_resnet20", "kwargs": {"num_classes": 10}, "weights": "fresh"}
@@ -50,7 +50,7 @@ def test_a_whole_run(trained):
     assert trained.err.count("epoch ") == 2
     assert recipe.load(trained.path / "recipe.toml").model == "perturbify:cifar_resnet20"
     card = (trained.path / "README.md").read_text(encoding="utf-8")
-    assert "EOT-PGD-2" in card
+    assert "**Not established; worst case" in card and "Margin-PGD-20, 2 draws" in card
 
 
 def test_the_table_at_the_end(cli, folder):
@@ -76,7 +76,8 @@ def test_a_converted_file(cli, folder):
     )
     before = Path("in.safetensors").read_bytes()
     settings = ("--set", "train.epochs=1", "--set", "train.warmup_epochs=0", "--set", "data.train_images=100")
-    said = cli("finetune", "--recipe", "smoke", "--model", "in.safetensors", "-o", "run", *settings, "--json", "-q")
+    arguments = ("--recipe", "smoke", "--model", "in.safetensors", "-o", "run", *settings, "--json", "-q")
+    said = cli("finetune", *arguments, status=4)
     assert said["report"]["noise"]["alive"]
     assert Path("in.safetensors").read_bytes() == before
     assert read_header("run/model.safetensors").config["grain"] == "channel"
@@ -98,13 +99,12 @@ def test_trained_weights_keep_their_normalisation(cli, folder):
 
 @pytest.mark.parametrize("method", ["vanilla", "none"])
 def test_baselines_have_no_noise(method, cli, folder):
-    said = cli(
-        "finetune", "--recipe", "smoke", "--set", f"method={method}", "--set", "train.epochs=1", "-o", "run", "--json"
-    )
+    arguments = ("--recipe", "smoke", "--set", f"method={method}", "--set", "train.epochs=1", "-o", "run", "--json")
+    said = cli("finetune", *arguments, status=4)
     assert said["metrics"][0]["theta"] is None
     assert (said["metrics"][0]["adversarial_loss"] is None) == (method == "none")
     assert said["report"]["noise"]["sites"] == 0
-    assert said["report"]["passed"]
+    assert said["report"]["verdict"] == "not established"
     assert not list(perturbify.perturbations(perturbify.load("run/model.safetensors")))
 
 
@@ -147,8 +147,8 @@ def test_a_check_that_fails_is_exit_status_3(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(Perturbation, "project_", lambda self: self.theta.data.zero_())
     assert run(["finetune", "--recipe", "smoke", "-o", "run", "--json", "-q"]) == 3
-    assert not json.loads(capsys.readouterr().out)["report"]["passed"]
-    assert not read_header("run/model.safetensors").check["passed"]
+    assert json.loads(capsys.readouterr().out)["report"]["verdict"] == "failed"
+    assert read_header("run/model.safetensors").check["verdict"] == "failed"
 
 
 # What is refused, before any long work
@@ -337,11 +337,14 @@ def test_a_signal_saves_and_says_how_to_go_on(number, status, cli, folder, one_t
 def test_resuming_a_finished_run_checks_it_again(trained, cli, folder):
     shutil.copytree(trained.path, "run")
     before = load_file("run/model.safetensors")
-    said = cli("finetune", "--resume", "run", "--json", "-q")
+    said = cli("finetune", "--resume", "run", "--json", "-q", status=4)
     after = load_file("run/model.safetensors")
     assert all(torch.equal(after[key], value) for key, value in before.items())
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in said["report"]["rows"]]
-    assert rows == [{k: v for k, v in row.items() if k != "seconds"} for row in trained.result["report"]["rows"]]
+    again, first = (
+        [result | {"seconds": 0} for result in report["results"]]
+        for report in (said["report"], trained.result["report"])
+    )
+    assert again == first
     assert said["metrics"] == trained.result["metrics"]
 
 

@@ -18,6 +18,7 @@ from perturbify import recipe
 from perturbify.attacks.libraries import CarliniWagner
 from perturbify.checkpoint import read_header
 from perturbify.cli.main import cli as group
+from perturbify.text import percent
 from perturbify.training import launch
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "resnet20.safetensors"
@@ -96,12 +97,14 @@ def test_the_table(undisturbed):
     assert tuple(by_name) == NAMES
     noisy, plain = by_name[NAMES[2]], by_name[NAMES[0]]
     report = json.loads((folder / NAMES[2] / "report.json").read_text())
-    rows = {(row["attack"], row["crafted_on"], row["noise"]): row for row in report["rows"]}
+    results = {result["id"]: result for result in report["results"]}
     assert [f["attack"] for f in noisy["figures"]] == ["clean", "PGD", "FGSM", "EOT-PGD"]
-    for figure, name in zip(noisy["figures"], ("clean", "PGD-2", "FGSM", "EOT-PGD-2, 2 draws"), strict=True):
-        row = rows[name, "noise on", "on"]
-        assert (figure["accuracy"], figure["interval"]) == (row["accuracy"], row["interval"])
+    for figure, id in zip(noisy["figures"], ("clean", "pgd", "fgsm", "eot"), strict=True):
+        expected = results[id]
+        assert (figure["name"], figure["accuracy"]) == (expected["attack"], expected["accuracy"])
+        assert figure["interval"] == expected["interval"]
         assert (figure["n"], figure["draws"]) == (20, 20)
+    assert (noisy["verdict"], noisy["worst_case"]) == ("not established", report["headline"]["worst"])
     assert [f["paper"] for f in noisy["figures"]] == [0.8362, 0.5113, 0.5841, None]
     assert [f["accuracy"] is None for f in plain["figures"]] == [False, False, False, True]
     assert read_header(folder / NAMES[2] / "model.safetensors").check["n"] == 20
@@ -111,6 +114,7 @@ def test_the_table(undisturbed):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:4] == ["ResNet-V1(20)", "learn2perturb", "2", "20"]
     assert cells[4].startswith(f"{100 * noisy['figures'][0]['accuracy']:.1f} [")
+    assert cells[-4] == percent(noisy["worst_case"]["value"], noisy["worst_case"]["interval"])
     assert cells[-3:] == ["83.6", "51.1", "58.4"]
 
 
@@ -142,7 +146,6 @@ def test_own_recipes_given_weights_and_own_images(cli, folder, npz):
     assert row["recipe"] == "cifar10_pni"
     assert [f["paper"] for f in row["figures"]] == [0.849, 0.459, 0.545, None]
     assert [f["name"] for f in row["figures"]] == ["clean", "PGD-7", "FGSM", "EOT-PGD-7, 10 draws"]
-    assert "The noise is on the weights" in row["remarks"][0]
     found = {d["what"]: (d["here"], d["paper"]) for d in row["differences"]}
     assert found["weights at the start"][0].startswith("file:resnet20.safetensors (sha256 ")
     assert found["epochs"] == ("1", "160")
@@ -156,16 +159,16 @@ def test_own_recipes_given_weights_and_own_images(cli, folder, npz):
 
 
 def test_table_3_in_small_with_foolbox_and_without(cli, folder, monkeypatch):
-    monkeypatch.setattr("perturbify.checks.trials.CarliniWagner", partial(CarliniWagner, steps=3, search_steps=2))
+    monkeypatch.setattr("perturbify.checks.cases.CarliniWagner", partial(CarliniWagner, steps=3, search_steps=2))
     monkeypatch.setattr("perturbify.reproduction.job.EOT_DRAWS", 2)
     Path("tiny.toml").write_text(recipe.text("smoke").replace("train_images = 200", "train_images = 20"))
     asked = ("reproduce", "table3", "--budget", "1", "--methods", "learn2perturb", "--images", "4", "-o", "out")
     text = cli(*asked, "--equal-schedule", "tiny.toml")
     assert "paper's" in text.splitlines()[2]
     lines = [line.split("  ") for line in text.splitlines() if line.startswith("ResNet-V2(18)")]
-    attacks = ["clean", *(f"C&W, κ = {k}" for k in ("0", "0.1", "1", "2", "5")), "EOT-PGD-2, 2 draws"]
+    attacks = ["clean", *(f"C&W, κ = {k}" for k in ("0", "0.1", "1", "2", "5")), "EOT-PGD-2, 2 draws", "worst case"]
     assert [next(cell.strip() for cell in line[3:] if cell) for line in lines] == attacks
-    assert [line[-1].strip() for line in lines] == ["–", "83.6", "84.0", "76.4", "66.5", "34.8", "53.3"]
+    assert [line[-1].strip() for line in lines] == ["–", "83.6", "84.0", "76.4", "66.5", "34.8", "53.3", "–"]
     assert "- surviving C&W: the accuracy on fresh noise after the attack" in text
     assert "- weight c in C&W: from 1e-3 to 1e5" in text
     assert "- EOT-PGD: 2 independent draws a step; the paper: 80 draws a step" in text
@@ -173,7 +176,7 @@ def test_table_3_in_small_with_foolbox_and_without(cli, folder, monkeypatch):
     assert all(f["n"] == 4 for f in figures)
     assert all((f["claimed"] is None) == (f["attack"] == "clean") for f in figures)
 
-    monkeypatch.setattr("perturbify.checks.suite.missing", lambda attack: "foolbox" if attack.norm == "l2" else None)
+    monkeypatch.setattr("perturbify.checks.run.missing", lambda attack: "foolbox" if attack.norm == "l2" else None)
     for file in ("report.html", "records-0.jsonl"):
         Path("out/cifar_resnet18-learn2perturb", file).unlink()
     said = cli(*asked, "--equal-schedule", "tiny.toml", "--json")["rows"][0]
@@ -195,6 +198,7 @@ def test_a_row_that_cannot_be_run_says_why(folder):
 
 
 def test_a_failed_criterion_is_status_3(folder, monkeypatch):
+    monkeypatch.setattr("perturbify.checks.report.Report.verdict", "failed")
     monkeypatch.setattr("perturbify.checks.report.Report.failures", ["one step never beats many: it did"])
     done = CliRunner().invoke(group, [*ONE, "-o", "out"])
     assert done.exit_code == 3

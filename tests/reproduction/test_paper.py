@@ -58,10 +58,10 @@ def test_the_papers_own_recipes():
         assert (job.recipe.model, job.recipe.method) == (job.network, job.method)
         assert job.recipe.train.epochs == {"pni": 160, "adv-bnn": 200}.get(job.method, 350)
         assert (job.plan.epsilon, job.plan.step_size, job.plan.steps) == (8 / 255, 0.01, 7)
-        assert job.plan.attacks == ("fgsm", "pgd", "eot")
+        assert job.plan.attacks == ("fgsm", "pgd", "margin", "eot")
     by_name = {job.name: job for job in found}
     assert by_name["cifar_resnet20-adv-bnn"].recipe.optimizer.kind == "adam"
-    assert by_name["cifar_resnet20-adv-bnn"].plan.draws == 1  # answers that are means of 50 draws already
+    assert by_name["cifar_resnet20-adv-bnn"].plan.draws == 4  # answers that are means of 50 draws already
     assert by_name["cifar_resnet20-pni"].plan.draws == 20
 
 
@@ -77,7 +77,7 @@ def test_one_schedule_for_all():
 def test_table_3_asks_for_what_the_paper_has():
     (job,) = jobs(Reproduction("table3", methods=("learn2perturb",)))
     assert job.network == "cifar_resnet18"
-    assert (job.plan.attacks, job.plan.confidences) == (("cw", "eot"), (0.0, 0.1, 1.0, 2.0, 5.0))
+    assert (job.plan.attacks, job.plan.confidences) == (("margin", "cw", "eot"), (0.0, 0.1, 1.0, 2.0, 5.0))
     assert (job.plan.eot_draws, job.plan.few, job.plan.images) == (80, 100, 1000)
     (fewer,) = jobs(Reproduction("table3", methods=("pni",), images=20))
     assert (fewer.plan.few, fewer.plan.images) == (20, 20)

@@ -1,17 +1,20 @@
-"""Attacks of other libraries, which are imported only when one crafts: ``pip install 'perturbify[attacks]'``."""
+"""Attacks of other libraries, which are imported only when one crafts.
+
+AutoAttack's come with perturbify; foolbox's need ``pip install 'perturbify[attacks]'``.
+"""
 
 from importlib.util import find_spec
 
-from perturbify.attacks.attack import Attack
-from perturbify.attacks.libraries.autoattack import Apgd, Square
+from perturbify.attacks.attack import Attack, needs_of
+from perturbify.attacks.libraries.apgd import Apgd, ApgdT
+from perturbify.attacks.libraries.autoattack import StockAutoAttack
+from perturbify.attacks.libraries.fab import FabT
 from perturbify.attacks.libraries.foolbox import CarliniWagner, HopSkipJump
+from perturbify.attacks.libraries.square import Square
 
-__all__ = ["Apgd", "CarliniWagner", "HopSkipJump", "Square", "missing"]
-
-_NEEDS = {Apgd: "pyautoattack", Square: "pyautoattack", CarliniWagner: "foolbox", HopSkipJump: "foolbox"}
+__all__ = ["Apgd", "ApgdT", "CarliniWagner", "FabT", "HopSkipJump", "Square", "StockAutoAttack", "missing"]
 
 
 def missing(attack: Attack) -> str | None:
     """The library that an attack needs and that is not installed; None where nothing is missing."""
-    library = _NEEDS.get(type(attack))
-    return library if library is not None and find_spec(library) is None else None
+    return "foolbox" if "foolbox" in needs_of(attack) and find_spec("foolbox") is None else None

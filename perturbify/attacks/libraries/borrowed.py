@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,12 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from perturbify.attacks.attack import Attack, needs_of
+from perturbify.attacks.gradient import copies, parts
 from perturbify.errors import CheckError
+
+NORMS = {"linf": "Linf", "l2": "L2"}
+"""Their names in pyautoattack."""
 
 
 def borrow(name: str) -> ModuleType:
@@ -25,6 +31,7 @@ def borrow(name: str) -> ModuleType:
         CheckError: It is not installed, or does not import.
     """
     library = name.partition(".")[0]
+    package = "'perturbify[attacks]'" if library == "foolbox" else library
     # foolbox imports GitPython, which refuses to be imported where there is no git, unless told to be quiet.
     told = "GIT_PYTHON_REFRESH" in os.environ
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -35,12 +42,12 @@ def borrow(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise CheckError(
             f"This attack is one of {library}'s, and {error.name} is not installed.",
-            "Install it with pip install 'perturbify[attacks]'.",
+            f"Install it with pip install {package}.",
         ) from error
     except ImportError as error:
         raise CheckError(
             f"This attack is one of {library}'s, which does not import: {error}.",
-            "Install it anew with pip install 'perturbify[attacks]'.",
+            f"Install it anew with pip install {package}.",
         ) from error
     finally:
         if not told:
@@ -49,31 +56,63 @@ def borrow(name: str) -> ModuleType:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drops what the libraries warn of, and nothing that anybody else does."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(pyautoattack|foolbox|eagerpy)\b")
-        yield
+    """Drops what the libraries warn of and log, and nothing that anybody else does."""
+    logger = logging.getLogger("auto-attack")
+    disabled = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(pyautoattack|foolbox|eagerpy)\b")
+            yield
+    finally:
+        logger.disabled = disabled
 
 
 class View(nn.Module):
     """A network as the libraries take one: float32 in and out, and no parameters that they could move or train.
 
-    Logits are a copy, since the Square attack writes into them.
+    It averages logits over fresh draws, so that a library which accepts, filters and steps by one forward does so by
+    the average. Logits rather than probabilities, since the mean of probabilities has no gradient left where each draw
+    is sure, and the losses of the libraries are made for logits; :class:`~perturbify.attacks.Frozen` averages them,
+    too. A draw whose gradient is NaN has none.
 
     Args:
         model: A classifier that takes pixels in [0, 1].
         dtype: Dtype of the images that it takes.
-        draws: Forwards, each with noise of its own, whose logits are averaged.
+        draws: Draws of the noise whose logits are averaged.
+        at_once: Draws in one forward; more than 1 only where every image of a batch has draws of its own.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, draws: int = 1) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, draws: int = 1, at_once: int = 1) -> None:
         super().__init__()
         self._hidden = (model,)  # in a tuple, where nn.Module does not look for parts of itself
-        self._dtype, self._draws = dtype, draws
+        self._dtype, self._draws, self._at_once = dtype, draws, at_once
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Gives logits, shape (N, classes), float32."""
+        """Gives logits, shape (N, classes), float32, in memory of their own, since the Square attack writes there."""
         (model,) = self._hidden
         images = images.to(self._dtype)
-        return torch.stack([model(images).float() for _ in range(self._draws)]).mean(0)
+        logits = []
+        for number in parts(self._draws, self._at_once):
+            batch = copies(images, number)
+            if batch.requires_grad:
+                batch = batch.view_as(batch)  # a hook on the library's own tensor would stay there
+                batch.register_hook(torch.nan_to_num)
+            logits.extend(model(batch).float().chunk(number))
+        return torch.stack(logits).mean(0)
+
+
+def need_classes(attack: Attack, model: nn.Module, logits: Tensor) -> None:
+    """Refuses a network with fewer classes than an attack needs.
+
+    Raises:
+        CheckError: It has.
+    """
+    needs = needs_of(attack)
+    least = 4 if "4 classes" in needs else 3 if "3 classes" in needs else 2
+    if logits.shape[1] < least:
+        raise CheckError(
+            f"{type(attack).__name__} compares {least} classes, and {type(model).__name__} has {logits.shape[1]}.",
+            "Attack it with MarginPgd, or APGD on the cross-entropy.",
+        )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks.attack import Crafted, Passes
+from perturbify.attacks.attack import Crafted, Need, Passes
 from perturbify.attacks.gradient import attacked, input_gradient
 from perturbify.attacks.libraries.borrowed import View, borrow, quiet
 from perturbify.attacks.realisations import Frozen
@@ -53,6 +53,11 @@ class CarliniWagner:
                 f"steps, search_steps and draws must be at least 1, not {self.steps}, {self.search_steps} and "
                 f"{self.draws}"
             )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it cannot do without."""
+        return frozenset({"gradients", "foolbox"})
 
     @property
     def norm(self) -> Literal["l2"]:
@@ -131,6 +136,11 @@ class HopSkipJump:
                 f"steps, evaluations, max_evaluations and draws must be at least 1, not {self.steps}, "
                 f"{self.evaluations}, {self.max_evaluations} and {self.draws}"
             )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it cannot do without."""
+        return frozenset({"foolbox"})
 
     @property
     def epsilon(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from perturbify.checks.comparison import Comparison
+from perturbify.checks.compare import Comparison
 from perturbify.checks.render import markdown, words
 from perturbify.checks.render.words import Column
 from perturbify.text import fraction, percent, table
@@ -50,7 +50,7 @@ def _subject(comparison: Comparison) -> str:
     plan, first = comparison.plan, comparison.entries[0].report
     return (
         f"{first.n} test images of {words.line(first.dataset)}, l∞ ε = {fraction(plan.epsilon)}, PGD by steps of "
-        f"{fraction(plan.step_size)}, EOT over {plan.eot_draws} draws, seed {plan.seed}; accuracy in percent [95%]"
+        f"{fraction(plan.step)}, EOT over {plan.eot_draws} draws, seed {plan.seed}; accuracy in percent [95%]"
     )
 
 
@@ -65,11 +65,12 @@ def _accuracies(comparison: Comparison) -> list[Column]:
         "clean": "clean",
         "fgsm": "FGSM",
         "pgd": f"PGD-{steps}",
+        "margin": "margin",
         "eot": f"EOT-PGD-{steps}",
         "clean_noise_off": "clean, noise off",
         "pgd_noise_off": f"PGD-{steps}, noise off",
     }
-    rows = [e.figures(comparison.plan) for e in comparison.entries]
+    rows = [e.figures for e in comparison.entries]
     found = [
         Column(head, tuple("–" if r is None else percent(r.accuracy, r.interval) for r in (row[key] for row in rows)))
         for key, head in heads.items()
@@ -85,12 +86,10 @@ def _others(comparison: Comparison) -> list[Column]:
         Column("weights", tuple(f"{e.weights:,}" for e in entries)),
         Column("θ", tuple(f"{e.theta:,}" if e.theta else "–" for e in entries)),
         Column("ms/image", tuple(_latency(e.latency.milliseconds, e.latency.draws) for e in entries)),
-        Column("strongest attack", tuple(words.line(e.strongest.attack) for e in entries), numeric=False),
-        Column("it leaves", tuple(percent(e.strongest.accuracy, e.strongest.interval) for e in entries)),
+        Column("worst case", tuple(percent(w.value, w.interval) for w in (e.report.headline.worst for e in entries))),
     ]
     if len(entries) > 1:
-        ahead = (e.difference for e in entries)
-        cells = tuple("–" if d is None else percent(d.estimate, d.interval) for d in ahead)
+        cells = tuple("–" if e.ahead is None else percent(e.ahead.value, e.ahead.interval) for e in entries)
         found.append(Column(f"ahead of {first}", cells))
     return found
 
@@ -114,24 +113,21 @@ def _notes(comparison: Comparison) -> list[str]:
         if e.latency.draws > 1
     ]
     said.append(
-        "Intervals are by a bootstrap over images. An attack that fails proves nothing about the next one: accuracies "
-        "under attack are upper bounds."
+        "Intervals are 95% score intervals over images. An attack that fails proves nothing about the next one: "
+        "accuracies under attack are upper bounds."
     )
     if len(entries) > 1:
         said.append(
-            f"ahead of {words.line(entries[0].name)}: what the strongest attack within ε leaves here less what the "
-            "strongest leaves there, in points over the same images; an interval that holds 0 decides nothing."
+            "worst case: every image under the attack that leaves the least, chosen by other draws than those that "
+            f"score it. ahead of {words.line(entries[0].name)}: that less the same there, in points, by image. "
+            "An interval that holds 0 decides nothing."
         )
     latency = entries[0].latency
     said.append(
         f"ms/image: an answer as the method gives it, in batches of {latency.images}, median of {len(latency.rounds)} "
         f"rounds in turn; holds for this machine alone, as idle as it was ({_machine(comparison)})."
     )
-    said += [
-        f"{words.line(name)} FAILED {words.line(failure)}."
-        for name, failures in comparison.failures.items()
-        for failure in failures
-    ]
+    said += [f"{words.line(e.name)} FAILED {words.line(failure)}." for e in entries for failure in e.report.failures]
     said += [f"{words.line(e.name)}: {words.line(remark)}" for e in entries for remark in e.report.remarks]
     return said
 

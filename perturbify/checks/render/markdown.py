@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from perturbify.checks.evidence import Criterion
 from perturbify.checks.render import words
-from perturbify.checks.report import NOT_ELIGIBLE, Criterion, Report
+from perturbify.checks.report import NOT_ELIGIBLE, Report
+from perturbify.text import percent
 
-_VERDICTS = {"pass": "pass", "fail": "**FAIL**", "undecided": "undecided"}
+_OUTCOMES = {"fail": "**FAIL**"}
 
 
 def to_markdown(report: Report) -> str:
@@ -20,23 +22,27 @@ def to_markdown(report: Report) -> str:
     Returns:
         A document that ends with a newline; foreign names are escaped.
     """
+    dead = words.dead(report)
     lines = [
+        *((f"**{plain(dead)}**", "") if dead else ()),
         f"# Robustness of {plain(report.name)}",
         "",
         f"{plain(words.subject(report))}.{'' if report.deterministic else '[^leaderboard]'}",
         "",
-        f"**{plain(words.verdict(report)[1])}**",
-        "",
-        "## Accuracy[^measured]",
-        "",
-        *_accuracy(report),
-        "",
-        plain(words.LEGEND),
+        *(line for said in words.person(report) for line in (plain(said), "")),
+        f"**{plain(words.verdict(report))}**",
         "",
     ]
+    open_ = words.open_questions(report)
+    if open_:
+        lines += ["Open:", "", *_list(open_), ""]
+    lines += ["## Accuracy[^measured]", "", *_accuracy(report), "", plain(words.LEGEND), ""]
+    if report.resubmissions:
+        answers = [(plain(name), plain(percent(f.value, f.interval))) for name, f in report.resubmissions.items()]
+        lines += ["## Asked again", "", *table(("right in the worst case", "% [95%]"), answers, (False, True)), ""]
     if report.criteria:
         pieces = [piece for criterion in report.criteria for piece in _evidence(criterion)]
-        lines += ["## Criteria", "", *table(("criterion", "verdict", "evidence", "in percent [95%]"), pieces), ""]
+        lines += ["## Criteria", "", *table(("criterion", "outcome", "evidence", "in percent [95%]"), pieces), ""]
     lines += ["## Noise", "", *_list(words.liveness(report)), ""]
     if report.remarks:
         lines += ["## Remarks", "", *_list(report.remarks), ""]
@@ -61,14 +67,15 @@ def _evidence(criterion: Criterion) -> list[tuple[str, str, str, str]]:
     """A line for each piece of evidence, and one for the remark; the criterion's name stands on the first."""
     said = [(plain(e.statement), plain(words.evidence(e))) for e in criterion.evidence]
     said += [(plain(criterion.detail), "–")] if criterion.detail or not said else []
-    first = (plain(criterion.name), _VERDICTS[criterion.verdict])
+    name = criterion.name if criterion.core else f"{criterion.name} (not core)"
+    first = (plain(name), _OUTCOMES.get(criterion.outcome, criterion.outcome))
     return [(*(("", "") if i else first), *piece) for i, piece in enumerate(said)]
 
 
 def _settings(report: Report) -> list[str]:
     cells = [
         [plain(text) for text in (words.called(row), row.noise, words.settings(row.settings))]
-        for row in report.rows
+        for row in report.results
         if row.norm
     ]
     return table(("attack", "noise", "settings"), cells)

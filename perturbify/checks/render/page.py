@@ -8,19 +8,17 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from perturbify.checks.evidence import Criterion
 from perturbify.checks.render import plots, words
 from perturbify.checks.render.style import STYLE
-from perturbify.checks.report import NOT_ELIGIBLE, Criterion, Report, Row
-from perturbify.text import duration, percent
+from perturbify.checks.report import NOT_ELIGIBLE, Report
+from perturbify.checks.results import Figure
+from perturbify.text import duration, fraction, percent
 
 # Whatever a foreign report smuggles in: no script, no request.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_MARKS = {"pass": "✓ pass", "fail": "✗ FAIL", "undecided": "? undecided"}
-_CAUTIONS = {
-    "pass": "Passing means that the attacks worked as attacks should. It does not mean that no better attack exists.",
-    "undecided": "An open question is not a pass: more images narrow the intervals.",
-    "fail": "The figures below may flatter the network. What each failure means stands under Criteria.",
-}
+_MARKS = {"pass": "✓ pass", "fail": "✗ FAIL", "undecided": "? undecided", "not measured": "– not measured"}
+_CLASSES = {"established": "pass", "failed": "fail", "not established": "undecided"}
 
 _SHADES = (
     '<p class="soft">The line is what a figure must not exceed. Lightly shaded is the tolerance, and darker what lies '
@@ -56,10 +54,12 @@ def to_html(report: Report) -> str:
 </header>
 {_banner(report)}
 {_tiles(report)}
+{_open(report)}
 {_section("Remarks", _list(report.remarks)) if report.remarks else ""}
 {_figures(report)}
 {_strip(report)}
 {_section("All attacks", _rows(report))}
+{_again(report)}
 {_section("Criteria", _SHADES, *map(_criterion, report.criteria)) if report.criteria else ""}
 {_section("Is the noise alive?", _list(words.liveness(report)))}
 {_section("How it was measured", *_measured(report))}
@@ -71,39 +71,47 @@ def to_html(report: Report) -> str:
 
 
 def _banner(report: Report) -> str:
-    verdict, said = words.verdict(report)
+    dead = words.dead(report)
+    said = "".join(f"<p>{_safe(sentence)}</p>" for sentence in words.person(report))
     return (
-        f'<div class="banner {verdict}" role="status"><p class="verdict">{_MARKS[verdict].split()[0]} {_safe(said)}</p>'
-        f"<p>{_CAUTIONS[verdict]}</p></div>"
+        (f'<div class="banner fail" role="alert"><p class="verdict">{_safe(dead)}</p></div>' if dead else "")
+        + f'<div class="lead">{said}</div><div class="banner {_CLASSES[report.verdict]}" role="status">'
+        f'<p class="verdict">{_safe(words.verdict(report))}</p></div>'
     )
 
 
 def _tiles(report: Report) -> str:
-    clean, strongest = report.clean, report.strongest
-    tiles = [("Clean", f"{percent(clean.accuracy)}%", f"{_interval(clean)}, noise {clean.noise}, n = {clean.n}")]
-    if strongest is not None:
-        tiles.append(
-            (
-                "Under the strongest attack",
-                f"{percent(strongest.accuracy)}%",
-                f"{_interval(strongest)}, {words.called(strongest)}, {words.radius(strongest)}, n = {strongest.n}",
-            )
-        )
-        asked = max((q for q in words.QUERIES if q in strongest.survival), default=None)
-        if asked is not None:
-            clean_share = strongest.clean_survival.get(asked)
-            beside = "" if clean_share is None else f"; without it {percent(clean_share)}%"
-            share = f"{percent(strongest.survival[asked])}%"
-            tiles.append((f"Right in all of {asked} queries", share, f"under that attack{beside}"))
-    if report.criteria:
-        verdicts = [c.verdict for c in report.criteria]
-        counts = f"{verdicts.count('fail')} failed, {verdicts.count('undecided')} undecided"
-        tiles.append(("Criteria that hold", f"{verdicts.count('pass')} of {len(verdicts)}", counts))
+    head = report.headline
+    tiles = [("Clean", head.clean, f"noise {report.clean.noise}, n = {report.n}")]
+    tiles.append(("In the worst case", head.worst, f"l∞ {fraction(report.epsilon)}, every image by its worst attack"))
+    best = None if head.best_attack is None else report.result(head.best_attack)
+    if best is not None and head.best is not None:
+        tiles.append(("Under the strongest single attack", head.best, words.called(best)))
+    if head.noise_adds is not None:
+        tiles.append(("What the noise adds, in points", head.noise_adds, "noise on less noise off, the same attacks"))
+    if head.ahead is not None and report.rival is not None:
+        tiles.append((f"Ahead of {report.rival}, in points", head.ahead, "the same attacks on both"))
     made = "".join(
-        f'<div><dt>{_safe(head)}</dt><dd class="big">{_safe(figure)}</dd><dd class="soft">{_safe(note)}</dd></div>'
-        for head, figure, note in tiles
+        f'<div><dt>{_safe(name)}</dt><dd class="big">{percent(figure.value)}</dd>'
+        f'<dd class="soft">{_interval(figure)}, {_safe(note)}</dd></div>'
+        for name, figure, note in tiles
     )
     return f'<dl class="tiles">{made}</dl>'
+
+
+def _open(report: Report) -> str:
+    said = words.open_questions(report)
+    return f'<p class="soft">Open questions; more images narrow the intervals.</p>{_list(said)}' if said else ""
+
+
+def _again(report: Report) -> str:
+    """How often a random network is right when it is asked again."""
+    body = "".join(
+        f'<tr><th scope="row">{_safe(name)}</th><td class="number">{percent(f.value, f.interval)}</td></tr>'
+        for name, f in report.resubmissions.items()
+    )
+    head = '<tr><th scope="col">right in the worst case</th><th scope="col">% [95%]</th></tr>'
+    return _section("Asked again", _table("asked again", "", head, body)) if body else ""
 
 
 def _figures(report: Report) -> str:
@@ -122,28 +130,28 @@ def _strip(report: Report) -> str:
     head = "".join(f'<th scope="col">{_safe(e.label)}</th>' for e in shown)
     body = (
         line("clean", (_image(e.clean, f"{e.label}, clean") for e in shown))
-        + line("draws right", (f"{100 * e.clean_accuracy:.0f}%" for e in shown))
+        + line("taken for", (f"{_safe(e.clean_answer)}, {100 * e.clean_accuracy:.0f}% right" for e in shown))
         + line("attacked", (_image(e.adversarial, f"{e.label}, attacked") for e in shown))
-        + line("draws right", (f"{100 * e.accuracy:.0f}%" for e in shown))
+        + line("taken for", (f"{_safe(e.answer)}, {100 * e.accuracy:.0f}% right" for e in shown))
         + line("difference ×10", (_image(e.difference, f"{e.label}, ten times the difference") for e in shown))
     )
-    caption = (
-        f"Images under {_safe(report.example_attack or 'an attack')}, and the share of fresh draws that are right."
-    )
+    attack = report.result(report.example_attack or "")
+    called = "an attack" if attack is None else _safe(words.called(attack))
+    caption = f"Images under {called}, the class that most fresh draws take them for, and the share that is right."
     return _section("Examples", _table("examples", caption, f"<tr><td></td>{head}</tr>", body, "strip"))
 
 
 def _rows(report: Report) -> str:
-    columns, strongest = words.columns(report), report.strongest
+    columns, strongest = words.columns(report), report.headline.best_attack
     head = "".join(f'<th scope="col"{_class("number" if c.numeric else "name")}>{c.head}</th>' for c in columns)
     body = ""
-    for i, row in enumerate(report.rows):
+    for i, row in enumerate(report.results):
         cells = [f'<th scope="row" class="name">{_safe(columns[0].cells[i])}</th>']
         for column in columns[1:]:
             picture = plots.bar(row) if column.head == words.ACCURACY else ""
             cells.append(f"<td{_class('number' if column.numeric else 'name')}>{_safe(column.cells[i])}{picture}</td>")
-        body += f"<tr{_class('strongest' if row is strongest else '')}>{''.join(cells)}</tr>\n"
-    marked = "" if strongest is None else " Shaded: the strongest attack within the report’s ε."
+        body += f"<tr{_class('strongest' if row.id == strongest else '')}>{''.join(cells)}</tr>\n"
+    marked = "" if strongest is None else " Shaded: the strongest single attack."
     return _table("all attacks", f"{words.LEGEND}{marked}", f"<tr>{head}</tr>", body)
 
 
@@ -152,15 +160,16 @@ def _criterion(criterion: Criterion) -> str:
     ends = [v for e in pieces for v in (*e.interval, e.estimate, e.limit, e.limit + e.tolerance)]
     body = "".join(
         f"<tr><td>{_safe(e.statement)}</td><td>{plots.interval(e, min(ends), max(ends))}</td>"
-        f'<td class="number">{_safe(words.evidence(e))}</td><td class="{e.verdict}">{_MARKS[e.verdict]}</td></tr>'
+        f'<td class="number">{_safe(words.evidence(e))}</td>'
+        f'<td class="{_kind(e.outcome)}">{_MARKS[e.outcome]}</td></tr>'
         for e in pieces
     )
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("what", "", "in percent [95%], limit + tolerance", "verdict"))
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("what", "", "in percent [95%], limit + tolerance", "outcome"))
     table = _table(f"evidence: {_safe(criterion.name)}", "", f"<tr>{head}</tr>", body, "evidence") if pieces else ""
     detail = f'<p class="soft">{_safe(criterion.detail)}</p>' if criterion.detail else ""
     return (
         f'<div class="criterion"><div class="head"><h3>{_safe(criterion.name)}</h3>'
-        f'<span class="badge {criterion.verdict}">{_MARKS[criterion.verdict]}</span></div>'
+        f'<span class="badge {_kind(criterion.outcome)}">{_MARKS[criterion.outcome]}</span></div>'
         f"<p>A failure means: {_safe(criterion.why)}</p>{table}{detail}</div>"
     )
 
@@ -168,7 +177,7 @@ def _criterion(criterion: Criterion) -> str:
 def _measured(report: Report) -> list[str]:
     said = words.method(report) + ([] if report.deterministic else [NOT_ELIGIBLE])
     heads = ("attack", "noise", "settings", "median distance", "passes an image", "time")
-    attacks = [row for row in report.rows if row.norm]
+    attacks = [row for row in report.results if row.norm]
     body = "".join(
         f'<tr><th scope="row" class="name">{_safe(words.called(row))}</th><td class="name">{_safe(row.noise)}</td>'
         f"<td>{_safe(words.settings(row.settings))}</td><td>{_safe(words.settings(row.distance))}</td>"
@@ -234,8 +243,13 @@ def _class(name: str) -> str:
     return f' class="{name}"' if name else ""
 
 
-def _interval(row: Row) -> str:
-    low, high = row.interval
+def _kind(outcome: str) -> str:
+    """The style of an outcome."""
+    return outcome if outcome in ("pass", "fail") else "undecided"
+
+
+def _interval(figure: Figure) -> str:
+    low, high = figure.interval
     return f"[{percent(low)}, {percent(high)}]"
 
 

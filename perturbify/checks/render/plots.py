@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from perturbify.checks.evidence import Evidence
 from perturbify.checks.render import words
-from perturbify.checks.report import Evidence, Report, Row
+from perturbify.checks.report import Report
+from perturbify.checks.results import Result
 from perturbify.text import percent
 
 WIDTH, HEIGHT = 460, 310
 LEFT, RIGHT, TOP, BOTTOM = 44, 16, 26, 46
 
 MOST_CURVES = 6
-"""Kinds of attacks in the figure of survival; more cannot be told apart."""
+"""Attacks in the figure of survival; more cannot be told apart."""
 
 _MARKERS = (  # circle, square, diamond, triangles
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
@@ -56,20 +57,20 @@ def figures(report: Report) -> list[str]:
         _figure(
             "Accuracy against ε",
             f"Bands are 95% intervals, {_images(report, 'epsilon')}. Dashed: without an attack. Dotted: chance.",
-            _points(report.rows, "epsilon"),
+            _points(report.results, "epsilon"),
             Axis("ε in 1/255", lambda x: f"{255 * x:.3g}", log=False),
             {"clean": clean, "chance": 1 / report.classes},
         ),
         _figure(
             "Accuracy against the draws that a step averages",
             "Where the line still falls at its end, the attack has not seen enough draws.",
-            _points(report.rows, "draws"),
+            _points(report.results, "draws"),
             Axis("draws a step", lambda x: f"{x:g}", log=True),
         ),
         _figure(
             "Accuracy against steps",
             "Where the line still falls at its end, the attack has not converged.",
-            _points(report.rows, "steps"),
+            _points(report.results, "steps"),
             Axis("steps", lambda x: f"{x:g}", log=True),
         ),
         _survival(report),
@@ -79,7 +80,7 @@ def figures(report: Report) -> list[str]:
 
 def _images(report: Report, figure: str) -> str:
     """How many images stand behind the points of a figure: ``n = 256 to 1017``."""
-    ns = sorted({row.n for row in report.rows if any(point.figure == figure for point in row.points)})
+    ns = sorted({row.n for row in report.results if any(point.figure == figure for point in row.points)})
     return f"n = {ns[0]}" + (f" to {ns[-1]}" if len(ns) > 1 else "") if ns else ""
 
 
@@ -108,7 +109,7 @@ def interval(e: Evidence, lowest: float, highest: float) -> str:
     limit, end = at(e.limit), at(e.limit + e.tolerance)
     low, high = (at(v) for v in e.interval)
     return (
-        f'<svg class="whisker {e.verdict}" viewBox="0 0 {width} 24" width="{width}" height="24" aria-hidden="true">'
+        f'<svg class="whisker {_kind(e)}" viewBox="0 0 {width} 24" width="{width}" height="24" aria-hidden="true">'
         f'<rect class="beyond" x="{limit:.1f}" width="{width - limit:.1f}" height="24"/>'
         f'<rect class="beyond" x="{end:.1f}" width="{width - end:.1f}" height="24"/>'
         f'<path class="limit" d="M{limit:.1f} 0v24"/>'
@@ -117,7 +118,11 @@ def interval(e: Evidence, lowest: float, highest: float) -> str:
     )
 
 
-def bar(row: Row) -> str:
+def _kind(e: Evidence) -> str:
+    return e.outcome if e.outcome in ("pass", "fail") else "undecided"
+
+
+def bar(row: Result) -> str:
     """A row's accuracy with its interval on a scale from 0 to 100."""
     low, high, y = (100 * v for v in (*row.interval, row.accuracy))
     return (
@@ -127,7 +132,7 @@ def bar(row: Row) -> str:
     )
 
 
-def _points(rows: Sequence[Row], figure: str) -> list[Curve]:
+def _points(rows: Sequence[Result], figure: str) -> list[Curve]:
     lines: dict[str, dict[float, Dot]] = {}
     for row in rows:
         for point in row.points:
@@ -142,28 +147,24 @@ def _survival(report: Report) -> str:
     if report.deterministic:
         return ""  # what is right once is right always
     clean = report.clean
-    kinds: dict[tuple[str, ...], Row] = {}
-    for row in sorted(report.rows, key=_lasting):
-        sweep = row.norm == "linf" and not math.isclose(row.epsilon or 0, report.epsilon, abs_tol=1e-9)
-        if row.norm and row.survival and (row.noise, row.network) == (clean.noise, clean.network) and not sweep:
-            # PGD-7 and PGD-20 are of one kind, PGD and EOT-PGD of two.
-            kinds.setdefault((re.split(r"[\d,]", row.attack)[0], row.crafted_on, row.norm), row)
-    shown = list(kinds.values())[:MOST_CURVES]
-    chosen = f" The {len(shown)} strongest of {len(kinds)} kinds." if len(shown) < len(kinds) else ""
+    attacked = [r for r in report.results if r.survival and r.network == "itself" and r.within(report.epsilon)]
+    at_epsilon = [r for r in attacked if r.noise == clean.noise and r.role != "sweep"]
+    shown = sorted(at_epsilon, key=_lasting)[:MOST_CURVES]
+    chosen = f" The {len(shown)} strongest of {len(at_epsilon)}." if len(shown) < len(at_epsilon) else ""
     curves = [
-        Curve(name, tuple(Dot(n, share, share, share) for n, share in sorted(row.survival.items())))
-        for name, row in [("clean", clean), *((words.called(row), row) for row in shown)]
+        Curve(name, tuple(Dot(n, f.value, *f.interval) for n, f in sorted(r.survival.items())))
+        for name, r in [("clean", clean), *((words.called(r), r) for r in shown)]
     ]
     return _figure(
         "Survival of repeated queries",
-        f"Share of images that are right in all of N queries, under the strongest attack of each kind.{chosen}",
+        f"Share of images that are right in all of N queries, under each attack.{chosen}",
         curves,
         Axis("queries N", lambda x: f"{x:g}", log=True),
     )
 
 
-def _lasting(row: Row) -> float:
-    return row.survival[max(row.survival)] if row.survival else 1.0
+def _lasting(row: Result) -> float:
+    return row.survival[max(row.survival)].value
 
 
 def _figure(

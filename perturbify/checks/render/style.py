@@ -19,6 +19,7 @@ p { margin: 0.4rem 0; max-width: 75ch; overflow-wrap: anywhere; }
 .banner { margin: 1.4rem 0; padding: 0.9rem 1.1rem; border-left: 6px solid currentColor; border-radius: 4px; }
 .banner p { color: var(--ink); }
 .banner .verdict { font-size: 1.15rem; font-weight: 650; color: inherit; }
+.lead p { font-size: 1.08rem; }
 .pass { color: var(--good); } .fail { color: var(--bad); } .undecided { color: var(--open); }
 .banner.pass, .badge.pass { background: var(--good-tint); } .banner.fail, .badge.fail { background: var(--bad-tint); }
 .banner.undecided, .badge.undecided { background: var(--open-tint); }

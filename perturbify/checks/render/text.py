@@ -3,45 +3,75 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from perturbify.checks.render import words
-from perturbify.checks.report import NOT_ELIGIBLE, Criterion, Report
-from perturbify.text import table
+from perturbify.checks.report import NOT_ELIGIBLE, Report
+from perturbify.checks.results import Result
+from perturbify.text import percent, table
 
-_VERDICTS = {"pass": "pass", "fail": "FAIL", "undecided": "undecided"}
+WIDTH = 80
+"""Columns that a terminal has."""
 
 
 def to_text(report: Report) -> str:
-    """Renders a report as plain text: the table of attacks, a line a criterion, the noise, remarks, the verdict.
+    """Renders a report as plain text: what it comes down to, the attacks, what does not hold and what is open.
 
     Args:
         report: Any report.
 
     Returns:
-        Lines without a newline at the end; control characters of foreign names are blanks.
+        Lines of at most 80 columns, words longer than that aside, without a newline at the end; control characters of
+        foreign names are blanks.
     """
-    columns = words.columns(report)
-    rows = [[c.head for c in columns], *zip(*(c.cells for c in columns), strict=True)]
+    dead = words.dead(report)
     lines = [
-        f"{words.line(report.name)}: {words.subject(report)}",
+        *([_fill(dead), ""] if dead else []),
+        _fill(f"{words.line(report.name)}: {words.subject(report)}"),
         "",
-        table(rows),
+        *map(_fill, words.person(report)),
+        _fill(words.verdict(report)),
         "",
-        textwrap.fill(words.LEGEND, 100),
+        table(_rows([r for r in report.results if r.network == "itself"]), WIDTH),
         "",
     ]
-    if report.criteria:
-        criteria = [("criterion", "verdict", "worst evidence, in percent [95%]")]
-        lines += [table(criteria + [_criterion(c) for c in report.criteria]), ""]
-    lines += [f"noise: {finding}" for finding in words.liveness(report)]
-    lines += [f"remark: {words.line(remark)}" for remark in report.remarks]
+    if report.rival is not None:
+        theirs = [r for r in report.results if r.network == report.rival]
+        lines += [f"{words.line(report.rival)}, under the same attacks:", "", table(_rows(theirs), WIDTH), ""]
+    failed = [f"FAILED: {f}" for f in map(words.line, report.failures)]
+    held = [words.line(c.name) for c in report.criteria if c.outcome == "pass"]
+    lines += [_item(f) for f in failed]
+    lines += [_item(f"open: {question}") for question in words.open_questions(report)]
+    lines += [_item(f"holds: {'; '.join(held)}")] if held else []
+    lines += [_item(said) for said in words.answered(report)]
+    lines += [_item(f"noise: {finding}") for finding in words.liveness(report)]
+    lines += [_item(f"remark: {words.line(remark)}") for remark in report.remarks]
     if not report.deterministic:
-        lines.append(f"remark: {NOT_ELIGIBLE}")
-    return "\n".join([*lines, words.verdict(report)[1]])
+        lines.append(_item(f"remark: {NOT_ELIGIBLE}"))
+    return "\n".join(lines)
 
 
-def _criterion(criterion: Criterion) -> tuple[str, str, str]:
-    worst = words.worst(criterion)
-    said = [] if worst is None else [f"{words.line(worst.statement)}: {words.evidence(worst)}"]
-    said += [words.line(criterion.detail)] if criterion.detail else []
-    return words.line(criterion.name), _VERDICTS[criterion.verdict], "; ".join(said) or "–"
+def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    head = ("attack", "crafted on", "n", words.ACCURACY)
+    rows = [
+        (
+            _short(words.line(r.attack), 40),
+            _short(words.crafted_on(r) if r.norm else f"noise {r.noise}", 17),
+            str(r.n) if r.attacked == r.n else f"{r.attacked} of {r.n}",
+            percent(r.accuracy, r.interval),
+        )
+        for r in results
+    ]
+    return [head, *rows]
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _fill(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perturbify.checks.report import Criterion, Evidence, Report, Row
+from perturbify.checks.criteria import called as named
+from perturbify.checks.evidence import Criterion, Evidence, Verdict
+from perturbify.checks.report import Report
+from perturbify.checks.results import Figure, Result
 from perturbify.text import counted, fraction, percent
 
 QUERIES = (10, 100)
@@ -17,21 +20,28 @@ ACCURACY = "accuracy % [95%]"
 """Head of the column of accuracies."""
 
 LEGEND = (
-    "majority: the class most frequent among the draws is the right one. N× (clean): right in all of N queries, beside "
-    "the same images without the attack. unperturbed: given back as they were. claimed: success as the attack "
-    "itself counts it."
+    "attacked: the images that the attack was run on; on the others nothing was left to win after the attacks before "
+    "it, and they count as wrong. majority: the class most frequent among the draws is the right one. N× (clean): "
+    "right in all of N queries, beside the same images without the attack. unperturbed: given back as they were. "
+    "claimed: success as the attack itself counts it."
 )
 
 NOISE_MODES = {
     "none": "The network gives the same answer every time.",
     "fresh": "Every image had draws of its own.",
-    "shared": "The images of a batch shared their draws.",
-    "weights": "The noise is on the weights: the images of a batch shared their draws.",
+    "shared": "The images of a batch shared their draws, which widens the intervals.",
+    "weights": "The noise is on the weights: the images of a batch shared their draws, which widens the intervals.",
     "foreign": "The network draws random numbers that are not perturbify's.",
 }
 
+VERDICTS: dict[Verdict, str] = {
+    "established": "Established",
+    "failed": "Failed",
+    "not established": "Not established",
+}
+
 _NORMS = {"linf": "l∞", "l2": "l2", "l0": "l0"}
-_RANK = {"fail": 0, "undecided": 1, "pass": 2}
+_RANK = {"fail": 0, "undecided": 1, "not measured": 2, "pass": 3}
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class Column:
 
     Attributes:
         head: Its head.
-        cells: A cell for each row of the report.
+        cells: A cell for each result of the report.
         numeric: Whether its cells are figures.
     """
 
@@ -54,22 +64,31 @@ def line(text: object) -> str:
     return "".join(c if c.isprintable() else " " for c in str(text))
 
 
-def radius(row: Row) -> str:
+def radius(result: Result) -> str:
     """The bound of an attack, ``l∞ 8/255``, or how far one without a bound went: ``l2, median 0.39``."""
-    if row.norm is None:
+    if result.norm is None:
         return "–"
-    norm = _NORMS.get(row.norm, line(row.norm))
-    if row.epsilon is None:
-        gone = row.distance.get(row.norm)
+    norm = _NORMS.get(result.norm, line(result.norm))
+    if result.epsilon is None:
+        gone = result.distance.get(result.norm)
         return f"{norm}, no bound" if gone is None else f"{norm}, median {gone:.2g}"
-    return f"{norm} {fraction(row.epsilon) if row.norm == 'linf' and row.epsilon < 1 else format(row.epsilon, '.4g')}"
+    linf = result.norm == "linf" and result.epsilon < 1
+    return f"{norm} {fraction(result.epsilon) if linf else format(result.epsilon, '.4g')}"
 
 
-def called(row: Row) -> str:
-    """The name of an attack where its row is not beside it: with what it was crafted on, if that is not the usual."""
-    told = [] if row.norm is None or row.crafted_on == f"noise {row.noise}" else [row.crafted_on]
-    told += [] if row.network == "itself" else [row.network]
-    return line(row.attack + (f" ({', '.join(told)})" if told else ""))
+def crafted_on(result: Result) -> str:
+    """What an attack was crafted on."""
+    if result.norm is None:
+        return "–"
+    itself = f"noise {result.noise}"
+    where = {"itself": itself, "twin": "noise off", "frozen": "frozen noise", "known": "one known draw"}
+    return line(result.source or where.get(result.on, result.on))
+
+
+def called(result: Result) -> str:
+    """The name of an attack where its row is not beside it."""
+    beside = "" if result.network == "itself" else f" on {result.network}"
+    return line(named(result) + beside)
 
 
 def settings(values: Mapping[str, Any]) -> str:
@@ -78,24 +97,26 @@ def settings(values: Mapping[str, Any]) -> str:
 
 
 def columns(report: Report) -> list[Column]:
-    """The table of attacks; columns in which no row has anything to say are left out."""
-    rows = report.rows
+    """The table of attacks; columns in which no result has anything to say are left out."""
+    rows = report.results
     found = [
         Column("attack", tuple(line(r.attack) for r in rows), numeric=False),
-        Column("crafted on", tuple("–" if r.norm is None else line(r.crafted_on) for r in rows), numeric=False),
+        Column("crafted on", tuple(map(crafted_on, rows)), numeric=False),
         Column("noise", tuple(line(r.noise) for r in rows), numeric=False),
-        Column("norm, ε", tuple(radius(r) for r in rows), numeric=False),
+        Column("norm, ε", tuple(map(radius, rows)), numeric=False),
     ]
     if any(r.network != "itself" for r in rows):
         found.insert(0, Column("network", tuple(line(r.network) for r in rows), numeric=False))
     if any(r.n != report.n for r in rows):
         found.append(Column("n", tuple(str(r.n) for r in rows)))
+    if any(r.attacked != r.n for r in rows):
+        found.append(Column("attacked", tuple(str(r.attacked) for r in rows)))
     found += [
         Column("draws", tuple(str(r.draws) for r in rows)),
         Column(ACCURACY, tuple(percent(r.accuracy, r.interval) for r in rows)),
-        Column("majority %", tuple("–" if r.draws == 1 else percent(r.majority) for r in rows)),
+        Column("majority %", tuple("–" if r.draws == 1 else percent(r.majority.value) for r in rows)),
     ]
-    found += [Column(f"{q}× (clean) %", tuple(_survival(r, q) for r in rows)) for q in QUERIES]
+    found += [Column(f"{q}× (clean) %", tuple(_survival(report, r, q) for r in rows)) for q in QUERIES]
     found += [
         Column("unperturbed %", tuple("–" if r.norm is None else percent(r.unperturbed) for r in rows)),
         Column("claimed %", tuple("–" if r.claimed is None else percent(r.claimed) for r in rows)),
@@ -111,28 +132,59 @@ def subject(report: Report) -> str:
     )
 
 
-def verdict(report: Report) -> tuple[str, str]:
-    """The verdict on the whole: ``"pass"``, ``"fail"`` or ``"undecided"``, and a sentence."""
-    failed = [line(c.name) for c in report.criteria if c.verdict == "fail"]
-    if report.liveness.failures:
-        failed.insert(0, "the noise is alive")
+def dead(report: Report) -> str | None:
+    """What comes before everything else where gradients are dead."""
+    share = report.dead_gradients
+    if share is None:
+        return None
+    return (
+        f"GRADIENTS ARE DEAD: on {100 * share:.0f}% of the images there is none that an attack could follow. What "
+        "such attacks leave says nothing of this network."
+    )
+
+
+def verdict(report: Report) -> str:
+    """The verdict on the whole, in a sentence."""
+    said = VERDICTS[report.verdict]
+    failed = [line(c.name) for c in report.criteria if c.outcome == "fail"]
     if failed:
-        one = "this criterion does" if len(failed) == 1 else f"these {len(failed)} criteria do"
-        return "fail", f"Failed: {one} not hold: {_quoted(failed)}."
-    if not report.criteria:
-        return "undecided", "No criterion was tested; these are figures alone."
-    open_ = [line(c.name) for c in report.criteria if c.verdict == "undecided"]
-    if open_:
-        return (
-            "undecided",
-            f"No criterion failed; {len(open_)} of {len(report.criteria)} undecided: {_quoted(open_)}.",
-        )
-    return "pass", f"Passed: {len(report.criteria)} of {len(report.criteria)} criteria hold."
+        one = "this does" if len(failed) == 1 else f"these {len(failed)} do"
+        return f"{said}: {one} not hold: {_quoted(failed)}. The figures may flatter the network."
+    core = [c for c in report.criteria if c.core]
+    if not core:
+        return f"{said}: no criterion was tested; these are figures alone."
+    open_ = [c for c in core if c.outcome != "pass"]
+    if not open_:
+        return f"{said}: all {len(core)} core criteria hold. The attacks worked; that no better one exists is not said."
+    return f"{said}: of {len(core)} core criteria {len(open_)} {'is' if len(open_) == 1 else 'are'} open, listed below."
+
+
+def person(report: Report) -> list[str]:
+    """What a check found, as one person would tell another, a sentence each."""
+    head = report.headline
+    of_all = f"the worst case of {counted(len(report.within), 'attack')} within l∞ {fraction(report.epsilon)}"
+    said = [
+        f"Of 100 images, {100 * head.clean.value:.0f} are classified rightly as they are, and {_of_100(head.worst)} in "
+        f"{of_all}."
+    ]
+    if head.noise_adds is not None:
+        said.append(_compared(head.noise_adds, "The noise itself adds", "takes", "The noise itself"))
+    if head.ahead is not None and report.rival is not None:
+        rival = line(report.rival)
+        said.append(_compared(head.ahead, f"Under the same attacks it is ahead of {rival} by", "is behind by", "It"))
+    return said
+
+
+def open_questions(report: Report) -> list[str]:
+    """The criteria that neither pass nor fail, a line each; those that the verdict waits for first."""
+    waiting = [c for c in report.criteria if c.outcome in ("undecided", "not measured")]
+    waiting.sort(key=lambda c: not c.core)
+    return [f"{line(c.name)} ({c.outcome}{'' if c.core else ', not core'}): {_said(c)}" for c in waiting]
 
 
 def worst(criterion: Criterion) -> Evidence | None:
     """The piece of evidence that speaks most against a criterion; None where there is none."""
-    return min(criterion.evidence, key=lambda e: (_RANK[e.verdict], _margin(e)), default=None)
+    return min(criterion.evidence, key=lambda e: (_RANK[e.outcome], e.limit + e.tolerance - e.estimate), default=None)
 
 
 def evidence(e: Evidence) -> str:
@@ -156,45 +208,82 @@ def liveness(report: Report) -> list[str]:
     return [f"{alive} behind {live.perturbed} of {live.convolutions} convolution calls{skipped}"]
 
 
+def answered(report: Report) -> list[str]:
+    """How often a random network is right when it is asked again, in the worst case; none where it always says one."""
+    found = report.resubmissions
+    if not found:
+        return []
+    return ["right in the worst case: " + "; ".join(f"{k} {percent(f.value, f.interval)}" for k, f in found.items())]
+
+
 def method(report: Report) -> list[str]:
     """How it was measured and what the figures are, a sentence or two each."""
     said = [
         "Adversarial images are crafted first. Then every one is scored by fresh, independent draws of the noise, none "
-        "of which the attack has seen; no image is dropped, whatever the attack says of it. Accuracy is the mean "
-        "probability of being right.",
+        "of which the attack has seen; no image is dropped on one draw. Accuracy is the mean probability of being "
+        "right.",
+        "The worst case takes for every image the attack that leaves the least, chosen by one half of the draws and "
+        "scored by the other. An image counts as lost, and is not attacked again, where none of 20 draws or more is "
+        "right.",
         NOISE_MODES.get(report.noise_mode, f"Noise mode: {line(report.noise_mode)}."),
-        "Brackets are 95% intervals by a bootstrap over images. They say how much the figures depend on which images "
-        "were drawn; not what another training run would give, and not what a better attack would leave.",
+        "Brackets are 95% score intervals over images, after Wilson (1927). They say how much the figures depend on "
+        "which images were drawn; not what another training run would give, and not what a better attack would leave.",
         "An attack that fails proves nothing about the next one: all accuracies under attack are upper bounds.",
         "Differences are paired: both attacks on the same images. A criterion passes where the whole interval is at "
-        "most the limit and its tolerance, fails where the whole interval is beyond the limit and the figure "
-        "beyond the tolerance too, and is undecided in between.",
+        "most the limit and its tolerance, fails where the whole interval is beyond, and is undecided in between.",
     ]
     if report.deterministic:
-        said[0] = (
-            "Adversarial images are crafted first and then scored in another pass; no image is dropped, whatever the "
-            "attack says of it. The network gives the same answer every time, so one pass scores each image."
-        )
+        said[:2] = [
+            "Adversarial images are crafted first and then scored in another pass. The network gives the same answer "
+            "every time, so one pass scores each image.",
+            "The worst case takes for every image the attack that leaves the least. An image that one attack wins is "
+            "not attacked again; so the attacks of AutoAttack, where they were run, leave what AutoAttack would.",
+        ]
     return said
 
 
 def sentence(report: Report) -> str:
     """The main figures in the way a paper should give them."""
-    clean, strongest = report.clean, report.strongest
-    where = f"on {clean.n} test images of {line(report.dataset)}"
-    said = f"{line(report.name)} has an accuracy of {percent(clean.accuracy, clean.interval)}% on clean images"
-    if strongest is not None:
-        said += (
-            f" and of {percent(strongest.accuracy, strongest.interval)}% under {line(strongest.attack)}, crafted on "
-            f"{line(strongest.crafted_on)} ({settings(strongest.settings)}), the strongest l∞ attack tried within ε = "
-            f"{fraction(report.epsilon)}"
-        )
-        where += "" if strongest.n == clean.n else f" ({strongest.n} for the attack)"
-    draws = "one pass" if clean.draws == 1 else f"{clean.draws} fresh draws of the noise"
-    return (
-        f"{said}, {where}; 95% bootstrap intervals over images, {draws} for each image "
-        f"(perturbify check, preset {line(report.preset)}, seed {report.seed})."
+    head, clean = report.headline, report.headline.clean
+    best = None if head.best_attack is None else report.result(head.best_attack)
+    said = (
+        f"{line(report.name)} has an accuracy of {percent(clean.value, clean.interval)}% on clean images and of "
+        f"{percent(head.worst.value, head.worst.interval)}% in the worst case per image over all l∞ attacks tried "
+        f"within ε = {fraction(report.epsilon)}"
     )
+    if best is not None and head.best is not None:
+        said += (
+            f"; the strongest single one, {called(best)} ({settings(best.settings)}), leaves "
+            f"{percent(head.best.value, head.best.interval)}%"
+        )
+    draws = "one pass" if report.clean.draws == 1 else f"{report.clean.draws} fresh draws of the noise"
+    return (
+        f"{said}; on {report.n} test images of {line(report.dataset)}, 95% score intervals over images, {draws} for "
+        f"each image; credibility: {report.verdict} (perturbify check, preset {line(report.preset)}, seed "
+        f"{report.seed})."
+    )
+
+
+def _of_100(figure: Figure) -> str:
+    low, high = figure.interval
+    return f"{100 * figure.value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _compared(figure: Figure, more: str, less: str, who: str) -> str:
+    """A difference in points, and whether its interval confirms it."""
+    low, high = figure.interval
+    points = percent(figure.value, figure.interval)
+    if high < 0:
+        return f"{who} {less} {percent(-figure.value, (-high, -low))} points."
+    confirmed = "" if low > 0 else ", which this check does not confirm"
+    return f"{more} {points} points{confirmed}."
+
+
+def _said(criterion: Criterion) -> str:
+    found = worst(criterion)
+    said = [] if found is None else [f"{line(found.statement)}: {evidence(found)}"]
+    said += [line(criterion.detail)] if criterion.detail else []
+    return "; ".join(said) or "what it takes was not run"
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -207,12 +296,9 @@ def _value(value: Any) -> str:
     return line(value) if isinstance(value, str) else line(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def _survival(row: Row, queries: int) -> str:
-    if queries not in row.survival or row.draws == 1:
+def _survival(report: Report, result: Result, queries: int) -> str:
+    if queries not in result.survival or result.draws == 1:
         return "–"
-    beside = f" ({percent(row.clean_survival[queries])})" if row.norm and queries in row.clean_survival else ""
-    return percent(row.survival[queries]) + beside
-
-
-def _margin(e: Evidence) -> float:
-    return e.limit + e.tolerance - e.estimate
+    clean = report.clean.survival.get(queries)
+    beside = f" ({percent(clean.value)})" if result.norm and clean is not None and result.n == report.n else ""
+    return percent(result.survival[queries].value) + beside

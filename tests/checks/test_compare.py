@@ -16,13 +16,16 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import perturbify
 from perturbify import check, zoo
-from perturbify.checks.comparison import Difference, compare
+from perturbify.checks.compare import Entry, compare
 from perturbify.checks.latency import latencies
 from perturbify.checks.render.comparison import to_markdown, to_text
+from perturbify.checks.results import Figure
 from perturbify.checks.statistics import difference_interval
-from perturbify.errors import CheckError, InputSizeError, ModelError
+from perturbify.errors import CheckError, InputSizeError
 
-PLAN = replace(PLAN, attacks=("fgsm", "pgd", "eot", "sweep"), sweep=(0.25, 2.0), queries=(1,), draws=4)
+PLAN = replace(
+    PLAN, attacks=("fgsm", "pgd", "margin", "eot", "sweep"), sweep=(0.25, 2.0), queries=(1,), draws=4, gradients=4
+)
 X = torch.rand(2, 3, 6, 6)
 
 
@@ -39,18 +42,22 @@ def two():
 
 def test_figures_of_known_networks():
     plain, drowned = compare({"plain": Brightness(), "drowned": noisy(theta=1e5)}, brightness(150, 50), PLAN).entries
-    figures = plain.figures(PLAN)
-    assert {k: r and r.accuracy for k, r in figures.items()} == {
-        **{"clean": 1.0, "fgsm": 0.75, "pgd": 0.75},
+    assert {k: r and r.accuracy for k, r in plain.figures.items()} == {
+        **{"clean": 1.0, "fgsm": 0.75, "pgd": 0.75, "margin": 0.75},
         **{"eot": None, "clean_noise_off": None, "pgd_noise_off": None},
     }
-    figures = {k: r.accuracy for k, r in drowned.figures(PLAN).items()}
-    assert (figures.pop("clean_noise_off"), figures.pop("pgd_noise_off")) == (1.0, 0.75)
-    assert figures.keys() == {"clean", "fgsm", "pgd", "eot"}
+    figures = {k: r and r.accuracy for k, r in drowned.figures.items()}
+    assert figures.pop("pgd_noise_off") == 0.75 and figures.pop("clean_noise_off") is None, "twin was not asked for"
+    assert figures.keys() == {"clean", "fgsm", "pgd", "margin", "eot"}
     assert all(abs(accuracy - 0.5) < 4 * (0.25 / 800) ** 0.5 for accuracy in figures.values())
-    assert drowned.figures(PLAN)["eot"].attack == "EOT-PGD-4, 3 draws"
+    assert drowned.figures["eot"].attack == "EOT-PGD-4, 3 draws"
     assert (plain.report.n, plain.method, drowned.method) == (200, None, "learn2perturb")
     assert (plain.weights, plain.theta, drowned.weights, drowned.theta) == (8, 0, 8, 2 * 6 * 6)
+
+
+def test_a_twin_that_is_asked_for_has_its_clean_figure():
+    (entry,) = compare({"noisy": noisy()}, brightness(4, 4), replace(PLAN, attacks=("fgsm", "pgd", "twin"))).entries
+    assert entry.figures["clean_noise_off"].accuracy == 1.0 and entry.figures["margin"] is None
 
 
 def test_the_papers_network_has_its_parameters():
@@ -68,26 +75,17 @@ def test_the_difference_is_of_the_same_images_in_pairs():
     split = brightness(far=40, near=20)
     networks = {"fair": Brightness(), "bright": biased(1000.0), "again": Brightness()}
     fair, bright, again = compare(networks, split, PLAN).entries
-    assert (fair.strongest.accuracy, bright.strongest.accuracy) == (40 / 60, 0.5)
+    assert (fair.report.headline.accuracy, bright.report.headline.accuracy) == (40 / 60, 0.5)
     ordered = split.interleaved()
     levels = ordered.images[:, 0, 0, 0].double()
-    far = ((levels - 127.5).abs() > FAR).numpy().astype(float)
-    one_sided = (ordered.labels == 1).numpy().astype(float)
-    assert fair.difference is None
-    assert bright.difference.estimate == pytest.approx(-1 / 6)
-    assert bright.difference.interval == pytest.approx(difference_interval(one_sided, far))
-    assert (again.difference.estimate, again.difference.verdict) == (0.0, "undecided")
-    assert again.difference.interval == pytest.approx(difference_interval(far, far))
+    far = ((levels - 127.5).abs() > FAR)[:, None].numpy()
+    one_sided = (ordered.labels == 1)[:, None].numpy()
+    assert fair.ahead is None and fair.verdict is None
+    assert bright.ahead.value == pytest.approx(-1 / 6)
+    assert bright.ahead.interval == pytest.approx(difference_interval(one_sided, far))
+    assert (again.ahead.value, again.verdict) == (0.0, "undecided")
     backwards = compare(dict(reversed(list(networks.items()))), split, PLAN).entries
-    assert [e.difference and e.difference.estimate for e in backwards] == [None, pytest.approx(-1 / 6), 0.0]
-
-
-def test_the_strongest_of_all_attacks_is_held_against_the_strongest():
-    """Noise that hides an image from one step is nothing to what averages it."""
-    found = compare(two(), brightness(30, 30), PLAN)
-    for entry in found.entries:
-        rows = [r for r in entry.report.rows if r.noise == entry.report.clean.noise and 0 < (r.epsilon or 0) <= 8 / 255]
-        assert entry.strongest.accuracy == min(r.accuracy for r in rows)
+    assert [e.ahead and e.ahead.value for e in backwards] == [None, pytest.approx(-1 / 6), 0.0]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +93,8 @@ def test_the_strongest_of_all_attacks_is_held_against_the_strongest():
     [((0.01, 0.2), "more"), ((-0.2, -0.01), "less"), ((-0.1, 0.2), "undecided"), ((-0.2, 0.1), "undecided")],
 )
 def test_a_verdict_needs_the_whole_interval(interval, verdict):
-    assert Difference(sum(interval) / 2, interval).verdict == verdict
+    entry = Entry("name", None, 1, 0, None, None, Figure(sum(interval) / 2, interval))
+    assert entry.verdict == verdict
 
 
 def test_curves_rise_in_epsilon_from_the_clean_images():
@@ -113,10 +112,10 @@ def test_each_network_is_checked_as_by_itself():
     found = compare(networks, split, PLAN)
     for entry in found.entries:
         alone = check(networks[entry.name], split, PLAN)
-        assert [(r.attack, r.accuracy, r.interval) for r in entry.report.rows] == [
-            (r.attack, r.accuracy, r.interval) for r in alone.rows
-        ]
-    assert found.entries[0].strongest.accuracy != found.entries[1].strongest.accuracy
+        assert [(r.id, r.answers) for r in entry.report.results] == [(r.id, r.answers) for r in alone.results]
+        assert entry.report.criteria == alone.criteria
+    first, second = (e.report.headline.accuracy for e in found.entries)
+    assert first != second
 
 
 def test_networks_and_random_numbers_are_untouched():
@@ -150,7 +149,7 @@ def test_who_is_told_what():
         brightness(20, 20),
         PLAN,
         on_start=lambda name, estimate: started.update({name: len(estimate.costs)}),
-        on_progress=lambda name, progress: done.append((name, progress.trial)),
+        on_progress=lambda name, progress: done.append((name, progress.case)),
     )
     assert started.keys() == {"plain", "noisy"}
     assert [name for name, _ in done] == ["plain"] * started["plain"] + ["noisy"] * started["noisy"]
@@ -202,24 +201,24 @@ def test_a_method_that_averages_gives_as_few_answers_as_take_the_draws():
     model = perturbify.wrap(Brightness(), method="rse", example_input=X)
     plan = replace(PLAN, attacks=("fgsm", "pgd"), draws=60)
     found = compare({"rse": model, "noisy": noisy()}, brightness(4, 4), plan)
-    assert [e.figures(plan)["pgd"].draws for e in found.entries] == [2, 60]
-    assert "rse averages 50 draws for an answer, and gave 2 for each image." in " ".join(to_text(found).split())
+    assert [e.figures["pgd"].draws for e in found.entries] == [4, 60]
+    assert "rse averages 50 draws for an answer, and gave 4 for each image." in " ".join(to_text(found).split())
 
 
 # What is refused
 
 
-class Pair(Brightness):
+class Number(Brightness):
     def forward(self, x):
-        return super().forward(x), x
+        return super().forward(x)[:, :1]
 
 
 @pytest.mark.parametrize(
     ("culprit", "error", "said"),
     [
         (nn.Sequential(Brightness(), nn.Linear(2, 5)), CheckError, "culprit: .*tells 5 classes apart, the data have 2"),
-        (Pair(), CheckError, "culprit: Pair is not a classifier"),
-        (nn.Sequential(Brightness(), Step()), ModelError, "culprit: .*gives no gradient"),
+        (Number(), CheckError, "culprit: Number gives a single number for each image"),
+        (Brightness().conv, CheckError, "culprit: Conv2d gives a map of 2×6×6 for each image"),
     ],
 )
 def test_the_culprit_is_named_before_any_work(culprit, error, said):
@@ -227,7 +226,18 @@ def test_the_culprit_is_named_before_any_work(culprit, error, said):
     networks = {"plain": Brightness(), "culprit": culprit}
     with pytest.raises(error, match=f"^{said}"):
         compare(networks, named(brightness(4, 4)), PLAN, on_start=lambda name, _: started.append(name))
-    assert started == [] or error is ModelError  # a gradient is asked for when the network's turn comes
+    assert started == []
+
+
+def test_a_network_that_gives_no_gradient_is_compared_and_fails():
+    found = compare({"plain": Brightness(), "hard": nn.Sequential(Brightness(), Step())}, brightness(4, 4), PLAN)
+    plain, hard = found.entries
+    assert hard.figures["pgd"] is None and plain.figures["pgd"] is not None
+    assert found.status == 3 and not plain.report.failures and hard.report.dead_gradients == 1.0
+    assert [len(hard.curve(line)) for line in found.lines] == [1, 1]
+    for said in (to_text(found), to_markdown(found)):
+        assert "hard FAILED the gradient is alive" in said
+    assert compare({"plain": Brightness()}, brightness(4, 4), PLAN).status == 0
 
 
 def test_images_of_another_size():
@@ -280,24 +290,41 @@ def test_a_hostile_name_is_text():
 def test_text_markdown_and_json_tell_the_same():
     found = compare({"first": noisy(theta=12.0), "second": noisy(theta=6.0)}, brightness(20, 60), PLAN)
     text, markdown = to_text(found), to_markdown(found).replace("\\", "")
-    first, second = json.loads(found.to_json())["networks"]
-    assert json.loads(found.to_json()) == found.to_dict()
-    for network in (first, second):
-        figures = [f for f in (*network["figures"].values(), network["strongest"]) if f]
-        assert len(figures) == 7
+    written = json.loads(found.to_json())
+    assert written == found.to_dict() and written["schema"] == 2
+    for network in written["networks"]:
+        figures = [f for f in network["figures"].values() if f]
+        assert len(figures) == 6
         for said in (text, markdown):
             lines = " ".join(line for line in said.splitlines() if line.lstrip("| ").startswith(network["name"]))
-            for figure in figures:
-                low, high = figure["interval"]
-                assert f"{100 * figure['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in lines
-            assert f"{network['latency']['milliseconds']:.3g}" in lines and network["strongest"]["attack"] in lines
-    ahead = second["difference"]
-    assert f"{100 * ahead['estimate']:.1f} [{100 * ahead['interval'][0]:.1f}" in text and "ahead of first" in text
+            worst = network["worst_case"]
+            for value, (low, high) in [*((f["accuracy"], f["interval"]) for f in figures), tuple(worst.values())]:
+                assert f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in lines
+            assert f"{network['latency']['milliseconds']:.3g}" in lines
+    ahead = written["networks"][1]["ahead"]
+    assert set(ahead) == {"value", "interval", "verdict"} and written["networks"][0]["ahead"] is None
+    assert f"{100 * ahead['value']:.1f} [{100 * ahead['interval'][0]:.1f}" in text and "ahead of first" in text
     assert "80 test images of own images, l∞ ε = 8/255" in text and "4 fresh draws" in text
     threads = torch.get_num_threads()
     assert f"this machine alone, as idle as it was ({found.machine['device']}, {threads} thread" in " ".join(
         text.split()
     )
+
+
+def test_the_keys_of_the_json():
+    values = compare(two(), brightness(4, 4), PLAN).to_dict()
+    assert set(values) == {
+        *("schema", "dataset", "classes", "n", "epsilon", "step_size", "steps", "eot_draws", "draws", "batch_size"),
+        *("seed", "machine", "networks"),
+    }
+    for network in values["networks"]:
+        assert set(network) == {
+            *("name", "architecture", "method", "deterministic", "weights", "theta", "figures", "worst_case", "ahead"),
+            *("curves", "latency", "failures"),
+        }
+        assert set(network["figures"]["pgd"]) == {"attack", "noise", "draws", "accuracy", "interval"}
+        assert set(network["latency"]) == {"milliseconds", "rounds", "images", "draws"}
+        assert set(network["curves"]) == {"FGSM", "PGD-4"}
 
 
 def test_networks_without_noise_need_no_columns_for_it():
@@ -311,6 +338,6 @@ def test_a_failed_criterion_is_told():
     dead = noisy(theta=0.01)
     dead.conv.perturb.theta.data.zero_()
     found = compare({"dead": dead, "plain": Brightness()}, brightness(4, 4), PLAN)
-    assert found.failures.keys() == {"dead"}
+    assert found.status == 3 and found.entries[0].report.failures and not found.entries[1].report.failures
     assert "dead FAILED" in to_text(found) and "no fresh noise at conv" in to_text(found)
-    assert found.to_dict()["networks"][0]["failures"] == found.failures["dead"]
+    assert found.to_dict()["networks"][0]["failures"] == found.entries[0].report.failures

@@ -9,23 +9,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
 
-from perturbify.checks.bench import Progress, seed_of
+from perturbify.checks.criteria import difference
 from perturbify.checks.estimate import Estimate
-from perturbify.checks.intake import count_classes
+from perturbify.checks.evaluate import Progress, seed_of
+from perturbify.checks.intake import count_classes, images_of
 from perturbify.checks.latency import Latency, draws_of_an_answer, latencies
 from perturbify.checks.plan import CheckPlan
-from perturbify.checks.records import Records
-from perturbify.checks.report import Report, Row
-from perturbify.checks.rows import outcomes
-from perturbify.checks.statistics import Shares, difference_interval
-from perturbify.checks.suite import check, machine
-from perturbify.checks.trials import Trial
+from perturbify.checks.report import Report
+from perturbify.checks.results import Figure, Result
+from perturbify.checks.run import Images, check, machine
 from perturbify.data import Data, Split
 from perturbify.errors import CheckError, PerturbifyError
 from perturbify.generators import seeded
@@ -33,35 +30,26 @@ from perturbify.perturbation import perturbations
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
 
-SCHEMA = 1
+SCHEMA = 2
 
 PLAN = CheckPlan(
-    attacks=("fgsm", "pgd", "eot", "sweep"), sweep=(0.25, 0.5, 1.5, 2.0), eot_draws=20, draws=10, queries=(1,)
+    attacks=("fgsm", "pgd", "margin", "eot", "twin", "sweep"), sweep=(0.25, 0.5, 1.5, 2.0), eot_draws=20, queries=(1,)
 )
 """What a comparison does by default."""
 
 TIMED = 32
 """Images in a batch whose time is taken."""
 
-
-@dataclass(frozen=True)
-class Difference:
-    """What a network has ahead of the first, by the strongest attack on the one and on the other.
-
-    Attributes:
-        estimate: Difference of the two accuracies, in [-1, 1]; positive where this network is the more robust one.
-        interval: Its 95% interval by a bootstrap over images, in pairs.
-    """
-
-    estimate: float
-    interval: tuple[float, float]
-
-    @property
-    def verdict(self) -> str:
-        """``"more"`` or ``"less"`` robust than the first; ``"undecided"`` where the interval holds 0."""
-        if self.interval[0] > 0:
-            return "more"
-        return "less" if self.interval[1] < 0 else "undecided"
+FIGURES = {
+    "clean": "clean",
+    "fgsm": "fgsm",
+    "pgd": "pgd",
+    "margin": "margin",
+    "eot": "eot",
+    "clean_noise_off": "twin-clean",
+    "pgd_noise_off": "twin-pgd",
+}
+"""The main figures, by the ids of their cases."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ class Entry:
         theta: Number of entries of θ.
         report: All its figures.
         latency: How long it takes to answer.
-        difference: What it has ahead of the first network; None for that one.
+        ahead: What it is ahead of the first network in the worst case of all attacks; None for that one.
     """
 
     name: str
@@ -84,30 +72,22 @@ class Entry:
     theta: int
     report: Report
     latency: Latency
-    difference: Difference | None = None
+    ahead: Figure | None = None
 
     @property
-    def strongest(self) -> Row:
-        """The attack within ε that leaves the least, with the noise as the network has it."""
-        found = self.report.strongest
-        assert found is not None, "the plan has attacks"
-        return found
-
-    def figures(self, plan: CheckPlan) -> dict[str, Row | None]:
+    def figures(self) -> dict[str, Result | None]:
         """The main figures by name; None for those that a network without noise of ours does not have."""
-        attacks = {
-            "clean": "clean",
-            "fgsm": "FGSM",
-            "pgd": f"PGD-{plan.steps}",
-            "eot": f"EOT-PGD-{plan.steps}, {plan.eot_draws} draws",
-        }
-        found = {key: self._row(attack, self.report.clean.noise) for key, attack in attacks.items()}
-        for key in ("clean", "pgd"):
-            silent = None if self.report.deterministic else self._row(attacks[key], "off")
-            found[f"{key}_noise_off"] = silent
-        return found
+        return {name: self.report.result(id) for name, id in FIGURES.items()}
 
-    def curve(self, line: str) -> list[tuple[float, Row]]:
+    @property
+    def verdict(self) -> str | None:
+        """``"more"`` or ``"less"`` robust than the first; ``"undecided"`` where the interval holds 0; None for it."""
+        if self.ahead is None:
+            return None
+        low, high = self.ahead.interval
+        return "more" if low > 0 else "less" if high < 0 else "undecided"
+
+    def curve(self, line: str) -> list[tuple[float, Result]]:
         """Accuracy against ε, from the clean images on.
 
         Args:
@@ -116,12 +96,8 @@ class Entry:
         Returns:
             Pairs of ε, in pixels of [0, 1], and what was measured there, by rising ε.
         """
-        points = {p.x: r for r in self.report.rows for p in r.points if (p.figure, p.line) == ("epsilon", line)}
-        return [(0.0, self.report.clean), *sorted(points.items())]
-
-    def _row(self, attack: str, noise: str) -> Row | None:
-        wanted = (attack, f"noise {noise}", noise)
-        return next((r for r in self.report.rows if (r.attack, r.crafted_on, r.noise) == wanted), None)
+        points = {p.x: r for r in self.report.results for p in r.points if (p.figure, p.line) == ("epsilon", line)}
+        return [(0.0, self.report.clean), *sorted(points.items(), key=lambda pair: pair[0])]
 
 
 @dataclass(frozen=True)
@@ -144,20 +120,21 @@ class Comparison:
         return "FGSM", f"PGD-{self.plan.steps}"
 
     @property
-    def failures(self) -> dict[str, list[str]]:
-        """For each network whose check failed a criterion, a sentence for each."""
-        return {e.name: e.report.failures for e in self.entries if e.report.failures}
+    def status(self) -> int:
+        """Exit status: 3 where a network failed a criterion, else 0: what it takes to judge all is `check`'s."""
+        return 3 if any(e.report.failures for e in self.entries) else 0
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as JSON values; docs/compare.md describes them."""
         first = self.entries[0].report
-        kept = ("epsilon", "step_size", "steps", "eot_draws", "draws", "batch_size", "seed")
+        kept = ("epsilon", "steps", "eot_draws", "draws", "batch_size", "seed")
         values = {
             "schema": SCHEMA,
             "dataset": first.dataset,
             "classes": first.classes,
             "n": first.n,
             **{key: getattr(self.plan, key) for key in kept},
+            "step_size": self.plan.step,
             "machine": self.machine,
             "networks": [self._entry(e) for e in self.entries],
         }
@@ -169,7 +146,6 @@ class Comparison:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def _entry(self, entry: Entry) -> dict[str, Any]:
-        ahead = entry.difference
         return {
             "name": entry.name,
             "architecture": entry.report.architecture,
@@ -177,11 +153,11 @@ class Comparison:
             "deterministic": entry.report.deterministic,
             "weights": entry.weights,
             "theta": entry.theta,
-            "figures": {k: None if row is None else _figure(row) for k, row in entry.figures(self.plan).items()},
-            "strongest": _figure(entry.strongest),
-            "difference": None if ahead is None else asdict(ahead) | {"verdict": ahead.verdict},
+            "figures": {k: None if r is None else _figure(r) for k, r in entry.figures.items()},
+            "worst_case": asdict(entry.report.headline.worst),
+            "ahead": None if entry.ahead is None else asdict(entry.ahead) | {"verdict": entry.verdict},
             "curves": {
-                line: [{"epsilon": epsilon} | _figure(row) for epsilon, row in entry.curve(line)] for line in self.lines
+                line: [{"epsilon": epsilon} | _figure(r) for epsilon, r in entry.curve(line)] for line in self.lines
             },
             "latency": {"milliseconds": entry.latency.milliseconds} | asdict(entry.latency),
             "failures": entry.report.failures,
@@ -190,7 +166,7 @@ class Comparison:
 
 def compare(
     networks: Mapping[str, nn.Module],
-    data: Data | Split,
+    images: Images,
     plan: CheckPlan = PLAN,
     *,
     folder: Path | None = None,
@@ -204,7 +180,7 @@ def compare(
 
     Args:
         networks: Classifiers of the same images, by name, on one device. Differences are to the first.
-        data: The images; of a whole dataset the test images are taken.
+        images: The images, as :func:`perturbify.check` takes them.
         plan: The adversaries, ``fgsm`` and ``pgd`` among them. A network that averages draws for an answer is scored by
             as few answers as take ``draws`` of them.
         folder: An existing folder, in which each network gets one of its name for its records. What is there of the
@@ -215,7 +191,7 @@ def compare(
     Raises:
         CheckError: A network does not take the images or tells other classes apart, a name is none for a folder, the
             folder holds another comparison, or this is one of several processes.
-        ModelError: A network gives no gradient for its images, or was made for images of another size.
+        ModelError: A network was made for images of another size.
         ValueError: There is no network, or the plan lacks an attack.
     """
     if not networks or not {"fgsm", "pgd"} <= set(plan.attacks):
@@ -224,36 +200,30 @@ def compare(
     with ranks() as part:
         if part.world > 1:
             raise CheckError(f"A comparison runs in one process, and this is one of {part.world}.")
-    images = _fitting(networks, data, plan)
+    if not isinstance(images, Data | Split | str):
+        images, *_ = images_of(images, plan.images)  # once: a loader that shuffles would give each network others
+    x = _fitting(networks, images, plan)
     reports: dict[str, Report] = {}
-    shares: dict[str, Shares] = {}
-    with TemporaryDirectory() as spare:
-        for name, network in networks.items():
-            own = (folder or Path(spare)) / name
+    for name, network in networks.items():
+        own = None if folder is None else folder / name
+        if own is not None:
             own.mkdir(exist_ok=True)
-            # Who averages 50 draws for an answer need not give ten of them.
-            answers = math.ceil(plan.draws / draws_of_an_answer(network))
-            with _naming(name):
-                reports[name] = check(
-                    network,
-                    data,
-                    replace(plan, draws=answers),
-                    name=name,
-                    folder=own,
-                    on_start=on_start and partial(on_start, name),
-                    on_progress=on_progress and partial(on_progress, name),
-                )
-            shares[name] = _strongest(reports[name], own)
-    times = latencies(networks, images)
-    first = next(iter(networks))
-    return Comparison(
-        plan,
-        tuple(
-            _entry(name, network, reports[name], times[name], None if name == first else (shares[name], shares[first]))
-            for name, network in networks.items()
-        ),
-        machine(images.device),
-    )
+        # Who averages 50 draws for an answer need not give twenty of them; by half of them the worst case is chosen.
+        answers = max(min(plan.draws, 4), math.ceil(plan.draws / draws_of_an_answer(network)))
+        with _naming(name):
+            reports[name] = check(
+                network,
+                images,
+                replace(plan, draws=answers),
+                name=name,
+                folder=own,
+                on_start=on_start and partial(on_start, name),
+                on_progress=on_progress and partial(on_progress, name),
+            )
+    times = latencies(networks, x)
+    first = next(iter(reports.values()))
+    entries = tuple(_entry(name, network, reports[name], times[name], first) for name, network in networks.items())
+    return Comparison(plan, entries, machine(x.device))
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -267,18 +237,16 @@ def check_names(names: Iterable[str]) -> None:
             raise CheckError(f"No network can be called {name!r}: its records need a folder of that name.")
 
 
-def _fitting(networks: Mapping[str, nn.Module], data: Data | Split, plan: CheckPlan) -> torch.Tensor:
+def _fitting(networks: Mapping[str, nn.Module], images: Images, plan: CheckPlan) -> torch.Tensor:
     """Makes sure, before any long work, that every network classifies the images; gives a batch of them."""
-    split = data.test if isinstance(data, Data) else data
-    if not len(split):
-        raise CheckError("There is nothing to compare on: there are no test images.")
+    split, _, classes = images_of(images, plan.images)
     device = next((p.device for network in networks.values() for p in network.parameters()), torch.device("cpu"))
     x, _ = next(split.interleaved().batches(min(TIMED, len(split))))
     x = x.to(device)
     with seeded(seed_of(plan.seed, "fitting"), [device]):
         for name, network in networks.items():
             with _naming(name):
-                count_classes(network, x[:4], split, len(data.classes) if isinstance(data, Data) else None)
+                count_classes(network, x[:4], split, None if classes is None else len(classes))
     return x
 
 
@@ -290,23 +258,9 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
-def _strongest(report: Report, folder: Path) -> Shares:
-    """For each image, the share of draws that were right under the strongest attack."""
-    row = report.strongest
-    assert row is not None, "the plan has attacks"
-    written = next(folder.glob("records-*.jsonl")).read_text(encoding="utf-8")
-    records = Records(folder, json.loads(written.partition("\n")[0]))
-    trial = Trial(row.attack, "other", None, crafted_on=row.crafted_on, noisy=row.noise == "on")
-    return outcomes([trial], records)[0].shares
-
-
-def _entry(
-    name: str, network: nn.Module, report: Report, latency: Latency, paired: tuple[Shares, Shares] | None
-) -> Entry:
+def _entry(name: str, network: nn.Module, report: Report, latency: Latency, first: Report) -> Entry:
     theta = sum(p.theta.numel() for _, p in perturbations(network))
-    difference = None
-    if paired is not None:
-        difference = Difference(float((paired[0] - paired[1]).mean()), difference_interval(*paired))
+    shared = report.clean.shared or first.clean.shared
     return Entry(
         name=name,
         method=network.surgery.method if isinstance(network, Perturbed) else None,
@@ -314,15 +268,15 @@ def _entry(
         theta=theta,
         report=report,
         latency=latency,
-        difference=difference,
+        ahead=None if report is first else difference(report.worst, first.worst, shared=shared),
     )
 
 
-def _figure(row: Row) -> dict[str, Any]:
+def _figure(result: Result) -> dict[str, Any]:
     return {
-        "attack": row.attack,
-        "noise": row.noise,
-        "draws": row.draws,
-        "accuracy": row.accuracy,
-        "interval": row.interval,
+        "attack": result.attack,
+        "noise": result.noise,
+        "draws": result.draws,
+        "accuracy": result.accuracy,
+        "interval": list(result.interval),
     }

@@ -1,0 +1,292 @@
+"""The check: gradients first, then attacks one by one, then what they come down to."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from perturbify.attacks import Attack, randomness
+from perturbify.attacks.libraries import missing
+from perturbify.checks.answers import answers, differing, turned
+from perturbify.checks.cases import ITSELF, Case, Subject, cases, rivals
+from perturbify.checks.criteria import criteria
+from perturbify.checks.estimate import Estimate
+from perturbify.checks.evaluate import SHARE, Attacked, Bench, Progress, seed_of
+from perturbify.checks.evidence import Criterion, never
+from perturbify.checks.gradients import gradients
+from perturbify.checks.intake import classifier, count_classes, digest_of_images, digest_of_network, images_of
+from perturbify.checks.liveness import examine
+from perturbify.checks.plan import PRESETS, CheckPlan
+from perturbify.checks.probe import Asked, ask
+from perturbify.checks.records import Records
+from perturbify.checks.report import Report
+from perturbify.data import Data, Split
+from perturbify.errors import CheckError
+from perturbify.generators import seeded
+from perturbify.methods.prediction import Ensemble, predictor
+from perturbify.perturbation import sharing
+from perturbify.ranks import ranks
+from perturbify.surgery.noisy import Perturbed
+from perturbify.text import first_line
+
+PROBED, FEW = 128, 16
+"""Images whose gradients are tested, and those that are asked under different circumstances."""
+
+DRAWS = 10
+"""Draws that a random network's gradients are averaged over when they are tested."""
+
+Images = Data | Split | str | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
+"""Test images in any form, as :func:`check` takes them."""
+
+
+def check(
+    model: nn.Module,
+    images: Images,
+    plan: CheckPlan = PRESETS["quick"],
+    *,
+    attacks: Sequence[str | Attack | Case] | None = None,
+    name: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    sources: Mapping[str, nn.Module] | None = None,
+    against: tuple[str, nn.Module] | None = None,
+    folder: Path | None = None,
+    compile: bool = False,
+    on_start: Callable[[Estimate], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Measures how robust a classifier is, and whether the measurement can be believed.
+
+    Its gradients are tested first. Then images are crafted by each attack and scored on fresh, independent draws of
+    the noise, none of which the attack has seen; no image is dropped on one draw. The networks' modes, buffers and
+    gradients, and the caller's random state, are afterwards what they were.
+
+    Args:
+        model: Any classifier that takes pixels in [0, 1], with or without noise of ours or of its own.
+        images: A :class:`~perturbify.data.Data` or split, the name of a data set, a pair of images and labels, a data
+            set of pairs, or a loader of batches.
+        plan: Which attacks, and how many images.
+        attacks: Other attacks than the plan's: names, your own, or cases; ``[*preset("quick"), MyAttack()]`` adds one.
+        name: What the report calls the network.
+        about: What the report says of where the network comes from, as JSON values.
+        sources: Other classifiers of the same images, by name, to transfer attacks from.
+        against: Name and network that this one is held against, attacked in the same way.
+        folder: An existing folder for the records. What it holds of the same check is not done again.
+        compile: Whether the attacks run compiled (torch.compile): several times faster on a GPU, after a minute or so.
+            A network that does not compile runs as it is, and the report says so.
+        on_start: Called with an estimate of the time before the first attack.
+        on_progress: Called after every batch.
+
+    Raises:
+        CheckError: There are no images, a network does not take them or is no classifier, its classes are not those of
+            the data, or the folder holds another check.
+        ModelError: The network was made for images of another size.
+        ValueError: There is no attack of a name.
+    """
+    if attacks is not None:
+        plan = replace(plan, attacks=tuple(attacks), preset="custom" if plan.preset in PRESETS else plan.preset)
+    with seeded(seed_of(plan.seed, "images")):  # a loader shuffles by the global generator
+        split, dataset, class_names = images_of(images, plan.images)
+    split = split.interleaved()
+    if plan.images is not None and plan.images < len(split):
+        split = split.subset(torch.arange(plan.images))
+    others = {**dict([against] if against else []), **dict(sources or {})}
+    if ITSELF in others:
+        raise CheckError(f"No other network can be called {ITSELF!r}: the report uses that name.", "Choose another.")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with seeded(seed_of(plan.seed, "liveness"), [device]), ranks() as part:
+        x, y = next(split.batches(min(PROBED, len(split))))
+        x, y = x.to(device), y.to(device)
+        few = x[:4]
+        networks = {n: classifier(m, few) for n, m in {ITSELF: model, **others}.items()}
+        expected = None if class_names is None else len(class_names)
+        classes, *_ = [count_classes(network, few, split, expected) for network in networks.values()]
+        liveness = examine(model, few)
+        kinds = {n: randomness(network, few) for n, network in networks.items()}
+        kind = kinds[ITSELF]
+        subject = Subject(
+            noisy=kind != "none",
+            switchable=kind in ("fresh", "shared", "weights"),
+            per_image=kind in ("fresh", "shared"),
+            classes=classes,
+            sources=tuple(sources or {}),
+        )
+        with sharing(model, SHARE[plan.noise]):
+            tested = _tested(networks[ITSELF], x, y, plan, kind)
+        planned = cases(plan, subject)
+        if against is not None:
+            random = kinds[against[0]] != "none"
+            planned += rivals(plan, replace(subject, noisy=random), against[0])
+        chosen, remarks = _possible(planned, networks, few, y[:4])
+        attacked = {n: Attacked(m, kinds[n] != "none", _shared(kinds[n], plan)) for n, m in networks.items()}
+        bench = Bench(attacked, split, plan, device, class_names or tuple(map(str, range(classes))), chosen)
+        if compile:
+            remarks += _compiling(bench)
+        check_of = {
+            "torch": torch.__version__,
+            "plan": asdict(replace(plan, attacks=())),
+            "attacks": [_described(case) for case in chosen],
+            "images": digest_of_images(split),
+            "networks": [digest_of_network(n) for n in networks.values()],
+            **({"compiled": True} if compile else {}),
+        }
+        records = Records(folder, check_of, part.rank)
+        before = ask(networks[ITSELF], x[:FEW], y[:FEW], [0], gradient=True)
+        bench.work_off(records, part, on_start, on_progress)
+        after = ask(networks[ITSELF], x[:FEW], y[:FEW], [0], gradient=True)
+        for theirs in part.gather(records.all()):
+            for record in theirs:
+                records.keep(record)
+    if kind != "foreign":
+        tested += (_unchanged(before, after),)
+    results = bench.results(records)
+    return Report(
+        name=name or type(model).__name__,
+        architecture=_architecture(model),
+        dataset=dataset,
+        classes=classes,
+        preset=plan.preset,
+        n=len(split),
+        seed=plan.seed,
+        epsilon=plan.epsilon,
+        deterministic=kind == "none",
+        noise_mode=plan.noise if subject.per_image else kind,
+        liveness=liveness,
+        results=results,
+        criteria=tested
+        + criteria(
+            results,
+            epsilon=plan.epsilon,
+            classes=classes,
+            liveness=liveness,
+            rival=None if against is None else against[0],
+        ),
+        machine=machine(device),
+        rival=None if against is None else against[0],
+        examples=bench.examples(records),
+        example_attack=None if bench.shown is None else bench.shown.id,
+        remarks=tuple(remarks + _remarks(kind, plan) + _answers(model)),
+        about=dict(about or {}),
+    )
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a figure was measured on: versions, device, threads."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _tested(model: nn.Module, x: Tensor, y: Tensor, plan: CheckPlan, kind: str) -> tuple[Criterion, ...]:
+    """What is asked of the network before any attack: are its gradients and its answers to be trusted?"""
+
+    def seeds(what: str, n: int) -> list[int]:
+        return [seed_of(plan.seed, what, i) for i in range(n)]
+
+    draws = 1 if kind == "none" else DRAWS
+    found = answers(model, x[:FEW], y[:FEW], seeds, deterministic=kind != "foreign")
+    steepest = gradients(model, x, y, epsilon=plan.epsilon, seeds=seeds("gradients", draws))
+    return (*steepest, *found, *([_apart(model, x[:FEW], y[:FEW])] if kind == "foreign" else []))
+
+
+def _apart(model: nn.Module, x: Tensor, y: Tensor) -> Criterion:
+    reached = torch.equal(*(ask(model, x, y, [0]).margins for _ in range(2)))
+    whose = "torch's global generator" if reached else "a generator that no seed reaches"
+    return Criterion(
+        "the noise can be told from the weights",
+        "What cannot be switched off and fixed may hide the gradient, and nobody can say what it adds.",
+        (),
+        detail=f"the network draws random numbers that are not perturbify's, from {whose}",
+    )
+
+
+def _unchanged(before: Asked, after: Asked) -> Criterion:
+    return Criterion(
+        "the check has not changed the network",
+        "The network answers otherwise after thousands of queries than before them.",
+        (
+            never("images whose answer is another after the attacks", differing(before, after)),
+            never("images whose gradient is another after the attacks", turned(before, after)),
+        ),
+    )
+
+
+def _possible(
+    planned: tuple[Case, ...], networks: Mapping[str, nn.Module], x: Tensor, y: Tensor
+) -> tuple[tuple[Case, ...], list[str]]:
+    """The cases that can be run: their libraries are here, and there is a gradient to follow; and what is left out."""
+    left_out: dict[str, list[str]] = {}
+    given = {name: ask(network, x, y, [0], gradient=True).given for name, network in networks.items()}
+    chosen = []
+    for case in planned:
+        library = None if case.attack is None else missing(case.attack)
+        if library is not None:
+            left_out.setdefault(f"for want of {library} (pip install 'perturbify[attacks]')", []).append(case.name)
+        elif case.needs_gradient and not given[case.source or case.network]:
+            left_out.setdefault("for want of a gradient", []).append(case.name)
+        else:
+            chosen.append(case)
+    return tuple(chosen), [f"Not run, {why}: {', '.join(names)}." for why, names in left_out.items()]
+
+
+def _described(case: Case) -> dict[str, Any]:
+    attack = case.attack
+    settings = asdict(attack) if is_dataclass(attack) and not isinstance(attack, type) else repr(attack)
+    return {"id": case.id, "on": case.on, "source": case.source, "images": case.images, "settings": settings}
+
+
+def _shared(kind: str, plan: CheckPlan) -> bool:
+    """Whether the images of a batch share a draw; a foreign network is given the benefit of the doubt, and a remark."""
+    return kind == "weights" or (kind in ("fresh", "shared") and plan.noise == "shared")
+
+
+def _compiling(bench: Bench) -> list[str]:
+    try:
+        bench.compile()
+    except Exception as error:  # torch.compile has no class of its own for what it cannot do
+        return [f"The attacks ran uncompiled, for torch.compile failed: {first_line(error)}."]
+    return []
+
+
+def _remarks(kind: str, plan: CheckPlan) -> list[str]:
+    said = []
+    if kind == "foreign":
+        said.append(
+            "The network draws random numbers that are not perturbify's: its noise could not be turned off or frozen. "
+            "If its images share their draws, the intervals are too narrow."
+        )
+    if kind == "shared" and plan.noise == "fresh":
+        said.append(
+            "The network shares each draw among the images of a batch; here every image had draws of its own, which "
+            "changes nothing for an image by itself."
+        )
+    return said
+
+
+def _architecture(model: nn.Module) -> str:
+    """The class of the network, or of what was perturbed and for which defence."""
+    if not isinstance(model, Perturbed):
+        return type(model).__name__
+    return f"{type(model).__name__}, {model.surgery.method}"
+
+
+def _answers(model: nn.Module) -> list[str]:
+    answering = predictor(model)
+    if not isinstance(answering, Ensemble):
+        return []
+    said = [
+        f"The network answers by the mean softmax of {answering.draws} draws, and one draw in this report is one such "
+        "answer. The attacks follow the gradients of single draws, which EOT averages."
+    ]
+    if isinstance(model, Perturbed) and model.surgery.method == "pixeldp":
+        said.append("Certificates are for the class with the most votes, which may be another than that here.")
+    return said

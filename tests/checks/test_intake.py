@@ -1,0 +1,316 @@
+"""What a check takes, in whatever form it comes, and what it refuses, with a sentence that says why."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from networks.greys import PLAN, Brightness, Step, brightness, named, noisy
+from networks.untouched import states
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from perturbify import check
+from perturbify.checks.intake import Logits, classifier, digest_of_images, digest_of_network, images_of, logits_of
+from perturbify.data.split import FloatSplit, MemorySplit
+from perturbify.errors import CheckError, DataError, InputSizeError
+
+CLEAN = replace(PLAN, attacks=())
+X, Y = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
+
+
+# Images
+
+
+class Pairs(Dataset):
+    """A data set of the user's: it has a length, and no end is signalled."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i], int(Y[i])
+
+
+def stream():
+    yield from Pairs()
+
+
+FORMS = {
+    "tensors": (X, Y),
+    "a list of both": [X, Y],
+    "arrays": (X.numpy(), Y.numpy()),
+    "narrow labels": (X, Y.to(torch.uint8)),
+    "a data set": TensorDataset(X, Y),
+    "a data set of numbers": Pairs(),
+    "pairs": list(zip(X, Y, strict=True)),
+    "a loader": DataLoader(TensorDataset(X, Y), 5),
+    "a generator": None,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_images_in_any_form_are_the_same(form):
+    split, name, classes = images_of(FORMS[form] or stream())
+    x, y = next(split.batches(len(split)))
+    assert torch.equal(x, X) and torch.equal(y, Y) and y.dtype == torch.int64
+    assert (name, classes) == ("own images", None)
+
+
+def test_pixels_are_taken_as_they_are():
+    """No rounding to grey levels on the way."""
+    split, _, _ = images_of((X, Y))
+    ((x, _),) = split.interleaved().subset(torch.arange(4)).batches(4)
+    assert not torch.equal((x * 255).round() / 255, x)
+
+
+def test_grey_levels_are_taken_as_pixels():
+    split, _, _ = images_of(((255 * X).byte(), Y))
+    ((x, _),) = split.batches(12)
+    assert isinstance(split, MemorySplit) and not isinstance(split, FloatSplit)
+    assert torch.equal(x, (255 * X).byte() / 255)
+
+
+def test_a_data_of_ours_gives_its_test_images_and_its_names():
+    data = replace(named(brightness(4, 4)), train=brightness(100, 0), test=brightness(6, 2))
+    split, name, classes = images_of(data)
+    assert (len(split), name, classes) == (8, "greys", ("dark", "bright"))
+    assert images_of(data.test)[1:] == ("own images", None)
+    report = check(Brightness(), data, CLEAN, name="lamp")
+    assert (report.n, report.dataset, report.name) == (8, "greys", "lamp")
+
+
+def test_a_name():
+    split, name, classes = images_of("digits")
+    assert name == "digits" and len(classes) == 10 and len(split) > 100
+    with pytest.raises(DataError):
+        images_of("no such data set")
+
+
+def test_no_more_are_read_than_are_wanted():
+    read = []
+
+    class Endless(Dataset):
+        def __getitem__(self, i):
+            read.append(i)
+            return X[i % 12], Y[i % 12]
+
+    split, _, _ = images_of(Endless(), 7)
+    assert len(split) == 7 and max(read) <= 7
+    split, _, _ = images_of(DataLoader(TensorDataset(X, Y), 5), 7)
+    assert len(split) == 7
+
+
+@pytest.mark.parametrize("form", ["tensors", "a data set", "a loader"])
+def test_a_check_of_each_form(form):
+    report = check(Brightness(), FORMS[form], CLEAN)
+    assert (report.n, report.dataset) == (12, "own images")
+    assert report.clean.accuracy == check(Brightness(), FORMS["tensors"], CLEAN).clean.accuracy
+
+
+WRONG = {
+    "pixels above 1": ((255 * X, Y), "pixels reach from .* to 2.*works on \\[0, 1\\].*Normalize"),
+    "normalised pixels": ((X - 0.5, Y), "pixels reach from -0.*works on \\[0, 1\\].*Normalize"),
+    "NaN": ((X * float("nan"), Y), "pixels reach from nan"),
+    "a channel less": ((X[:, 0], Y), r"shape \(12, 6, 6\) .* do not go.*\(N, C, H, W\)"),
+    "a label less": ((X, Y[:-1]), "do not go"),
+    "labels as floats": ((X, Y.float()), "torch.float32 do not go"),
+    "labels as logits": ((X, torch.rand(12, 2)), "do not go"),
+    "nothing": ([], "there are no images"),
+    "a number": (3, "no images to be had from int"),
+    "None": (None, "no images to be had from NoneType"),
+    "pictures that are no tensors": ([("picture", 0)], "come as tuple.*ToTensor"),
+    "a dict": ([{"image": X[0], "label": 0}], "come as dict.*ToTensor"),
+    "images of two sizes": ([(X[0], 0), (X[0, :, :5], 1)], "do not go together.*of one size"),
+    "a split without images": (brightness(0, 0), "no test images"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_images_that_are_none(what):
+    given, said = WRONG[what]
+    with pytest.raises(CheckError, match=said) as caught:
+        images_of(given)
+    assert "\n" not in caught.value.message and (caught.value.hint or what in ("nothing", "a split without images"))
+
+
+@pytest.mark.parametrize("given", [(X[:0], Y[:0]), (X, Y - 1)], ids=["no images", "a label of -1"])
+def test_edges_that_are_refused_in_words(given):
+    with pytest.raises(CheckError):
+        check(Brightness(), given, CLEAN)
+
+
+def test_a_loader_leaves_the_callers_random_numbers_alone():
+    model, loader = Brightness(), DataLoader(TensorDataset(X, Y), 4, shuffle=True)
+    before = states()
+    check(model, loader, CLEAN)
+    assert states() == before
+
+
+# Networks
+
+
+@dataclass
+class Output:
+    """As transformers answers."""
+
+    logits: torch.Tensor
+    loss: None = None
+
+
+class Answering(Brightness):
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, x):
+        return self.form(super().forward(x))
+
+
+ANSWERS = {
+    "logits": lambda z: z,
+    "transformers": Output,
+    "a dict": lambda z: {"loss": None, "logits": z},
+    "torchvision's dict": lambda z: {"out": z},
+    "a tuple": lambda z: (z, z.mean()),
+    "a list": lambda z: [z],
+}
+
+
+@pytest.mark.parametrize("form", ANSWERS)
+def test_logits_are_found_in_what_a_network_answers(form):
+    net = Answering(ANSWERS[form]).train()
+    found = classifier(net, X)
+    assert (found is net) == (form == "logits") and torch.equal(found(X), Brightness()(X))
+    assert net.training and found.training
+    report = check(net, brightness(6, 6), PLAN)
+    assert report.architecture == "Answering" and net.training
+    plain = check(Brightness(), brightness(6, 6), PLAN)
+    assert [r.accuracy for r in report.results] == [r.accuracy for r in plain.results]
+    assert [c.to_dict() for c in report.criteria] == [c.to_dict() for c in plain.criteria]
+
+
+def test_a_network_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(
+        num_channels=3, embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=2, layer_type="basic"
+    )
+    torch.manual_seed(0)
+    report = check(transformers.ResNetForImageClassification(config), (torch.rand(8, 3, 32, 32), Y[:8]), PLAN)
+    assert report.architecture == "ResNetForImageClassification" and report.classes == 2
+    assert {r.id for r in report.results} == {"clean", "fgsm", "pgd"}
+
+
+def test_noise_inside_a_wrapped_answer_is_still_ours():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = noisy()
+
+        def forward(self, x):
+            return {"logits": self.inner(x)}
+
+    report = check(Wrapped(), brightness(6, 6), PLAN)
+    assert report.noise_mode == "fresh" and report.result("twin-pgd") is not None
+
+
+class Half(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1, dtype=torch.bfloat16)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
+class Grey(Half):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+
+
+def labelled(*labels):
+    split = brightness(len(labels), 0)
+    return MemorySplit(split.images, torch.tensor(labels))
+
+
+REFUSED = {
+    "a label that the network has no logit for": (Brightness(), labelled(0, 1, 2), "labels up to 2"),
+    "more classes than the data": (
+        nn.Sequential(Brightness(), nn.Linear(2, 5)),
+        named(brightness(4, 4)),
+        "tells 5 classes apart, the data have 2",
+    ),
+    "fewer classes than the data": (
+        Brightness(),
+        named(brightness(4, 4), ("dark", "bright", "blinding")),
+        "tells 2 classes apart, the data have 3",
+    ),
+    "no logits in a dict": (Answering(lambda z: {"embedding": z}), None, "answers with dict, in which no logits"),
+    "no logits in text": (Answering(lambda z: "a cat"), None, "answers with str, in which no logits"),
+    "a map for each image": (Brightness().conv, None, "gives a map of 2×6×6 for each image: it segments"),
+    "a map in a dict": (
+        Answering(lambda z: {"out": z[..., None, None].expand(-1, -1, 4, 4)}),
+        None,
+        "Answering gives a map of 2×4×4 for each image: it segments, and checks are for classifiers of whole images",
+    ),
+    "a single logit": (Answering(lambda z: z[:, :1]), None, r"a single number for each image.*cat\(\[-z, z\]"),
+    "a class each": (Answering(lambda z: z.argmax(1)), None, "not a classifier"),
+    "one row for all": (Answering(lambda z: z.mean(0, keepdim=True)), None, "not a classifier"),
+    "whole numbers": (Answering(lambda z: z.long()), None, "not a classifier"),
+    "another precision": (Half(), None, "does not take 3×6×6 images in float32.*float"),
+    "another number of channels": (Grey(), None, "does not take 3×6×6 images"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_cannot_be_checked_is_refused_in_one_sentence(why):
+    net, data, said = REFUSED[why]
+    with pytest.raises(CheckError, match=said) as caught:
+        check(net, data or brightness(4, 4), PLAN)
+    assert "\n" not in caught.value.message
+
+
+def test_no_gradient_is_no_reason_to_refuse():
+    assert check(nn.Sequential(Brightness(), Step()), brightness(4, 4), PLAN).verdict == "failed"
+
+
+@pytest.mark.parametrize("given", [{"sources": {"itself": Brightness()}}, {"against": ("itself", Brightness())}])
+def test_a_name_that_the_report_uses_is_refused(given):
+    with pytest.raises(CheckError, match="can be called 'itself'"):
+        check(Brightness(), brightness(4, 4), PLAN, **given)
+
+
+def test_other_networks_are_looked_at_before_any_work():
+    for given in ({"sources": {"x": Grey()}}, {"against": ("x", Grey())}):
+        with pytest.raises(CheckError, match="Grey does not take"):
+            check(Brightness(), brightness(4, 4), PLAN, on_start=pytest.fail, **given)
+    with pytest.raises(CheckError, match="tells 5 classes"):
+        check(Brightness(), named(brightness(4, 4)), PLAN, against=("x", nn.Sequential(Brightness(), nn.Linear(2, 5))))
+
+
+def test_images_of_another_size_are_named():
+    small = MemorySplit(torch.zeros(4, 3, 5, 5, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+    with pytest.raises(InputSizeError, match=r"3×6×6.*this one is 2×5×5.*grain=\"channel\""):
+        check(noisy(), small, PLAN)
+
+
+def test_logits_are_the_tensor_itself_or_nothing():
+    z = torch.rand(2, 3)
+    assert logits_of(z) is z and logits_of(Output(z)) is z and logits_of(()) is None and logits_of({}) is None
+    assert logits_of(Output(None)) is None
+
+
+# What tells two checks apart
+
+
+def test_digests():
+    net, split = Brightness(), brightness(4, 4)
+    assert digest_of_network(net) == digest_of_network(Brightness())
+    assert digest_of_images(split) == digest_of_images(brightness(4, 4))
+    net.conv.bias.data[0] += 1e-6 * 30
+    assert digest_of_network(net) != digest_of_network(Brightness())
+    assert digest_of_network(Logits(Brightness())) != digest_of_network(Brightness())
+    other = split.images.clone()
+    other[0, 0, 0, 0] += 1
+    assert digest_of_images(MemorySplit(other, split.labels)) != digest_of_images(split)
+    assert digest_of_images(MemorySplit(split.images, 1 - split.labels)) != digest_of_images(split)
