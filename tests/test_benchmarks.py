@@ -122,3 +122,12 @@ def test_every_part_is_there(gpu):
 def test_none_is_left_behind_by_the_library(file, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     assert importlib.import_module(f"benchmarks.{file.stem}").__doc__
+
+
+def test_the_page_of_verdicts_is_that_of_its_results():
+    from benchmarks.verdicts.__main__ import summary, to_markdown
+
+    results = json.loads((ROOT / "benchmarks/results/2026-11-27-verdicts.json").read_text(encoding="utf-8"))
+    assert results["summary"] == summary(results["classifiers"])
+    assert to_markdown(results) in (ROOT / "docs/verdicts.md").read_text(encoding="utf-8")
+    assert results["summary"]["masked established"] == results["summary"]["honest failed"] == []

@@ -1,6 +1,5 @@
 """The README keeps its word: its commands run, and its figures are those of the committed reports."""
 
-import json
 import os
 import re
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from perturbify.checks import Report
 from perturbify.text import percent
 
 ROOT = Path(__file__).parents[1]
@@ -69,41 +69,44 @@ def test_the_guide_runs(tmp_path, monkeypatch):
     exec(compile(first, "guide.md", "exec"), {})
 
 
-COLUMNS = {"learn2perturb": 3, "pgd": 4, "resnet4b_adv": 5}
-ELSEWHERE = {  # what a label says of where an attack was crafted
-    "PGD-7 on frozen noise": ("PGD-7", "frozen noise"),
-    "PGD-7 transfer, its weights without noise": ("PGD-7 transfer", "noise off"),
-    "PGD-7 transfer, the PGD-trained network": ("PGD-7 transfer", "pgd.safetensors"),
+COLUMNS = {"learn2perturb": 2, "pgd": 3, "resnet4b_adv": 4}
+ROWS = {
+    "clean": ("clean",),
+    "FGSM": ("fgsm",),
+    "PGD-7": ("pgd",),
+    "margin attack, 40 gradients": ("margin",),
+    "margin attack, 160 gradients, where anything stands": ("longer",),
+    "PGD-7 transfer from its weights without noise": ("transfer-twin",),
+    "PGD-7 transfer from the other network": (
+        "transfer from pgd.safetensors",
+        "transfer from learn2perturb.safetensors",
+    ),
+    "Square, by queries, where anything stands": ("square",),
+    "margin attack on its twin without noise, scored there": ("twin-margin",),
 }
+"""What a row of the README's table is called, by the ids of its results."""
+
+
+def table():
+    rows = [[c.strip() for c in line.split("|")] for line in README.splitlines() if line.startswith("| ")]
+    return {row[1]: row for row in rows if len(row) == 6}
 
 
 @pytest.mark.parametrize("network", COLUMNS)
 def test_the_figures_are_those_of_the_reports(network):
-    report = json.loads((ROOT / "docs" / "reports" / f"{network}.json").read_text(encoding="utf-8"))
-    noise = "off" if report["deterministic"] else "on"
-    rows = {
-        (r["attack"], r["crafted_on"]): (str(r["n"]), percent(r["accuracy"], r["interval"]))
-        for r in report["rows"]
-        if r["network"] == "itself" and r["noise"] == noise
-    }
-    table = [[c.strip() for c in line.split("|")] for line in README.splitlines() if line.startswith("| ")]
-    figures = [cells for cells in table if len(cells) == 7 and cells[2].isdigit()]
-    shown = 0
-    for cells in figures:
-        attack, crafted_on = ELSEWHERE.get(cells[1], (cells[1], f"noise {noise}"))
-        expected = rows.get((attack, crafted_on))
-        assert cells[COLUMNS[network]] == ("–" if expected is None else expected[1]), cells[1]
-        assert expected is None or cells[2] == expected[0], cells[1]
-        shown += expected is not None
-    assert shown >= 14
-    assert f"{report['n']:,} original test images" in " ".join(README.split())
+    report = Report.read(ROOT / "docs" / "reports" / f"{network}.json")
+    found = {label: next(filter(None, map(report.result, ids)), None) for label, ids in ROWS.items()}
+    for label, result in found.items():
+        expected = "–" if result is None else percent(result.accuracy, result.interval)
+        assert table()[label][COLUMNS[network]] == expected, label
+    worst = report.headline.worst
+    assert table()["**worst case of every image**"][COLUMNS[network]] == f"**{percent(worst.value, worst.interval)}**"
+    assert report.verdict in table()["verdict"][COLUMNS[network]]
+    assert f"{report.n:,} original test images" in " ".join(README.split())
 
 
 def test_the_text_says_what_the_report_says():
-    report = json.loads((ROOT / "docs" / "reports" / "learn2perturb.json").read_text(encoding="utf-8"))
-    criteria = {c["name"]: c for c in report["criteria"]}
-    gain = criteria["it is more robust than pgd.safetensors"]
-    assert gain["verdict"] == "undecided" and '"undecided"' in README
-    first, second = ([-100 * v for v in (e["estimate"], e["interval"][1], e["interval"][0])] for e in gain["evidence"])
-    assert "{:.1f} points [{:.1f}, {:.1f}]".format(*first) in README
-    assert "{:.1f} [{:.1f}, {:.1f}]".format(*second).replace("-", "−") in README
+    head = Report.read(ROOT / "docs" / "reports" / "learn2perturb.json").headline
+    said = " ".join(README.split())
+    for figure in (head.ahead, head.noise_adds):
+        assert f"{percent(figure.value, figure.interval)}".replace("-", "−") in said

@@ -1,6 +1,5 @@
-"""Attacks on pixels in [0, 1]. What each one is: :class:`Attack`; all that have a name: :func:`registered`."""
+"""Attacks on pixels in [0, 1]. What each one is: :class:`Attack`; to make one known by a name: :func:`register`."""
 
-from perturbify.attacks import families
 from perturbify.attacks.attack import Attack, Crafted, Need, Norm, Passes, Role, needs_of, role_of
 from perturbify.attacks.few_pixel import FewPixel
 from perturbify.attacks.gradient import attacked, input_gradient
@@ -35,7 +34,6 @@ __all__ = [
     "StockAutoAttack",
     "attacked",
     "cross_entropy",
-    "families",
     "fgsm",
     "get",
     "input_gradient",

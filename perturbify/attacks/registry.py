@@ -1,4 +1,4 @@
-"""Attacks by name, the user's own among them."""
+"""Attacks that users and other packages make known by a name, beside those that a check has of itself."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def register(
 
 
 def registered() -> dict[str, Entry]:
-    """All attacks by name, our own first, then those of installed packages (entry points ``perturbify.attacks``).
+    """All of them by name, those of installed packages among them (entry points ``perturbify.attacks``).
 
     Raises:
         CheckError: A package's attacks do not load.
@@ -107,4 +107,4 @@ def _origin(build: Callable[[float], Attack]) -> tuple[object, object]:
 
 
 def _listed() -> str:
-    return ", ".join(_ENTRIES)
+    return ", ".join(_ENTRIES) or "none"

@@ -101,13 +101,9 @@ def known() -> dict[str, str]:
     Raises:
         CheckError: One is registered by a name that stands for several attacks here.
     """
-    entries = registry.registered().items()
-    others = {name: e for name, e in entries if not e.build.__module__.startswith("perturbify.")}
-    taken = sorted(others.keys() & _FAMILIES.keys())
-    if taken:
-        raise CheckError(
-            f"An attack is registered as {taken[0]!r}, a name of perturbify's own.", "Choose another name."
-        )
+    others = registry.registered()
+    if taken := sorted(others.keys() & _FAMILIES.keys()):
+        raise CheckError(f"An attack is registered as {taken[0]!r}, a name of perturbify's own.", "Choose another.")
     return {name: about for name, (about, _) in _FAMILIES.items()} | {name: e.about for name, e in others.items()}
 
 
@@ -118,7 +114,7 @@ def check_known(names: Sequence[str]) -> None:
         ValueError: There is none of a name; says which are nearest.
     """
     for name in names:
-        if name not in (there := known()):
+        if name not in _FAMILIES and name not in (there := known()):
             raise ValueError(f"there is no attack {name!r}. {nearest(name, there)} There are {', '.join(there)}")
 
 

@@ -50,7 +50,7 @@ def test_a_whole_run(trained):
     assert trained.err.count("epoch ") == 2
     assert recipe.load(trained.path / "recipe.toml").model == "perturbify:cifar_resnet20"
     card = (trained.path / "README.md").read_text(encoding="utf-8")
-    assert "**Not established; worst case" in card and "Margin-PGD-20, 2 draws" in card
+    assert "**Not established; worst case" in card and "Margin-PGD-10, 4 draws" in card
 
 
 def test_the_table_at_the_end(cli, folder):
