@@ -108,5 +108,6 @@ def test_the_figures_are_those_of_the_reports(network):
 def test_the_text_says_what_the_report_says():
     head = Report.read(ROOT / "docs" / "reports" / "learn2perturb.json").headline
     said = " ".join(README.split())
-    for figure in (head.ahead, head.noise_adds):
-        assert f"{percent(figure.value, figure.interval)}".replace("-", "−") in said
+    (low, high), adds = head.ahead.interval, percent(head.noise_adds.value, head.noise_adds.interval)
+    assert f"{100 * head.ahead.value:.1f} points [{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−") in said
+    assert f"adds {adds} points" in said

@@ -325,7 +325,7 @@ def test_a_person_reads_what_it_comes_down_to(render):
     assert "Of 100 images, 90 are classified rightly as they are, and 35 [" in said
     assert "in the worst case of 17 attacks within l∞ 8/255." in said
     assert "The noise itself adds 5.0 [" in said
-    assert "it is ahead of vanilla.safetensors by 15.0 [" in said
+    assert "Beside vanilla.safetensors, under the same attacks on both, this network gains" in said
     assert said.index("Of 100 images") < said.index("FGSM at 4"), "before all tables"
 
 
@@ -334,10 +334,9 @@ def test_a_person_reads_what_it_comes_down_to(render):
     [
         (Figure(0.05, (0.01, 0.09)), "The noise itself adds 5.0 [1.0, 9.0] points."),
         (
-            Figure(0.01, (-0.03, 0.05)),
-            "The noise itself adds 1.0 [-3.0, 5.0] points, which this check does not confirm.",
+            Figure(-0.01, (-0.05, 0.03)),
+            "The noise itself adds nothing that this check confirms: -1.0 [-5.0, 3.0] points.",
         ),
-        (Figure(-0.01, (-0.05, 0.03)), "which this check does not confirm."),
         (Figure(-0.05, (-0.09, -0.01)), "The noise itself takes 5.0 [1.0, 9.0] points."),
     ],
 )

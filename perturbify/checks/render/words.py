@@ -168,10 +168,10 @@ def person(report: Report) -> list[str]:
         f"{of_all}."
     ]
     if head.noise_adds is not None:
-        said.append(_compared(head.noise_adds, "The noise itself adds", "takes", "The noise itself"))
+        said.append(_compared(head.noise_adds, "The noise itself", "adds", "takes"))
     if head.ahead is not None and report.rival is not None:
-        rival = line(report.rival)
-        said.append(_compared(head.ahead, f"Under the same attacks it is ahead of {rival} by", "is behind by", "It"))
+        who = f"Beside {line(report.rival)}, under the same attacks on both, this network"
+        said.append(_compared(head.ahead, who, "gains", "loses"))
     return said
 
 
@@ -269,14 +269,14 @@ def _of_100(figure: Figure) -> str:
     return f"{100 * figure.value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _compared(figure: Figure, more: str, less: str, who: str) -> str:
-    """A difference in points, and whether its interval confirms it."""
+def _compared(figure: Figure, who: str, more: str, less: str) -> str:
+    """A difference in points, as far as its interval confirms one."""
     low, high = figure.interval
-    points = percent(figure.value, figure.interval)
+    if low > 0:
+        return f"{who} {more} {percent(figure.value, figure.interval)} points."
     if high < 0:
         return f"{who} {less} {percent(-figure.value, (-high, -low))} points."
-    confirmed = "" if low > 0 else ", which this check does not confirm"
-    return f"{more} {points} points{confirmed}."
+    return f"{who} {more} nothing that this check confirms: {percent(figure.value, figure.interval)} points."
 
 
 def _said(criterion: Criterion) -> str:
