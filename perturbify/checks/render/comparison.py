@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from perturbify.checks.compare import Comparison
 from perturbify.checks.render import markdown, words
+from perturbify.checks.render.text import WIDTH
 from perturbify.checks.render.words import Column
 from perturbify.text import fraction, percent, table
 
@@ -21,10 +23,26 @@ def to_text(comparison: Comparison) -> str:
     """
     name, accuracies, others = _names(comparison), _accuracies(comparison), _others(comparison)
     lines = [_subject(comparison), ""]
-    for columns in (accuracies, others):
+    for columns in _fitting(name, [*accuracies, *others]):
         shown = [name, *columns]
         lines += [table([[c.head for c in shown], *zip(*(c.cells for c in shown), strict=True)]), ""]
-    return "\n".join([*lines, *(textwrap.fill(note, 120) for note in _notes(comparison))])
+    return "\n".join(
+        [textwrap.fill(lines[0], WIDTH), *lines[1:], *(textwrap.fill(n, WIDTH) for n in _notes(comparison))]
+    )
+
+
+def _fitting(name: Column, columns: Sequence[Column]) -> list[list[Column]]:
+    """Columns in tables that a terminal has room for, each beside the names."""
+    tables: list[list[Column]] = []
+    room = 0
+    for column in columns:
+        width = 2 + max(len(text) for text in (column.head, *column.cells))
+        if not tables or width > room:
+            tables.append([])
+            room = WIDTH - max(len(text) for text in (name.head, *name.cells))
+        tables[-1].append(column)
+        room -= width
+    return tables
 
 
 def to_markdown(comparison: Comparison) -> str:
