@@ -202,14 +202,15 @@ def summary(classifiers: list[dict[str, Any]]) -> dict[str, Any]:
 def to_markdown(results: dict[str, Any]) -> str:
     """The table and the sentences of docs/verdicts.md."""
     lines = [
-        "| classifier | kind | n | clean | PGD-7 | truth | check | verdict | fails | open |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| classifier | kind | n | clean | PGD-7 | truth | check | verdict | status | seconds | fails, or is open |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for c in results["classifiers"]:
         t, accuracy = c["truth"], c.get("accuracy")
         figures = (t["clean"], t["naive"], t["left"], accuracy)
         cells = [c["name"], c["kind"], str(c["n"]), *("–" if f is None else f"{100 * f:.1f}" for f in figures)]
-        cells += [c.get("verdict", "–"), ", ".join(c.get("failed", [])), ", ".join(c.get("open", []))]
+        why = c.get("failed") or [f"open: {name}" for name in c.get("open", [])]
+        cells += [str(c.get(key, "–")) for key in ("verdict", "status", "seconds")] + [", ".join(why)]
         lines.append("| " + " | ".join(cells) + " |")
     s = results["summary"]
     lines += [
