@@ -16,7 +16,9 @@ DEAD_AT_MOST, MISLED_AT_MOST, OFF_AT_MOST = 0.05, 0.1, 0.2
 """Shares of images that still pass: without a gradient, misled by it, and with another loss than it says."""
 
 
-def gradients(model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, seeds: Sequence[int]) -> tuple[Criterion, ...]:
+def gradients(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, seeds: Sequence[int], size: int | None = None
+) -> tuple[Criterion, ...]:
     """Tests the gradients of a network on its images.
 
     Args:
@@ -25,6 +27,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, seeds: 
         y: True labels, shape (N,).
         epsilon: Radius of the attacks' l∞ ball; the steps here are an eighth of it, and less.
         seeds: Of the draws that are averaged, the same before and after a step; one is enough without noise.
+        size: Images in a forward; None takes all at once.
 
     Returns:
         Three criteria: the gradients are there, a step along them helps, the loss falls as they say.
@@ -37,7 +40,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, seeds: 
     # Every other image from a point nearby: attacks soon leave the images themselves, and their grid of grey levels.
     x = x.clone()
     x[::2] = (x + epsilon / 2 * anywhere()).clamp(0, 1)[::2]
-    here = ask(model, x, y, seeds, gradient=True)
+    here = ask(model, x, y, seeds, gradient=True, size=size)
     assert here.gradient is not None and here.entropy is not None
     gradient, margins = here.gradient.float().nan_to_num(), here.margins.mean(0)
     step = epsilon / 8
@@ -45,7 +48,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, seeds: 
     def after(change: Tensor) -> tuple[Tensor, Tensor]:
         """The mean margins after a change, and the change that clamping leaves."""
         moved = (x + change).clamp(0, 1)
-        return ask(model, moved, y, seeds).margins.mean(0), moved - x
+        return ask(model, moved, y, seeds, size=size).margins.mean(0), moved - x
 
     downhill = -gradient.sign()
     along, (aside, _) = [after(step * size * downhill) for size in (1.0, 0.25, 0.0625)], after(step * anywhere().sign())

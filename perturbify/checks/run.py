@@ -22,7 +22,7 @@ from perturbify.checks.evaluate import SHARE, Attacked, Bench, Progress, seed_of
 from perturbify.checks.evidence import Criterion, never
 from perturbify.checks.gradients import gradients
 from perturbify.checks.intake import classifier, count_classes, digest_of_images, digest_of_network, images_of
-from perturbify.checks.liveness import examine
+from perturbify.checks.liveness import Liveness, examine
 from perturbify.checks.plan import PRESETS, CheckPlan
 from perturbify.checks.probe import Asked, ask
 from perturbify.checks.records import Records
@@ -171,7 +171,7 @@ def check(
         rival=None if against is None else against[0],
         examples=bench.examples(records),
         example_attack=None if bench.shown is None else bench.shown.id,
-        remarks=tuple(remarks + _remarks(kind, plan) + _answers(model)),
+        remarks=tuple(remarks + _remarks(kind, plan, liveness) + _answers(model)),
         about=dict(about or {}),
     )
 
@@ -194,7 +194,7 @@ def _tested(model: nn.Module, x: Tensor, y: Tensor, plan: CheckPlan, kind: str) 
 
     draws = 1 if kind == "none" else DRAWS
     found = answers(model, x[:FEW], y[:FEW], seeds, deterministic=kind != "foreign")
-    steepest = gradients(model, x, y, epsilon=plan.epsilon, seeds=seeds("gradients", draws))
+    steepest = gradients(model, x, y, epsilon=plan.epsilon, seeds=seeds("gradients", draws), size=plan.batch_size)
     return (*steepest, *found, *([_apart(model, x[:FEW], y[:FEW])] if kind == "foreign" else []))
 
 
@@ -257,8 +257,10 @@ def _compiling(bench: Bench) -> list[str]:
     return []
 
 
-def _remarks(kind: str, plan: CheckPlan) -> list[str]:
+def _remarks(kind: str, plan: CheckPlan, liveness: Liveness) -> list[str]:
     said = []
+    if kind == "none" and liveness.sites:
+        said.append("The network's noise is switched off: these are the figures of its weights without it.")
     if kind == "foreign":
         said.append(
             "The network draws random numbers that are not perturbify's: its noise could not be turned off or frozen. "
