@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from networks import real
 
 from benchmarks import verdicts
@@ -55,6 +56,27 @@ def test_an_honest_one_passes_all_that_is_asked(name):
         "more steps and draws change nothing",
         "a larger ε never helps the model",
     }
+
+
+class Decoy(torch.nn.Module):
+    """Bright images alone: the standard network's class, on the slope of a robust one. A hostile reading found it."""
+
+    def __init__(self, base, robust):
+        super().__init__()
+        self.base, self.robust = base, robust
+
+    def forward(self, x):
+        slope = self.robust(x)
+        with torch.no_grad():
+            decided = torch.nn.functional.one_hot(self.base(x.detach()).argmax(1), 10).to(x)
+        decoy = decided + 0.4 * torch.tanh((slope - slope.mean(1, keepdim=True)) / 5)
+        return torch.where((x.detach().flatten(1).mean(1) > 0.58)[:, None], decoy, self.base(x))
+
+
+def test_a_decision_that_the_gradient_does_not_lead_to_is_found(base):
+    report = asked(Decoy(base, cifar_network("resnet4b_adv", SHARED)).eval(), honests.test_images("cifar", SHARED))
+    failed = [c.name for c in report.criteria if c.outcome == "fail"]
+    assert failed == ["the margin does not jump where the class changes"]
 
 
 @pytest.mark.slow

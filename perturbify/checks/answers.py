@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from perturbify.checks.evidence import Criterion, Evidence, never
+from perturbify.attacks import Pgd, attacked, pgd
+from perturbify.checks.evidence import Criterion, Evidence, never, share
 from perturbify.checks.probe import Asked, ask
+from perturbify.errors import ModelError
 from perturbify.perturbation import noise
 
 DRAWS = 20
@@ -20,6 +23,9 @@ AGAIN = 4
 
 SAME, TURNED = 0.01, 0.1
 """Parts of an answer, and of a gradient's length, by which they may differ and count as the same."""
+
+STEPS, HALVINGS, JUMPS_AT_MOST = 10, 12, 0.03
+"""Steps that lead to another class, halvings of the way there, and the share of images that may jump on it."""
 
 NEAR, COPIES = 25, 4
 """Rounds of near-equal queries, and copies of an image in each."""
@@ -95,6 +101,55 @@ def _statistically(
         _company(never("answers distributed otherwise in batches of one", alone)),
         _memory(never("answers distributed otherwise after near-equal queries", always("later"))),
     ]
+
+
+def borders(model: nn.Module, x: Tensor, *, epsilon: float, seed: int, size: int | None = None) -> Criterion:
+    """Goes straight from each image to one of another class, and looks at the margin where the class changes.
+
+    An honest margin is near zero on both sides. One that jumps hides the decision from the gradient, which may be true
+    of every answer and lead nowhere. The other end is where steps of ε along the gradient lead, as attacks go; where
+    they do not change the class, it is the nearest image of another one.
+
+    Args:
+        model: A classifier, its noise off.
+        x: Images, shape (N, C, H, W), in [0, 1].
+        epsilon: Radius of the attacks' l∞ ball.
+        seed: Of whatever it draws.
+        size: Images in a forward; None takes all at once.
+    """
+    parts = x.split(size or len(x))
+    classes = torch.cat([_classes(model, part) for part in parts])
+    name, why = "the margin does not jump where the class changes", "The class is decided where no gradient leads."
+    others = classes != classes[:, None]
+    if not others.any(1).all():
+        return Criterion(name, why, (), detail="the network takes all images for one class")
+    far = torch.cdist(x.flatten(1), x.flatten(1))
+    ends = x[torch.where(others, far, torch.inf).argmin(1)]
+    with suppress(ModelError):  # where there is no gradient, there are the other images
+        steps = Pgd(1.0, epsilon, STEPS, random_start=False)
+        led = torch.cat([pgd(model, a, b, steps) for a, b in zip(parts, classes.split(size or len(x)), strict=True)])
+        changed = torch.cat([_classes(model, part) for part in led.split(size or len(x))]) != classes
+        ends = torch.where(changed.view(-1, 1, 1, 1), led, ends)
+    start = ask(model, x, classes, [seed], size=size).margins[0]
+    low, high = torch.zeros_like(start), torch.ones_like(start)
+
+    def margins(part: Tensor) -> Tensor:
+        return ask(model, x + part.view(-1, 1, 1, 1) * (ends - x), classes, [seed], size=size).margins[0]
+
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        before = margins(middle) > 0
+        low, high = torch.where(before, middle, low), torch.where(before, high, middle)
+    # By the image's own margin: those of a part of the images may be on another scale; but not by next to nothing.
+    jump = (margins(low) - margins(high)) / start.clamp(min=0.05 * start.median().item())
+    what = "images on whose way to another class it jumps by a quarter of its height"
+    return Criterion(name, why, (share(what, (jump > 0.25).cpu(), most=JUMPS_AT_MOST),))
+
+
+@torch.no_grad()
+def _classes(model: nn.Module, x: Tensor) -> Tensor:
+    with attacked(model):
+        return model(x).argmax(1)
 
 
 def near(model: nn.Module, x: Tensor, y: Tensor, seeds: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from perturbify.attacks import Attack, randomness
 from perturbify.attacks.libraries import missing
-from perturbify.checks.answers import answers, differing, turned
+from perturbify.checks.answers import answers, borders, differing, turned
 from perturbify.checks.cases import ITSELF, Case, Subject, cases, rivals
 from perturbify.checks.criteria import criteria
 from perturbify.checks.estimate import Estimate
@@ -31,7 +31,7 @@ from perturbify.data import Data, Split
 from perturbify.errors import CheckError
 from perturbify.generators import seeded
 from perturbify.methods.prediction import Ensemble, predictor
-from perturbify.perturbation import sharing
+from perturbify.perturbation import noise, sharing
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
 from perturbify.text import first_line
@@ -195,7 +195,11 @@ def _tested(model: nn.Module, x: Tensor, y: Tensor, plan: CheckPlan, kind: str) 
     draws = 1 if kind == "none" else DRAWS
     found = answers(model, x[:FEW], y[:FEW], seeds, deterministic=kind != "foreign")
     steepest = gradients(model, x, y, epsilon=plan.epsilon, seeds=seeds("gradients", draws), size=plan.batch_size)
-    return (*steepest, *found, *([_apart(model, x[:FEW], y[:FEW])] if kind == "foreign" else []))
+    if kind == "foreign":
+        return (*steepest, *found, _apart(model, x[:FEW], y[:FEW]))
+    with noise(model, enabled=False):
+        border = borders(model, x, epsilon=plan.epsilon, seed=seeds("borders", 1)[0], size=plan.batch_size)
+    return (*steepest, *found, border)
 
 
 def _apart(model: nn.Module, x: Tensor, y: Tensor) -> Criterion:
