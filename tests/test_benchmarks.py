@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from perturbify.checks import Report
+from perturbify.text import duration
 from perturbify.training import state
 
 ROOT = Path(__file__).parents[1]
@@ -131,3 +132,8 @@ def test_the_page_of_verdicts_is_that_of_its_results():
     assert results["summary"] == summary(results["classifiers"])
     assert to_markdown(results) in (ROOT / "docs/verdicts.md").read_text(encoding="utf-8")
     assert results["summary"]["masked established"] == results["summary"]["honest failed"] == []
+
+
+def test_how_long_quick_takes_is_as_the_guide_says():
+    quick = json.loads((ROOT / "benchmarks/results/2026-11-27-quick.json").read_text(encoding="utf-8"))["quick"]
+    assert f"`quick` took {duration(quick['seconds'])} for" in (ROOT / "docs/guide.md").read_text(encoding="utf-8")

@@ -319,7 +319,8 @@ def _projected(plan: CheckPlan) -> Pgd:
 def _budget(plan: CheckPlan, subject: Subject, times: int) -> MarginPgd:
     """The margin attack for the plan's gradients, times the square of ``times``.
 
-    On a random network a step averages four draws: of all splits of 40 gradients the one that left least.
+    On a random network a step averages four draws: of the splits of 40 gradients that were tried on four noisy networks
+    the one that left least on average (benchmarks/results/2026-11-27-quick.json).
     """
     if not subject.noisy:
         return MarginPgd(plan.epsilon, plan.gradients * times**2)
