@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from perturbify.cli.console import Console
-from perturbify.cli.options import output_options
+from perturbify.cli.options import IMAGES, SEED, output_options
 
 LIBRARIES = (
     "timm",
@@ -32,9 +32,9 @@ LIBRARIES = (
     help="Whose models; several times for several.",
 )
 @click.option("--filter", "pattern", metavar="GLOB", default="*", help="Only models with such a name.")
-@click.option("--sample", "size", type=click.IntRange(1), help="Only so many: the hard ones first, then at random.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample.")
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes, one thread each.")
+@click.option("--sample", "size", type=IMAGES, help="Only so many: the hard ones first, then at random.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sample.")
+@click.option("--workers", type=click.IntRange(1, 1024), default=2, show_default=True, help="Processes of one thread.")
 @click.option(
     "--notes",
     type=click.Path(dir_okay=False, path_type=Path),

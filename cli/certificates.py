@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perturbify import escape
 from perturbify.cli import reports
 from perturbify.text import duration, percent, table
 
@@ -49,6 +50,7 @@ def prepare(folder: Path, *, force: bool) -> None:
     reports.prepare(folder, resume=True, force=False)  # which looks at the folder alone
     for name in FILES:
         check_output(folder / name, force=force)
+    reports.refuse_foreign([folder / name for name in FILES if os.path.lexists(folder / name)])
 
 
 def values(
@@ -119,7 +121,7 @@ def values(
 
 def text(values: Mapping[str, Any]) -> str:
     """The result for the terminal."""
-    return "\n".join([_title(values), "", table([_HEAD, *_rows(values)]), "", *_remarks(values)])
+    return "\n".join([escape.terminal(_title(values)), "", table([_HEAD, *_rows(values)]), "", *_remarks(values)])
 
 
 def markdown(values: Mapping[str, Any]) -> str:
@@ -128,22 +130,22 @@ def markdown(values: Mapping[str, Any]) -> str:
 
     remarks = [f"- {remark}" for remark in _remarks(values)]
     lines = page.table(_HEAD, _rows(values))
-    return "\n".join([f"# {page.plain(_title(values))}", "", *lines, "", *remarks, "", _METHOD]) + "\n"
+    return "\n".join([f"# {escape.markdown(_title(values))}", "", *lines, "", *remarks, "", _METHOD]) + "\n"
 
 
 def write(values: Mapping[str, Any], folder: Path) -> list[str]:
     """Writes what is to be kept, and gives the names of the files: without matplotlib, all but the picture."""
-    from perturbify.files import replace_atomically, write_text
+    from perturbify.files import signed, write_text
 
-    write_text(folder / FILES[0], json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / FILES[1], markdown(values))
+    write_text(folder / FILES[0], escape.json(values, indent=1) + "\n")
+    write_text(folder / FILES[1], signed(markdown(values)))
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return list(FILES[:2])
     figure = Figure(figsize=(6, 3.9), layout="constrained")
     draw(figure, values)
-    replace_atomically(folder / FILES[2], lambda path: figure.savefig(path, format="png", dpi=130))
+    reports.keep_figure(figure, folder / FILES[2], dpi=130)
     return list(FILES)
 
 
@@ -174,12 +176,14 @@ def draw(figure: Any, values: Mapping[str, Any]) -> None:
     axes.set_ylim(0, 100)
     axes.set_xlim(0, 1.05 * greatest or None)
     axes.set_xlabel("l2 radius, pixels in [0, 1]")
-    axes.set_title(f"Certified accuracy, %, of {n} images of {values['dataset']}", loc="left", fontsize=10)
+    axes.set_title(
+        f"Certified accuracy, %, of {n} images of {escape.figure(values['dataset'], 80)}", loc="left", fontsize=10
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#00000018")
     axes.legend(frameon=False, fontsize=8)
     figure.suptitle(
-        f"{values['name']}: σ {values['sigma']:.4g}, sensitivity {values['sensitivity']:.4g}, "
+        f"{escape.figure(values['name'], 80)}: σ {values['sigma']:.4g}, sensitivity {values['sensitivity']:.4g}, "
         f"{values['draws']} draws, {_confidence(values)} confidence",
         x=0.01,
         ha="left",

@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import click
 
+from perturbify import numbers
 from perturbify.cli import certificates, models
 from perturbify.cli.console import Console
-from perturbify.cli.options import data_options, output_options
+from perturbify.cli.options import IMAGES, SEED, STEPS, Number, data_options, output_options
+
+MOST_RADII = 100
 
 
 def radii(_ctx: click.Context, _option: click.Parameter, given: str | None) -> list[float] | None:
     """Reads l2 radii with commas between, in ascending order."""
     if given is None:
         return None
-    try:
-        values = sorted({float(Fraction(part.strip())) for part in given.split(",")})
-    except (ValueError, ArithmeticError):
-        raise click.BadParameter(f"{given!r} is not a list of numbers such as 0,0.05,0.1") from None
-    if values[0] < 0:
-        raise click.BadParameter(f"{values[0]} is no radius: it is negative")
-    return values
+    parts = given.split(",", MOST_RADII)
+    values = {numbers.fraction(part) for part in parts[:MOST_RADII]}
+    if len(parts) > MOST_RADII:
+        raise click.BadParameter(f"{given!r} are more than {MOST_RADII} radii")
+    if None in values:
+        raise click.BadParameter(f"{given!r} is not a list of numbers such as 0,0.05,0.1")
+    ordered = sorted(value for value in values if value is not None)
+    if ordered[0] < 0:
+        raise click.BadParameter(f"{ordered[0]} is no radius: it is negative")
+    return ordered
+
+
+class _Probability(Number):
+    """A number between 0 and 1, neither of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads it."""
+        number = super().convert(value, param, ctx)
+        if not 0 < number < 1:
+            self.fail(f"{value} is not between 0 and 1.", param, ctx)
+        return number
 
 
 @click.command()
 @click.argument("file", metavar="FILE|RUN")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
 @data_options
-@click.option("--images", type=click.IntRange(1), help="Test images at most, evenly over the classes; default: all.")
-@click.option("--draws", type=click.IntRange(1), default=1000, show_default=True, help="Noisy forwards that vote.")
+@click.option("--images", type=IMAGES, help="Test images at most, evenly over the classes; default: all.")
+@click.option("--draws", type=STEPS, default=1000, show_default=True, help="Noisy forwards that vote.")
 @click.option(
     "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=_Probability(),
     default=0.95,
     show_default=True,
     help="Probability that the certificate of an image holds.",
 )
 @click.option("--radii", callback=radii, metavar="LIST", help="l2, in pixels of [0, 1]; default: six up to the limit.")
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images at once.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every draw.")
+@click.option("--batch-size", type=IMAGES, default=128, show_default=True, help="Images at once.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of every draw.")
 @click.option(
     "-o",
     "--output",

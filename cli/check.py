@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import models, reports
+from perturbify.cli import interrupts, models, reports
 from perturbify.cli.console import Console
 from perturbify.cli.options import attack_options, data_options, model_options, output_options
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from perturbify.checkpoint.header import Header
     from perturbify.checks import CheckPlan
     from perturbify.data import Data
-    from perturbify.header import Header
 
 
 @click.command()
@@ -75,6 +77,8 @@ def check(
 
     from perturbify import checkpoint
     from perturbify.checks import check as run_check
+    from perturbify.errors import CheckError
+    from perturbify.files import identity
     from perturbify.text import duration
     from perturbify.training.launch import choose_device
 
@@ -84,17 +88,22 @@ def check(
     if (resume or force) and output is None:
         raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
     if output is not None:
-        reports.prepare(output, resume=resume, force=force)
+        click.get_current_context().with_resource(reports.alone(output))
+        reports.look(output, resume=resume, force=force)
     target = choose_device(device)
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
     preset = settings.pop("preset")
     given = {key: value for key, value in settings.items() if value is not None}
     about: dict[str, Any] = {}
+    read = None
     with console.aside():
         if models.is_file(file):
             file = models.file_of(file)
+            if embed and console.first:
+                click.get_current_context().with_resource(_to_be_changed(Path(file)))
             if any(how.values()):
                 raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
+            read = identity(Path(file))
             header = checkpoint.read_header(file)
             model = models.load(console, file, trust_factory=trust_factory)
             data = _data_for_file(file, header, data_name, data_root, image_size, download)
@@ -113,7 +122,11 @@ def check(
     if target.type == "cuda":
         given.setdefault("at_once", 8)
     plan = _plan(preset, given)
-    with console.checking() as show, console.saying_how_to_go_on(output):
+    if output is not None:
+        reports.prepare(output, resume=resume, force=force)
+    same = "the same command goes on" if resume else "the same command with --resume goes on"
+    said = interrupts.NOTHING_LOST if output is None else f"What is done is kept in {output}: {same}."
+    with interrupts.safe(said), console.checking() as show:
         report = run_check(
             model.to(target),
             data,
@@ -129,13 +142,34 @@ def check(
             ),
             on_progress=show,
         )
-    console.result(reports.text(report), report.to_dict())
-    if output is not None and console.first:
-        reports.write(report, output)
-    if embed and console.first:
-        reports.embed(report, Path(file))
+    with interrupts.safe(said):
+        try:
+            if output is not None and console.first:
+                reports.write(report, output)
+            if embed and console.first:
+                if identity(Path(file)) != read:
+                    raise CheckError(f"{file} was changed while it was checked: the figures are not kept in it.")
+                reports.embed(report, Path(file))
+        finally:  # what was measured is told, also where no room is left for it
+            console.result(reports.text(report), report.to_dict())
     if report.status and console.first:  # torchrun would end the first one while it writes
         click.get_current_context().exit(report.status)
+
+
+@contextmanager
+def _to_be_changed(file: Path) -> Iterator[None]:
+    """Makes sure, before any long work, that a checkpoint can be written to, and that no run does so at the same time.
+
+    Raises:
+        PerturbifyError: It cannot, or one does.
+    """
+    from perturbify.files import check_output
+    from perturbify.training.folder import RunFolder
+
+    check_output(file, force=True)
+    run = RunFolder(file.parent)
+    with run.busy() if run.is_run else nullcontext():
+        yield
 
 
 def _plan(preset: str, given: dict[str, Any]) -> CheckPlan:

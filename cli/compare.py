@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import models, reports
+from perturbify.cli import interrupts, models, reports
 from perturbify.cli.console import Console
-from perturbify.cli.options import data_options, output_options, pixels
+from perturbify.cli.options import IMAGES, SEED, STEPS, data_options, output_options, pixels
 
 if TYPE_CHECKING:
     from perturbify.checks.compare import Comparison
@@ -21,20 +22,16 @@ _RECIPE = "; default: what the first network's recipe says, else "
 @click.argument("networks", nargs=-1, required=True, metavar="[NAME=]FILE|RUN...")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
 @data_options
-@click.option("--images", type=click.IntRange(1), default=256, show_default=True, help="Test images at most.")
+@click.option("--images", type=IMAGES, default=256, show_default=True, help="Test images at most.")
 @click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{_RECIPE}8/255.")
-@click.option("--steps", type=click.IntRange(1), help=f"Of PGD{_RECIPE}7.")
+@click.option("--steps", type=STEPS, help=f"Of PGD{_RECIPE}7.")
 @click.option(
     "--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{_RECIPE}0.01 at ε = 8/255, in proportion."
 )
-@click.option(
-    "--eot-draws", type=click.IntRange(1), default=20, show_default=True, help="Draws that a step of EOT-PGD averages."
-)
-@click.option(
-    "--draws", type=click.IntRange(1), default=20, show_default=True, help="Fresh draws that score each image."
-)
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images at once.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random number.")
+@click.option("--eot-draws", type=STEPS, default=20, show_default=True, help="Draws that a step of EOT-PGD averages.")
+@click.option("--draws", type=STEPS, default=20, show_default=True, help="Fresh draws that score each image.")
+@click.option("--batch-size", type=IMAGES, default=128, show_default=True, help="Images at once.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of every random number.")
 @click.option(
     "-o",
     "--output",
@@ -101,8 +98,11 @@ def compare(
             for name, path in paths.items()
         }
     if output is not None:
+        click.get_current_context().with_resource(reports.alone(output))
         _prepare(output, list(paths), resume=resume, force=force)
-    with console.checking() as show, console.saying_how_to_go_on(output):
+    same = "the same command goes on" if resume else "the same command with --resume goes on"
+    said = interrupts.NOTHING_LOST if output is None else f"What is done is kept in {output}: {same}."
+    with interrupts.safe(said), console.checking() as show:
         found = run_comparison(
             loaded,
             images,
@@ -152,12 +152,13 @@ def _prepare(folder: Path, names: list[str], *, resume: bool, force: bool) -> No
     from perturbify.errors import OutputExists
 
     ours = [folder / f"comparison.{kind}" for kind in ("json", "md", "png")]
-    there = [path for path in ours if path.exists()]
+    there = [path for path in ours if os.path.lexists(path)]
     if there and not (resume or force):
         raise OutputExists(f"{folder} holds a comparison already.", "Go on with it: --resume. Replace it: --force.")
     for name in names:
         reports.prepare(folder / name, resume=resume, force=force)
     if force and not resume:
+        reports.refuse_foreign(there)
         for path in there:
             path.unlink()
 
@@ -166,12 +167,13 @@ def _write(console: Console, found: Comparison, folder: Path) -> None:
     """Writes comparison.json, comparison.md and, with matplotlib, comparison.png; and each network's report."""
     from perturbify.checks.render import comparison as pages
     from perturbify.cli.curves import draw
-    from perturbify.files import replace_atomically, write_text
+    from perturbify.files import signed, write_own
+    from perturbify.training.owned import is_ours
 
     for entry in found.entries:
         reports.write(entry.report, folder / entry.name)
-    write_text(folder / "comparison.json", found.to_json())
-    write_text(folder / "comparison.md", pages.to_markdown(found))
+    write_own(folder / "comparison.json", found.to_json(), is_ours)
+    write_own(folder / "comparison.md", signed(pages.to_markdown(found)))
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -179,4 +181,4 @@ def _write(console: Console, found: Comparison, folder: Path) -> None:
         return
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     draw(figure, found)
-    replace_atomically(folder / "comparison.png", lambda path: figure.savefig(path, format="png", dpi=150))
+    reports.keep_figure(figure, folder / "comparison.png", dpi=150)

@@ -1,24 +1,27 @@
-"""What goes to the terminal: results to stdout, log and progress to stderr."""
+"""What goes to the terminal: results to stdout, log and progress to stderr; whatever it is, it steers no terminal."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from perturbify import escape
 from perturbify.text import duration, percent, table
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from perturbify import census, certification, checks
     from perturbify.training.metrics import Progress
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Prints lines; what is foreign in them has been made fit before, so that here the line breaks are ours."""
+    click.echo(escape.terminal(text, None, lines=True), err=err)
 
 
 class Console:
@@ -35,14 +38,16 @@ class Console:
         self.as_json = as_json
 
     def log(self, message: str) -> None:
-        """One line for the reader, on stderr."""
+        """One line for the reader, on stderr; a line break at its beginning ends a line that moved."""
         if not self.quiet:
-            click.echo(message, err=True)
+            line = message.removeprefix("\n")
+            with suppress(OSError):  # a log that cannot be written is no reason to lose the work
+                say(("\n" if line != message else "") + escape.terminal(line), err=True)
 
     def result(self, text: str, values: Any) -> None:
-        """The command's result, on stdout: text for people, or its values as JSON."""
+        """The command's result, on stdout: text for people, with nothing foreign unfit in it, or its values as JSON."""
         if self.first:
-            click.echo(json.dumps(values, indent=2, ensure_ascii=False) if self.as_json else text)
+            say(escape.json(values) if self.as_json else text)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -95,16 +100,6 @@ class Console:
             yield show
 
     @contextmanager
-    def saying_how_to_go_on(self, output: Path | None) -> Iterator[None]:
-        """Says, where Ctrl-C ends what keeps its records in a folder, that the same command can go on."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            if output is not None:
-                self.log("\nWhat is done is kept: the same command with --resume goes on.")
-            raise
-
-    @contextmanager
     def counting(self) -> Iterator[Callable[[census.Progress], None]]:
         """Shows the progress of a census: a line that moves on a terminal, and a line a model."""
         with self._moving_line() as move:
@@ -124,7 +119,7 @@ class Console:
 
         def move(text: str) -> None:
             if moving:
-                click.echo(f"\r\033[K{text}", err=True, nl=False)
+                click.echo(f"\r\033[K{escape.terminal(text)}", err=True, nl=False)
 
         try:
             with self.aside():

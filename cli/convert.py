@@ -9,7 +9,8 @@ import click
 
 from perturbify.cli import models
 from perturbify.cli.console import Console
-from perturbify.cli.options import image_size, model_options, output_options, start
+from perturbify.cli.options import CLASSES, SEED, Number, image_size, model_options, output_options, start
+from perturbify.escape import terminal
 
 
 @click.command()
@@ -18,8 +19,8 @@ from perturbify.cli.options import image_size, model_options, output_options, st
 @click.option("--dry-run", is_flag=True, help="Print the sites and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--data", "data_name", help="Fit input size, classes and normalisation to a dataset.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of fresh weights.")
-@click.option("--num-classes", type=click.IntRange(1), help="Classes of the model's head.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of fresh weights.")
+@click.option("--num-classes", type=CLASSES, help="Classes of the model's head.")
 @click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: what the model says.")
 @click.option("--method", default="learn2perturb", show_default=True, help="The defence; its noise is the default.")
 @click.option(
@@ -36,7 +37,7 @@ from perturbify.cli.options import image_size, model_options, output_options, st
     metavar="NUMBER|RATIOx",
     help="What every θ starts from; 0.1x: a tenth of the activations' deviation, measured on --data.",
 )
-@click.option("--theta-min", type=float, help="The floor of θ.")
+@click.option("--theta-min", type=Number(), help="The floor of θ.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these modules.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these modules.")
 @model_options
@@ -85,6 +86,9 @@ def convert(
     if trust_factory:
         raise click.UsageError("--trust-factory is for reading files; a factory that you name yourself is run anyway.")
     console = Console(quiet=quiet, as_json=as_json)
+    if output is None:  # a file is called after the model: there must be one
+        with console.aside():
+            zoo.resolve(name)
     target = output or Path(f"{name.rpartition(':')[2]}.perturbed.safetensors")
     if not dry_run:
         check_output(target, force=force)
@@ -127,5 +131,5 @@ def convert(
             f"parity: with the noise off, the source's outputs bit for bit, in {' and '.join(the_plan.modes)} mode"
         )
     written = None if dry_run else str(target)
-    text = str(the_plan) if dry_run else f"{the_plan}\nwritten: {target}"
+    text = str(the_plan) if dry_run else f"{the_plan}\nwritten: {terminal(target)}"
     console.result(text, the_plan.to_dict() | {"written": written})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from perturbify.checks.render import words
+from perturbify import escape
 from perturbify.text import percent
 
 if TYPE_CHECKING:
@@ -94,5 +94,5 @@ def _style(number: int) -> dict[str, Any]:
 
 def _literal(text: str) -> str:
     """Foreign text without mathematics, cut where it would leave no room for the panels."""
-    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-    return words.line(short).replace("$", r"\$")
+    shown = escape.terminal(text)
+    return escape.figure(shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import models, reports
+from perturbify.cli import interrupts, models, reports
 from perturbify.cli.console import Console, metrics_table
 from perturbify.cli.options import model_options, output_options
+from perturbify.escape import terminal
 from perturbify.text import times
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from perturbify.ranks import Ranks
     from perturbify.settings import Recipe
     from perturbify.training import Result
+    from perturbify.training.folder import RunFolder
 
 
 @click.command()
@@ -71,7 +74,8 @@ def finetune(
         if resumed is not None:
             if model_name or method or data_name or run_dir or overrides or force or any(how.values()):
                 raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
-            result, recipe, data = _resume(console, resumed, device, download, trust_factory)
+            folder = RunFolder(resumed)
+            folder.read_recipe()  # or there is nothing to be locked
         else:
             launch.choose_device(device)
             overrides = (*((f'method="{method}"',) if method else ()), *overrides)
@@ -81,12 +85,20 @@ def finetune(
                 recipe, data, model = _set_up(
                     console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how, among
                 )
-            folder = run_dir or among.agree(_fresh_folder(recipe))
-            _announce(console, recipe, data, folder)
-            with console.training() as show, _interruptible(console, folder):
-                result = launch.finetune(model, recipe, folder, data=data, device=device, force=force, on_step=show)
-        report = None if no_check else _check(console, result, recipe, data)
-    _finish(console, result, report)
+            folder = RunFolder(run_dir or among.agree(_fresh_folder(recipe)))
+            _announce(console, recipe, data, folder.path)
+        # From the first step to the last page of the report, nobody else writes there.
+        alone = folder.busy() if among.first else nullcontext()
+        with interrupts.safe(_standing(folder, resumed=resumed is not None)), alone:
+            if resumed is not None:
+                result, recipe, data = _resume(console, resumed, device, download, trust_factory)
+            else:
+                with console.training() as show:
+                    result = launch.finetune(
+                        model, recipe, folder.path, data=data, device=device, force=force, on_step=show
+                    )
+            report = None if no_check else _check(console, result, recipe, data)
+            _finish(console, result, report)
 
 
 def _resume(
@@ -95,7 +107,7 @@ def _resume(
     from perturbify.training import launch
 
     console.log(f"run: {run}, resumed")
-    with console.training() as show, _interruptible(console, run):
+    with console.training() as show:
         result = launch.resume(run, device=device, download=download, trust_factory=trust_factory, on_step=show)
     recipe = result.folder.read_recipe()
     return result, recipe, launch.load_data(recipe, download=download)
@@ -122,7 +134,9 @@ def _set_up(
     recipe = recipes.load(recipe_name, overrides)
     if data_name is not None:
         recipe = replace(recipe, data=replace(recipe.data, name=data_name))
-    name = model_name or recipe.model
+    name = recipe.model if model_name is None else model_name
+    if model_name is None and not any(o.partition("=")[0].strip() == "model" for o in overrides):
+        zoo.check_trusted(name, f"the recipe {recipe_name}", trust_factory=trust_factory)
     if models.is_file(name):
         if any(how.values()):
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
@@ -132,7 +146,7 @@ def _set_up(
     if data.input_size[1] == data.input_size[2]:
         recipe = replace(recipe, data=replace(recipe.data, image_size=data.input_size[1]))
     if not models.is_file(name):
-        if model_name is None or zoo.resolve(model_name) == zoo.resolve(recipe.model):
+        if name == recipe.model or _same(name, recipe.model):
             how["model_args"] = {**recipe.model_args, **how["model_args"]}
         with fresh_weights(recipe.seed):
             model = models.create(console, name, num_classes=len(data.classes), **how)
@@ -140,6 +154,13 @@ def _set_up(
     if spec is not None:
         recipe = replace(recipe, model=spec.name, model_args=dict(spec.kwargs))
     return recipe, data, model
+
+
+def _same(name: str, of_recipe: str) -> bool:
+    """Whether two names mean the same model of a library; a recipe's own factory is not imported to see that."""
+    from perturbify import zoo
+
+    return not zoo.is_factory(of_recipe) and zoo.resolve(name) == zoo.resolve(of_recipe)
 
 
 def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> None:
@@ -153,19 +174,26 @@ def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> Non
         )
 
 
-@contextmanager
-def _interruptible(console: Console, folder: Path) -> Iterator[None]:
-    """Says how to go on after Ctrl-C or SIGTERM."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        console.log(f"\nGo on from the last saved state: perturbify finetune --resume {folder}")
-        raise
+def _standing(folder: RunFolder, *, resumed: bool) -> Callable[[], str]:
+    """What says, at the moment of an interruption, what is safe of a run and how to go on with it."""
+    from perturbify.files import identity
+
+    before = None if resumed else identity(folder.state)
+
+    def said() -> str:
+        if identity(folder.state) == before:  # which may be that of a run that was to be replaced
+            return interrupts.NOTHING_LOST
+        if folder.model.is_file():
+            return f"The model is finished and safe in {folder.model}; to check it: {folder.how_to_go_on}"
+        return f"Go on from the last saved state: {folder.how_to_go_on}"
+
+    return said
 
 
 def _fresh_folder(recipe: Recipe) -> Path:
     """The first folder of this recipe and model in runs/ that is not there yet."""
-    first = Path("runs") / f"{recipe.name}-{recipe.model.rpartition(':')[2]}"
+    # Of a network of one's own the name is any text; it is not to lead elsewhere.
+    first = Path("runs") / re.sub(r"[^\w.-]+", "_", f"{recipe.name}-{recipe.model.rpartition(':')[2]}")
     return next(folder for folder in _numbered(first) if not folder.exists())
 
 
@@ -184,7 +212,7 @@ def _check(console: Console, result: Result, recipe: Recipe, data: Data) -> Repo
     from perturbify.checks import CheckPlan, check
 
     with console.checking() as show:
-        report = check(
+        return check(
             result.model,
             data,
             CheckPlan(**asdict(recipe.check)),
@@ -192,10 +220,6 @@ def _check(console: Console, result: Result, recipe: Recipe, data: Data) -> Repo
             about=checkpoint.read_header(result.folder.model).provenance(),
             on_progress=show,
         )
-    if console.first:
-        reports.write(report, result.folder.path)
-        reports.embed(report, result.folder.model)
-    return report
 
 
 def _finish(console: Console, result: Result, report: Report | None) -> None:
@@ -206,16 +230,23 @@ def _finish(console: Console, result: Result, report: Report | None) -> None:
     best = best_epoch(result.metrics)
     if report is not None:
         text += "\n\n" + reports.text(report)
-    console.result(
-        f"{text}\n\nmodel: {folder.model}"
-        + ("" if best is None else f"\nbest epoch by the images held out: {best} (from 0), {folder.best}"),
-        {
-            "run": str(folder.path),
-            "model": str(folder.model),
-            "best": None if best is None else {"epoch": best, "model": str(folder.best)},
-            "metrics": result.metrics,
-            "report": None if report is None else report.to_dict(),
-        },
-    )
+    try:
+        if report is not None and console.first:
+            reports.write(report, folder.path)
+            reports.embed(report, folder.model)
+    finally:  # what was measured is told, also where no room is left for it
+        console.result(
+            f"{text}\n\nmodel: {terminal(folder.model)}"
+            + (
+                "" if best is None else f"\nbest epoch by the images held out: {best} (from 0), {terminal(folder.best)}"
+            ),
+            {
+                "run": str(folder.path),
+                "model": str(folder.model),
+                "best": None if best is None else {"epoch": best, "model": str(folder.best)},
+                "metrics": result.metrics,
+                "report": None if report is None else report.to_dict(),
+            },
+        )
     if report is not None and report.status and console.first:  # torchrun would end the first one while it writes
         click.get_current_context().exit(report.status)

@@ -8,7 +8,8 @@ import click
 
 from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
-from perturbify.text import counted, noise_in_words, table, times
+from perturbify.escape import terminal
+from perturbify.text import counted, input_in_words, listed, noise_in_words, table, times
 
 
 @click.command()
@@ -25,21 +26,15 @@ def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool
     --data: then each site also shows the ratio of its noise to what it is added to.
     """
     from dataclasses import asdict
-    from pathlib import Path
 
     from perturbify import checkpoint
     from perturbify.cli import models
-    from perturbify.errors import CheckpointError
 
     file = models.file_of(file)
     console = Console(quiet=quiet, as_json=as_json)
-    metadata, tensors = checkpoint.read_file(Path(file))
-    header = checkpoint.header_of(metadata, Path(file))
+    header, contents = checkpoint.read(file)
     keys = [f"{site['path']}.theta" for site in header.sites]
-    thetas = [tensors.get(header.aliases.get(key, key)) for key in keys]
-    missing = [key for key, theta in zip(keys, thetas, strict=True) if theta is None]
-    if missing:
-        raise CheckpointError(f"{file} names the tensor {missing[0]} and does not hold it.", "Fetch it again.")
+    thetas = [contents.tensors[header.aliases.get(key, key)] for key in keys]
     sites = [site | _statistics(theta) for site, theta in zip(header.sites, thetas, strict=True)]
     if data_name is not None:
         with console.aside():
@@ -78,9 +73,9 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
     facts = [
         ("network", f"{model['name']} {model['kwargs'] or ''}".strip()),
         ("weights from", model["weights"]),
-        ("input", ", ".join(f"{n} {times(i['shape'])}" for n, i in header["inputs"].items())),
+        ("input", ", ".join(f"{name} {input_in_words(about)}" for name, about in header["inputs"].items())),
         ("normalisation", "inside" if header["normalize"] else "none inside"),
-        ("classes", ", ".join(header["classes"]) if header["classes"] else "not recorded"),
+        ("classes", listed(header["classes"]) if header["classes"] else "not recorded"),
         ("method", header["method"] or "not recorded"),
         ("noise", noise_in_words(config)),
         ("trained", counted(header["trained"].get("epochs", 0), "epoch")),
@@ -92,7 +87,7 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
 
         facts.append(("last check", checked(check)))
     width = max(len(name) for name, _ in facts)
-    lines = [f"{name:{width}}  {value}" for name, value in facts]
+    lines = [f"{name:{width}}  {terminal(value)}" for name, value in facts]
     if sites:
         from perturbify.surgery.config import WEIGHT_SITES
 

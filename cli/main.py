@@ -5,6 +5,7 @@ Exit status: 0 fine, 1 failed, 2 used wrongly, 3 a robustness check failed, 4 it
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -14,10 +15,24 @@ from collections.abc import Sequence
 
 import click
 
-from perturbify import __version__
+from perturbify import __version__, escape
+from perturbify.cli import interrupts
+from perturbify.cli.console import say
 from perturbify.errors import PerturbifyError, RecipeError, nearest
 
-COMMANDS = ("convert", "finetune", "plot", "check", "certify", "compare", "inspect", "recipes", "reproduce", "census")
+COMMANDS = (
+    "convert",
+    "finetune",
+    "plot",
+    "check",
+    "certify",
+    "compare",
+    "inspect",
+    "verify",
+    "recipes",
+    "reproduce",
+    "census",
+)
 
 
 class _LazyGroup(click.Group):
@@ -56,40 +71,82 @@ def cli() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"Warning: {message}", err=True)
+    _complain(f"Warning: {_on_one_line(message)}")
+
+
+def _on_one_line(text: object) -> str:
+    """What another library says, which may take several lines for it."""
+    return escape.terminal(" ".join(str(text).split()))
+
+
+def _complain(text: str) -> None:
+    """Says on stderr what is wrong; where that cannot be written, the exit status has to do."""
+    with contextlib.suppress(OSError):
+        say(text, err=True)
+
+
+def _show(error: click.ClickException) -> None:
+    """Says what was used wrongly, as click would; what was typed is foreign, too."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later: nothing was typed
+        _complain(error.format_message())
+        return
+    if context is not None:
+        _complain(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n")
+    listed = isinstance(error, click.MissingParameter)  # what might have been typed, one a line
+    _complain(f"Error: {escape.terminal(error.format_message(), lines=listed)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits."""
+    interrupts.listen()
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         # What the terminal's encoding lacks, such as θ, is no reason to fail once the work is done.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(run(arguments))
+    status = run(arguments)
+    interrupts.finished()
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     debug = os.environ.get("PERTURBIFY_DEBUG") == "1"
     try:
-        return cli.main(args=arguments, prog_name="perturbify", standalone_mode=False) or 0
+        if "" in (sys.argv[1:] if arguments is None else arguments):
+            raise click.UsageError("An argument is empty.")  # of a variable that is not set, mostly
+        with interrupts.safe():
+            return cli.main(args=arguments, prog_name="perturbify", standalone_mode=False) or 0
+    except interrupts.Interrupted as error:
+        return int(error.code or 0)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+    except click.Abort:  # which click makes of a KeyboardInterrupt
+        _complain(f"Interrupted. {interrupts.NOTHING_LOST}")
         return 130
     except PerturbifyError as error:
         if debug:
             raise
-        click.echo(f"Error: {error.message}", err=True)
+        _complain(f"Error: {error.message}")
         if error.hint:
-            click.echo(f"Hint: {error.hint}", err=True)
+            _complain(f"Hint: {error.hint}")
         return 2 if isinstance(error, RecipeError) else 1
+    except OSError as error:  # what the system says of a name, a disk, or a pipe is no mistake of ours
+        if debug:
+            raise
+        what = "" if error.filename is None else f"{error.filename}: "
+        _complain(f"Error: {_on_one_line(what + (error.strerror or str(error)))}.")
+        return 1
+    except MemoryError:
+        if debug:
+            raise
+        _complain("Error: There is not enough memory for this.")
+        return 1
     except Exception as error:
         if debug:
             raise
-        click.echo(f"Error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", err=True)
-        click.echo("Hint: This looks like a mistake in perturbify; PERTURBIFY_DEBUG=1 shows the traceback.", err=True)
+        _complain(f"Error: {type(error).__name__}: {_on_one_line(error)}")
+        _complain("Hint: This looks like a mistake in perturbify; PERTURBIFY_DEBUG=1 shows the traceback.")
         return 1

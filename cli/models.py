@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,14 @@ from perturbify.cli.console import Console
 if TYPE_CHECKING:
     from torch import nn
 
+    from perturbify.checkpoint.header import Header
     from perturbify.data import Data
-    from perturbify.header import Header
 
 
 def is_file(name: str) -> bool:
     """Whether what was named is a checkpoint, or a run's folder, rather than a model."""
-    return name.endswith(".safetensors") or Path(name).is_file() or _model_of_run(name).is_file()
+    # os.path takes any text, such as one that is too long for a file's name.
+    return name.endswith(".safetensors") or os.path.isfile(name) or os.path.isfile(_model_of_run(name))  # noqa: PTH113
 
 
 def file_of(name: str) -> str:
@@ -29,7 +31,7 @@ def file_of(name: str) -> str:
     """
     from perturbify.errors import CheckpointError
 
-    if not Path(name).is_dir():
+    if not os.path.isdir(name):  # noqa: PTH112
         return name
     model = _model_of_run(name)
     if not model.is_file():
@@ -57,12 +59,15 @@ def check_size(name: str, header: Header, images: Data) -> None:
     Some networks take images of any size, and then their figures at another one than theirs mislead.
 
     Raises:
-        CheckError: They have another size.
+        CheckError: They have another size, or the network takes something else.
     """
     from perturbify.errors import CheckError
     from perturbify.text import times
 
-    shape = tuple(next(iter(header.inputs.values()))["shape"])
+    first = next(iter(header.inputs.values()))
+    if "shape" not in first:
+        raise CheckError(f"{name} takes other inputs than a batch of images, and a check needs those.")
+    shape = tuple(first["shape"])
     if shape != images.input_size:
         side = header.image_size()
         raise CheckError(
@@ -84,6 +89,9 @@ def create(console: Console, name: str, *, num_classes: int | None, **how: Any) 
 
     qualified = zoo.resolve(name)
     arguments = dict(how["model_args"])
+    for key in ("pretrained", "weights", "reset_head"):
+        if key in arguments:
+            raise click.UsageError(f"--model-arg {key} is not for the builder: say --{key.replace('_', '-')}.")
     if num_classes is not None and qualified.split(":")[0] in ("perturbify", "timm", "torchvision"):
         given = arguments.setdefault("num_classes", num_classes)
         if given != num_classes:

@@ -3,14 +3,54 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any, TypeVar
 
 import click
 
+from perturbify import numbers
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Count(click.ParamType):
+    """A whole number, from the least that makes sense to the most that anybody means."""
+
+    name = "integer"
+
+    def __init__(self, most: int, least: int = 1) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Reads it, in a moment however long it is."""
+        count = numbers.whole(value) if isinstance(value, str) else int(value)
+        if count is None:
+            self.fail(f"{value!r} is not a whole number.", param, ctx)
+        if not self.least <= count <= self.most:
+            self.fail(f"{count} is not from {self.least} to {self.most:,}.", param, ctx)
+        return count
+
+
+class Number(click.ParamType):
+    """A number; neither infinite nor none at all."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads it, in a moment however long it is."""
+        number = numbers.decimal(value) if isinstance(value, str) else float(value)
+        if number is None:
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+IMAGES = Count(numbers.MOST_IMAGES)
+STEPS = Count(numbers.MOST_STEPS)
+SEED = Count(numbers.MOST_SEED, least=0)
+SIDE = Count(numbers.MOST_SIDE)
+CLASSES = Count(numbers.MOST_CLASSES)
 
 
 def output_options(command: Command) -> Command:
@@ -45,7 +85,7 @@ def data_options(command: Command) -> Command:
     """Where the images of ``--data`` are, and of which size."""
     for option in (
         click.option("--download", is_flag=True, help="Fetch the dataset if it is not here."),
-        click.option("--image-size", type=click.IntRange(1), help="Fit images to a square of so many pixels a side."),
+        click.option("--image-size", type=SIDE, help="Fit images to a square of so many pixels a side."),
         click.option("--data-root", type=click.Path(), help="Folder of a named dataset."),
     ):
         command = option(command)
@@ -56,23 +96,23 @@ def attack_options(command: Command) -> Command:
     """What a check does; what is not given is None."""
     said = "; default: what FILE's recipe says, else "
     for option in (
-        click.option("--seed", type=click.IntRange(0), help="Of every random number in the check; default: 0."),
-        click.option("--batch-size", type=click.IntRange(1), help="Images at once; default: 128."),
+        click.option("--seed", type=SEED, help="Of every random number in the check; default: 0."),
+        click.option("--batch-size", type=IMAGES, help="Images at once; default: 128."),
         click.option(
             "--noise",
             type=click.Choice(["fresh", "shared"]),
             help="Whether each image has draws of its own, or a batch shares them; default: fresh.",
         ),
-        click.option("--draws", type=click.IntRange(1), help="Fresh draws that score each image; default: 20."),
-        click.option("--eot-draws", type=click.IntRange(1), help="Draws that a step of EOT-PGD averages."),
-        click.option("--long-steps", type=click.IntRange(1), help="Steps of the longest PGD."),
+        click.option("--draws", type=STEPS, help="Fresh draws that score each image; default: 20."),
+        click.option("--eot-draws", type=STEPS, help="Draws that a step of EOT-PGD averages."),
+        click.option("--long-steps", type=STEPS, help="Steps of the longest PGD."),
         click.option(
             "--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{said}0.01 at ε = 8/255, in proportion."
         ),
-        click.option("--steps", type=click.IntRange(1), help=f"Of PGD{said}7."),
+        click.option("--steps", type=STEPS, help=f"Of PGD{said}7."),
         click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{said}8/255."),
-        click.option("--few", type=click.IntRange(1), help="Images at most for the slow attacks."),
-        click.option("--images", type=click.IntRange(1), help="Test images at most."),
+        click.option("--few", type=IMAGES, help="Images at most for the slow attacks."),
+        click.option("--images", type=IMAGES, help="Test images at most."),
         click.option(
             "--attacks",
             callback=names,
@@ -99,7 +139,7 @@ def key_values(_ctx: click.Context, _option: click.Parameter, given: tuple[str, 
             raise click.BadParameter(f"{pair!r} is not of the form key=value")
         try:
             pairs[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             pairs[key] = value
     return pairs
 
@@ -108,10 +148,9 @@ def pixels(_ctx: click.Context, _option: click.Parameter, given: str | None) -> 
     """Reads a size in pixels of [0, 1]: a number, or a fraction such as 8/255."""
     if given is None:
         return None
-    try:
-        value = float(Fraction(given.replace(" ", "")))
-    except (ValueError, ArithmeticError):
-        raise click.BadParameter(f"{given!r} is not a number or a fraction such as 8/255") from None
+    value = numbers.fraction(given)
+    if value is None:
+        raise click.BadParameter(f"{given!r} is not a number or a fraction such as 8/255")
     if not 0 < value <= 1:
         raise click.BadParameter(f"{given} is outside (0, 1]: pixels lie in [0, 1]")
     return value
@@ -121,16 +160,21 @@ def start(_ctx: click.Context, _option: click.Parameter, given: str | None) -> f
     """Reads what θ starts from: a number, or such as 0.1x, whose form is looked at later."""
     if given is None or given.endswith("x"):
         return given
-    try:
-        return float(given)
-    except ValueError:
-        raise click.BadParameter(f"{given!r} is neither a number nor such as 0.1x") from None
+    value = numbers.decimal(given)
+    if value is None:
+        raise click.BadParameter(f"{given!r} is neither a number nor such as 0.1x")
+    return value
 
 
 def image_size(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
     """Reads channels × height × width, such as 3x224x224; with frames before the height, a clip."""
     if given is None:
         return None
-    if not re.fullmatch(r"[1-9]\d*([x×,][1-9]\d*){2,3}", given):
+    if not re.fullmatch(r"[1-9][0-9]{0,8}([x×,][1-9][0-9]{0,8}){2,3}", given):
         raise click.BadParameter(f"{given!r} is not of the form 3x224x224 (channels, height, width)")
-    return tuple(int(n) for n in re.split("[x×,]", given))
+    size = tuple(int(n) for n in re.split("[x×,]", given))
+    if max(size) > numbers.MOST_SIDE or math.prod(size) > numbers.MOST_VALUES:
+        raise click.BadParameter(
+            f"{given} is too large: at most {numbers.MOST_SIDE:,} a side and {numbers.MOST_VALUES:,} numbers in all"
+        )
+    return size

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perturbify.cli import reports
 from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
+from perturbify.escape import figure as fit
+from perturbify.escape import terminal
 from perturbify.text import counted
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool
     A run that still goes on, or was stopped, is drawn as far as it has come.
     """
     from perturbify.errors import PerturbifyError, TrainingError
-    from perturbify.files import check_output, replace_atomically
+    from perturbify.files import check_output
     from perturbify.training.folder import RunFolder
 
     if output is not None and output.suffix not in KINDS:
@@ -56,9 +59,9 @@ def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool
         raise PerturbifyError("matplotlib is not installed.", "pip install 'perturbify[plot]'") from error
     figure = Figure(figsize=(16 if metrics[-1]["theta"] else 9, 3.9), layout="constrained")
     draw(figure, metrics, recipe)
-    replace_atomically(target, lambda path: figure.savefig(path, format=target.suffix[1:], dpi=130))
+    reports.keep_figure(figure, target, dpi=130)
     Console(quiet=quiet, as_json=as_json).result(
-        f"{len(metrics)} of {counted(recipe.train.epochs, 'epoch')}: {target}",
+        f"{len(metrics)} of {counted(recipe.train.epochs, 'epoch')}: {terminal(target)}",
         {"picture": str(target), "epochs": len(metrics), "of": recipe.train.epochs},
     )
 
@@ -111,7 +114,7 @@ def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#00000018")
-    figure.suptitle(f"{recipe.name}: {recipe.model}, {recipe.method}", x=0.005, ha="left", fontsize=11)
+    figure.suptitle(fit(f"{recipe.name}: {recipe.model}, {recipe.method}", 200), x=0.005, ha="left", fontsize=11)
 
 
 def _draw_thetas(axes: Any, epochs: list[int], metrics: list[dict[str, Any]], key: str, title: str) -> None:
@@ -123,7 +126,7 @@ def _draw_thetas(axes: Any, epochs: list[int], metrics: list[dict[str, Any]], ke
         seen = [(e, m["theta"][key][site]) for e, m in zip(epochs, metrics, strict=True)]
         seen = [(epoch, value) for epoch, value in seen if value is not None]
         if seen:
-            axes.plot(*zip(*seen, strict=True), color=colours(number), lw=1, label=site, **_dots(epochs))
+            axes.plot(*zip(*seen, strict=True), color=colours(number), lw=1, label=fit(site, 80), **_dots(epochs))
     axes.set_title(title, loc="left", fontsize=10)
 
 
@@ -137,7 +140,7 @@ def _name_sites(figure: Any, panels: list[Any], sites: list[str]) -> None:
     else:
         colours = colormaps["viridis"].resampled(max(2, len(sites)))
         bar = figure.colorbar(ScalarMappable(cmap=colours), ax=panels, ticks=[0, 1], pad=0.02)
-        bar.ax.set_yticklabels([sites[0], sites[-1]], fontsize=7)
+        bar.ax.set_yticklabels([fit(sites[0], 80), fit(sites[-1], 80)], fontsize=7)
         bar.set_label("site, in order of execution; dashed: all entries", fontsize=8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from perturbify import recipe
 from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
 from perturbify.errors import OutputExists, PerturbifyError, RecipeError
+from perturbify.escape import terminal
+from perturbify.settings import Recipe
 
 
 @click.group()
@@ -50,7 +53,8 @@ def show(name: str, as_json: bool, quiet: bool) -> None:
 def cp(name: str, dest: Path, force: bool, as_json: bool, quiet: bool) -> None:
     """Copy the recipe NAME to DEST, a file or a folder, to change it there."""
     text = recipe.text(name)
-    target = dest / f"{Path(name).stem}.toml" if dest.is_dir() else dest
+    # os.path takes any text, such as one that is too long for a file's name.
+    target = dest / f"{Path(name).stem}.toml" if os.path.isdir(dest) else dest  # noqa: PTH112
     try:
         # "x" leaves the question whether the file exists to the moment of writing.
         with target.open("w" if force else "x", encoding="utf-8") as file:
@@ -59,7 +63,7 @@ def cp(name: str, dest: Path, force: bool, as_json: bool, quiet: bool) -> None:
         raise OutputExists(f"{str(target)!r} exists.", "Overwrite it with --force.") from error
     except OSError as error:
         raise PerturbifyError(f"{str(target)!r} cannot be written: {error.strerror}.") from error
-    Console(quiet=quiet, as_json=as_json).result(str(target), {"written": str(target)})
+    Console(quiet=quiet, as_json=as_json).result(terminal(target), {"written": str(target)})
 
 
 @recipes.command()
@@ -67,16 +71,23 @@ def cp(name: str, dest: Path, force: bool, as_json: bool, quiet: bool) -> None:
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting first.")
 @output_options
 def validate(names: tuple[str, ...], overrides: tuple[str, ...], as_json: bool, quiet: bool) -> None:
-    """Say everything that is wrong with each recipe NAME.
+    """Say everything that is wrong with each recipe NAME, and which code of its writer's it would run.
 
-    The names of models and datasets are not looked up.
+    The names of models and datasets are not looked up, and nothing is imported.
     """
-    wrong = {name: _error(name, overrides) for name in names}
-    valid = "\n".join(f"{name}: valid" for name, error in wrong.items() if error is None)
+    looked = {name: _look(name, overrides) for name in names}
+    valid = "\n".join(
+        f"{terminal(name)}: {terminal(_valid(found))}" for name, found in looked.items() if isinstance(found, Recipe)
+    )
     if valid or as_json:
-        values = [{"recipe": name, "valid": not error, "error": error} for name, error in wrong.items()]
+        values = [
+            {"recipe": name, "valid": True, "runs": _runs(found), "error": None}
+            if isinstance(found, Recipe)
+            else {"recipe": name, "valid": False, "runs": None, "error": found}
+            for name, found in looked.items()
+        ]
         Console(quiet=quiet, as_json=as_json).result(valid, values)
-    errors = [error for error in wrong.values() if error is not None]
+    errors = [found for found in looked.values() if isinstance(found, str)]
     if errors:
         raise RecipeError("\n".join(errors))
 
@@ -86,9 +97,23 @@ def _description(name: str) -> str:
     return recipe.text(name).partition("\n")[0].lstrip("# ")
 
 
-def _error(name: str, overrides: tuple[str, ...]) -> str | None:
+def _look(name: str, overrides: tuple[str, ...]) -> Recipe | str:
+    """The recipe, or what is wrong with it."""
     try:
-        recipe.load(name, overrides)
+        return recipe.load(name, overrides)
     except RecipeError as error:
         return str(error)
-    return None
+
+
+def _runs(found: Recipe) -> str | None:
+    """The function of its writer's that a recipe calls, if there is one."""
+    if ":" not in found.model:
+        return None
+    from perturbify import zoo  # torch with it, which takes a second
+
+    return found.model if zoo.is_factory(found.model) else None
+
+
+def _valid(found: Recipe) -> str:
+    runs = _runs(found)
+    return "valid" if runs is None else f"valid, and runs code: {runs} builds its network (finetune --trust-factory)"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import reports
+from perturbify import escape, numbers
+from perturbify.cli import interrupts, reports
 from perturbify.cli.console import Console
-from perturbify.cli.options import names, output_options
+from perturbify.cli.options import IMAGES, SEED, names, output_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,10 @@ def _budget(_ctx: click.Context, _option: click.Parameter, given: str) -> int | 
     """Reads a number of epochs, or ``paper``."""
     if given == "paper":
         return None
-    if not given.isdecimal() or int(given) < 1:
+    epochs = numbers.whole(given)
+    if epochs is None or not 1 <= epochs <= numbers.MOST_STEPS:
         raise click.BadParameter(f"{given!r} is neither 'paper' nor a number of epochs")
-    return int(given)
+    return epochs
 
 
 def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -51,7 +53,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
 @click.option("--networks", callback=names, metavar="LIST", help="Only these networks, such as cifar_resnet20.")
 @click.option("--methods", callback=names, metavar="LIST", help="Only these methods, such as vanilla,learn2perturb.")
 @click.option("--data", help="A dataset, .npz file, or image folder; default: the recipes'.")
-@click.option("--images", type=click.IntRange(1), help="Test images of the checks; default: all for paper, else 1000.")
+@click.option("--images", type=IMAGES, help="Test images of the checks; default: all for paper, else 1000.")
 @click.option("--weights", multiple=True, callback=_weights, metavar="NETWORK=FILE", help="Weights to start from.")
 @click.option(
     "-o",
@@ -60,7 +62,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
     metavar="FOLDER",
     help="Where runs and table are kept; default: reproductions/TABLE.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of every random number.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of every random number.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
 @click.option("--force", is_flag=True, help="Replace another reproduction in FOLDER.")
@@ -109,9 +111,10 @@ def reproduce(
 
 
 def _run(console: Console, asked: Reproduction, folder: Path, device: str, download: bool, force: bool) -> None:
-    from perturbify.files import write_text
+    from perturbify.files import signed, write_own
     from perturbify.reproduction import Watcher
     from perturbify.reproduction import reproduce as run
+    from perturbify.reproduction.folder import is_table
     from perturbify.reproduction.report import to_dict, to_markdown, to_text
 
     def begins(job: Job, before: int, total: int) -> None:
@@ -122,17 +125,16 @@ def _run(console: Console, asked: Reproduction, folder: Path, device: str, downl
         reports.write(report, run.path)
 
     def ends(outcomes: Sequence[Outcome]) -> None:
-        write_text(folder / f"{asked.table}.md", to_markdown(asked, outcomes))
-        write_text(folder / f"{asked.table}.json", _json(to_dict(asked, outcomes)))
+        write_own(folder / f"{asked.table}.md", signed(to_markdown(asked, outcomes)))
+        write_own(folder / f"{asked.table}.json", _json(to_dict(asked, outcomes)), is_table)
 
-    try:
-        with console.training() as steps, console.checking() as checks:
-            watcher = Watcher(begins, steps, checks, checked, ends)
-            outcomes = run(asked, folder, watcher, device=device, download=download, force=force)
-    except (KeyboardInterrupt, SystemExit):
-        console.log("\nWhat is done is kept: the same command goes on.")
-        raise
-    console.result(f"{to_text(asked, outcomes)}\n\ntable: {folder / asked.table}.md", to_dict(asked, outcomes))
+    said = "What is done is kept: the same command goes on" + (", but without --force." if force else ".")
+    with interrupts.safe(said), console.training() as steps, console.checking() as checks:
+        watcher = Watcher(begins, steps, checks, checked, ends)
+        outcomes = run(asked, folder, watcher, device=device, download=download, force=force)
+    console.result(
+        f"{to_text(asked, outcomes)}\n\ntable: {escape.terminal(folder / asked.table)}.md", to_dict(asked, outcomes)
+    )
     if console.first and any(o.report is None for o in outcomes):
         click.get_current_context().exit(1)
     if console.first and any(o.report is not None and o.report.verdict == "failed" for o in outcomes):
@@ -176,6 +178,4 @@ def _estimate(console: Console, asked: Reproduction, device: str, download: bool
 
 
 def _json(values: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    return escape.json(values) + "\n"

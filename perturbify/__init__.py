@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from perturbify.checkpoint import save as save
     from perturbify.checks import CheckPlan as CheckPlan
     from perturbify.checks import check as check
+    from perturbify.checks import verify as verify
     from perturbify.errors import PerturbifyError as PerturbifyError
     from perturbify.methods.prediction import Prediction as Prediction
     from perturbify.methods.prediction import predict as predict
@@ -51,6 +52,7 @@ _PUBLIC = {
     "resume": "perturbify.training",
     "save": "perturbify.checkpoint",
     "unwrap": "perturbify.surgery.wrap",
+    "verify": "perturbify.checks",
     "wrap": "perturbify.methods.wrapping",
 }
 

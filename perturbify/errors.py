@@ -21,13 +21,19 @@
     │   └── Diverged             a loss or θ that is no longer finite
     └── CheckError               a robustness check that cannot be run
 
-Each carries one sentence that names the culprit and, in ``hint``, the way out.
+Each carries one sentence that names the culprit and, in ``hint``, the way out. Both may name what a file or a command
+line said, and are fit to be shown: on a terminal, too, and of bounded length.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+from perturbify.escape import terminal
+
+MOST_LINES = 50
+"""Lines of a message of several that are shown."""
 
 
 class PerturbifyError(Exception):
@@ -39,12 +45,17 @@ class PerturbifyError(Exception):
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message if hint is None else f"{message} {hint}")
-        self.message = message
-        self.hint = hint
+        self.message = self._fit(message)
+        self.hint = None if hint is None else terminal(hint)
+        super().__init__(self.message if hint is None else f"{self.message} {self.hint}")
 
     def __reduce__(self) -> tuple[type[PerturbifyError], tuple[str, str | None]]:
         return type(self), (self.message, self.hint)
+
+    @staticmethod
+    def _fit(message: str) -> str:
+        """The message, fit to be shown."""
+        return terminal(message)
 
 
 class ModelError(PerturbifyError):
@@ -92,7 +103,15 @@ class DataError(PerturbifyError):
 
 
 class RecipeError(PerturbifyError):
-    """A recipe with mistakes; the message names all of them, one a line."""
+    """A recipe with mistakes; the message names them one a line, and says how many more there are than it shows."""
+
+    @staticmethod
+    def _fit(message: str) -> str:
+        lines = message.split("\n")
+        more = len(lines) - MOST_LINES
+        if more > 1:  # never more than one line longer: a message that was cut is left as it is
+            lines[MOST_LINES:] = [f"  … and {more:,} more"]
+        return "\n".join(terminal(line, 500) for line in lines)
 
 
 class CheckpointError(PerturbifyError):

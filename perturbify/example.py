@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from perturbify.errors import ModelError, SurgeryError
+from perturbify.text import times
 
 
 @dataclass
@@ -87,13 +89,24 @@ class Example:
         return Example(args, {n: _more(v, extra) for n, v in self.kwargs.items()}, self.device, self.names)
 
     def normalized(self, normalize: nn.Module | None) -> Example:
-        """The same with its first input normalised, as a network with that layer inside sees it."""
+        """The same with its first input normalised, as a network with that layer inside sees it.
+
+        Raises:
+            ModelError: That input is no tensor of images with as many channels.
+        """
         if normalize is None:
             return self
+        first = next(iter((*self.args, *self.kwargs.values())), None)
+        if isinstance(first, Tensor) and first.is_meta:
+            normalize = copy.deepcopy(normalize).to("meta")
+        try:
+            made = normalize(first)
+        except (AttributeError, RuntimeError, TypeError) as error:
+            shape = times(first.shape) if isinstance(first, Tensor) else f"a {type(first).__name__}"
+            raise ModelError(f"The normalisation layer {normalize} does not take the first input, {shape}.") from error
         if self.args:
-            return Example((normalize(self.args[0]), *self.args[1:]), self.kwargs, self.device, self.names)
-        first = next(iter(self.kwargs))
-        return Example((), {**self.kwargs, first: normalize(self.kwargs[first])}, self.device)
+            return Example((made, *self.args[1:]), self.kwargs, self.device, self.names)
+        return Example((), {**self.kwargs, next(iter(self.kwargs)): made}, self.device)
 
     def on_meta(self) -> Example:
         """The same without values, on the meta device."""
@@ -112,18 +125,19 @@ class Example:
         return {name: _described(value, batched=True) for name, value in by_name.items()}
 
 
-def from_description(description: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def from_description(description: Mapping[str, Any], dtype: torch.dtype, device: str = "cpu") -> Any:
     """Makes inputs of random pixels such as :meth:`Example.describe` described, two images each.
 
     Args:
         description: By name of the argument; ``"*"`` stands for all positional ones.
         dtype: Floating dtype of the network.
+        device: Where; on ``"meta"`` they take no memory.
 
     Raises:
         KeyError, TypeError, ValueError: It describes nothing that can be made.
     """
     generator = torch.Generator().manual_seed(0)
-    made = {name: _made(about, dtype, generator) for name, about in description.items()}
+    made = {name: _made(about, dtype, device, generator) for name, about in description.items()}
     return tuple(made["*"]) if "*" in made else made
 
 
@@ -140,18 +154,20 @@ def _described(value: Any, *, batched: bool = False) -> dict[str, Any]:
     raise ValueError(f"a {type(value).__name__}")
 
 
-def _made(about: Mapping[str, Any], dtype: torch.dtype, generator: torch.Generator) -> Any:
+def _made(about: Mapping[str, Any], dtype: torch.dtype, device: str, generator: torch.Generator) -> Any:
     if "list" in about:
-        return [_made(v, dtype, generator) for v in about["list"]]
+        return [_made(v, dtype, device, generator) for v in about["list"]]
     if "dict" in about:
-        return {k: _made(v, dtype, generator) for k, v in about["dict"].items()}
+        return {k: _made(v, dtype, device, generator) for k, v in about["dict"].items()}
     if "value" in about:
         return about["value"]
     shape = about["whole"] if "whole" in about else (2, *about["shape"])
     kind = about.get("dtype")
+    if device == "meta":
+        return torch.empty(tuple(shape), dtype=dtype if kind is None else getattr(torch, kind), device=device)
     if kind is None:
-        return torch.rand(*shape, generator=generator).to(dtype)
-    return torch.zeros(*shape, dtype=getattr(torch, kind))  # indices into tables of unknown length
+        return torch.rand(tuple(shape), generator=generator).to(dtype)
+    return torch.zeros(tuple(shape), dtype=getattr(torch, kind))  # indices into tables of unknown length
 
 
 def _images_in(value: Any) -> int | None:

@@ -6,6 +6,7 @@ all of it at once.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -15,8 +16,14 @@ from typing import Any
 
 from perturbify import methods, schema
 from perturbify.errors import MethodError, RecipeError, nearest
+from perturbify.escape import terminal
 from perturbify.settings import RULES, Recipe
 from perturbify.surgery.config import PerturbConfig
+
+LONGEST = 50_000
+"""Bytes of a recipe; the built-in ones have up to 3,000."""
+_DOTS = 2_000  # in all of it: the time to read a dotted key goes with the square of its length
+_ON_THE_COMMAND_LINE = {"pretrained": "--pretrained", "weights": "--weights FILE", "reset_head": "--reset-head"}
 
 
 def names() -> tuple[str, ...]:
@@ -36,15 +43,21 @@ def text(name_or_path: str | Path) -> str:
     if str(name_or_path) in names():
         return (_built_in() / f"{name_or_path}.toml").read_text(encoding="utf-8")
     path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 -- which takes any text, such as one that is too long for a name
         raise RecipeError(
             f"There is no recipe {str(name_or_path)!r}.",
             f"{nearest(path.stem, names()) or 'Built in: ' + ', '.join(names()) + '.'} "
             "A path to a .toml file works too.",
         )
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(LONGEST + 1)
+    except OSError as error:
+        raise RecipeError(f"The recipe {str(path)!r} cannot be read: {error.strerror}.") from error
+    _refuse_long(content, str(path))
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
         raise RecipeError(f"The recipe {str(path)!r} cannot be read: {error}.") from error
 
 
@@ -101,14 +114,26 @@ def _built_in() -> Traversable:
     return resources.files("perturbify.recipes")
 
 
+def _refuse_long(content: bytes, name: str, times: int = 1) -> None:
+    if len(content) > times * LONGEST or content.count(b".") > times * _DOTS:
+        raise RecipeError(f"{name!r} has more than {times * LONGEST:,} bytes or {times * _DOTS:,} dots: no recipe has.")
+
+
 def _parse(text: str, name: str) -> dict[str, Any]:
+    # A run's resolved recipe is longer than what it was read from.
+    _refuse_long(text.encode("utf-8", "surrogatepass"), name, times=2)
     try:
         return tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, which says the line, or an integer too long for Python
         raise RecipeError(f"Recipe {name!r} is not valid TOML: {error}.") from error
+    except RecursionError as error:
+        raise RecipeError(f"Recipe {name!r} nests tables or lists too deep.") from error
 
 
 def _read(table: Mapping[str, Any], name: str, mistakes: list[str]) -> Recipe:
+    excess = schema.excess(table)
+    if excess is not None:
+        raise RecipeError(f"Recipe {name!r} has a mistake:\n  {terminal(excess)}")
     perturb = table.get("perturb")
     if isinstance(perturb, dict) and perturb.get("backend") in ("auto", "hook"):
         # Of earlier versions; the noise of both is where it is put now.
@@ -122,10 +147,16 @@ def _read(table: Mapping[str, Any], name: str, mistakes: list[str]) -> Recipe:
     except MethodError as error:
         unknown = [f"method is unknown: {error}"]
     recipe, found = schema.read(Recipe, table, RULES, {"name": name}, defaults)
-    mistakes = mistakes + found + unknown
+    given = table.get("model_args")
+    reserved = [
+        f"model_args.{key} is not for a recipe to say: {way} does"
+        for key, way in _ON_THE_COMMAND_LINE.items()
+        if isinstance(given, dict) and key in given
+    ]
+    mistakes = mistakes + found + unknown + reserved
     if mistakes:
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        raise RecipeError("\n  ".join([f"Recipe {name!r} has {count}:", *mistakes]))
+        raise RecipeError("\n  ".join([f"Recipe {name!r} has {count}:", *map(terminal, mistakes)]))
     return recipe
 
 
@@ -138,7 +169,7 @@ def _value(raw: str) -> Any:
     """The value of an override: TOML where it is TOML, else the bare string; None where there is nothing."""
     try:
         table = tomllib.loads(f"value = {raw}") if raw else {"value": None}
-    except ValueError:
+    except (ValueError, RecursionError):
         return raw
     # A line break in it could have begun another key.
     return table["value"] if len(table) == 1 else raw

@@ -12,14 +12,18 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from fractions import Fraction
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from perturbify import numbers
 from perturbify.errors import nearest
 
 _SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 _BAD = object()  # stands for a value that has been reported already
+_SHOWN = 200  # characters of a value in a mistake
+_HINTS = 20  # mistakes that get a hint: to look for the nearest names takes time
+_DEEPEST = 16
+_LONGEST = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class Range:
         above: All are greater than this.
         most: The greatest one allowed.
         below: All are smaller than this.
+        limit: Nobody means a greater one; told to who gives one.
         increasing: Of a list: each number is greater than the one before.
         fraction: A string such as ``"8/255"`` is a number as well.
     """
@@ -39,6 +44,7 @@ class Range:
     above: float = -math.inf
     most: float = math.inf
     below: float = math.inf
+    limit: float = math.inf
     increasing: bool = False
     fraction: bool = False
 
@@ -46,7 +52,7 @@ class Range:
         """Whether the number is one of them."""
         # Compared, not asked with isfinite: that one fails on an int of more than float's size.
         finite = -math.inf < number < math.inf
-        return finite and self.least <= number <= self.most and self.above < number < self.below
+        return finite and self.least <= number <= min(self.most, self.limit) and self.above < number < self.below
 
     def __str__(self) -> str:
         """As in "must be at least 0 and below 1"."""
@@ -107,6 +113,30 @@ def read(
     reader = _Reader(rules, dict(_leaves(cls, given)), defaults)
     made = reader.section(cls, table, "", given)
     return made, reader.mistakes
+
+
+def excess(table: Mapping[str, Any]) -> str | None:
+    """What is out of all proportion in a table, whatever it means; None where nothing is.
+
+    A table of such values can be neither walked through nor printed, so it is held against this one first.
+
+    Args:
+        table: What ``tomllib`` read, or its like.
+    """
+    left: list[tuple[Any, str, int]] = [(table, "", 0)]
+    while left:
+        value, path, depth = left.pop()
+        if isinstance(value, (Mapping, list, tuple)):
+            if depth > _DEEPEST:
+                return f"{_cut(path)} nests tables or lists deeper than {_DEEPEST}"
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            prefix = f"{path}." if path else ""
+            left += [(item, f"{prefix}{str(key)[:_SHOWN]}", depth + 1) for key, item in items]
+        elif isinstance(value, str) and len(value) > _LONGEST:
+            return f"{_cut(path)} is a text of {len(value):,} characters, more than {_LONGEST:,}"
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return f"{_cut(path)} is an integer of more than 64 bits, which TOML does not have"
+    return None
 
 
 def write(settings: Any, *, skip: tuple[str, ...] = ()) -> str:
@@ -218,27 +248,30 @@ class _Reader:
         number: Any = value
         try:
             if kind is float and allowed.fraction and isinstance(value, str) and "/" in value:
-                number = float(Fraction(value))
+                number = numbers.fraction(value)
             elif kind is float and type(value) is int:  # and not bool, which is an int to isinstance
                 number = float(value)
-        except (ValueError, ArithmeticError):
-            pass  # neither a fraction nor of a float's size: still of the wrong type below
+        except OverflowError:
+            pass  # not of a float's size: still of the wrong type below
         if type(number) is not kind:
             or_fraction = ' or a fraction such as "8/255"' if allowed.fraction else ""
             return self.reject(path, f"must be {what}{or_fraction}, not {_shown(value)}")
         if kind in (int, float) and number not in allowed:
-            return self.reject(path, f"must be {allowed}, not {_shown(value)}")
+            demand = f"at most {allowed.limit:,.0f}" if allowed.limit < number < math.inf else allowed
+            return self.reject(path, f"must be {demand}, not {_shown(value)}")
         return number
 
     def right_name(self, key: str, keys: Mapping[str, Any]) -> str:
         """What was probably meant: the same key in another table, or a key like it in this one."""
+        if len(self.mistakes) >= _HINTS:
+            return ""
         elsewhere = [path for path, last in self.paths.items() if last == key]
         if elsewhere:
             return f"Did you mean {' or '.join(map(repr, elsewhere))}?"
         return nearest(key, keys, limit=2)
 
     def reject(self, path: str, wrong: str) -> Any:
-        self.mistakes.append(f"{path} {wrong}")
+        self.mistakes.append(f"{_cut(path)} {wrong}")
         return _BAD
 
 
@@ -255,8 +288,12 @@ def _leaves(cls: type, given: Mapping[str, Any], prefix: str = "") -> list[tuple
 
 
 def _shown(value: Any) -> str:
-    """A value as the author of the TOML would write it, near enough."""
-    return json.dumps(value, default=str, ensure_ascii=False)
+    """A value as the author of the TOML would write it, near enough; of a long one its beginning."""
+    return _cut(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _line(key: str, value: Any) -> str:
@@ -268,6 +305,11 @@ def _key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _text(key)
 
 
+def _letter(match: re.Match[str]) -> str:
+    lone = "\ud800" <= match[0] <= "\udfff"  # half of a pair, which TOML has no way to say
+    return match[0] if match[0].isprintable() or lone else f"\\U{ord(match[0]):08x}"
+
+
 def _text(value: Any) -> str:
     """A value in TOML's syntax."""
     match value:
@@ -276,8 +318,8 @@ def _text(value: Any) -> str:
         case int() | float():
             return repr(value)
         case str():
-            # A JSON string is a TOML string but for DEL, which TOML wants escaped.
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            # A JSON string is a TOML string; what a terminal would take for more than a letter is escaped in both.
+            return re.sub("[^ -~]", _letter, json.dumps(value, ensure_ascii=False))
         case list() | tuple():
             return f"[{', '.join(map(_text, value))}]"
         case dict():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from perturbify.numbers import MOST_IMAGES, MOST_PADDING, MOST_RATE, MOST_SEED, MOST_SIDE, MOST_STEPS
 from perturbify.schema import Pair, Range, Rules
 from perturbify.surgery.config import PerturbConfig
 
@@ -221,21 +222,22 @@ def _above_floor(start: float | str, floor: float | None) -> bool:
     return floor is None or isinstance(start, str) or start >= floor
 
 
-_POSITIVE = Range(above=0)
-_FROM_ONE = Range(least=1)
-_FROM_ZERO = Range(least=0)
+_POSITIVE = Range(above=0, limit=MOST_RATE)
+_IMAGES = Range(least=1, limit=MOST_IMAGES)
+_STEPS = Range(least=1, limit=MOST_STEPS)
+_FROM_ZERO = Range(least=0, limit=MOST_STEPS)
 _PIXELS = Range(above=0, most=1, fraction=True)
 
 RULES: Mapping[type, Rules] = {
-    Recipe: Rules({"seed": Range(least=0, most=2**32 - 1)}),
+    Recipe: Rules({"seed": Range(least=0, most=MOST_SEED)}),
     DataSettings: Rules(
         {
-            "image_size": _FROM_ONE,
-            "train_images": _FROM_ONE,
-            "held_out": _FROM_ONE,
-            "crop_padding": _FROM_ZERO,
+            "image_size": Range(least=1, limit=MOST_SIDE),
+            "train_images": _IMAGES,
+            "held_out": _IMAGES,
+            "crop_padding": Range(least=0, limit=MOST_PADDING),
             "mean": Range(least=0, most=1, fraction=True),
-            "std": Range(above=0, fraction=True),
+            "std": Range(above=0, limit=MOST_RATE, fraction=True),
         },
         (Pair("mean", "std", _one_per_channel, "and std come together, one number a channel"),),
     ),
@@ -245,15 +247,15 @@ RULES: Mapping[type, Rules] = {
     ),
     TrainSettings: Rules(
         {
-            "epochs": _FROM_ONE,
-            "batch_size": _FROM_ONE,
+            "epochs": _STEPS,
+            "batch_size": _IMAGES,
             "warmup_epochs": _FROM_ZERO,
-            "w_steps": _FROM_ONE,
-            "theta_steps": _FROM_ONE,
-            "gamma": Range(least=0),
-            "held_out_every": _FROM_ONE,
+            "w_steps": _STEPS,
+            "theta_steps": _STEPS,
+            "gamma": Range(least=0, limit=MOST_RATE),
+            "held_out_every": _STEPS,
             "save_minutes": _POSITIVE,
-            "accumulate": _FROM_ONE,
+            "accumulate": _IMAGES,
             "ema_decay": Range(above=0, below=1),
         },
         (
@@ -263,10 +265,10 @@ RULES: Mapping[type, Rules] = {
     ),
     OptimizerSettings: Rules(
         {
-            "lr": Range(least=0),
+            "lr": Range(least=0, limit=MOST_RATE),
             "momentum": Range(least=0, below=1),
-            "weight_decay": Range(least=0),
-            "milestones": Range(least=0, increasing=True),
+            "weight_decay": Range(least=0, limit=MOST_RATE),
+            "milestones": Range(least=0, limit=MOST_STEPS, increasing=True),
             "decay": Range(above=0, most=1),
         },
         (Pair("nesterov", "momentum", lambda on, m: m > 0 or not on, "needs a momentum above 0"),),
@@ -275,19 +277,19 @@ RULES: Mapping[type, Rules] = {
         {
             "epsilon": _PIXELS,
             "step_size": _PIXELS,
-            "steps": _FROM_ONE,
+            "steps": _STEPS,
             "weight": Range(least=0, most=1),
             "from_epoch": _FROM_ZERO,
         }
     ),
     CheckSettings: Rules(
         {
-            "images": _FROM_ONE,
+            "images": _IMAGES,
             "epsilon": _PIXELS,
             "step_size": _PIXELS,
-            "steps": _FROM_ONE,
-            "eot_draws": _FROM_ONE,
-            "batch_size": _FROM_ONE,
+            "steps": _STEPS,
+            "eot_draws": _STEPS,
+            "batch_size": _IMAGES,
         }
     ),
     SpeedSettings: Rules({}, (Pair("cuda_graphs", "compile", lambda on, c: c != "off" or not on, "needs compile"),)),

@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from perturbify.escape import terminal
+
+WIDEST = 500
+"""Characters that a cell of a table takes at most."""
+
 
 def noise_in_words(config: Mapping[str, Any] | None) -> str:
     """The settings of a surgery, as a file's header has them, in a phrase."""
@@ -17,16 +22,17 @@ def noise_in_words(config: Mapping[str, Any] | None) -> str:
     what |= {"addition": "on additions", "weight": "on weights", "parameter": "on all parameters"}
     share = "forward" if site in ("weight", "parameter") else config["share"]
     first = "the first site of noise " if config.get("extent") == "first" else ""
-    return f"{first}{what[site]}, {scale}, one θ per {config['grain']}, a draw per {share}"
+    return f"{first}{what.get(site, site)}, {scale}, one θ per {config['grain']}, a draw per {share}"
 
 
 def table(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
     """Aligns rows in columns, two blanks apart; the first row is the head and is underlined.
 
     Args:
-        rows: Cells, row by row.
+        rows: Cells, row by row; foreign ones are made fit for a terminal here.
         width: Columns of the terminal at most: where the rows are longer, the widest cells are wrapped between words.
     """
+    rows = [[terminal(cell, WIDEST) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 12:
         widths[widths.index(max(widths))] -= 1
@@ -46,9 +52,26 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what if n == 1 else several}"
 
 
+def listed(names: Sequence[str], most: int = 100) -> str:
+    """Names with commas between, of many the first ones, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" … and {more:,} more" if more > 0 else "")
+
+
 def times(shape: Sequence[int]) -> str:
     """A shape as people write it: 3×32×32."""
     return "×".join(str(s) for s in shape)
+
+
+def input_in_words(about: Mapping[str, Any]) -> str:
+    """What a network takes, as a file's header describes it: ``3×32×32``, or what is in a list or dict of such."""
+    if "list" in about:
+        return f"[{', '.join(map(input_in_words, about['list']))}]"
+    if "dict" in about:
+        return f"{{{', '.join(f'{key}: {input_in_words(value)}' for key, value in about['dict'].items())}}}"
+    if "value" in about:
+        return f"{about['value']}"
+    return times(about["whole"] if "whole" in about else about["shape"])
 
 
 def fraction(pixels: float) -> str:

@@ -9,7 +9,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "files", "fused", "generators", "normal", "normalize", "perturbation", "ranks", "schema", "text"},
+    {
+        "errors",
+        "escape",
+        "files",
+        "fused",
+        "generators",
+        "normal",
+        "normalize",
+        "numbers",
+        "perturbation",
+        "ranks",
+        "schema",
+        "strict_json",
+        "text",
+    },
     {"copying", "example"},
     {"surgery"},
     {
@@ -20,7 +34,6 @@ LAYERS = [
         "recipe",
         "methods",
         "certification",
-        "header",
         "checkpoint",
         "attacks",
         "compiling",

@@ -1,17 +1,33 @@
-"""A reader finds the old file or the new one, whatever happens to the writer."""
+"""A reader finds the old file or the new one, whatever happens to the writer; and nobody's are mixed up."""
 
+import errno
 import os
 import resource
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perturbify.errors import OutputExists, PerturbifyError
-from perturbify.files import check_output, replace_atomically, sweep, write_text
+from perturbify.files import (
+    LOCK,
+    alone,
+    beside,
+    check_output,
+    is_signed,
+    replace_atomically,
+    set_aside,
+    signed,
+    sweep,
+    write_own,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -188,3 +204,187 @@ def test_an_unwritable_folder(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, how: how != os.W_OK)
     with pytest.raises(PerturbifyError, match=r"locked cannot be written to"):
         check_output(folder / "file")
+
+
+def test_a_text_that_is_none(old):
+    with pytest.raises(PerturbifyError, match=r"file\.txt cannot be written: '\\udcff' is no character"):
+        write_text(old, "a\udcff")
+    assert old.read_text() == "old"
+
+
+def test_what_only_looks_like_a_half_is_not_swept_away(old, tmp_path):
+    for name in (".file.txt.mine.tmp", ".file.txt.7.tmp.bak", "file.txt.7.tmp", ".file.txt.tmp"):
+        (tmp_path / name).mkdir()
+    sweep(old)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+# Pages that are known again
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_a_page_is_known_again_as_long_as_nobody_changes_it(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "page.md"
+    write_text(path, signed(text))
+    assert is_signed(path)
+    whole = path.read_bytes()
+    assert whole.startswith(text.rstrip().encode())
+    for other in (whole + b"\n", b" " + whole, whole[:-2], whole.replace(b"sha256 ", b"sha256 0"), whole + whole, b""):
+        path.write_bytes(other)
+        assert not is_signed(path)
+
+
+def test_a_page_that_is_no_file_is_not_ours(tmp_path):
+    path = tmp_path / "page.md"
+    write_text(path, signed("text"))
+    (tmp_path / "link.md").symlink_to(path)
+    os.mkfifo(tmp_path / "pipe.md")
+    assert not any(is_signed(tmp_path / name) for name in ("link.md", "pipe.md", "none.md", "."))
+
+
+def test_a_page_is_written_where_none_or_ours_stands(tmp_path):
+    path = tmp_path / "page.md"
+    for text in ("one", "another"):
+        assert write_own(path, signed(text)) == path
+        assert path.read_text().startswith(text)
+    path.write_text("mine")
+    for text in ("one", "another"):
+        with pytest.warns(UserWarning, match=r"page\.md is not as perturbify wrote it.*page\.perturbify\.md"):
+            assert write_own(path, signed(text)) == beside(path)
+        assert (path.read_text(), beside(path).read_text()[:3]) == ("mine", text[:3])
+    beside(path).write_text("mine, too")
+    with pytest.warns(UserWarning, match="are not as perturbify wrote them"):
+        assert write_own(path, signed("one")) is None
+    assert beside(path).read_text() == "mine, too"
+
+
+def test_what_is_set_aside_takes_no_other_name(tmp_path):
+    for number, name in enumerate(("a.aside", "a.aside-2", "a.aside-3")):
+        (tmp_path / "a").write_text(f"{number}")
+        assert set_aside(tmp_path / "a") == tmp_path / name
+    assert [(tmp_path / name).read_text() for name in ("a.aside", "a.aside-2", "a.aside-3")] == ["0", "1", "2"]
+
+
+# A folder for one process at a time
+
+BUSY = PerturbifyError("busy")
+
+ALONE = """
+import sys, time
+from pathlib import Path
+from perturbify.errors import PerturbifyError
+from perturbify.files import alone
+sys.stdin.readline()
+try:
+    with alone(Path(sys.argv[1]), PerturbifyError("busy")):
+        print("held", flush=True)
+        sys.stdin.readline()
+except PerturbifyError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def others(tmp_path):
+    """So many processes that all want the same folder, which is not there yet, at once; what each of them said."""
+    running = []
+
+    def others(count):
+        for _ in range(count):
+            command = [sys.executable, "-c", ALONE, str(tmp_path / "new" / "folder")]
+            running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        for process in running:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return running, [process.stdout.readline() for process in running]
+
+    yield others
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="files are locked on POSIX systems")
+
+
+@posix
+def test_of_several_processes_one_is_alone(others, tmp_path):
+    running, said = others(4)
+    assert sorted(said) == ["busy\n"] * 3 + ["held\n"]
+    first = running[said.index("held\n")]
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(PerturbifyError, match="busy"), alone(folder, BUSY):
+        pass
+    write_text(folder / "file", "replaced")  # the lock is on a file that nothing replaces
+    with pytest.raises(PerturbifyError, match="busy"), alone(folder, BUSY):
+        pass
+    first.kill()
+    first.wait()
+    with alone(folder, BUSY):
+        assert {p.name for p in folder.iterdir()} == {LOCK, "file"}
+    assert {p.name for p in folder.iterdir()} == {"file"}
+
+
+@posix
+def test_the_lock_is_not_lost_by_a_block_within(others, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    with alone(folder, BUSY):
+        with alone(folder, BUSY):
+            pass
+        assert others(1)[1] == ["busy\n"]
+
+
+def test_two_threads_are_two(tmp_path):
+    found = []
+
+    def other():
+        try:
+            with alone(tmp_path, BUSY):
+                found.append("held")
+        except PerturbifyError as error:
+            found.append(str(error))
+
+    with alone(tmp_path, BUSY):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert found == ["busy"]
+    other()
+    assert found == ["busy", "held"]
+
+
+def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):
+    for left in (False, True):
+        with pytest.raises(KeyboardInterrupt), alone(tmp_path / "a" / "b", BUSY):
+            if left:
+                (tmp_path / "a" / "mine").touch()
+            raise KeyboardInterrupt
+        assert [p.name for p in tmp_path.rglob("*")] == (["a", "mine"] if left else [])
+    (tmp_path / "empty").mkdir()
+    with alone(tmp_path / "empty", BUSY):
+        pass
+    assert (tmp_path / "empty").is_dir(), "it was the user's"
+
+
+def test_a_lock_that_leads_elsewhere(tmp_path):
+    (tmp_path / LOCK).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PerturbifyError, match="cannot be written to"), alone(tmp_path, BUSY):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_disk_that_knows_no_locks(tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with alone(tmp_path, BUSY):
+        pass
+
+
+def test_without_room_for_a_folder(tmp_path, old):
+    for path in (old / "folder", tmp_path / ("n" * 300)):
+        with pytest.raises(PerturbifyError, match="cannot be written to"), alone(path, BUSY):
+            pass

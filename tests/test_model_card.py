@@ -129,3 +129,14 @@ def test_a_check_of_an_older_version_is_shown():
     assert "**A criterion failed, by" in model_card(
         replace(checkpoint.describe(named()), check=OLDER | {"passed": False})
     )
+
+
+def test_a_network_of_several_inputs_says_what_each_is():
+    inputs = {"x": {"shape": [3, 8, 8]}, "more": {"list": [{"whole": [4, 2]}, {"dict": {"k": {"value": True}}}]}}
+    card = model_card(replace(checkpoint.describe(named()), inputs=inputs))
+    assert r"| input | x: 3×8×8, more: \[4×2, {k: True}\] |" in card
+
+
+def test_a_recipe_does_not_close_its_fence():
+    card = model_card(replace(checkpoint.describe(named()), recipe="a = 1\n```\n<img src=x>\n"))
+    assert "````toml\na = 1\n```\n<img src=x>\n````\n" in card

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
+SCHEMA = "perturbify/checkpoint/header.schema.json"
+
 
 def folder_of(package):
     """The folder of a package in the source tree, by the longest prefix that ``package-dir`` names."""
@@ -87,7 +89,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     recipes = {f"perturbify/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.toml")}
     assert len(recipes) >= 4
     compiled = {f"perturbify/_normal{sysconfig.get_config_var('EXT_SUFFIX')}"} if shutil.which("cc") else set()
-    assert held == {*modules(), *recipes, *compiled, "perturbify/py.typed", "perturbify/_normal.pyi"}
+    assert held == {*modules(), *recipes, *compiled, "perturbify/py.typed", "perturbify/_normal.pyi", SCHEMA}
 
 
 def test_without_a_c_compiler_it_installs_and_torch_draws(tmp_path):

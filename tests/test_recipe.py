@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import get_type_hints
@@ -52,6 +53,57 @@ def mistakes_of(*overrides: str, tmp_path: Path, base: str = LEAST) -> list[str]
     return [mistake.strip() for mistake in mistakes]
 
 
+# Out of all proportion
+
+HUGE = {
+    "nested lists": "a=" + "[" * 20_000 + "]" * 20_000,
+    "nested tables": "a=" + "{a=" * 10_000,
+    "a dotted key": ".".join("a" * 25_000) + "=1",
+    "a dotted header": "[" + ".".join("a" * 20_000) + "]",
+    "a deep argument": f"model_args = {{a = {'[' * 100}{']' * 100}}}{LEAST}",
+    "a long text": LEAST.replace("digits", "d" * 20_000),
+    "a long key": f"{LEAST}{'k' * 40_000} = 1",
+    "a long integer": f"seed = {'9' * 5000}{LEAST}",
+    "a long hexadecimal": f"seed = 0x{'f' * 40_000}{LEAST}",
+    "many mistakes": "\n".join(f"epoch{i} = 1" for i in range(3500)),
+    "many milestones": LEAST.replace("lr = 0.1", f"lr = 0.1\nmilestones = [{', '.join(['7'] * 12_000)}]"),
+    "a million milestones": f"{LEAST}milestones = [{', '.join(['7'] * 10**6)}]",
+    "a long fraction": f'{LEAST}[attack]\nepsilon = "1/{"9" * 9000}"',
+    "a long ratio": f'{LEAST}[perturb]\ntheta_init = "{"1" * 9000}x"',
+    "a date": LEAST.replace("0.1", "2020-01-01"),
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_what_is_out_of_all_proportion_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(HUGE[kind], encoding="utf-8")
+    for read in (lambda: recipe.load(tmp_path / "mine.toml"), lambda: recipe.from_toml(HUGE[kind], "mine")):
+        started = time.perf_counter()
+        with pytest.raises(RecipeError) as caught:
+            read()
+        assert time.perf_counter() - started < 2
+        assert len(str(caught.value)) < 50_000
+
+
+def test_a_file_of_any_length_costs_no_memory(tmp_path: Path) -> None:
+    with (tmp_path / "mine.toml").open("wb") as file:
+        file.truncate(2**40)  # a hole of a terabyte
+    with pytest.raises(RecipeError, match=r"has more than 50,000 bytes or 2,000 dots: no recipe has"):
+        recipe.load(tmp_path / "mine.toml")
+
+
+def test_what_a_long_recipe_comes_to_can_be_read_again() -> None:
+    globs = ", ".join(f'"l{i}.c"' for i in range(1900))
+    read = recipe.from_toml(f"{LEAST}[perturb]\ninclude=[{globs}]", "long")
+    assert recipe.from_toml(recipe.to_toml(read), "long") == read
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "", "\0", "\udcff", "/dev/zero", "."])
+def test_names_of_no_recipe(name: str) -> None:
+    with pytest.raises(RecipeError, match="There is no recipe"):
+        recipe.load(name)
+
+
 # Reading
 
 
@@ -98,7 +150,7 @@ def test_import_is_light() -> None:
         ("data.root=false", "data.root must be a string, not false"),
         ("optimizer.lr=true", "optimizer.lr must be a number, not true"),
         ('optimizer.lr="1/10"', 'optimizer.lr must be a number, not "1/10"'),
-        (f"optimizer.lr=1{'0' * 400}", f"optimizer.lr must be a number, not 1{'0' * 400}"),
+        (f"optimizer.lr=1{'0' * 400}", "optimizer.lr is an integer of more than 64 bits, which TOML does not have"),
         ("attack.epsilon=8/0", 'attack.epsilon must be a number or a fraction such as "8/255", not "8/0"'),
         ("attack.epsilon=a/b", 'attack.epsilon must be a number or a fraction such as "8/255", not "a/b"'),
         ("perturb.include=conv1", 'perturb.include must be a list, not "conv1"'),
@@ -130,6 +182,17 @@ def test_import_is_light() -> None:
         ("attack.weight=1.5", "attack.weight must be at least 0 and at most 1, not 1.5"),
         ("check.images=0", "check.images must be at least 1, not 0"),
         ("check.eot_draws=0", "check.eot_draws must be at least 1, not 0"),
+        ("train.epochs=1_000_000_000_000_000_000", "train.epochs must be at most 1,000,000, not 1000000000000000000"),
+        ("data.image_size=1000000000", "data.image_size must be at most 10,000, not 1000000000"),
+        ("train.batch_size=1000000000000", "train.batch_size must be at most 1,000,000,000, not 1000000000000"),
+        ("attack.epsilon=1e999999999", "attack.epsilon must be above 0 and at most 1, not Infinity"),
+        (
+            "attack.epsilon=1e999999999/1",
+            'attack.epsilon must be a number or a fraction such as "8/255", not "1e999999999/1"',
+        ),
+        ("optimizer.lr=1e308", "optimizer.lr must be at most 1,000,000, not 1e+308"),
+        ("data.crop_padding=9999", "data.crop_padding must be at most 256, not 9999"),
+        ("model_args.weights=x", "model_args.weights is not for a recipe to say: --weights FILE does"),
         ("seed=-1", "seed must be at least 0 and at most 4294967295, not -1"),
         ("perturb.theta_min=0", "perturb.theta_min must be above 0, not 0"),
         # choices

@@ -32,6 +32,7 @@ def floats(least: float = 0.0, most: float = 1e6, *, above: bool = False) -> st.
 
 
 counts = st.integers(1, 10**6)
+sides = st.integers(1, 10**4)
 words = st.text(st.characters(codec="utf-8"), max_size=12)
 pixels = floats(most=1.0, above=True)
 values = st.recursive(
@@ -52,10 +53,10 @@ def data_settings(draw: st.DrawFn) -> DataSettings:
     return DataSettings(
         draw(words),
         draw(st.none() | words),
+        draw(st.none() | sides),
         draw(optional),
         draw(optional),
-        draw(optional),
-        draw(counts),
+        draw(st.integers(0, 256)),
         draw(st.booleans()),
         mean,
         std,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perturbify.census.examination import Row
+from perturbify.escape import terminal
 from perturbify.text import table
 
 
@@ -43,7 +44,7 @@ def summary_table(rows: Sequence[Row]) -> str:
     head = list(next(iter(totals.values())))
     lines = [("library", *head)]
     lines += [(library, *(f"{of[key]:,}" for key in head)) for library, of in totals.items()]
-    wrong = [f"incomplete: {row.name}: {row.error}" for row in rows if row.status == "incomplete"]
+    wrong = [terminal(f"incomplete: {row.name}: {row.error}") for row in rows if row.status == "incomplete"]
     return "\n".join([table(lines), *wrong])
 
 

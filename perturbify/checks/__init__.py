@@ -8,6 +8,7 @@ from perturbify.checks.plan import PRESETS, CheckPlan, preset
 from perturbify.checks.report import Headline, Report
 from perturbify.checks.results import Figure, Result
 from perturbify.checks.run import check
+from perturbify.checks.verification import Verification, verify
 
 __all__ = [
     "PRESETS",
@@ -21,6 +22,8 @@ __all__ = [
     "Progress",
     "Report",
     "Result",
+    "Verification",
     "check",
     "preset",
+    "verify",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from perturbify import escape
 from perturbify.checks.criteria import difference
 from perturbify.checks.estimate import Estimate
 from perturbify.checks.evaluate import Progress, seed_of
@@ -143,7 +144,7 @@ class Comparison:
 
     def to_json(self) -> str:
         """The comparison as indented JSON."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        return escape.json(self.to_dict()) + "\n"
 
     def _entry(self, entry: Entry) -> dict[str, Any]:
         return {

@@ -64,17 +64,18 @@ class Liveness:
         }
 
 
-def examine(model: nn.Module, images: Tensor) -> Liveness:
+def examine(model: nn.Module, *inputs: Any, **named: Any) -> Liveness:
     """Runs a network twice with its noise on and looks at every site.
 
     Args:
         model: Any network; its modes are afterwards what they were. Random numbers come from torch's global generator.
-        images: A few images, shape (N, C, H, W), in [0, 1].
+        inputs: What it takes: mostly a few images, shape (N, C, H, W), in [0, 1].
+        named: What it takes by name.
     """
     sites = dict(perturbations(model))
     with attacked(model), noise(model, True), torch.no_grad():
-        first, convolutions, calls = _pass(model, sites, images)
-        second, _, _ = _pass(model, sites, images)
+        first, convolutions, calls = _pass(model, sites, inputs, named)
+        second, _, _ = _pass(model, sites, inputs, named)
     wrapped = [m for m in model.modules() if isinstance(m, Perturbed)]
     skipped = [sum(s.modes != "train" for s in m.surgery.plan.skipped) for m in wrapped if _at_convolutions(m)]
     resting = {m.get_submodule(s.path) for m in wrapped for s in m.surgery.plan.sites if s.modes == "train"}
@@ -89,11 +90,12 @@ def examine(model: nn.Module, images: Tensor) -> Liveness:
 
 
 def _pass(
-    model: nn.Module, sites: dict[str, Perturbation], images: Tensor
+    model: nn.Module, sites: dict[str, Perturbation], inputs: tuple[Any, ...], named: dict[str, Any]
 ) -> tuple[dict[str, Tensor | None], int, int]:
     """One forward: the noise each site added in its first call, the convolution calls, and the calls of sites.
 
-    The noise is None where the site, asked again, gives the very same feature map the same answer. That cannot be seen
+    The noise is None where it is not finite, or where the site, asked again, gives the very same feature map the same
+    answer. That cannot be seen
     from two passes: but for the first site, the feature maps differ, and rounding makes the noise differ with them.
     """
     added: dict[str, Tensor | None] = {}
@@ -105,12 +107,13 @@ def _pass(
             calls += 1
             if name not in added:
                 again = site.forward(*inputs)  # past the hooks, which count calls
-                added[name] = None if torch.equal(output, again) else output - inputs[0]
+                noise = output - inputs[0]
+                added[name] = None if torch.equal(output, again) or not bool(noise.isfinite().all()) else noise
 
         return hook
 
     with _hooks(sites, watch), ConvolutionCount() as count:
-        model(images)
+        model(*inputs, **named)
     return added, count.total, calls
 
 

@@ -1,15 +1,26 @@
-"""What a check has found so far: a line of JSON for each attack and batch, so that a killed check goes on."""
+"""What a check has found so far: a line of JSON for each attack and batch, so that a killed check goes on.
+
+Each line is sealed by a digest over what it says and what the check is of, so that none that was changed, or comes from
+another check, is counted.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from perturbify import strict_json
 from perturbify.errors import CheckError
+from perturbify.files import is_regular
+
+_ABOUT = {"torch", "plan", "attacks", "images", "networks"}
+_NAME = re.compile(r"records-\d+\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Records:
         rank: Number of the process.
 
     Raises:
-        CheckError: The folder holds the records of another check, or damaged ones.
+        CheckError: The folder holds the records of another check, damaged ones, or something else under their name.
     """
 
     def __init__(self, folder: Path | None, about: dict[str, Any], rank: int = 0) -> None:
@@ -68,9 +79,10 @@ class Records:
         self._own: Path | None = None
         if folder is not None:
             self._own = folder / f"records-{rank}.jsonl"
-            for path in sorted(folder.glob("records-*.jsonl")):
-                for record in self._read(path):
-                    self.keep(record)
+            for path in sorted(folder.iterdir()):
+                if _NAME.fullmatch(path.name):
+                    for record in self._read(path):
+                        self.keep(record)
 
     def __contains__(self, key: tuple[str, int]) -> bool:
         return key in self._found
@@ -100,10 +112,10 @@ class Records:
         self.keep(record)
         if self._own is None:
             return
-        lines = [] if self._own.exists() and self._own.stat().st_size else [self._about]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (*lines, asdict(record)))
         try:
-            with self._own.open("a", encoding="utf-8") as file:
+            begun = self._own.exists() and self._own.stat().st_size
+            text = self._line(record) if begun else _json(self._about) + self._line(record)
+            with self._own.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -112,26 +124,83 @@ class Records:
                 f"{self._own} cannot be written: {error.strerror or error}.", "Make room and resume."
             ) from error
 
-    def _read(self, path: Path) -> Iterator[Record]:
-        whole, _, cut = path.read_bytes().rpartition(b"\n")
-        try:
-            about, *lines = [json.loads(line) for line in _lines(whole)] or [self._about]
-            records = [Record(**line) for line in lines]
-        except (ValueError, TypeError) as error:
-            raise CheckError(f"{path} is damaged ({error}).", "Remove it, or check into another folder.") from error
+    def _read(self, path: Path) -> list[Record]:
+        content = _content(path)
+        *lines, cut = content.split(b"\n")
+        about = _parsed(lines[0]) if lines else self._about
         theirs = about if isinstance(about, dict) else {}
         differing = [k for k in {**self._about, **theirs} if self._about.get(k) != theirs.get(k)]
-        if differing:
+        if theirs.keys() >= _ABOUT and differing:
             raise CheckError(
                 f"{path.parent} holds the records of another check: another {', '.join(differing)}.",
                 "Give the same settings as before, or another folder.",
             )
+        records = [self._opened(line) for line in lines[1:]]
+        wrong = 1 if differing else 2 + records.index(None) if None in records else None
+        if wrong is not None:
+            raise CheckError(
+                f"{path} is damaged: line {wrong} is not as a check writes it.",
+                "Move it elsewhere, and what it was about is done again; or check into another folder.",
+            )
         if cut and path == self._own:  # the line that was being written when the check was killed
-            path.write_bytes(whole + b"\n" if whole else b"")
-            if not whole:
+            self._shorten(path, len(content) - len(cut))
+        return [record for record in records if record is not None]
+
+    def _shorten(self, path: Path, length: int) -> None:
+        try:
+            if length:
+                os.truncate(path, length)
+            else:
                 path.unlink()
-        return iter(records)
+        except OSError as error:
+            raise CheckError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+    def _line(self, record: Record) -> str:
+        return _json(asdict(record) | {"seal": self._seal(asdict(record))})
+
+    def _opened(self, line: bytes) -> Record | None:
+        """The record in a line; None where it is not as it was written, or of another check."""
+        values = _parsed(line)
+        if not isinstance(values, dict) or values.pop("seal", None) != self._seal(values):
+            return None
+        try:
+            return Record(**values)
+        except TypeError:
+            return None
+
+    def _seal(self, values: dict[str, Any]) -> str:
+        text = json.dumps([self._about, values], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _lines(text: bytes) -> list[str]:
-    return text.decode("utf-8").split("\n") if text else []
+def is_ours(path: Path) -> bool:
+    """Whether a file holds the records of a check, of this one or another."""
+    if not is_regular(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            about = _parsed(file.readline(2**24))
+    except OSError:
+        return False
+    return isinstance(about, dict) and about.keys() >= _ABOUT
+
+
+def _content(path: Path) -> bytes:
+    hint = "Move it elsewhere, or check into another folder."
+    if not path.is_file():
+        raise CheckError(f"{path} is not a file.", hint)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckError(f"{path} cannot be read: {error.strerror or error}.", hint) from error
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return strict_json.loads(line.decode())
+    except ValueError:
+        return None

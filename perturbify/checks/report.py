@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from perturbify import escape
 from perturbify.checks.criteria import Found, difference, gain
 from perturbify.checks.evidence import STATUS, Criterion, Verdict, verdict
 from perturbify.checks.gradients import ALIVE
@@ -235,7 +236,7 @@ class Report:
 
     def to_json(self) -> str:
         """The report as indented JSON."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        return escape.json(self.to_dict()) + "\n"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:

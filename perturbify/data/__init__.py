@@ -2,7 +2,7 @@
 
 from perturbify.data.augmentation import augment
 from perturbify.data.bundle import Data
-from perturbify.data.files import DEFAULT_SIZE
+from perturbify.data.folders import DEFAULT_SIZE
 from perturbify.data.sources import dataset_names, load
 from perturbify.data.split import Split
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from perturbify.data.bundle import Data, Statistics, assemble
-from perturbify.data.split import MemorySplit
+from perturbify.data.stored import split_of
 from perturbify.errors import DataError
 
 HOW_TO_GET = "Allow the download with --download, or name the folder that holds it with --data FOLDER."
@@ -32,7 +32,12 @@ NAMES = ("cifar10", "cifar100", "digits")
 
 def default_root() -> Path:
     """Where datasets lie unless the user says otherwise: $PERTURBIFY_DATA or the user's cache."""
-    return Path(os.environ.get("PERTURBIFY_DATA") or "~/.cache/perturbify/data").expanduser()
+    return expanded(os.environ.get("PERTURBIFY_DATA") or "~/.cache/perturbify/data")
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder put in for ``~``; an unknown ``~user`` stays, where Path.expanduser raises."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def load_builtin(name: str, root: Path, image_size: int | None, download: bool) -> Data:
@@ -56,7 +61,7 @@ def _digits(image_size: int | None) -> Data:
     is_test = np.zeros(len(pixels), bool)
     for digit in range(10):
         is_test[np.flatnonzero(bunch.target == digit)[4::5]] = True
-    splits = [MemorySplit.from_numpy(pixels[part], bunch.target[part], image_size) for part in (~is_test, is_test)]
+    splits = [split_of(pixels[part], bunch.target[part], image_size) for part in (~is_test, is_test)]
     side = image_size or 8
     return assemble("digits", splits, tuple("0123456789"), (side, side))
 
@@ -76,7 +81,7 @@ def _cifar(name: str, root: Path, image_size: int | None, download: bool) -> Dat
             parts = [
                 getattr(datasets, class_name)(root, train=part, download=download and part) for part in (True, False)
             ]
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if download:
             raise DataError(
                 f"{name} cannot be downloaded to {root}: {error}.",
@@ -89,7 +94,7 @@ def _cifar(name: str, root: Path, image_size: int | None, download: bool) -> Dat
     side = image_size or 32
     return assemble(
         name,
-        [MemorySplit.from_numpy(part.data, np.asarray(part.targets), image_size) for part in parts],
+        [split_of(part.data, np.asarray(part.targets), image_size) for part in parts],
         tuple(parts[0].classes),
         (side, side),
         statistics,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 
+from perturbify.data.fingerprint import digest_of_texts
+from perturbify.data.names import check_class_names, check_name
 from perturbify.data.split import Split
 from perturbify.errors import DataError
 
@@ -14,6 +18,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 # Images that mean and std are taken over: the error is far below that of the fourth digit mattering.
 _SAMPLE = 1_000
+_AT_ONCE = 2**26  # values
 _STD_FLOOR = 1 / 255  # one step of an eight-bit pixel
 
 
@@ -39,6 +44,22 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """By which the same data are known again, on any machine, wherever they lie; fit for JSON.
+
+        ``train_images`` and ``test_images`` are counts, ``input_size`` is a list, and ``digest`` is a hash of the
+        classes' names, all labels, and the pixels before they were fitted to a size: of up to 256 MiB a part all of
+        them (0.4 s for CIFAR), of more an evenly spaced sample of as many. Of image files it takes names within the
+        dataset and sizes instead; of a dataset behind timm that does not say its files, the labels alone.
+        """
+        return {
+            "train_images": len(self.train),
+            "test_images": len(self.test),
+            "input_size": list(self.input_size),
+            "digest": digest_of_texts([self.train.digest(), self.test.digest(), *self.classes]),
+        }
+
 
 def assemble(
     name: str,
@@ -60,9 +81,10 @@ def assemble(
         The dataset.
 
     Raises:
-        DataError: A split is empty, there are fewer than two classes, a label is outside the class list, or a
-            class has no training image.
+        DataError: A split is empty, there are fewer than two classes, two of one name, or one that cannot be written,
+            a label is outside the class list, or a class has no training image.
     """
+    check_name(name)
     train, test = splits
     parts = {"training": train, "test": test}
     for part, split in parts.items():
@@ -70,6 +92,7 @@ def assemble(
             raise DataError(f"The {part} split of {name} holds no images.")
     if len(classes) < 2:
         raise DataError(f"{name} has only one class, {classes[0]!r}.", "A classifier needs at least two.")
+    check_class_names(name, classes)
     for part, split in parts.items():
         outside = split.labels[(split.labels < 0) | (split.labels >= len(classes))]
         if len(outside):
@@ -89,7 +112,8 @@ def _measure(split: Split) -> Statistics:
     """Mean and std per channel over evenly spaced images, to four digits."""
     sample = torch.linspace(0, len(split) - 1, min(len(split), _SAMPLE)).round().long()
     count, total, squares = 0, torch.zeros(3).double(), torch.zeros(3).double()
-    for x, _ in split.batches(64, order=sample):
+    first, _ = next(split.batches(1, order=sample[:1]))
+    for x, _ in split.batches(max(1, min(64, _AT_ONCE // first.numel())), order=sample):
         x = x.double()
         count += x.numel() // 3
         total += x.sum((0, 2, 3))

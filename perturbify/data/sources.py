@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
-from perturbify.data.builtin import NAMES, cifar_in, default_root, load_builtin
+from perturbify.data.arrays import ARRAYS, load_arrays
+from perturbify.data.builtin import NAMES, cifar_in, default_root, expanded, load_builtin
 from perturbify.data.bundle import Data
-from perturbify.data.files import DEFAULT_SIZE, load_folder, load_npz
+from perturbify.data.folders import DEFAULT_SIZE, load_folder
+from perturbify.data.images import kind
 from perturbify.data.timm_datasets import SCHEMES, load_timm
 from perturbify.errors import DataError, nearest
+from perturbify.numbers import MOST_SIDE
+
+_WAYS = "A path to a .npz file or to an image folder works too."
+_SIGNS = {f"{key}.npy" for key in ARRAYS}
+_NEIGHBOURS, _LONGEST = 1000, 255  # files beside a path that is not there, and characters of its name
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -29,9 +39,10 @@ def load(
 
     Args:
         name: ``"digits"``, ``"cifar10"`` or ``"cifar100"``; the path of a .npz file (arrays x_train, y_train,
-            x_test, y_test; uint8 pixels), of a folder with ``train/CLASS/`` and ``val/CLASS/`` or
-            ``test/CLASS/``, or of a folder that holds CIFAR as torchvision unpacks it; or what
-            ``timm.data.create_dataset`` can index, ``"torch/NAME"`` or ``"hfds/NAME"``.
+            x_test, y_test; uint8 pixels), of a folder with these as .npy files, of a folder with ``train/CLASS/`` and
+            ``val/CLASS/`` or ``test/CLASS/``, or of a folder that holds CIFAR as torchvision unpacks it; or what
+            ``timm.data.create_dataset`` can index, ``"torch/NAME"`` or ``"hfds/NAME"``. More than 256 MiB of images in
+            .npy files, or in a .npz file that is not compressed, stay there and are read batch by batch.
         root: Where named datasets lie; by default ``$PERTURBIFY_DATA`` or ``~/.cache/perturbify/data``.
         image_size: Side in pixels of the square that images are fitted to, by resizing the shorter side and
             cropping the centre. By default images of one common size keep it.
@@ -44,25 +55,58 @@ def load(
     Raises:
         DataError: There is no such dataset, it may not or cannot be downloaded, or its content is unusable.
     """
-    if image_size is not None and image_size < 1:
-        raise DataError(f"An image size of {image_size} is not at least one pixel.")
-    folder = default_root() if root is None else Path(root).expanduser()
-    if name in NAMES:
-        return load_builtin(name, folder, image_size, download)
-    if name.partition("/")[0] in SCHEMES and "/" in name:
-        return load_timm(name, folder, image_size, default_size, download)
-    # os.path.expanduser leaves an unknown ~user alone, where Path.expanduser raises
-    path = Path(os.path.expanduser(name))  # noqa: PTH111
-    if path.is_dir():
-        cifar = cifar_in(path)
-        return load_builtin(cifar, path, image_size, False) if cifar else load_folder(path, image_size or default_size)
-    if path.is_file() and path.suffix == ".npz":
-        return load_npz(path, image_size)
-    if path.exists():
-        raise DataError(f"{path} is neither a .npz file nor a folder.")
-    neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    ways = "A path to a .npz file or to an image folder works too."
+    for side in [default_size] if image_size is None else [image_size, default_size]:
+        if side < 1:
+            raise DataError(f"An image size of {side} is not at least one pixel.")
+        if side > MOST_SIDE:
+            raise DataError(f"An image size of {side:,} is more than {MOST_SIDE:,} pixels.")
+    folder = default_root() if root is None else expanded(root)
+    try:
+        if name in NAMES:
+            return load_builtin(name, folder, image_size, download)
+        if name.partition("/")[0] in SCHEMES and "/" in name:
+            return load_timm(name, folder, image_size, default_size, download)
+        return _load_path(name, image_size, default_size)
+    except OSError as error:
+        raise DataError(f"{error.filename or name} cannot be read: {error.strerror or error}.") from error
+
+
+def _load_path(name: str, image_size: int | None, default_size: int) -> Data:
+    if not name:
+        raise DataError("The name of the dataset is empty.", f"There are {', '.join(NAMES)}. {_WAYS}")
+    path = expanded(name)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise DataError(f"{path} is a link that leads nowhere.", "Put back what it leads to.") from None
+        raise _missing(name, path) from None
+    except (NotADirectoryError, ValueError):  # ValueError: a character that no path has
+        raise _missing(name, path) from None
+    if stat.S_ISDIR(mode):
+        return _load_folder(path, image_size, default_size)
+    if stat.S_ISREG(mode) and path.suffix == ".npz":
+        return load_arrays(path, image_size)
     raise DataError(
+        f"{path} is neither a .npz file nor a folder{'' if stat.S_ISREG(mode) else f', but {kind(mode)}'}.",
+        f"A folder that holds {', '.join(f'{key}.npy' for key in ARRAYS)} works, too."
+        if path.suffix == ".npy"
+        else None,
+    )
+
+
+def _load_folder(path: Path, image_size: int | None, default_size: int) -> Data:
+    if _SIGNS.intersection(os.listdir(path)):  # noqa: PTH208
+        return load_arrays(path, image_size)
+    cifar = cifar_in(path)
+    return load_builtin(cifar, path, image_size, False) if cifar else load_folder(path, image_size or default_size)
+
+
+def _missing(name: str, path: Path) -> DataError:
+    neighbours: list[str] = []
+    with suppress(OSError, ValueError):
+        neighbours += [entry.name for entry in islice(path.parent.iterdir(), _NEIGHBOURS)]
+    return DataError(
         f"There is no dataset, file or folder {name!r}.",
-        f"{nearest(path.name, [*neighbours, *NAMES])} {ways}".lstrip(),
+        f"{nearest(path.name[:_LONGEST], [*neighbours, *NAMES])} {_WAYS}".lstrip(),
     )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from perturbify.data.fingerprint import digest_of_files, digest_of_pixels
+from perturbify.data.images import Unreadable, as_rgb, decoding, fit, fit_all
 from perturbify.errors import DataError
 
 # Starting worker processes costs more than decoding this many images.
@@ -67,6 +69,10 @@ class Split(ABC):
     @abstractmethod
     def subset(self, indices: Tensor) -> Split:
         """The images at ``indices`` (int64), in that order."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """A hash by which the same images and labels are known again, wherever they lie: 32 hexadecimal digits."""
 
     def balanced(self, n: int) -> Split:
         """A small part of the split with as many images of each class as possible.
@@ -132,6 +138,7 @@ class MemorySplit(Split):
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         super().__init__(labels)
         self.images = images
+        self._digest: str | None = None
 
     @classmethod
     def from_numpy(cls, pixels: np.ndarray, labels: np.ndarray, image_size: int | None) -> MemorySplit:
@@ -142,11 +149,12 @@ class MemorySplit(Split):
             labels: Integers of shape (N,).
             image_size: Side to fit the images to, in pixels; ``None`` leaves their size.
         """
-        images = torch.from_numpy(pixels)
-        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        images = as_tensor(pixels)
+        split = cls(images.expand(-1, 3, -1, -1), torch.from_numpy(labels.astype(np.int64)))
         if image_size is not None and len(images):
-            images = fit(images, image_size)
-        return cls(images.expand(-1, 3, -1, -1), torch.from_numpy(labels.astype(np.int64)))
+            split._digest = split.digest()  # of what came: how fitting rounds may depend on the machine
+            split.images = fit_all(images, image_size).expand(-1, 3, -1, -1)
+        return split
 
     @property
     def bytes(self) -> int:
@@ -160,6 +168,15 @@ class MemorySplit(Split):
     def subset(self, indices: Tensor) -> MemorySplit:
         """The images at ``indices`` (int64), in that order."""
         return MemorySplit(self.images[indices.to(self.images.device)], self.labels[indices])
+
+    def digest(self) -> str:
+        """A hash of the labels, and of the pixels before they were fitted; of many pixels, of a sample."""
+        return self._digest or digest_of_pixels(
+            self.labels,
+            tuple(self.images.shape[1:]),
+            self.images.dtype,
+            lambda chunk: self.images[chunk.to(self.images.device)],
+        )
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         for chunk in chunks:
@@ -237,6 +254,13 @@ class DecodedSplit(Split):
             workers=self.workers,
         )
 
+    def digest(self) -> str:
+        """A hash of the labels, and of the files' names within the dataset and sizes, where it says its files."""
+        samples, root = getattr(self.dataset, "samples", None), str(getattr(self.dataset, "root", ""))
+        paths = [] if samples is None else [str(samples[row][0]) for row in self.rows.tolist()]
+        names = [path.removeprefix(root).replace(os.sep, "/").lstrip("/") for path in paths]
+        return digest_of_files(self.labels, names, paths)
+
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         workers = self.workers
         if workers is None:
@@ -253,10 +277,36 @@ class DecodedSplit(Split):
             # Pinned memory is copied to a GPU while that computes.
             pin_memory=workers > 0 and torch.cuda.is_available(),
         )
-        for batch in loader:
+        for batch in _lasting(loader):
             if isinstance(batch, DataError):
                 raise batch
             yield batch
+
+
+def _lasting(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor | DataError]:
+    """What a loader yields, where the end of one of its processes is an error that says so."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        batches = iter(loader)
+    except OSError as error:
+        raise DataError(f"No process can be started to decode images: {error.strerror or error}.") from error
+    if loader.num_workers and handler is not None and threading.current_thread() is threading.main_thread():
+        # torch's handler would raise in the middle of whatever runs when a worker ends; without it, the end is seen
+        # by whoever waits for the batch.
+        signal.signal(signal.SIGCHLD, handler)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise DataError(
+                "A process that decodes images was ended from outside, as systems do where memory runs out.",
+                "Free memory; in a container, give it more, shared memory too (docker run --shm-size=8g).",
+            ) from error
+        yield batch
 
 
 def _outlive_sigterm(_worker: int) -> None:
@@ -285,13 +335,10 @@ class _Decoder(Dataset[Tensor | DataError]):
         from torchvision.transforms.v2 import functional as F
 
         try:
-            image = as_rgb(self.dataset[row][0])
-        except Exception as error:  # decoders raise all kinds of things on a broken file
-            raise DataError(
-                f"The image {self._file(row)} cannot be decoded: {type(error).__name__}: {error}.",
-                "Replace or remove it.",
-            ) from error
-        return fit(F.pil_to_tensor(image), self.image_size)
+            with decoding():
+                return fit(F.pil_to_tensor(as_rgb(self.dataset[row][0])), self.image_size)
+        except Unreadable as error:
+            raise DataError(f"The image {self._file(row)} cannot be decoded: {error.reason}.", error.hint) from error
 
     def _file(self, row: int) -> str:
         if hasattr(self.dataset, "samples"):
@@ -301,27 +348,10 @@ class _Decoder(Dataset[Tensor | DataError]):
         return f"number {row}"
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image of any mode to eight-bit RGB; transparency is dropped."""
-    if image.mode.startswith("I;16"):
-        # Pillow would clip every value above 255 to white.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def fit(images: Tensor, size: int) -> Tensor:
-    """Resizes the shorter side to ``size`` (bilinear, antialiased) and crops the centre.
-
-    Args:
-        images: uint8 of shape (..., C, H, W).
-        size: Side of the square, in pixels.
-
-    Returns:
-        uint8 of shape (..., C, size, size).
-    """
-    from torchvision.transforms.v2 import functional as F
-
-    return F.center_crop(F.resize(images, [size], antialias=True), [size, size])
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    """Images of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3) as a tensor of shape (N, C, H, W)."""
+    images = torch.from_numpy(pixels)
+    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 
 def _cpu_count() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from PIL import Image
 
 from perturbify.data.builtin import HOW_TO_GET
 from perturbify.data.bundle import Data, assemble
-from perturbify.data.files import load_folder
-from perturbify.data.split import DecodedSplit, MemorySplit, Split, as_rgb
+from perturbify.data.folders import load_folder
+from perturbify.data.images import BYTES, Unreadable, decode, open_rgb
+from perturbify.data.split import DecodedSplit, Split
+from perturbify.data.stored import split_of
 from perturbify.errors import DataError, nearest
+from perturbify.text import first_line
 
 _STREAMS = ("hfids", "tfds", "wds")
 SCHEMES = ("torch", "hfds", *_STREAMS)
@@ -57,6 +61,9 @@ def load_timm(name: str, root: Path, image_size: int | None, default_size: int, 
     if name in ("torch/folder", "torch/image_folder"):
         # Where timm finds no folder of a split's name it takes the whole root, also for both splits.
         return load_folder(root, image_size or default_size)
+    if scheme == "hfds" and os.path.lexists(name.partition("/")[2]):
+        # Its library would take it for the data set, and older ones run the Python in it.
+        raise DataError(f"{name} names a file or folder here, not a dataset of the hub.", "Name it without hfds/.")
     if scheme == "hfds" and importlib.util.find_spec("datasets") is None:
         raise DataError(f"{name} needs the package datasets.", "Install it with pip install datasets.")
     train = _create(name, root, "train", download)
@@ -67,12 +74,10 @@ def load_timm(name: str, root: Path, image_size: int | None, default_size: int, 
     labels = [_labels(name, dataset) for dataset in (train, test)]
     classes = _classes(train, labels[0])
     if _is_array(train) and _is_array(test):
-        memory = [
-            MemorySplit.from_numpy(np.asarray(dataset.data), y, image_size)
-            for dataset, y in zip((train, test), labels, strict=True)
-        ]
-        height, width = memory[0].images.shape[2:]
-        return assemble(name, memory, classes, (height, width))
+        pixels = [np.asarray(dataset.data) for dataset in (train, test)]
+        arrays = [split_of(x, y, image_size) for x, y in zip(pixels, labels, strict=True)]
+        height, width = pixels[0].shape[1:3]
+        return assemble(name, arrays, classes, (height, width) if image_size is None else (image_size, image_size))
     size = image_size or default_size
     splits: list[Split] = [
         DecodedSplit(_ReaderImages(dataset) if hasattr(dataset, "reader") else dataset, torch.from_numpy(y), size)
@@ -85,23 +90,29 @@ def _create(name: str, root: Path, split: str, download: bool) -> Any:
     from timm.data.dataset_factory import create_dataset
 
     try:
-        return create_dataset(name, root=str(root), split=split, download=download)
+        dataset = create_dataset(name, root=str(root), split=split, download=download)
     except Exception as error:  # each library behind timm fails in its own way
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         guess = nearest(name.rpartition("/")[2], _TORCH_NAMES) if "Unknown" in reason else ""
         raise DataError(
             f"The {split} split of {name} cannot be loaded from {root}: {reason}.", guess or HOW_TO_GET
         ) from error
+    if hasattr(dataset, "loader"):
+        dataset.loader = open_rgb
+    return dataset
 
 
 def _labels(name: str, dataset: Any) -> np.ndarray:
     """The labels of all images, int64 of shape (N,), without decoding any."""
-    if hasattr(dataset, "targets"):
-        labels = np.asarray(dataset.targets)
-        # QMNIST keeps the label in front of who wrote the digit, when and where.
-        return (labels[:, 0] if labels.ndim == 2 else labels).astype(np.int64)
-    if hasattr(dataset, "reader") and hasattr(dataset.reader, "iter_targets"):
-        return np.fromiter(dataset.reader.iter_targets(), dtype=np.int64)
+    try:
+        if hasattr(dataset, "targets"):
+            labels = np.asarray(dataset.targets)
+            # QMNIST keeps the label in front of who wrote the digit, when and where.
+            return (labels[:, 0] if labels.ndim == 2 else labels).astype(np.int64)
+        if hasattr(dataset, "reader") and hasattr(dataset.reader, "iter_targets"):
+            return np.fromiter(dataset.reader.iter_targets(), dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"The labels of {name} do not number classes: {first_line(error)}.") from error
     raise DataError(f"{name} does not say its labels without decoding all images.")
 
 
@@ -109,9 +120,13 @@ def _classes(dataset: Any, labels: np.ndarray) -> tuple[str, ...]:
     """Class names in the order of their labels; numbers where the dataset has no names."""
     if hasattr(dataset, "classes"):
         # ImageNet gives all synonyms of a class; the first is the usual name.
-        return tuple(name if isinstance(name, str) else name[0] for name in dataset.classes)
+        names = [name if isinstance(name, str) else name[0] for name in dataset.classes]
+        # Among them are two cranes, a bird and a machine.
+        return tuple(f"{name} ({label})" if names.count(name) > 1 else name for label, name in enumerate(names))
     index_of = getattr(dataset.reader, "class_to_idx", None)
-    return tuple(sorted(index_of, key=index_of.get) if index_of else map(str, range(labels.max(initial=-1) + 1)))
+    if index_of:
+        return tuple(map(str, sorted(index_of, key=index_of.get)))
+    return tuple(map(str, range(labels.max(initial=-1) + 1)))
 
 
 def _is_array(dataset: Any) -> bool:
@@ -127,8 +142,11 @@ class _ReaderImages:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         file, label = self.reader[index]
-        with file, Image.open(file) as image:
-            return as_rgb(image), label
+        with file:
+            content = file.read(BYTES + 1)
+        if len(content) > BYTES:
+            raise Unreadable(f"the file has more than {BYTES:,} bytes", "Make it smaller, or remove it.")
+        return decode(content), label
 
     def filename(self, index: int) -> str:
         return self.reader.filename(index)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perturbify import recipe as recipes
+from perturbify import strict_json
 from perturbify.data import Data
 from perturbify.errors import OutputExists, PerturbifyError
-from perturbify.files import write_text
+from perturbify.files import LOCK, alone, is_regular, is_signed, write_text
 from perturbify.reproduction.job import Job, Reproduction
+from perturbify.reproduction.paper import TABLES
 from perturbify.training.folder import RunFolder
 from perturbify.zoo.weights import read_weights
 
@@ -48,8 +51,21 @@ class ReproductionFolder:
         run = self.run(job)
         return all(file.is_file() for file in (run.model, run.report, *run.pages))
 
+    def busy(self) -> AbstractContextManager[None]:
+        """Keeps other reproductions out of the folder inside a ``with`` block.
+
+        Raises:
+            OutputExists: It is something else's, and nothing is put there.
+            PerturbifyError: Another process is at it, or the folder cannot be made or written to.
+        """
+        self._check()
+        return alone(
+            self.path,
+            PerturbifyError(f"Another process is reproducing in {self.path} already.", "Wait until it ends."),
+        )
+
     def open(self, about: dict[str, Any], *, force: bool) -> None:
-        """Makes the folder, or makes sure that it holds what the same command began.
+        """Makes sure that the folder is empty, or holds what the same command began; inside of :meth:`busy`.
 
         Args:
             about: What is reproduced, from :func:`describe`.
@@ -59,13 +75,11 @@ class ReproductionFolder:
             OutputExists: There is something else in the folder.
             PerturbifyError: The folder cannot be written to.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputExists(f"{self.path} is a file.", "Name a folder for the reproduction.")
-        if self.path.is_dir() and any(self.path.iterdir()) and not self.notes.is_file():
-            raise OutputExists(f"The folder {self.path} is not empty, and it holds no reproduction.", "Choose another.")
+        self._check()
         if self.notes.is_file():
             there = self._read()
-            if there == about and not force:
+            # Earlier versions did not note what the images are known by.
+            if {"digests": about["digests"], **there} == about and not force:
                 return
             if not force:
                 raise OutputExists(
@@ -73,27 +87,51 @@ class ReproductionFolder:
                     "Give the command that it began with, choose another folder with -o, or replace it with --force.",
                 )
             self._clear(there)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PerturbifyError(
-                f"The folder {self.path} cannot be made: {error.strerror}.", "Choose another one."
-            ) from error
         write_text(self.notes, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
     def _read(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(self.notes.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            there = dict(strict_json.loads(self.notes.read_text(encoding="utf-8")))
+            names = dict(there["recipes"])
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise PerturbifyError(f"{self.notes} is damaged ({error}).", "Choose another folder with -o.") from error
+        strange = next((n for n in names if n in ("", ".", "..") or {"/", "\\", "\0"} & set(n)), None)
+        if strange is not None or there.get("table") not in TABLES:
+            raise PerturbifyError(f"{self.notes} is not of a reproduction.", "Choose another folder with -o.")
+        return there
+
+    def _check(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputExists(f"{self.path} is a file.", "Name a folder for the reproduction.")
+        if self.path.is_dir() and not self.notes.is_file() and any(p.name != LOCK for p in self.path.iterdir()):
+            raise OutputExists(f"The folder {self.path} is not empty, and it holds no reproduction.", "Choose another.")
 
     def _clear(self, there: dict[str, Any]) -> None:
         """Removes the runs and tables of the reproduction that is there, and nothing else."""
-        for name in there.get("recipes", {}):
-            if RunFolder(self.path / name).recipe.is_file():
-                shutil.rmtree(self.path / name)
-        for kind in ("json", "md"):
-            self.table(str(there.get("table")), kind).unlink(missing_ok=True)
+        tables = {self.table(there["table"], "json"): is_table, self.table(there["table"], "md"): is_signed}
+        for path, ours in tables.items():
+            if os.path.lexists(path) and not ours(path):
+                raise OutputExists(
+                    f"{path} is not as a reproduction wrote it, so it is not removed.", "Move it elsewhere."
+                )
+        runs = [run for run in (RunFolder(self.path / name) for name in there["recipes"]) if run.is_run]
+        for run in runs:
+            if run.path.is_symlink():
+                raise OutputExists(f"{run.path} leads elsewhere, so nothing is removed there.", "Remove the link.")
+            run.check(force=True)
+        for run in runs:
+            run.remove()
+        for path in tables:
+            path.unlink(missing_ok=True)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of a reproduction as JSON."""
+    try:
+        values = strict_json.loads(path.read_text(encoding="utf-8")) if is_regular(path) else None
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.keys() >= {"schema", "table", "complete", "rows"}
 
 
 def describe(reproduction: Reproduction, work: Sequence[tuple[Job, Data]]) -> dict[str, Any]:
@@ -113,6 +151,7 @@ def describe(reproduction: Reproduction, work: Sequence[tuple[Job, Data]]) -> di
         "networks": list(reproduction.networks),
         "methods": list(reproduction.methods),
         "data": list(dict.fromkeys(f"{d.name} ({len(d.train)} training, {len(d.test)} test images)" for _, d in work)),
+        "digests": list(dict.fromkeys(str(d.fingerprint["digest"]) for _, d in work)),
         "images": reproduction.images or "all",
         "weights": {network: read_weights(file).label for network, file in reproduction.weights.items()},
         "seed": reproduction.seed,

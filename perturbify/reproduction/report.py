@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from perturbify.checks import Report, Result
+from perturbify.escape import markdown, terminal
 from perturbify.reproduction.differences import Difference, differences
 from perturbify.reproduction.job import Job, Reproduction
 from perturbify.reproduction.paper import NETWORKS, table
@@ -47,19 +48,24 @@ def to_dict(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> dict[str
 def to_text(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> str:
     """The table for the terminal; below it what could not be run, what failed, and how this differs from the paper."""
     return "\n".join(
-        [_title(reproduction), "", aligned(_cells(reproduction, outcomes)), *_below(reproduction, outcomes)]
+        [
+            _title(reproduction),
+            "",
+            aligned(_cells(reproduction, outcomes, terminal)),
+            *_below(reproduction, outcomes, terminal),
+        ]
     )
 
 
 def to_markdown(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> str:
     """The table for a README."""
-    head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in _cells(reproduction, outcomes))
+    head, *rows = _cells(reproduction, outcomes, markdown)
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join([f"# {_title(reproduction)}", "", *lines, *_below(reproduction, outcomes)]) + "\n"
+    return "\n".join([f"# {_title(reproduction)}", "", *lines, *_below(reproduction, outcomes, markdown)]) + "\n"
 
 
-def _below(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[str]:
-    """What a reader must know beside the table, as lists."""
+def _below(reproduction: Reproduction, outcomes: Sequence[Outcome], fit: Callable[[str], str]) -> list[str]:
+    """What a reader must know beside the table, as lists; ``fit`` makes an entry fit for where it goes."""
     lists = {
         "Not run:": [f"{o.job.name}: {o.why}" for o in outcomes if o.why is not None],
         "Criteria of the checks that failed:": [f"{o.job.name}: {f}" for o in outcomes for f in _failures(o)],
@@ -68,7 +74,7 @@ def _below(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[str]
     }
     lines: list[str] = []
     for head, entries in lists.items():
-        lines += ["", head, "", *(f"- {entry}" for entry in entries)] if entries else []
+        lines += ["", head, "", *(f"- {fit(entry)}" for entry in entries)] if entries else []
     return lines
 
 
@@ -156,8 +162,8 @@ def _of(names: Collection[str], every: Collection[str]) -> str:
     return "" if len(names) == len(every) else f" ({', '.join(name for name in every if name in names)})"
 
 
-def _cells(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[list[str]]:
-    return (_long if reproduction.table == "table3" else _wide)(outcomes)
+def _cells(reproduction: Reproduction, outcomes: Sequence[Outcome], fit: Callable[[str], str]) -> list[list[str]]:
+    return _long(outcomes, fit) if reproduction.table == "table3" else _wide(outcomes)
 
 
 def _wide(outcomes: Sequence[Outcome]) -> list[list[str]]:
@@ -175,8 +181,8 @@ def _wide(outcomes: Sequence[Outcome]) -> list[list[str]]:
     return lines
 
 
-def _long(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """A line for each job and attack."""
+def _long(outcomes: Sequence[Outcome], fit: Callable[[str], str]) -> list[list[str]]:
+    """A line for each job and attack, which is called as its report calls it."""
     lines = [["network", "method", "epochs", "attack", "n", "survived", "claimed by the attack", "paper's"]]
     for o in outcomes:
         network, method, epochs, images = _named(o)
@@ -185,7 +191,7 @@ def _long(outcomes: Sequence[Outcome]) -> list[list[str]]:
             n, claimed = (NONE, None) if row is None else (f"{row.n}", row.claimed)
             said = NONE if claimed is None else percent(claimed)
             theirs = NONE if paper is None else f"{paper:.1f}"
-            name = column.head if row is None else row.attack
+            name = column.head if row is None else fit(row.attack)
             lines.append([network, method, epochs, name, n, _figure(row), said, theirs])
         lines.append([network, method, epochs, WORST, images, _worst(o.report), NONE, NONE])
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -92,7 +93,7 @@ def reproduce(
     """
     launch.choose_device(device)
     folder = ReproductionFolder(path)
-    with ranks() as among:
+    with ranks() as among, folder.busy() if among.first else nullcontext():
         outcomes = prepared(reproduction, among, download=download)
         if among.first:
             work = [(o.job, o.data) for o in outcomes if o.data is not None]
@@ -132,7 +133,8 @@ def network(reproduction: Reproduction, recipe: Recipe, data: Data) -> tuple[nn.
     """
     weights = reproduction.weights.get(recipe.model)
     with fresh_weights(recipe.seed):
-        model = zoo.create(recipe.model, num_classes=len(data.classes), weights=weights, **recipe.model_args)
+        arguments = {"num_classes": len(data.classes), **recipe.model_args}
+        model = zoo.create(recipe.model, weights=weights, **arguments)
     spec = zoo.describe(model)
     assert spec is not None
     recipe = replace(recipe, model=spec.name, model_args=dict(spec.kwargs))
@@ -152,11 +154,12 @@ def _done(
     run = folder.run(job)
     try:
         if not among.agree(folder.is_finished(job)):
-            result = _train(reproduction, job, data, run, watcher, device, among)
-            report = _check(job, result, data, watcher)
-            if among.first:
-                watcher.checked(report, run)
-            among.gather(None)  # the report is there
+            with run.busy() if among.first else nullcontext():
+                result = _train(reproduction, job, data, run, watcher, device, among)
+                report = _check(job, result, data, watcher)
+                if among.first:
+                    watcher.checked(report, run)
+                among.gather(None)  # the report is there
         return Outcome(job, data, Report.read(run.report))
     except PerturbifyError as error:
         return Outcome(job, data, why=str(error))
@@ -166,11 +169,12 @@ def _train(
     reproduction: Reproduction, job: Job, data: Data, run: RunFolder, watcher: Watcher, device: str, among: Ranks
 ) -> Result:
     assert job.recipe is not None
-    begun = run.recipe.is_file()
-    if among.agree(begun and (run.state.is_file() or run.state_before.is_file())):
+    if among.agree(run.can_go_on):
         return launch.resume(run.path, data=data, device=device, on_step=watcher.steps)
     model, recipe = network(reproduction, job.recipe, data)
-    return launch.finetune(model, recipe, run.path, data=data, device=device, force=begun, on_step=watcher.steps)
+    return launch.finetune(
+        model, recipe, run.path, data=data, device=device, force=among.agree(run.is_run), on_step=watcher.steps
+    )
 
 
 def _check(job: Job, result: Result, data: Data, watcher: Watcher) -> Report:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from perturbify import numbers
 
 SiteKind = Literal["output", "activation", "input", "norm", "addition", "weight", "parameter"]
 Scale = Literal["absolute", "relative", "posterior"]
@@ -79,12 +79,12 @@ class PerturbConfig:
                 raise ValueError(f"{field} must be a tuple of globs, not {globs!r}")
         if not isinstance(self.learnable, bool):
             raise ValueError(f"learnable must be True or False, not {self.learnable!r}")
-        if self.theta_min is not None and not (math.isfinite(self.theta_min) and self.theta_min > 0):
-            raise ValueError(f"theta_min must be positive, not {self.theta_min}")
+        if self.theta_min is not None and not 0 < self.theta_min <= numbers.MOST_THETA:
+            raise ValueError(f"theta_min must be positive and at most {numbers.MOST_THETA:,}, not {self.theta_min}")
         if isinstance(self.theta_init, str):
             ratio = relative_start(self.theta_init)
             if ratio is None:
-                raise ValueError(f'theta_init must be a number, or such as "0.1x", not {self.theta_init!r}')
+                raise ValueError(f'theta_init must be a number, or such as "0.1x", not {self.theta_init!r:.80}')
             if self.scale != "absolute":
                 raise ValueError(
                     f"theta_init {self.theta_init!r} measures activations, and is for noise of absolute scale; "
@@ -93,7 +93,9 @@ class PerturbConfig:
         for start in (self.theta_init, self.theta_first):
             if isinstance(start, str) or start is None:
                 continue
-            if not math.isfinite(start) or (self.theta_min is not None and start < self.theta_min):
+            if not abs(start) <= numbers.MOST_THETA:
+                raise ValueError(f"theta_init must be finite and at most {numbers.MOST_THETA:,}, not {start}")
+            if self.theta_min is not None and start < self.theta_min:
                 raise ValueError(f"theta_init {start} must be finite and at least theta_min {self.theta_min}")
 
     @property
@@ -119,6 +121,7 @@ _CHOICES = {
 
 def relative_start(theta_init: float | str) -> float | None:
     """The ratio that ``"0.1x"`` means; None for a number, which is meant as it is, and for anything else."""
-    found = re.fullmatch(r"(\d+\.?\d*(?:e-?\d+)?)x", theta_init) if isinstance(theta_init, str) else None
-    ratio = float(found[1]) if found else 0.0
-    return ratio if ratio > 0 and math.isfinite(ratio) else None
+    if not isinstance(theta_init, str) or not theta_init.endswith("x"):
+        return None
+    ratio = numbers.decimal(theta_init[:-1])
+    return ratio if ratio is not None and 0 < ratio <= numbers.MOST_THETA else None

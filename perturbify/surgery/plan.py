@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from typing import Any
 
 from perturbify.errors import SurgeryError
+from perturbify.escape import terminal
 from perturbify.perturbation import child_name, site_name
 from perturbify.surgery.config import Grain, PerturbConfig
 from perturbify.text import counted, table, times
@@ -133,11 +136,11 @@ class Plan:
         lines.append(
             f"{counted(len(self.sites), 'site')}, {counted(self.parameters, 'entry')} of θ, {len(self.skipped)} skipped"
         )
-        lines += [f"{way}: {why}" for way, why in dict.fromkeys((s.way, s.why) for s in self.sites if s.why)]
-        lines += [f"note: {note}" for note in (self.advice, *self.notes) if note]
-        lines += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]
-        lines += [f"not reached by the example input: {path}; with the noise on, it raises" for path in self.unseen]
-        return "\n".join(lines)
+        said = [f"{way}: {why}" for way, why in dict.fromkeys((s.way, s.why) for s in self.sites if s.why)]
+        said += [f"note: {note}" for note in (self.advice, *self.notes) if note]
+        said += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]
+        said += [f"not reached by the example input: {path}; with the noise on, it raises" for path in self.unseen]
+        return "\n".join([*lines, *map(terminal, said)])
 
 
 @dataclass(frozen=True)
@@ -253,8 +256,13 @@ def theta_shape(shape: tuple[int, ...], grain: Grain) -> tuple[int, ...]:
 
 def left_out(owner: str, config: PerturbConfig) -> str:
     """Why the settings leave a module out; empty where they do not."""
-    if config.include and not any(fnmatchcase(owner, g) for g in config.include):
+    if config.include and not _any_of(config.include).match(owner):
         return "not in include"
-    if any(fnmatchcase(owner, g) for g in config.exclude):
+    if config.exclude and _any_of(config.exclude).match(owner):
         return "in exclude"
     return ""
+
+
+@lru_cache(maxsize=16)
+def _any_of(globs: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, globs)))

@@ -34,6 +34,7 @@ from perturbify.surgery.plan import Plan, Site, left_out, theta_shape
 from perturbify.surgery.sites import KINDS
 from perturbify.surgery.sites.convolution import Behind
 from perturbify.surgery.sites.inside import refuse_hidden
+from perturbify.surgery.soundness import check_numbers, check_real, check_unpacked
 from perturbify.surgery.verify import verify as verify_finished
 from perturbify.text import times
 
@@ -83,16 +84,19 @@ def wrap(
         SurgeryError: The settings ask for what this network has not.
         TraceError: A convolution inside of a forward that goes on, which torch.fx cannot follow.
         ParityError: With the noise off, the result is not the source.
-        ModelError: The network fails on the example input, or no input size is known.
+        ModelError: The network fails on the example input, or no input size is known, or a weight is no number.
     """
     example = _example(model, example_input)
     _refuse_names(model, normalize)
+    check_numbers(model)
+    check_unpacked(model)
     if normalize is not None:
         normalize = copy.deepcopy(normalize).to(example.device)
     looked = _look(model, config, example.normalized(normalize), values=verify)
     the_plan = looked.plan
     if config is not None and not the_plan.sites:
         raise _nothing_to_perturb(model, config, the_plan)
+    check_real(model, the_plan.sites)
     network = model if inplace else copy_network(model)
     try:
         _insert(network, the_plan, looked, example.device)

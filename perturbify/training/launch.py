@@ -17,16 +17,15 @@ from perturbify import data as datasets
 from perturbify import recipe as recipes
 from perturbify.data import Data
 from perturbify.errors import TrainingError
-from perturbify.files import keep_copy
-from perturbify.header import Header
+from perturbify.files import keep_copy, set_aside
 from perturbify.ranks import Ranks, ranks
 from perturbify.settings import CheckSettings, Recipe, SpeedSettings
 from perturbify.surgery.noisy import Perturbed
-from perturbify.training import state
+from perturbify.training import owned, state
 from perturbify.training.folder import RunFolder
 from perturbify.training.prepare import prepare
 from perturbify.training.run import OnStep, Run
-from perturbify.training.state import Position
+from perturbify.training.state import Position, Saved
 from perturbify.training.step import Learner
 
 _FREE = {
@@ -100,9 +99,10 @@ def finetune(
             chosen = replace(chosen, perturb=network.surgery.plan.config)
         learner = Learner(network, chosen, method, among)
         run = Run(learner, data, folder, on_step)
-        if among.first:
-            folder.create(chosen, force=force)
+        run.rehearse()
         with folder.busy() if among.first else nullcontext():
+            if among.first:
+                folder.begin(chosen, force=force)
             run.save(Position.start())
             return Result(network, folder, run.go_on(Position.start()))
 
@@ -134,24 +134,27 @@ def resume(
         CheckpointError: Its state is damaged.
     """
     folder = RunFolder(Path(run_dir))
-    recipe = folder.read_recipe()
+    folder.read_recipe()  # or there is nothing to be locked
     target = choose_device(device)
     with ranks() as among, folder.busy() if among.first else nullcontext():
-        saved = state.read_last(folder)
-        _check_same_recipe(saved.header, recipe, folder)
+        recipe, saved = folder.read_recipe(), state.read_last(folder)
+        _check_same_recipe(saved, recipe, folder)
         data = data or among.after_first(lambda: load_data(recipe, download=download))
-        _check_same_data(saved.header, data, folder)
-        network = checkpoint.build(saved.header, saved.path, model, trust_factory=trust_factory)
+        _check_same_data(saved, data, folder)
+        network = checkpoint.build(saved.header, saved.shapes, saved.path, model, trust_factory=trust_factory)
         network = _place(network, target, recipe, among)
         among.gather(None)  # all have read what the first one may replace
         if among.first:
             folder.sweep()
+            folder.mark()  # one of an earlier version has no mark
             if saved.path == folder.state_before:  # or the next save would put the damaged one over it
+                if os.path.lexists(folder.state) and not owned.is_state(folder.state):
+                    set_aside(folder.state)
                 keep_copy(folder.state_before, folder.state)
         saved.freeze(network)
         learner = Learner(network, recipe, methods.get(recipe.method), among)
         saved.restore(learner)
-        return Result(network, folder, Run(learner, data, folder, on_step).go_on(saved.position))
+        return Result(network, folder, Run(learner, data, folder, on_step).go_on(saved.position, saved.metrics))
 
 
 def load_data(recipe: Recipe, *, download: bool = False, default_size: int | None = None) -> Data:
@@ -176,12 +179,18 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
+        if device.type == "cpu":
+            if device.index:
+                raise RuntimeError("there is one cpu")
+            device = torch.device("cpu")
+        elif device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise TrainingError(f"There is no device {name!r} here ({reason}).", "Use --device cpu, or auto.") from error
+        torch.zeros(1, device=device).item()  # which a device without numbers, such as meta, does not have
+    except Exception as error:  # each kind of device is missing in its own way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrainingError(
+            f"There is no device {name!r} here ({reason[:150]}).", "Use --device cpu, or auto."
+        ) from error
     return device
 
 
@@ -199,8 +208,8 @@ def _place(network: Perturbed, device: torch.device, recipe: Recipe, among: Rank
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _check_same_recipe(header: Header, recipe: Recipe, folder: RunFolder) -> None:
-    before, now = (_settings(r) for r in (recipes.from_toml(header.recipe or "", recipe.name), recipe))
+def _check_same_recipe(saved: Saved, recipe: Recipe, folder: RunFolder) -> None:
+    before, now = _settings(saved.recipe), _settings(recipe)
     changed = [key for key in now if key not in _FREE and before[key] != now[key]]
     if changed:
         raise TrainingError(
@@ -217,11 +226,24 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return whole | parts
 
 
-def _check_same_data(header: Header, data: Data, folder: RunFolder) -> None:
-    began_with = recipes.from_toml(header.recipe or "", "state").data.name
-    if data.name != began_with or list(data.classes) != header.classes:
+def _check_same_data(saved: Saved, data: Data, folder: RunFolder) -> None:
+    """The images must be those that the run began with, wherever they lie by now."""
+    began_with, classes = saved.recipe.data.name, saved.header.classes or []
+    hint = "Resume it with the data it began with, or start a new run."
+    if data.name != began_with or list(data.classes) != classes:
         raise TrainingError(
-            f"The run in {folder.path} began with {len(header.classes or [])} classes of {began_with}; "
+            f"The run in {folder.path} began with {len(classes)} classes of {began_with}; "
             f"these are {len(data.classes)} of {data.name}.",
-            "Resume it with the data it began with, or start a new run.",
+            hint,
         )
+    before, now = saved.images, data.fingerprint  # a state of format 1 holds none
+    if before is None or before == now:
+        return
+    words = {"train_images": "training images", "test_images": "test images", "input_size": "their size"}
+    other = [f"{said}: {before.get(k)} then, {now[k]} now" for k, said in words.items() if before.get(k) != now[k]]
+    raise TrainingError(
+        f"The run in {folder.path} began with other images of {began_with} ("
+        + ("; ".join(other) or "as many and of the same size, but not the same")
+        + ").",
+        hint,
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,13 @@ from torch import Tensor
 
 from perturbify import checkpoint
 from perturbify import recipe as recipes
+from perturbify.checkpoint.header import Header
 from perturbify.data import Data, Split, augment
-from perturbify.errors import Diverged, TrainingError
-from perturbify.files import write_text
-from perturbify.header import Header
+from perturbify.errors import Diverged, PerturbifyError, TrainingError
+from perturbify.files import set_aside, signed, write_own
 from perturbify.model_card import model_card
 from perturbify.surgery.noisy import Perturbed
-from perturbify.training import held_out, state
+from perturbify.training import held_out, history, owned, state
 from perturbify.training.events import Events
 from perturbify.training.folder import RunFolder
 from perturbify.training.metrics import (
@@ -80,17 +82,38 @@ class Run:
         wanted = self._recipe.train.tensorboard and self._among.first
         self._events = Events(folder.tensorboard) if wanted else None
 
+    def rehearse(self) -> None:
+        """Makes sure that what the run will have to write at its end can be written.
+
+        Raises:
+            PerturbifyError: It cannot: a name of a class, for instance, is no text.
+        """
+        header = self._header(Position(self._recipe.train.epochs, 0, EpochSums()))
+        header.to_json()  # which looks at all that is in it
+        try:
+            for text in (model_card(header), recipes.to_toml(self._recipe), str(self._folder.path)):
+                text.encode()
+        except UnicodeEncodeError as error:
+            raise TrainingError(
+                f"{error.object[max(error.start - 20, 0) : error.end + 20]!a} holds a character that no file can "
+                "hold as text, and the run would have to write it.",
+                "Rename the file or folder that has it.",
+            ) from error
+
     def save(self, position: Position) -> None:
         """Saves the state, which the first of several processes does for all."""
         if self._among.first:
-            state.save(self._folder, self._learner, self._header(position), position)
+            header, images = self._header(position), self._data.fingerprint
+            with self._resumable():
+                state.save(self._folder, self._learner, header, position, images=images, metrics=self._history)
         self._saved_at = time.monotonic()
 
-    def go_on(self, start: Position) -> list[dict[str, Any]]:
+    def go_on(self, start: Position, metrics: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
         """Trains from a position to the end and writes the model.
 
         Args:
             start: The step to be done first.
+            metrics: Of the epochs before, as far as the state has them.
 
         Returns:
             The metrics of all epochs.
@@ -100,7 +123,8 @@ class Run:
             KeyboardInterrupt, SystemExit: It was asked to stop, and has saved its state.
         """
         epochs = self._recipe.train.epochs
-        self._history = self._folder.read_metrics(before=start.epoch)
+        first = history.settle(self._folder.metrics, metrics, start.epoch) if self._among.first else []
+        self._history = self._among.agree(first)
         with private_generators(), stop_requests() as requests:
             for epoch in range(start.epoch, epochs):
                 self._train_epoch(start if epoch == start.epoch else Position(epoch, 0, EpochSums()), requests)
@@ -108,12 +132,9 @@ class Run:
         # As a loaded file has it, so that both draw the same noise for one seed.
         for network in self._networks():
             network.eval().to(memory_format=torch.contiguous_format)
-        # If nothing was left to do, the model's file may hold the figures of a check by now.
-        if self._among.first and (start.epoch < epochs or not self._folder.model.is_file()):
-            header = self._write_model(self._folder.model, epochs)
-            write_text(self._folder.card, model_card(header))
-            if self._learner.average is not None:
-                self._write_model(self._folder.average, epochs, self._learner.average.network)
+        if self._among.first:
+            with self._resumable():
+                self._write_results(trained=start.epoch < epochs)
         if self._events is not None:
             self._events.close()
         self._among.gather(None)  # its file is there
@@ -218,9 +239,10 @@ class Run:
             summary["held_out"] = held_out.classify(model, self._apart, self._recipe, epoch, batch_size)
         self._history.append(among.agree(summary))
         if among.first:
-            if held_out.best_epoch(self._history) == epoch:
-                self._write_model(self._folder.best, epoch + 1)
-            self._folder.write_metrics(self._history)
+            with self._resumable():
+                if held_out.best_epoch(self._history) == epoch:
+                    self._write_model(self._folder.best, epoch + 1)
+                self._folder.write_metrics(self._history)
         if self._events is not None:
             self._events.write(summary)
         self.save(Position(epoch + 1, 0, EpochSums()))
@@ -256,10 +278,38 @@ class Run:
         average = self._learner.average
         return [self._learner.model, *([] if average is None else [average.network])]
 
-    def _write_model(self, path: Path, epochs: int, network: Perturbed | None = None) -> Header:
+    @contextmanager
+    def _resumable(self) -> Iterator[None]:
+        """Says, where a file cannot be written, how to go on once it can."""
+        try:
+            yield
+        except PerturbifyError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise TrainingError(
+                error.message, f"The last state is kept. Make room, and go on: {self._folder.how_to_go_on}"
+            ) from error
+
+    def _write_results(self, *, trained: bool) -> None:
+        """Writes the model, its card and its average; where nothing was left to train, what is missing of them.
+
+        The model's file may hold the figures of a check by then.
+        """
+        folder, epochs, average = self._folder, self._recipe.train.epochs, self._learner.average
+        if trained or not owned.is_ours(folder.model):
+            self._write_model(folder.model, epochs)
+        if trained or not os.path.lexists(folder.card):
+            write_own(folder.card, signed(model_card(checkpoint.read_header(folder.model))))
+        if average is not None and (trained or not owned.is_ours(folder.average)):
+            self._write_model(folder.average, epochs, average.network)
+
+    def _write_model(self, path: Path, epochs: int, network: Perturbed | None = None) -> None:
         header = self._header(Position(epochs, 0, EpochSums()))
         about = {k: getattr(header, k) for k in ("classes", "method", "recipe", "trained")}
-        return checkpoint.save(network or self._learner.model, path, overwrite=True, **about)
+        if os.path.lexists(path) and not owned.is_ours(path):
+            aside = set_aside(path)
+            warnings.warn(f"{path} was not the run's: it is kept as {aside.name}.", stacklevel=2)
+        checkpoint.save(network or self._learner.model, path, overwrite=True, **about)
 
     def _header(self, position: Position) -> Header:
         # A path on the trainer's machine is of no use to others: the file keeps the dataset's name only.
@@ -273,7 +323,7 @@ class Run:
         )
 
     def _diverged(self, epoch: int, step: int, what: str) -> Diverged:
-        kept = state.read(self._folder.state).position
+        kept = state.read_last(self._folder).position
         return Diverged(
             f"Training diverged in epoch {epoch}, step {step}: {what} is no longer finite. "
             f"The last good state (epoch {kept.epoch}, step {kept.step}) is kept in {self._folder.state}.",

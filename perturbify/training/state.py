@@ -1,11 +1,12 @@
-"""The state a run resumes from: a safetensors file without pickle, apart from the checkpoint, and the one before it."""
+"""The state a run resumes from: a sealed safetensors file without pickle, and the one before it."""
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from perturbify import checkpoint
-from perturbify.errors import CheckpointError
+from perturbify import checkpoint, strict_json
+from perturbify import recipe as recipes
+from perturbify.checkpoint import container
+from perturbify.checkpoint.container import Contents, Shape
+from perturbify.checkpoint.header import Header
+from perturbify.errors import CheckpointError, RecipeError
 from perturbify.files import keep_copy
-from perturbify.header import Header
+from perturbify.settings import Recipe
+from perturbify.training import history
 from perturbify.training.folder import RunFolder
+from perturbify.training.history import Epoch
 from perturbify.training.metrics import EpochSums
+from perturbify.training.owned import STATE
 from perturbify.training.step import Learner
 
-KEY = "perturbify-state"
+FORMAT = 2
+"""Of what a state says of itself. Format 1 had a CRC-32 over its tensors and no seal, and held neither metrics nor what
+the images are known by."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +48,47 @@ class Position:
         """The first step of a run."""
         return cls(0, 0, EpochSums())
 
+    def check(self, recipe: Recipe) -> None:
+        """Makes sure that a run by a recipe can stand there.
 
-def save(folder: RunFolder, learner: Learner, header: Header, position: Position) -> None:
+        Raises:
+            ValueError: It cannot; says why in a few words.
+            TypeError: Something is of another type than it should be.
+        """
+        epochs, size, sums = recipe.train.epochs, recipe.train.batch_size, self.sums
+        counts = [getattr(sums, name) for name in ("images", "clean_correct", "adversarial_images")]
+        counts += [sums.adversarial_correct, *sums.steps.values(), self.epoch, self.step]
+        if not all(type(n) is int and n >= 0 for n in counts):
+            raise TypeError("a count that is none")
+        sizes = (sums.clean_loss, sums.adversarial_loss, sums.seconds)
+        if not all(type(v) in (int, float) and math.isfinite(v) for v in sizes):
+            raise TypeError("a sum that is none")
+        if self.epoch > epochs or (self.epoch == epochs and self.step):
+            raise ValueError(f"epoch {self.epoch}, step {self.step}, in a run of {epochs} epochs")
+        if sums.images != self.step * size or sum(sums.steps.values()) != self.step:
+            raise ValueError(f"sums over {sums.images} images before step {self.step}, with batches of {size}")
+        if not sums.clean_correct <= sums.images >= sums.adversarial_images >= sums.adversarial_correct:
+            raise ValueError("more hits than images")
+
+
+def save(
+    folder: RunFolder,
+    learner: Learner,
+    header: Header,
+    position: Position,
+    *,
+    images: Mapping[str, Any],
+    metrics: Sequence[Epoch],
+) -> None:
     """Writes the state in one move: network, momenta, position; the one before is kept.
+
+    Args:
+        folder: The run's.
+        learner: Network and optimisers.
+        header: What the network is.
+        position: Where the run stands.
+        images: What the images are known by.
+        metrics: The epochs that are complete.
 
     Raises:
         PerturbifyError: The file cannot be written; the last one is untouched.
@@ -51,24 +99,45 @@ def save(folder: RunFolder, learner: Learner, header: Header, position: Position
         averages, _ = checkpoint.unique_tensors(learner.average.network.state_dict())
         everything |= {f"average/{k}": v for k, v in averages.items()}
     about = {
+        "format": FORMAT,
         "header": replace(header, aliases=aliases).to_json(),
         "position": asdict(position),
         "frozen": [n for n, p in learner.model.named_parameters() if not p.requires_grad],
-        "crc32": _checksum(everything),
+        "images": dict(images),
+        "metrics": history.newest(metrics),
     }
     keep_copy(folder.state, folder.state_before)
-    checkpoint.write_tensors(folder.state, everything, {KEY: json.dumps(about)})
+    container.write(folder.state, everything, {STATE: json.dumps(about)})
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A state as read from its file."""
+    """A state as read from its file.
+
+    Attributes:
+        path: The file.
+        header: What the network is.
+        recipe: The run's, without where its images lie.
+        position: Where the run stands.
+        frozen: Parameters that do not learn.
+        tensors: Network, averages and momenta, by ``model/``, ``average/`` and ``optimizer/``.
+        images: What the images are known by; None in a state of format 1.
+        metrics: The epochs that are complete, the newest where they are very many; none in a state of format 1.
+    """
 
     path: Path
     header: Header
+    recipe: Recipe
     position: Position
     frozen: tuple[str, ...]
     tensors: dict[str, Tensor]
+    images: dict[str, Any] | None
+    metrics: list[Epoch]
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Those of the network's tensors, by name."""
+        return container.shapes(self._part("model/"))
 
     def freeze(self, network: nn.Module) -> None:
         """Freezes the parameters that did not learn in the run; before a learner is made of the network."""
@@ -81,14 +150,19 @@ class Saved:
         Raises:
             CheckpointError: They do not fit.
         """
-        checkpoint.load_tensors(learner.model, self._part("model/"), self.header, self.path)
+        checkpoint.fill(learner.model, self._part("model/"), self.header, self.path)
         if learner.average is not None:
-            checkpoint.load_tensors(learner.average.network, self._part("average/"), self.header, self.path)
+            checkpoint.fill(learner.average.network, self._part("average/"), self.header, self.path)
         for name, parameter, optimizer in _learning(learner):
             for key, buffer in self._part(f"optimizer/{name}/").items():
+                if buffer.shape != (() if key == "step" else parameter.shape):
+                    raise CheckpointError(
+                        f"{self.path} holds a {key} of {name} of shape {tuple(buffer.shape)}, which does not fit it.",
+                        "Start the run again.",
+                    )
                 # In the parameter's memory layout, as the optimiser would have made it; a count of steps has none.
-                ours = torch.empty_like(parameter).copy_(buffer) if buffer.shape == parameter.shape else buffer
-                optimizer.state[parameter][key] = ours.to(parameter.device) if key != "step" else buffer
+                ours = torch.empty_like(parameter).copy_(buffer) if key != "step" else buffer
+                optimizer.state[parameter][key] = ours
 
     def _part(self, prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
@@ -119,27 +193,51 @@ def read(path: Path) -> Saved:
     """Reads a state.
 
     Raises:
-        CheckpointError: The file is missing or damaged.
+        CheckpointError: The file is missing or damaged, was changed after it was written, or says what cannot be.
     """
-    metadata, tensors = checkpoint.read_file(path)
+    contents = container.read(path)
+    if STATE not in contents.metadata:
+        raise CheckpointError(f"{path} is not the state of a run.", "Give --resume the run's folder.")
     try:
-        about: dict[str, Any] = json.loads(metadata[KEY])
+        about: dict[str, Any] = strict_json.loads(contents.metadata[STATE])
+        version = about.get("format", 1)
+        if type(version) is not int or version > FORMAT:
+            raise CheckpointError(
+                f"{path} is a state of format {version!r:.40}; this perturbify reads up to {FORMAT}.",
+                "Install a newer perturbify.",
+            )
+        if version == 1 and about["crc32"] != _checksum(contents):
+            raise CheckpointError(
+                f"{path} is damaged: its tensors are not those that were saved.", "Start the run again."
+            )
+        if version > 1 and not contents.sealed:
+            raise CheckpointError(f"{path} was changed after it was written: its seal is gone.", "Start the run again.")
+        header = Header.from_json(about["header"], path)
+        recipe = recipes.from_toml(header.recipe or "", "state")
         raw = about["position"]
         position = Position(raw["epoch"], raw["step"], EpochSums(**raw["sums"]))
-        header = Header.from_json(about["header"], path)
-        frozen = tuple(about["frozen"])
-        checksum = about["crc32"]
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is not the state of a run.", "Give --resume the run's folder.") from error
-    if checksum != _checksum(tensors):
-        raise CheckpointError(f"{path} is damaged: its tensors are not those that were saved.", "Start the run again.")
-    return Saved(path, header, position, frozen, tensors)
+        position.check(recipe)
+        if header.trained != {"epochs": position.epoch, "steps_into_next": position.step}:
+            raise ValueError(f"a network trained for {header.trained}, at epoch {position.epoch}")
+        metrics = about["metrics"] if version > 1 else []
+        history.check(metrics)
+        if any(e["epoch"] >= position.epoch for e in metrics):
+            raise ValueError("metrics of an epoch that is not complete")
+        frozen = about["frozen"]
+        if not isinstance(frozen, list) or not all(isinstance(name, str) for name in frozen):
+            raise TypeError("a parameter without a name")
+        images = dict(about["images"]) if version > 1 else None
+    except (KeyError, ValueError, TypeError, AttributeError, RecipeError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} is no sound state of a run: {said}.", "Start the run again.") from error
+    return Saved(path, header, recipe, position, tuple(frozen), dict(contents.tensors), images, metrics)
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
+def _checksum(contents: Contents) -> int:
+    """Of a state of format 1."""
     sum_so_far = 0
-    for name in sorted(tensors):
-        values = tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8)
+    for name in sorted(contents.tensors):
+        values = contents.tensors[name].contiguous().view(-1).view(torch.uint8)
         sum_so_far = zlib.crc32(values.numpy().data, zlib.crc32(name.encode(), sum_so_far))
     return sum_so_far
 

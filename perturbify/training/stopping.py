@@ -43,13 +43,15 @@ class StopRequests:
 def stop_requests() -> Iterator[StopRequests]:
     """Notes SIGINT and SIGTERM inside a ``with`` block instead of dying of them.
 
-    Handlers of the caller's own stay in charge, and so do Python's outside of the main thread.
+    Handlers of the caller's own stay in charge, unless they say that they give way (``handler.gives_way = True``), and
+    so do Python's outside of the main thread.
     """
     requests = StopRequests()
     replaced = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        replaced = {n: h for n, h in before.items() if h in (signal.default_int_handler, signal.SIG_DFL)}
+        defaults = (signal.default_int_handler, signal.SIG_DFL)
+        replaced = {n: h for n, h in before.items() if h in defaults or getattr(h, "gives_way", False)}
     try:
         for number in replaced:
             signal.signal(number, requests.note)

@@ -8,7 +8,7 @@ checkpoint keeps.
 from perturbify.zoo.build import build, create
 from perturbify.zoo.facts import describe, input_size, normalization
 from perturbify.zoo.inputs import example_input
-from perturbify.zoo.names import LIBRARIES, also_known_as, model_names, resolve
+from perturbify.zoo.names import LIBRARIES, also_known_as, check_trusted, is_factory, model_names, resolve
 from perturbify.zoo.spec import ModelSpec
 
 __all__ = [
@@ -16,10 +16,12 @@ __all__ = [
     "ModelSpec",
     "also_known_as",
     "build",
+    "check_trusted",
     "create",
     "describe",
     "example_input",
     "input_size",
+    "is_factory",
     "model_names",
     "normalization",
     "resolve",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import re
 import socket
 import urllib.error
@@ -17,7 +18,8 @@ import torch
 from torch import nn
 
 from perturbify.errors import ModelError, PerturbifyError, WeightsError, nearest
-from perturbify.zoo.names import LIBRARIES, constructor, resolve, working_directory_importable
+from perturbify.numbers import MOST_CLASSES
+from perturbify.zoo.names import LIBRARIES, constructor, is_factory, resolve, working_directory_importable
 from perturbify.zoo.spec import ModelSpec, tag
 from perturbify.zoo.weights import fit_weights, read_weights
 
@@ -25,6 +27,12 @@ PATIENCE_SECONDS = 10.0  # how long a server may be silent before the network co
 
 # Arguments by which a library would fetch or unpickle weights behind our back.
 _RESERVED = {"checkpoint_path", "pretrained", "pretrained_backbone", "weights", "weights_backbone"}
+
+# Arguments that say from where timm fetches: a recipe's are not the user's.
+_SOURCES = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+
+# Arguments with a number above the first have a network measured before it is built; above the second, refused.
+_LARGE, _TOO_LARGE = 1_000, 30_000
 
 # What torchvision changes in a network when it comes with weights, beyond the weights.
 _WITH_WEIGHTS: dict[str, dict[str, Any]] = {
@@ -43,6 +51,7 @@ _NOBODYS_CLASSES = 7919
 
 def create(
     name: str,
+    /,
     *,
     num_classes: int | None = None,
     pretrained: bool = False,
@@ -51,6 +60,9 @@ def create(
     **kwargs: Any,
 ) -> nn.Module:
     """Builds a network by name, in train mode, tagged with its :class:`ModelSpec` (``perturbify_spec``).
+
+    A user's ``package.module:factory`` is imported and called: a name that a file gave goes through
+    :func:`check_trusted` first.
 
     Args:
         name: A name as :func:`resolve` takes it.
@@ -74,6 +86,7 @@ def create(
         raise WeightsError("`--reset-head` says how to load a file, and no file is given.", "Add `--weights FILE`.")
     arguments = kwargs if num_classes is None else {**kwargs, "num_classes": num_classes}
     spec = ModelSpec(resolve(name), arguments, "fresh")
+    _check_fits(spec)
     if pretrained:
         return _pretrained(spec)
     model = build(spec)
@@ -100,6 +113,37 @@ def build(spec: ModelSpec) -> nn.Module:
         ModelError: The constructor rejects its arguments, fails, or returns something else.
     """
     return tag(_construct(replace(spec, name=resolve(spec.name))), spec)
+
+
+def _check_fits(spec: ModelSpec) -> None:
+    """Makes sure that a library's network fits into memory, where an argument is so large that it may not.
+
+    Raises:
+        ModelError: It does not, or an argument is beyond all sense.
+    """
+    sizes = {key: max(_integers(value), default=0) for key, value in spec.kwargs.items()}
+    if is_factory(spec.name) or max(sizes.values(), default=0) <= _LARGE:
+        return
+    for key, size in sizes.items():
+        most = MOST_CLASSES if key == "num_classes" else _TOO_LARGE
+        if size > most:
+            raise ModelError(f"{spec.name} with {key}={spec.kwargs[key]!r:.80} is too large: {most:,} is the most.")
+    needed = 2 * sum(t.numel() * t.element_size() for t in skeleton(spec).state_dict().values())
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ModelError(
+            f"{spec.name} with these arguments takes {needed / 1e9:,.0f} GB with a noisy copy, and "
+            f"{there / 1e9:,.0f} GB are here."
+        )
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """The sizes of all integers in a JSON value."""
+    if isinstance(value, int):
+        yield abs(value)
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _integers(item)
 
 
 def skeleton(spec: ModelSpec) -> nn.Module:
@@ -130,7 +174,9 @@ def _construct(spec: ModelSpec, **extra: Any) -> nn.Module:
         call = lambda **kw: timm.create_model(bare, **kw)  # noqa: E731 -- timm resolves the tag, the function does not
     elif library == "torchvision" and "weights" not in extra:
         kwargs = _quiet(bare, function) | kwargs
-    with _explaining(spec, function), working_directory_importable():
+    # What a library imports when it is called must not be taken from the folder that a user happens to be in.
+    importable = working_directory_importable() if is_factory(spec.name) else contextlib.nullcontext()
+    with _explaining(spec, function), importable:
         model = call(**kwargs)
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -157,7 +203,7 @@ def _explaining(spec: ModelSpec, function: Callable[..., Any]) -> Iterator[None]
         yield
     except PerturbifyError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         found = re.match(r"(.+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
         if not isinstance(error, TypeError) or not found or found[2] not in spec.kwargs:
             raise ModelError(f"{spec.name} could not be built: {type(error).__name__}: {error}") from error
@@ -204,6 +250,10 @@ def _pretrained(spec: ModelSpec) -> nn.Module:
 def _pretrained_timm(spec: ModelSpec, bare: str) -> nn.Module:
     import timm
 
+    if taken := _SOURCES & spec.kwargs.keys():
+        raise ModelError(
+            f"{spec.name} takes no {min(taken)!r} with pretrained weights: they come from timm's own place."
+        )
     offered = timm.models.get_pretrained_cfg(bare)
     if not (offered and offered.has_weights):
         raise WeightsError(f"timm offers no weights for {bare}.", "Give a file with `--weights FILE`.")

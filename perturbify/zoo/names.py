@@ -18,8 +18,34 @@ from perturbify.zoo.cifar_resnet import NETWORKS
 LIBRARIES = ("perturbify", "timm", "torchvision")  # in the order in which a bare name is looked up
 
 
+def is_factory(name: str) -> bool:
+    """Whether a name is of the form of a user's own ``package.module:factory``; nothing is imported to say so."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library not in LIBRARIES
+
+
+def check_trusted(name: str, whose: str, *, trust_factory: bool) -> None:
+    """Makes sure that nobody but the user decides which code is run; nothing is imported before.
+
+    To be called with every name that the user did not give, but a file of whoever's.
+
+    Args:
+        name: A name as :func:`resolve` takes it.
+        whose: What names it, such as ``"the recipe 'mine.toml'"``.
+        trust_factory: Whether the user trusts that.
+
+    Raises:
+        ModelError: It is a factory, and not trusted.
+    """
+    if is_factory(name) and not trust_factory:
+        raise ModelError(
+            f"{whose[:1].upper()}{whose[1:]} wants to run {name} to build its network.",
+            "If you trust it, pass --trust-factory (trust_factory=True), or name the network yourself.",
+        )
+
+
 def resolve(name: str) -> str:
-    """Says what a name means.
+    """Says what a name means; of a user's own ``package.module:factory`` the module is imported for that.
 
     Args:
         name: ``"resnet18"``, ``"timm:resnet18"``, ``"package.module:factory"``.
@@ -141,7 +167,7 @@ def _factory(module_name: str, attribute: str) -> Callable[..., Any]:
     try:
         with working_directory_importable():
             module = importlib.import_module(module_name)
-    except Exception as error:  # the user's module may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise UnknownModel(
                 f"There is no module {error.name!r} for the model {qualified!r}.",

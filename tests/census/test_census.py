@@ -155,7 +155,10 @@ def test_ctrl_c_ends_it_at_once_and_notes_no_crash(tmp_path):
     time.sleep(6)  # the workers are at it
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone in the group
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors.decode().splitlines()[-1]) == (130, "Interrupted.")
+    assert (process.returncode, errors.decode().splitlines()[-1]) == (
+        130,
+        "Interrupted. Nothing is half written; the same command starts over.",
+    )
     assert len(notes.read_text().splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Files that earlier versions wrote load as what they were, with the noise alive."""
+"""Files of every format load as what they were, with the noise alive."""
 
 from pathlib import Path
 
@@ -8,16 +8,25 @@ from networks.golden import MAKERS, make
 from safetensors.torch import load_file
 
 import perturbify
+from perturbify import checkpoint
 
 FOLDER = Path(__file__).parent / "golden"
 WANTED = load_file(FOLDER / "outputs.safetensors")
 """One batch, ``x``, and what each network gave for it with its noise off, in eval mode."""
 
 
+def load(path, name):
+    if path.parent.name == "1":
+        with pytest.warns(UserWarning, match=f"{name}.safetensors is not sealed"):
+            return perturbify.load(path, model=make(name))
+    return perturbify.load(path, model=make(name))
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_file_of_format_1(name):
-    path, x = FOLDER / f"{name}.safetensors", WANTED["x"]
-    network = perturbify.load(path, model=make(name))
+def test_a_file_of_each_format(name, version):
+    path, x = FOLDER / version / f"{name}.safetensors", WANTED["x"]
+    network = load(path, name)
     stored = load_file(path)
     source = make(name).eval()
     source.load_state_dict({k: v for k, v in stored.items() if not k.endswith(".theta") and "normalize" not in k})
@@ -30,3 +39,11 @@ def test_a_file_of_format_1(name):
     with torch.no_grad():
         assert not torch.equal(network(x), network(x))
     assert {s.path for s in network.surgery.plan.sites} == {k[:-6] for k in stored if k.endswith(".theta")}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_both_formats_say_the_same(name):
+    one, two = (checkpoint.read(FOLDER / version / f"{name}.safetensors") for version in ("1", "2"))
+    assert (one[0].format, one[1].sealed, two[0].format, two[1].sealed) == (1, False, 2, True)
+    assert one[0].sites == two[0].sites and one[0].settings() == two[0].settings()
+    assert all(torch.equal(value, two[1].tensors[key]) for key, value in one[1].tensors.items())

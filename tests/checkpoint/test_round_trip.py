@@ -14,8 +14,9 @@ from torch import nn
 
 import perturbify
 from perturbify import Normalize, PerturbConfig, checkpoint, zoo
+from perturbify.checkpoint import container
+from perturbify.checkpoint.header import Header
 from perturbify.errors import CheckpointError
-from perturbify.header import Header
 
 SIZE = 16
 X = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -170,7 +171,7 @@ def test_a_network_of_ones_own_needs_to_be_handed_in(tmp_path):
     assert_same_network(net, loaded)
     assert mine.training and mine.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[k]) for k, v in mine.state_dict().items())
-    with pytest.raises(CheckpointError, match=r"noise sites"):
+    with pytest.raises(CheckpointError, match=r"does not fit its network: flat has the shape \[12\], not \[15\]"):
         perturbify.load(path, model=Own(width=5))
 
 
@@ -233,8 +234,14 @@ def test_the_file_is_plain_safetensors(tmp_path):
     thetas = {f"{name}.perturb.theta" for name, _ in perturbify.perturbations(net)}
     assert keys == source | thetas | {"normalize.mean", "normalize.std"}
     assert len(thetas) == 19
-    assert metadata.keys() == {"format", "perturbify"} and metadata["format"] == "pt"
+    assert metadata.keys() == {"format", "perturbify", "perturbify-seal"} and metadata["format"] == "pt"
     assert b"PK\x03\x04" not in path.read_bytes()[:4]  # nor a zip of pickles
+
+
+CHECK = {
+    **{"dataset": "digits", "preset": "quick", "n": 3, "seed": 0, "epsilon": 0.03, "verdict": "not established"},
+    **{"worst_case": {"value": 0.5, "interval": [0.1, 0.9]}, "criteria": {"more steps": "undecided"}, "rows": []},
+}
 
 
 def test_the_metadata_is_complete(tmp_path):
@@ -246,10 +253,10 @@ def test_the_metadata_is_complete(tmp_path):
         "recipe": "name = 'x'\n",
         "trained": {"epochs": 3},
     }
-    perturbify.save(net, path, **about, check={"n": 3, "passed": True})
+    perturbify.save(net, path, **about, check=CHECK)
     with safetensors.safe_open(path, "np") as file:
         told = json.loads(file.metadata()["perturbify"])
-    assert told["format"] == 1
+    assert told["format"] == 2
     assert told["model"] == {"name": "perturbify:cifar_resnet20", "kwargs": {"num_classes": 5}, "weights": "fresh"}
     assert told["source_class"] == "perturbify.zoo.cifar_resnet.CifarResNet"
     assert told["inputs"] == {"x": {"shape": [3, SIZE, SIZE]}}
@@ -263,7 +270,7 @@ def test_the_metadata_is_complete(tmp_path):
         "theta_shape": [16, 1, 1],
     }
     assert told["normalize"]["mean"] == pytest.approx(zoo.facts.CIFAR_MEAN)
-    assert {k: told[k] for k in about} == about and told["check"] == {"n": 3, "passed": True}
+    assert {k: told[k] for k in about} == about and told["check"] == CHECK
     assert told["versions"].keys() == {"perturbify", "torch", "torchvision", "timm"}
     assert told["aliases"] == {}
     assert set(told) == set(Header.__dataclass_fields__)
@@ -304,14 +311,15 @@ def test_loading_needs_nothing_but_the_file(tmp_path):
 def test_annotating_changes_the_metadata_only(tmp_path):
     path = tmp_path / "model.safetensors"
     perturbify.save(wrapped(Own()), path, classes=["a", "b", "c"])
-    metadata, tensors = checkpoint.read_file(path)
-    checkpoint.write_tensors(path, tensors, metadata | {"theirs": "kept"})
+    whole = container.read(path)
+    tensors = whole.tensors
+    container.write(path, tensors, {**whole.metadata, "theirs": "kept"})
     before = checkpoint.read_header(path)
-    after = checkpoint.annotate(path, check={"n": 1, "rows": [{"interval": (0.1, 0.2)}]})
+    after = checkpoint.annotate(path, trained={"epochs": 3})
     assert after == checkpoint.read_header(path)
-    assert after == replace(before, check={"n": 1, "rows": [{"interval": [0.1, 0.2]}]})
-    assert checkpoint.read_metadata(path)["theirs"] == "kept"
-    now = checkpoint.read_file(path)[1]
+    assert after == replace(before, trained={"epochs": 3})
+    assert container.peek(path).metadata["theirs"] == "kept"
+    now = container.read(path).tensors
     assert now.keys() == tensors.keys() and all(torch.equal(now[k], tensors[k]) for k in now)
     with pytest.raises(TypeError, match="nonsense"):
         checkpoint.annotate(path, nonsense=1)
@@ -321,7 +329,7 @@ def test_annotating_changes_the_metadata_only(tmp_path):
 def test_tensors_read_do_not_hang_on_the_file(tmp_path):
     path = tmp_path / "model.safetensors"
     perturbify.save(wrapped(Own()), path)
-    tensors = checkpoint.read_file(path)[1]
+    tensors = container.read(path).tensors
     before = {k: v.clone() for k, v in tensors.items()}
     path.write_bytes(b"\0" * path.stat().st_size)
     assert all(torch.equal(tensors[k], before[k]) for k in before)

@@ -13,6 +13,7 @@ from networks.saved import load, own
 
 import perturbify
 from perturbify import checkpoint
+from perturbify.checkpoint import container
 from perturbify.errors import CheckpointError, OutputExists, PerturbifyError
 
 
@@ -44,13 +45,13 @@ def test_a_write_that_fails_midway_leaves_the_old_file(writer, error, good, path
         filename.write_bytes(good.read_bytes()[:1000])
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(container, "save_file", half)
     expected = PerturbifyError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected):
         if writer == "save":
             perturbify.save(own(), path, overwrite=True)
         else:
-            checkpoint.annotate(path, check={})
+            checkpoint.annotate(path, trained={})
     assert path.read_bytes() == good.read_bytes()
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
 
@@ -84,7 +85,7 @@ def test_others_may_read_the_file(path):
         perturbify.save(own(), path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         path.chmod(0o640)
-        checkpoint.annotate(path, check={})
+        checkpoint.annotate(path, trained={})
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
     finally:
         os.umask(before)
@@ -94,13 +95,13 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from perturbify import checkpoint
+from perturbify.checkpoint import container
 
 torch.set_num_threads(1)  # a forked child cannot use the parent's threads
 path, text = Path(sys.argv[1]), sys.argv[2]
 def write(value):
     tensors = {str(i): torch.full((200_000,), float(value)) for i in range(8)}
-    checkpoint.write_tensors(path, tensors, {"perturbify": text, "value": str(value)})
+    container.write(path, tensors, {"perturbify": text, "value": str(value)})
 
 write(0)
 started = time.perf_counter()
@@ -111,15 +112,15 @@ seen = set()
 for _ in range(25):
     child = os.fork()
     if child == 0:
-        value = int(checkpoint.read_metadata(path)["value"])
+        value = int(container.peek(path).metadata["value"])
         while True:
             value += 1
             write(value)
     time.sleep(random.uniform(0, 8 * took))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    value = int(checkpoint.read_metadata(path)["value"])
-    tensors = checkpoint.read_file(path)[1]
+    value = int(container.peek(path).metadata["value"])
+    tensors = container.read(path).tensors
     assert len(tensors) == 8 and all(bool((t == value).all()) for t in tensors.values()), value
     seen.add(value)
 assert len(seen) > 3, seen
@@ -138,7 +139,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(path, monkeypatc
     """safetensors opens a file for its header, and then again for its tensors."""
 
     def write(size: int, value: int) -> None:
-        checkpoint.write_tensors(path, {"x": torch.full((size,), float(value))}, {"value": str(value)})
+        container.write(path, {"x": torch.full((size,), float(value))}, {"value": str(value)})
 
     def open_again(*args, **kwargs):
         if not replaced:
@@ -149,9 +150,9 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(path, monkeypatc
     from_file = torch.UntypedStorage.from_file
     monkeypatch.setattr(torch.UntypedStorage, "from_file", open_again)
     write(10, 0)
-    metadata, tensors = checkpoint.read_file(path)
+    found = container.read(path)
     assert replaced
-    assert (metadata["value"], tensors["x"].tolist()) == ("1", [1.0] * size)
+    assert (found.metadata["value"], found.tensors["x"].tolist()) == ("1", [1.0] * size)
 
 
 def test_two_writers_do_not_disturb_a_reader(good, path):

@@ -22,6 +22,8 @@ from perturbify.checks.liveness import Liveness
 from perturbify.checks.render import to_html, to_markdown, to_text, words
 from perturbify.checks.report import NOT_ELIGIBLE, Report
 from perturbify.checks.results import Answers, Example, Figure, Point, Result
+from perturbify.errors import CheckError
+from perturbify.escape import terminal
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -30,6 +32,13 @@ HOSTILE = (
     "a|b`c*_[x](https://evil.example)\n# head",
     "\x1b[31mred\u202eder &amp; &lt;",
     "]]>--><!--",
+    "one\r\ntwo\ttabs\x85three\u2028four\x9b31m",
+    "- [ ] a list",
+    "1) another",
+    "    code",
+    "---",
+    "zero\u200bwidth\ufeff\u2066isolated\U000e0041 and \udcff no UTF-8",
+    "x" * 60_000,
 )
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
@@ -259,7 +268,7 @@ def table_widths(markdown):
 def test_any_report_renders_and_none_breaks_out(found):
     assert Report.from_dict(json.loads(found.to_json())) == found
     page = Page(to_html(found))
-    assert page.text.get("h1", "").strip() == words.line(found.name).strip()
+    assert page.text.get("h1", "").strip() == terminal(found.name).strip()
     assert "url(" not in page.text["style"] and "@import" not in page.text["style"]
     assert not [c for c in to_text(found) if not c.isprintable() and c != "\n"]
     markdown = to_markdown(found)
@@ -270,8 +279,58 @@ def test_any_report_renders_and_none_breaks_out(found):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_text(name):
     hostile = full(name=name, dataset=name, remarks=(name,), example_attack=name)
-    assert words.line(name).strip() in Page(to_html(hostile)).text["h1"]
+    assert terminal(name).strip() in Page(to_html(hostile)).text["h1"]
     assert "\x1b" not in to_text(hostile)
+    rival = named_rival(name or "-")
+    Page(to_html(rival))
+    for text in (to_text(rival), to_markdown(rival), to_html(rival)):
+        assert not [c for c in text if not c.isprintable() and c != "\n"]
+    assert len(to_markdown(rival).splitlines()) == len(to_markdown(named_rival("word")).splitlines())
+
+
+def leaves(values, path=()):
+    """The paths of all strings in JSON values, keys of dicts among them."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from leaves(value, (*path, key))
+    elif isinstance(values, list):
+        for i, value in enumerate(values):
+            yield from leaves(value, (*path, i))
+    elif isinstance(values, str):
+        yield path
+
+
+def put(values, path, text):
+    copy = json.loads(json.dumps(values))
+    *way, last = path
+    at = copy
+    for key in way:
+        at = at[key]
+    at[last] = text
+    return copy
+
+
+def test_every_string_of_a_report_may_be_hostile():
+    """A report.json may come from anywhere: whatever is in it is refused, or shown and does nothing."""
+    values, lines, shown = full().to_dict(), len(to_markdown(full()).splitlines()), 0
+    some = [path for path in leaves(values) if path[0] != "results" or path[1] in (0, 9, 17)]
+    # Names that stand for another result must be that one's; the rival's has a test of its own.
+    paths = [path for path in some if path[-1] not in ("rival", "network", "role", "id")]
+    for path in paths:
+        for poison in ("\x1b[2J\x9b31m\r\n| <b>`x`\u202e\u2066\u200b\u2028# [x](y) |$", "\udcff" * 60_000):
+            try:
+                found = Report.from_dict(put(values, path, poison))
+                texts = [render(found) for render in RENDERERS]
+            except CheckError:
+                continue
+            for text in (*texts, found.to_json()):
+                assert not [c for c in text if not c.isprintable() and c != "\n"], path
+            assert max(len(line) for text in texts for line in text.splitlines()) < 60_000, path
+            Page(texts[2])
+            if path[0] not in ("results", "criteria"):
+                assert len(texts[1].splitlines()) == lines, path
+            shown += 1
+    assert shown > 60
 
 
 def test_the_same_report_gives_the_same_bytes():

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from perturbify.attacks import Pgd, registry
-from perturbify.checkpoint import annotate, read_header
+from perturbify.checkpoint import annotate, container, read_header
 from perturbify.cli.main import run
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "resnet20.safetensors"
@@ -24,11 +24,11 @@ FEW = ("--attacks", "fgsm,pgd,eot,transfer", "--images", "10", "--steps", "1", "
 
 
 def rewrite(source, target, change):
-    """A copy of a safetensors file with its tensors changed."""
-    with safe_open(source, "pt") as file:
-        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    """A copy of a checkpoint with its tensors changed, and sealed anew."""
+    contents = container.read(Path(source))
+    tensors = dict(contents.tensors)
     change(tensors)
-    save_file(tensors, target, metadata=metadata)
+    container.write(Path(target), tensors, contents.metadata)
     return target
 
 
@@ -119,6 +119,61 @@ def test_output_and_embed(check, refused, trained, folder):
     check("run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--force", "--json")
 
 
+def test_a_card_of_the_users_stays(cli, check, trained, folder):
+    shutil.copytree(trained.path, "run")
+    ours = Path("run/README.md").read_bytes()
+    for text in (b"# Mine\n", ours + b"My notes.\n"):
+        Path("run/README.md").write_bytes(text)
+        with pytest.warns(UserWarning, match=r"run/README\.md is not as perturbify wrote it.*README\.perturbify\.md"):
+            check("run", *FEW, "--embed", "-q")
+        assert Path("run/README.md").read_bytes() == text
+        assert "on 10 test images of digits" in Path("run/README.perturbify.md").read_text(encoding="utf-8")
+    assert read_header("run/model.safetensors").check["n"] == 10
+
+
+def test_a_folder_of_the_users_that_only_looks_like_a_run(check, trained, folder):
+    Path("mine").mkdir()
+    for name in ("model.safetensors", "recipe.toml"):
+        shutil.copy(trained.path / name, "mine")
+    Path("mine/README.md").write_text("# Mine\n")
+    check("mine/model.safetensors", *FEW, "--embed", "-q")
+    assert {p.name for p in Path("mine").iterdir()} == {"model.safetensors", "recipe.toml", "README.md"}
+    assert Path("mine/README.md").read_text() == "# Mine\n"
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.md", "report.html", "records-0.jsonl"])
+def test_force_removes_the_files_of_a_check_alone(name, refused, trained, folder):
+    Path("out").mkdir()
+    Path("out", name).write_text("mine")
+    assert "out holds a check already" in refused("check", trained.model, *FEW, "-o", "out")
+    said = refused("check", trained.model, *FEW, "-o", "out", "--force")
+    assert f"out/{name} is not as perturbify wrote it, so it is not removed" in said
+
+
+def test_force_removes_nothing_before_all_is_ready(refused, trained, folder):
+    shutil.copytree(trained.path, "out")
+    refused("check", trained.model, *FEW, "-o", "out", "--force", "--data", "nowhere")
+    refused("check", trained.model, *FEW, "-o", "out", "--force", "--from", "nowhere.safetensors")
+
+
+def test_somebody_else_is_at_it(refused, trained, folder):
+    """Another check in the folder, or a run on the file."""
+    shutil.copytree(trained.path, "run")
+    script = "import sys; from pathlib import Path; from perturbify.errors import CheckError; from perturbify.files "
+    script += "import alone\nwith alone(Path('run'), CheckError('')): print('held', flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        for how in ("--resume", "--force"):
+            assert "at work in run already" in refused("check", trained.model, *FEW, "-o", "run", how)
+        assert "training in run already" in refused("check", "run", *FEW, "--embed")
+        assert "training in run already" in refused("finetune", "--resume", "run", "--no-check")
+        assert "training in run already" in refused("finetune", "--recipe", "smoke", "-o", "run", "--force")
+    finally:
+        other.kill()
+        other.communicate()
+
+
 def test_killed_and_resumed(trained, folder):
     """The report of a check that was killed twice is that of one that was not, but for the times it took."""
     command = ("check", str(trained.model), "--images", "30", "--batch-size", "5", *FEW[:2], *FEW[4:], "--json")
@@ -175,11 +230,15 @@ def test_transfer_and_a_rival(check, refused, trained, folder):
     assert "no file othr.safetensors" in refused("check", trained.model, *FEW, "--from", "othr.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(0.0, "no fresh noise at conv1"), (0.001, "below θ_min"), (float("nan"), "not finite")]
-)
-def test_dead_noise_is_exit_status_3(value, said, trained, folder, capsys):
-    dead = rewrite(trained.model, "dead.safetensors", lambda tensors: tensors["conv1.perturb.theta"].fill_(value))
+@pytest.mark.parametrize(("value", "said"), [(0.0, "is to be positive"), (float("nan"), "not finite")])
+def test_noise_that_cannot_be_is_refused(value, said, refused, trained, folder):
+    rewrite(trained.model, "dead.safetensors", lambda tensors: tensors["conv1.perturb.theta"].fill_(value))
+    assert said in refused("check", "dead.safetensors", *FEW)
+
+
+def test_dead_noise_is_exit_status_3(trained, folder, capsys):
+    said = "below θ_min"
+    dead = rewrite(trained.model, "dead.safetensors", lambda tensors: tensors["conv1.perturb.theta"].fill_(0.001))
     assert run(["check", dead, *FEW, "--json"]) == 3
     out, err = capsys.readouterr()
     assert "Error" not in err
@@ -209,7 +268,8 @@ def test_inspect(cli, trained):
 @pytest.mark.parametrize(("passed", "said"), [(True, "no criterion failed"), (False, "a criterion failed")])
 def test_a_check_of_an_older_version_is_shown(passed, said, cli, trained, folder):
     shutil.copy(trained.model, "older.safetensors")
-    annotate("older.safetensors", check={"dataset": "digits", "n": 50, "passed": passed})
+    kept = {"dataset": "digits", "n": 50, "epsilon": 0.1, "rows": [], "criteria": {}, "passed": passed}
+    annotate("older.safetensors", check=kept)
     assert f"{said}, by an older version that gave no verdict; 50 images" in cli("inspect", "older.safetensors")
 
 

@@ -27,6 +27,7 @@ SMALL = ("--model", "factories:small", "--no-check", "--set", "data.train_images
 def test_a_whole_run(trained):
     assert {p.name for p in trained.path.iterdir()} == {
         *(
+            "perturbify-run.json",
             "recipe.toml",
             "metrics.jsonl",
             "model.safetensors",
@@ -145,7 +146,7 @@ def test_a_check_that_fails_is_exit_status_3(folder, monkeypatch, capsys):
     """The run is finished and written all the same."""
     from perturbify.perturbation import Perturbation
 
-    monkeypatch.setattr(Perturbation, "project_", lambda self: self.theta.data.zero_())
+    monkeypatch.setattr(Perturbation, "project_", lambda self: self.theta.data.fill_(1e-6))
     assert run(["finetune", "--recipe", "smoke", "-o", "run", "--json", "-q"]) == 3
     assert json.loads(capsys.readouterr().out)["report"]["verdict"] == "failed"
     assert read_header("run/model.safetensors").check["verdict"] == "failed"
@@ -254,8 +255,11 @@ def position(path):
     return saved.epoch, saved.step
 
 
-def kill(arguments, run_dir, *, when, delay):
-    """Starts a command and kills it a moment after its saved state has come so far; says where that left the run."""
+def kill(arguments, run_dir, *, when, delay=0.0, writing=False):
+    """Starts a command and kills it a moment after its saved state has come so far; says where that left the run.
+
+    With ``writing`` the moment is one in which a file is being written.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "perturbify", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -269,6 +273,8 @@ def kill(arguments, run_dir, *, when, delay):
             assert time.monotonic() < until
             time.sleep(0.01)
         time.sleep(delay)
+        while writing and not list(run_dir.glob(".*.tmp")):
+            assert process.poll() is None and time.monotonic() < until
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -288,12 +294,12 @@ def assert_same_run(one, other):
         assert ours == theirs
 
 
-def test_killed_in_mid_epoch_and_resumed(cli, folder, one_thread):
+def test_killed_while_it_writes_and_resumed(cli, folder, one_thread):
     cli(*LONG, "-o", "whole")
     killed = folder / "killed"
     saving = (*LONG, "-o", str(killed), "--set", "train.save_minutes=1e-9")
-    at = kill(saving, killed, when=(1, 2), delay=random.uniform(0, 0.1))
-    assert (1, 2) <= at < (3, 0), at
+    at = kill(saving, killed, when=(random.choice((0, 1)), random.randrange(1, 9)), writing=True)
+    assert (0, 1) <= at < (3, 0), at
     assert not (killed / "model.safetensors").exists()
     said = cli("finetune", "--resume", killed, "--no-check", "-q", "--json")
     assert said["run"] == str(killed)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,34 @@ from perturbify import __version__
 from perturbify.cli import convert
 from perturbify.cli.main import COMMANDS, run
 from perturbify.errors import CheckpointError
+
+
+@pytest.mark.parametrize(
+    "command", [["inspect", "a" * 300], ["plot", "a" * 300], ["recipes", "cp", "smoke", "a" * 300]]
+)
+def test_a_name_that_no_file_can_have(command, capsys):
+    assert run(command) == 1
+    said = capsys.readouterr().err
+    assert "too long" in said and "mistake" not in said
+
+
+def test_an_empty_argument_is_none(capsys):
+    assert run(["check", ""]) == 2
+    assert "An argument is empty." in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_full_disk_under_a_stream(stream):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "perturbify", "recipes", "ls" if stream == "stdout" else "lx"],
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full},
+            text=True,
+            check=False,
+        )
+    assert "Traceback" not in f"{done.stdout}{done.stderr}" and "mistake" not in f"{done.stdout}{done.stderr}"
+    assert done.returncode == (1 if stream == "stdout" else 2)
 
 
 def test_help_is_fast_and_names_every_command(command):
@@ -117,4 +146,4 @@ def test_interrupted(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(convert.models, "create", interrupt)
     assert run(["convert", "resnet18"]) == 130
-    assert capsys.readouterr().err.strip() == "Interrupted."
+    assert capsys.readouterr().err.strip() == "Interrupted. Nothing is half written; the same command starts over."

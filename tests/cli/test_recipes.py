@@ -95,7 +95,7 @@ def test_validate_reports_the_mistakes_of_every_recipe(tmp_path: Path) -> None:
 
 def test_validate_with_overrides_and_json() -> None:
     assert json.loads(output("validate", "digits", "--set", "train.epochs=20", "--json")) == [
-        {"recipe": "digits", "valid": True, "error": None}
+        {"recipe": "digits", "valid": True, "runs": None, "error": None}
     ]
     result = run("validate", "digits", "--set", "train.epoch=20", "--set", "seed=-1", "--json")
     (said,) = json.loads(result.stdout)

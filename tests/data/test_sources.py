@@ -1,9 +1,12 @@
 """Names, and the datasets behind them."""
 
+import os
+import pickle
 import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from PIL import Image
 
 from perturbify.data import Data, dataset_names, load
 from perturbify.data.builtin import default_root
+from perturbify.data.timm_datasets import _classes
 from perturbify.errors import DataError
 
 
@@ -59,6 +63,9 @@ def test_an_image_size_enlarges_images_in_memory() -> None:
         ("CIFAR100", "'cifar100'"),
         ("no/such/path", "There is no dataset, file or folder 'no/such/path'"),
         ("~nobody-here/x.npz", "There is no dataset"),
+        ("a\0b", "There is no dataset"),
+        ("\udcff", "There is no dataset"),
+        ("pyproject.toml/x", "There is no dataset"),
     ],
 )
 def test_an_unknown_name_is_told_its_neighbours_and_the_other_ways(name: str, expected: str) -> None:
@@ -80,10 +87,48 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         load(str(tmp_path / "data.csv"))
 
 
+def test_paths_that_lead_to_no_file_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pipe.npz").symlink_to("pipe")
+    (tmp_path / "x_train.npy").touch()
+    for name, sentence in {
+        "": "The name of the dataset is empty",
+        f"{tmp_path}/broken": "broken is a link that leads nowhere",
+        f"{tmp_path}/loop": "loop cannot be read: Too many levels of symbolic links",
+        f"{tmp_path}/pipe": "pipe is neither a .npz file nor a folder, but a pipe",
+        f"{tmp_path}/pipe.npz": "but a pipe",
+        f"{tmp_path}/x_train.npy": "A folder that holds x_train.npy, y_train.npy, x_test.npy, y_test.npy works, too",
+        "/dev/zero": "/dev/zero is neither a .npz file nor a folder, but a device",
+        "n" * 256: "cannot be read: File name too long",
+        "/".join(["n" * 200] * 30): "cannot be read: File name too long",
+    }.items():
+        with pytest.raises(DataError) as caught:
+            load(name)
+        assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("root", ["~nobody-here", "\0", "n" * 300, "/dev/null"])
+@pytest.mark.parametrize("name", ["cifar10", "torch/mnist", "torch/image_folder"])
+def test_a_root_that_is_none(root: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError):
+        load(name, root=root)
+    monkeypatch.setenv("PERTURBIFY_DATA", "~nobody-here")
+    with pytest.raises(DataError):
+        load(name)
+
+
 @pytest.mark.parametrize("size", [0, -3])
 def test_an_image_size_below_one_is_refused(size: int) -> None:
     with pytest.raises(DataError, match="not at least one pixel"):
         load("digits", image_size=size)
+
+
+def test_an_image_size_beyond_all_measure_is_refused() -> None:
+    for sizes in ({"image_size": 10**9}, {"default_size": 10_001}):
+        with pytest.raises(DataError, match="is more than 10,000 pixels"):
+            load("digits", **sizes)
 
 
 def test_the_names_load() -> None:
@@ -96,6 +141,16 @@ def test_the_default_root_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("PERTURBIFY_DATA")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_root() == tmp_path / ".cache/perturbify/data"
+
+
+class Runs:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -121,10 +176,20 @@ def test_cifar_without_a_network_is_one_error(monkeypatch: pytest.MonkeyPatch, t
 def test_cifar_files_with_another_md5_are_refused(as_path: bool, tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
-    for part in ("data_batch_1", "test_batch", "batches.meta"):
-        (folder / part).write_bytes(b"not the published bytes")
+    ran = tmp_path / "ran"
+    for part in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta"):
+        (folder / part).write_bytes(pickle.dumps(Runs(ran)))
     with pytest.raises(DataError, match="has another md5"):
         load(str(tmp_path)) if as_path else load("cifar10", root=tmp_path)
+    assert not ran.exists()
+    assert pickle.loads((folder / "test_batch").read_bytes()) is None and ran.exists(), "which is what it would do"
+
+
+def test_a_pipe_in_cifars_folder_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "cifar-100-python").mkdir()
+    os.mkfifo(tmp_path / "cifar-100-python" / "train")
+    with pytest.raises(DataError, match="has another md5"):
+        load(str(tmp_path))
 
 
 def write_mnist(root: Path, count: int = 30) -> np.ndarray:
@@ -191,6 +256,19 @@ def test_an_unknown_torchvision_set_is_told_the_nearest(tmp_path: Path) -> None:
 def test_streams_are_refused(name: str) -> None:
     with pytest.raises(DataError, match="is a stream that cannot be indexed"):
         load(name)
+
+
+def test_a_folder_here_is_no_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "user" / "set").mkdir(parents=True)
+    (tmp_path / "user" / "set" / "set.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="names a file or folder here"):
+        load("hfds/user/set")
+
+
+def test_classes_of_one_name_are_told_apart() -> None:
+    cranes = SimpleNamespace(classes=[("crane", "wader"), ("crate",), ("crane",)])
+    assert _classes(cranes, np.arange(3)) == ("crane (0)", "crate", "crane (2)")
 
 
 def test_importing_the_room_stays_light() -> None:

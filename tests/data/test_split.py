@@ -1,5 +1,9 @@
 """Batches, orders and parts of a split, in memory and decoded."""
 
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from perturbify.data.folders import ImageFiles
 from perturbify.data.split import DecodedSplit, MemorySplit, Split, as_rgb, fit
 from perturbify.errors import DataError
 
@@ -120,6 +125,49 @@ def test_a_broken_image_is_named_in_one_sentence(tmp_path: Path, workers: int) -
         list(split.batches(2))
     assert str(broken) in caught.value.message
     assert "Traceback" not in str(caught.value)
+
+
+def on_disk(split: Split) -> list[Path]:
+    return [Path(split.dataset.samples[row][0]) for row in split.rows.tolist()]
+
+
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("spoil", "sentence"), [(Path.unlink, "No such file or directory"), (become_a_pipe, "it is a pipe, not a file")]
+)
+def test_a_file_that_changes_in_mid_epoch_is_named(
+    workers: int, spoil: Callable[[Path], None], sentence: str, tmp_path: Path
+) -> None:
+    decoded(tmp_path, 40)
+    files = ImageFiles(tmp_path)
+    split = DecodedSplit(files, files.labels, 4, workers=workers)
+    batches = split.batches(2)
+    next(batches)
+    spoil(on_disk(split)[38])
+    with pytest.raises(DataError, match=sentence) as caught:
+        list(batches)
+    assert str(on_disk(split)[38]) in caught.value.message
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS], ids=str)
+def test_a_process_that_the_system_ends_is_one_sentence_and_disturbs_nothing_else(
+    how: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = decoded(tmp_path, 200, workers=2).batches(2)
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, how)
+        child.join()
+    sum(range(10**6))  # the signal of its end has come, and stopped nothing
+    with pytest.raises(DataError, match=r"A process that decodes images was ended from outside.*shm-size"):
+        list(batches)
 
 
 def test_fit_scales_the_shorter_side_and_crops_the_centre() -> None:

@@ -99,7 +99,7 @@ def snapshot():
 def start(build, data, make_recipe, tmp_path):
     """Begins a run that saves after every step and is stopped after so many of them."""
 
-    def start(folder, *, stop_after=None, **changes):
+    def start(folder, *, stop_after=None, force=False, **changes):
         done = 0
 
         def on_step(_):
@@ -109,7 +109,7 @@ def start(build, data, make_recipe, tmp_path):
                 raise Killed
 
         settings = make_recipe(train__w_steps=2, **{"train__save_minutes": 1e-9} | changes)
-        return finetune(build(), settings, tmp_path / folder, data=data, device="cpu", on_step=on_step)
+        return finetune(build(), settings, tmp_path / folder, data=data, device="cpu", force=force, on_step=on_step)
 
     return start
 

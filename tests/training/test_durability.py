@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from networks.runs import Killed, assert_same_run
 from PIL import Image
 from safetensors.torch import save_file
 
-from perturbify import checkpoint
-from perturbify.errors import CheckpointError, PerturbifyError
+from perturbify.checkpoint import container
+from perturbify.errors import CheckpointError, PerturbifyError, TrainingError
 from perturbify.training import state
 from perturbify.training.folder import RunFolder
 
@@ -83,7 +84,7 @@ def test_going_on_from_the_one_before_does_not_risk_it(stopped, start, go_on, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch, pytest.warns(UserWarning), pytest.raises(PerturbifyError):
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(container, "save_file", full)
         go_on("stopped")
     assert_same_run(go_on("stopped"), whole)
 
@@ -100,7 +101,7 @@ def test_without_links_the_one_before_is_a_copy(start, go_on, monkeypatch, tmp_p
 
 def test_a_full_disk_loses_nothing_that_was_saved(start, go_on, monkeypatch, tmp_path):
     whole = start("whole")
-    real, calls = checkpoint.save_file, []
+    real, calls = container.save_file, []
 
     def full(tensors, path, **more):
         calls.append(path)
@@ -110,11 +111,54 @@ def test_a_full_disk_loses_nothing_that_was_saved(start, go_on, monkeypatch, tmp
         return real(tensors, path, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(container, "save_file", full)
         with pytest.raises(PerturbifyError, match=r"state\.safetensors cannot be written: No space left on device"):
             start("stopped")
     assert position(RunFolder(tmp_path / "stopped").state) == (1, 1)
     assert_same_run(go_on("stopped"), whole)
+
+
+def test_a_disk_that_is_really_full(start, go_on, tmp_path):
+    """By the system's own limit; what is written is written by safetensors, and by us."""
+    whole = start("whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_step(progress):
+        if (progress.epoch, progress.step) == (1, 1):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+
+    with pytest.raises(Killed):
+        start("stopped", stop_after=5)
+    try:
+        with pytest.raises(TrainingError, match=r"cannot be written: .*arge") as raised:
+            go_on("stopped", on_step=on_step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    how = f"perturbify finetune --resume {tmp_path / 'stopped'}"
+    assert raised.value.hint == f"The last state is kept. Make room, and go on: {how}"
+    assert position(RunFolder(tmp_path / "stopped").state) == (1, 2)
+    assert_same_run(go_on("stopped"), whole)
+
+
+def test_a_disk_that_is_full_at_the_end(start, go_on, tmp_path):
+    whole = start("whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_step(progress):
+        if (progress.epoch, progress.step) == (2, 4):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+
+    with pytest.raises(Killed):
+        start("stopped", stop_after=5)
+    try:
+        with pytest.raises(TrainingError, match=r"model\.safetensors cannot be written: .*arge") as raised:
+            go_on("stopped", on_step=on_step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "go on: perturbify finetune --resume" in raised.value.hint
+    resumed = go_on("stopped")
+    assert_same_run(resumed, whole)
+    assert resumed.folder.model.is_file() and resumed.folder.card.is_file()
 
 
 def asking(number, at, times=1):
@@ -211,6 +255,28 @@ def test_the_callers_own_handler_stays(start):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [1]
+
+
+def test_a_handler_that_gives_way_is_put_back(start, go_on, tmp_path):
+    """As the command line's does, so that the step is finished and the state saved."""
+
+    class Handler:
+        gives_way = True
+
+        def __call__(self, *_):
+            raise AssertionError("it was not to be asked")
+
+    handler = Handler()
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(Killed):
+            start("stopped", stop_after=5, train__save_minutes=10)
+        with pytest.raises(SystemExit):
+            go_on("stopped", on_step=asking(signal.SIGTERM, at=1))
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert position(RunFolder(tmp_path / "stopped").state) == (1, 3)
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(start):

@@ -7,6 +7,7 @@ from networks.untouched import untouched
 
 import perturbify
 from perturbify.attacks import Pgd, pgd
+from perturbify.checkpoint import container
 from perturbify.errors import DataError
 from perturbify.training import held_out, run
 from perturbify.training.step import Learner
@@ -73,9 +74,9 @@ def test_a_run_goes_on_with_the_same_images_and_figures(start, go_on):
         start("stopped", stop_after=7, data__held_out=8)
     resumed = go_on("stopped")
     assert_same_run(resumed, whole)
-    ours, theirs = (perturbify.checkpoint.read_file(run.folder.best) for run in (resumed, whole))
-    assert ours[0] == theirs[0]
-    assert all(torch.equal(tensor, theirs[1][name]) for name, tensor in ours[1].items())
+    ours, theirs = (container.read(run.folder.best) for run in (resumed, whole))
+    assert ours.metadata == theirs.metadata
+    assert all(torch.equal(tensor, theirs.tensors[name]) for name, tensor in ours.tensors.items())
 
 
 def test_without_them_nothing_is_best(start):

@@ -52,7 +52,7 @@ def test_stopped_between_the_files_of_an_epochs_end(moment, start, go_on, monkey
         "state": (run.state, "save"),
         "metrics": (run.RunFolder, "write_metrics"),
         "model": (run.checkpoint, "save"),
-        "card": (run, "write_text"),
+        "card": (run, "write_own"),
     }[moment]
     calls, real = 0, getattr(where, name)
     fatal = {"state": 3, "metrics": 2}.get(moment, 1)  # the first state is saved before the first step
@@ -70,12 +70,13 @@ def test_stopped_between_the_files_of_an_epochs_end(moment, start, go_on, monkey
             start("stopped", train__save_minutes=10)
     resumed = go_on("stopped")
     assert_same_run(resumed, whole)
-    assert resumed.folder.model.is_file()
+    assert resumed.folder.model.is_file() and resumed.folder.card.is_file()
 
 
 def test_a_finished_run_stays_as_it_is(start, go_on):
     whole = start("whole")
-    perturbify.checkpoint.annotate(whole.folder.model, check={"passed": True})
+    check = {"dataset": "tiny", "n": 9, "epsilon": 0.1, "rows": [], "criteria": {}, "passed": True}
+    perturbify.checkpoint.annotate(whole.folder.model, check=check)
     before = {p.name: p.read_bytes() for p in whole.folder.path.iterdir()}
     again = go_on("whole")
     assert again.metrics == whole.metrics
@@ -122,7 +123,7 @@ def test_without_the_network_that_no_zoo_can_build(start, go_on):
 def test_another_network(start, go_on, build):
     with pytest.raises(Killed):
         start("run", stop_after=3)
-    with pytest.raises(CheckpointError, match="do not fit its network"):
+    with pytest.raises(CheckpointError, match="does not fit its network"):
         go_on("run", model=build(5))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import socket
 import sys
@@ -20,6 +21,7 @@ from torch import nn
 
 from perturbify import zoo
 from perturbify.errors import ModelError, WeightsError
+from perturbify.zoo.cifar_resnet import NETWORKS
 
 FACTORIES = """
 import torch
@@ -158,6 +160,30 @@ def test_pretrained_without_a_network_names_the_way_out(name: str, no_network: l
     assert caught.value.hint is not None and "--weights FILE" in caught.value.hint
     assert no_network
     assert (socket.getdefaulttimeout(), constants.HF_HUB_OFFLINE) == before
+
+
+def test_a_library_s_network_imports_nothing_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lazily.py").write_text("from pathlib import Path\nPath('imported').touch()", encoding="utf-8")
+
+    def imports_when_called() -> nn.Module:  # as libraries do with what is optional
+        importlib.import_module("lazily")
+        return nn.Linear(1, 1)
+
+    monkeypatch.setitem(NETWORKS, "imports_when_called", imports_when_called)
+    with pytest.raises(ModelError, match="No module named 'lazily'"):
+        zoo.create("perturbify:imports_when_called")
+    assert not Path("imported").exists()
+
+
+def test_a_factory_that_ends_the_process_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ending.py").write_text("import sys\nbuild = sys.exit", encoding="utf-8")
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)", encoding="utf-8")
+    with pytest.raises(ModelError, match="ending:build could not be built: SystemExit"):
+        zoo.create("ending:build")
+    with pytest.raises(ModelError, match="The module 'ends' of the model 'ends:build' cannot be imported: SystemExit"):
+        zoo.create("ends:build")
 
 
 @pytest.mark.usefixtures("my_factories")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,142 @@ def test_our_own_checkpoint_is_a_model_not_weights(tmp_path: Path, state: dict[s
     save_file(state, tmp_path / "model.safetensors", {"perturbify": json.dumps({"format": 1})})
     with pytest.raises(WeightsError, match="Give it as the model itself"):
         zoo.create("cifar_resnet20", weights=tmp_path / "model.safetensors")
+
+
+# Numbers of other kinds than a model's own
+
+ENCODED = {
+    "complex64": lambda w: w.to(torch.complex64),
+    "int8": lambda w: (w * 100).to(torch.int8),
+    "bool": lambda w: w > 0,
+    "float8_e4m3fn": lambda w: w.to(torch.float8_e4m3fn),
+}
+UNUSUAL = {
+    "sparse": lambda w: w.to_sparse(),
+    "quantised": lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8),
+    "meta": lambda w: w.to("meta"),
+    "nested": lambda w: torch.nested.nested_tensor(list(w)),
+}
+
+
+def first(state: dict[str, Tensor], change: Any) -> dict[str, Tensor]:
+    """The same weights, with the first of them changed."""
+    return state | {"conv1.weight": change(state["conv1.weight"].clone())}
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_encoded_weights_are_named(tmp_path: Path, state: dict[str, Tensor], kind: str, suffix: str) -> None:
+    path, changed = tmp_path / f"net{suffix}", first(state, ENCODED[kind])
+    save_file(changed, path) if suffix == ".safetensors" else torch.save(changed, path)
+    with pytest.raises(WeightsError, match=rf"does not fit this model: conv1\.weight is {kind}, not float32"):
+        zoo.create("cifar_resnet20", weights=path)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of some of these kinds
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_tensors_are_named(tmp_path: Path, state: dict[str, Tensor], kind: str) -> None:
+    torch.save(first(state, UNUSUAL[kind]), tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=rf"'net\.pth' holds conv1\.weight as a {kind} tensor"):
+        read_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 1e300])
+def test_what_is_no_number_is_named(state: dict[str, Tensor], number: float) -> None:
+    changed = first(state, lambda w: w.double().index_fill_(0, torch.tensor(0), number))
+    said = fit("cifar_resnet20", changed)
+    assert "'net.pth' holds weights that are no numbers: conv1.weight has NaN or infinity in 27 of 432" in said
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_rounded(state: dict[str, Tensor], dtype: torch.dtype) -> None:
+    model = zoo.create("cifar_resnet20")
+    given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    fit_weights(model, given, source="'net.pth'", head=lambda: frozenset())
+    assert same(model, {k: v.to(state[k].dtype) for k, v in given.items()})
+
+
+def test_a_counter_may_be_any_whole_number(state: dict[str, Tensor]) -> None:
+    counter, model = "bn1.num_batches_tracked", zoo.create("cifar_resnet20")
+    for value in (torch.tensor(7.0), torch.tensor(7, dtype=torch.uint8)):
+        fit_weights(model, state | {counter: value}, source="'net.pth'", head=lambda: frozenset())
+        assert model.state_dict()[counter] == 7
+    for wrong in (torch.tensor(7.5), torch.tensor(torch.nan)):
+        assert f"{counter} holds other numbers than int64" in fit("cifar_resnet20", state | {counter: wrong})
+
+
+def test_a_mask_may_be_infinite_where_the_model_s_own_is() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.tensor([0, -torch.inf]))
+
+    model = Masked()
+    fit_weights(model, {"mask": torch.tensor([0, -torch.inf])}, source="'net.pth'", head=lambda: frozenset())
+    with pytest.raises(WeightsError, match=r"mask has NaN or infinity in 1 of 2"):
+        fit_weights(model, {"mask": torch.tensor([torch.inf, 0])}, source="'net.pth'", head=lambda: frozenset())
+
+
+# Files that lie
+
+
+def test_a_file_that_inflates_is_not_inflated(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(10**7)}, tmp_path / "large.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "large.pth") as source,
+        zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    assert (tmp_path / "small.pth").stat().st_size < 10**6
+    with pytest.raises(WeightsError, match="it holds compressed or overlapping parts"):
+        read_weights(tmp_path / "small.pth")
+
+
+def test_a_pickle_gets_no_memory_by_asking(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("a/version", "3\n")
+        archive.writestr("a/data.pkl", b"\x80\x02c__builtin__\nbytearray\n(J\xff\xff\xff\x7ftR.")  # 2 GB
+    with pytest.raises(WeightsError, match="it makes byte arrays"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_a_view_of_one_number_is_no_tensor_of_many(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save(first(state, lambda w: w[:1, :1, 0, 0].expand(10**6, 10**6)), tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"conv1\.weight is \(1000000, 1000000\), not \(16, 3, 3, 3\)"):
+        zoo.create("cifar_resnet20", weights=tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("length", [99_000_000, 2**63])
+def test_a_header_of_another_world(tmp_path: Path, length: int) -> None:
+    (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
+    with pytest.raises(WeightsError, match="its header has more than 10,000,000 bytes"):
+        read_weights(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("mean", ["[" * 9000, "[1e999, 0, 0]", "[NaN, 0, 0]", f"[1{'0' * 400}, 0, 0]", "null", '"abc"'])
+def test_a_normalisation_of_no_numbers(tmp_path: Path, mean: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"mean": mean, "std": "[1, 1, 1]"})
+    with pytest.raises(WeightsError, match="that do not fit"):
+        read_weights(tmp_path / "a.safetensors")
+
+
+def test_names_that_are_no_texts(tmp_path: Path) -> None:
+    torch.save({1: torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="a tensor is called 1, which is no text"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "folder.pth").mkdir()
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    for name, kind in (("pipe", "pipe"), ("loop", "link to nothing"), ("folder", "folder")):
+        with pytest.raises(WeightsError, match=rf"{name}\.pth' is no weights file but a .*{kind}"):
+            read_weights(tmp_path / f"{name}.pth")
+    for name in ("a" * 300, "\0", "", "\udcff", "/dev/zero"):
+        with pytest.raises(WeightsError, match="no weights file"):
+            read_weights(name)
 
 
 def fit(name: str, state: dict[str, Tensor], **kwargs: Any) -> str:

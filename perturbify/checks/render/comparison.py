@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 
 from perturbify.checks.compare import Comparison
-from perturbify.checks.render import markdown, words
+from perturbify.checks.render import markdown as page
 from perturbify.checks.render.text import WIDTH
 from perturbify.checks.render.words import Column
-from perturbify.text import fraction, percent, table
+from perturbify.escape import markdown, terminal
+from perturbify.text import WIDEST, fraction, percent, table
 
 
 def to_text(comparison: Comparison) -> str:
@@ -19,16 +21,23 @@ def to_text(comparison: Comparison) -> str:
         comparison: Any comparison.
 
     Returns:
-        Lines without a newline at the end; control characters of foreign names are blanks.
+        Lines without a newline at the end; foreign names are fit for a terminal.
     """
-    name, accuracies, others = _names(comparison), _accuracies(comparison), _others(comparison)
-    lines = [_subject(comparison), ""]
-    for columns in _fitting(name, [*accuracies, *others]):
+    name, *others = map(_shown, (_names(comparison), *_accuracies(comparison), *_others(comparison)))
+    lines = [_fill(_subject(comparison)), ""]
+    for columns in _fitting(name, others):
         shown = [name, *columns]
         lines += [table([[c.head for c in shown], *zip(*(c.cells for c in shown), strict=True)]), ""]
-    return "\n".join(
-        [textwrap.fill(lines[0], WIDTH), *lines[1:], *(textwrap.fill(n, WIDTH) for n in _notes(comparison))]
-    )
+    return "\n".join([*lines, *map(_fill, _notes(comparison))])
+
+
+def _shown(column: Column) -> Column:
+    """A column as wide as a terminal shows it."""
+    return replace(column, head=terminal(column.head, WIDEST), cells=tuple(terminal(c, WIDEST) for c in column.cells))
+
+
+def _fill(text: str) -> str:
+    return textwrap.fill(terminal(text), WIDTH)
 
 
 def _fitting(name: Column, columns: Sequence[Column]) -> list[list[Column]]:
@@ -55,11 +64,11 @@ def to_markdown(comparison: Comparison) -> str:
         A document that ends with a newline; foreign names are escaped.
     """
     columns = [_names(comparison), *_others(comparison)[:4], *_accuracies(comparison), *_others(comparison)[4:]]
-    cells = zip(*([markdown.plain(cell) for cell in c.cells] for c in columns), strict=True)
+    cells = zip(*([markdown(cell) for cell in c.cells] for c in columns), strict=True)
     lines = [
-        *("# Comparison", "", f"{markdown.plain(_subject(comparison))}.", ""),
-        *(*markdown.table([markdown.plain(c.head) for c in columns], cells, [c.numeric for c in columns]), ""),
-        *(f"- {markdown.plain(note)}" for note in _notes(comparison)),
+        *("# Comparison", "", f"{markdown(_subject(comparison))}.", ""),
+        *(*page.table([markdown(c.head) for c in columns], cells, [c.numeric for c in columns]), ""),
+        *(f"- {markdown(note)}" for note in _notes(comparison)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -67,13 +76,13 @@ def to_markdown(comparison: Comparison) -> str:
 def _subject(comparison: Comparison) -> str:
     plan, first = comparison.plan, comparison.entries[0].report
     return (
-        f"{first.n} test images of {words.line(first.dataset)}, l∞ ε = {fraction(plan.epsilon)}, PGD by steps of "
+        f"{first.n} test images of {first.dataset}, l∞ ε = {fraction(plan.epsilon)}, PGD by steps of "
         f"{fraction(plan.step)}, EOT over {plan.eot_draws} draws, seed {plan.seed}; accuracy in percent [95%]"
     )
 
 
 def _names(comparison: Comparison) -> Column:
-    return Column("network", tuple(words.line(e.name) for e in comparison.entries), numeric=False)
+    return Column("network", tuple(e.name for e in comparison.entries), numeric=False)
 
 
 def _accuracies(comparison: Comparison) -> list[Column]:
@@ -98,9 +107,9 @@ def _accuracies(comparison: Comparison) -> list[Column]:
 
 def _others(comparison: Comparison) -> list[Column]:
     entries = comparison.entries
-    first = words.line(entries[0].name)
+    first = entries[0].name
     found = [
-        Column("method", tuple(words.line(e.method or "–") for e in entries), numeric=False),
+        Column("method", tuple(e.method or "–" for e in entries), numeric=False),
         Column("weights", tuple(f"{e.weights:,}" for e in entries)),
         Column("θ", tuple(f"{e.theta:,}" if e.theta else "–" for e in entries)),
         Column("ms/image", tuple(_latency(e.latency.milliseconds, e.latency.draws) for e in entries)),
@@ -125,8 +134,7 @@ def _notes(comparison: Comparison) -> list[str]:
             "has seen."
         )
     said += [
-        f"{words.line(e.name)} averages {e.latency.draws} draws for an answer, and gave {e.report.clean.draws} "
-        "for each image."
+        f"{e.name} averages {e.latency.draws} draws for an answer, and gave {e.report.clean.draws} for each image."
         for e in entries
         if e.latency.draws > 1
     ]
@@ -137,7 +145,7 @@ def _notes(comparison: Comparison) -> list[str]:
     if len(entries) > 1:
         said.append(
             "worst case: every image under the attack that leaves the least, chosen by other draws than those that "
-            f"score it. ahead of {words.line(entries[0].name)}: that less the same there, in points, by image. "
+            f"score it. ahead of {entries[0].name}: that less the same there, in points, by image. "
             "An interval that holds 0 decides nothing."
         )
     latency = entries[0].latency
@@ -145,12 +153,12 @@ def _notes(comparison: Comparison) -> list[str]:
         f"ms/image: an answer as the method gives it, in batches of {latency.images}, median of {len(latency.rounds)} "
         f"rounds in turn; holds for this machine alone, as idle as it was ({_machine(comparison)})."
     )
-    said += [f"{words.line(e.name)} FAILED {words.line(failure)}." for e in entries for failure in e.report.failures]
-    said += [f"{words.line(e.name)}: {words.line(remark)}" for e in entries for remark in e.report.remarks]
+    said += [f"{e.name} FAILED {failure}." for e in entries for failure in e.report.failures]
+    said += [f"{e.name}: {remark}" for e in entries for remark in e.report.remarks]
     return said
 
 
 def _machine(comparison: Comparison) -> str:
     about = comparison.machine
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
-    return words.line(f"{about['device']}, {threads}, torch {about['torch']}")
+    return f"{about['device']}, {threads}, torch {about['torch']}"

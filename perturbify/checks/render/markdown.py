@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from perturbify.checks.evidence import Criterion
 from perturbify.checks.render import words
 from perturbify.checks.report import NOT_ELIGIBLE, Report
+from perturbify.escape import markdown
 from perturbify.text import percent
 
 _OUTCOMES = {"fail": "**FAIL**"}
@@ -24,21 +24,21 @@ def to_markdown(report: Report) -> str:
     """
     dead = words.dead(report)
     lines = [
-        *((f"**{plain(dead)}**", "") if dead else ()),
-        f"# Robustness of {plain(report.name)}",
+        *((f"**{markdown(dead)}**", "") if dead else ()),
+        f"# Robustness of {markdown(report.name)}",
         "",
-        f"{plain(words.subject(report))}.{'' if report.deterministic else '[^leaderboard]'}",
+        f"{markdown(words.subject(report))}.{'' if report.deterministic else '[^leaderboard]'}",
         "",
-        *(line for said in words.person(report) for line in (plain(said), "")),
-        f"**{plain(words.verdict(report))}**",
+        *(line for said in words.person(report) for line in (markdown(said), "")),
+        f"**{markdown(words.verdict(report))}**",
         "",
     ]
     open_ = words.open_questions(report)
     if open_:
         lines += ["Open:", "", *_list(open_), ""]
-    lines += ["## Accuracy[^measured]", "", *_accuracy(report), "", plain(words.LEGEND), ""]
+    lines += ["## Accuracy[^measured]", "", *_accuracy(report), "", markdown(words.LEGEND), ""]
     if report.resubmissions:
-        answers = [(plain(name), plain(percent(f.value, f.interval))) for name, f in report.resubmissions.items()]
+        answers = [(markdown(name), markdown(percent(f.value, f.interval))) for name, f in report.resubmissions.items()]
         lines += ["## Asked again", "", *table(("right in the worst case", "% [95%]"), answers, (False, True)), ""]
     if report.criteria:
         pieces = [piece for criterion in report.criteria for piece in _evidence(criterion)]
@@ -48,33 +48,33 @@ def to_markdown(report: Report) -> str:
         lines += ["## Remarks", "", *_list(report.remarks), ""]
     lines += [
         *("## Settings", "", *_settings(report), ""),
-        *(f"Measured with {plain(words.settings(report.machine))}.", ""),
-        *("## In a paper", "", f"> {plain(words.sentence(report))}", ""),
-        f"[^measured]: {plain(' '.join(words.method(report)))}",
+        *(f"Measured with {markdown(words.settings(report.machine))}.", ""),
+        *("## In a paper", "", f"> {markdown(words.sentence(report))}", ""),
+        f"[^measured]: {' '.join(map(markdown, words.method(report)))}",
     ]
     if not report.deterministic:
-        lines.append(f"[^leaderboard]: {plain(NOT_ELIGIBLE)}")
+        lines.append(f"[^leaderboard]: {markdown(NOT_ELIGIBLE)}")
     return "\n".join(lines) + "\n"
 
 
 def _accuracy(report: Report) -> list[str]:
     columns = words.columns(report)
-    cells = zip(*([plain(cell) for cell in c.cells] for c in columns), strict=True)
+    cells = zip(*([markdown(cell) for cell in c.cells] for c in columns), strict=True)
     return table([c.head for c in columns], cells, [c.numeric for c in columns])
 
 
 def _evidence(criterion: Criterion) -> list[tuple[str, str, str, str]]:
     """A line for each piece of evidence, and one for the remark; the criterion's name stands on the first."""
-    said = [(plain(e.statement), plain(words.evidence(e))) for e in criterion.evidence]
-    said += [(plain(criterion.detail), "–")] if criterion.detail or not said else []
+    said = [(markdown(e.statement), markdown(words.evidence(e))) for e in criterion.evidence]
+    said += [(markdown(criterion.detail), "–")] if criterion.detail or not said else []
     name = criterion.name if criterion.core else f"{criterion.name} (not core)"
-    first = (plain(name), _OUTCOMES.get(criterion.outcome, criterion.outcome))
+    first = (markdown(name), _OUTCOMES.get(criterion.outcome, markdown(criterion.outcome)))
     return [(*(("", "") if i else first), *piece) for i, piece in enumerate(said)]
 
 
 def _settings(report: Report) -> list[str]:
     cells = [
-        [plain(text) for text in (words.called(row), row.noise, words.settings(row.settings))]
+        [markdown(text) for text in (words.called(row), row.noise, words.settings(row.settings))]
         for row in report.results
         if row.norm
     ]
@@ -94,10 +94,4 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bo
 
 
 def _list(sentences: Iterable[str]) -> list[str]:
-    return [f"- {plain(sentence)}" for sentence in sentences]
-
-
-def plain(text: str) -> str:
-    """Text that Markdown takes literally, also within a table."""
-    literal = re.sub(r"([\\`*_\[\]|~#!$@])", r"\\\1", words.line(text).replace("&", "&amp;"))
-    return literal.replace("<", "&lt;").replace(">", "&gt;")
+    return [f"- {markdown(sentence)}" for sentence in sentences]

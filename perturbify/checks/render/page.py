@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from html import escape
 from typing import Any
 
 from perturbify.checks.evidence import Criterion
@@ -13,12 +12,16 @@ from perturbify.checks.render import plots, words
 from perturbify.checks.render.style import STYLE
 from perturbify.checks.report import NOT_ELIGIBLE, Report
 from perturbify.checks.results import Figure
+from perturbify.escape import html
 from perturbify.text import duration, fraction, percent
 
 # Whatever a foreign report smuggles in: no script, no request.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _MARKS = {"pass": "✓ pass", "fail": "✗ FAIL", "undecided": "? undecided", "not measured": "– not measured"}
 _CLASSES = {"established": "pass", "failed": "fail", "not established": "undecided"}
+
+LONGEST = {False: 10_000, True: 100_000}
+"""Characters that the page shows at most of a fact on one line, and of one of several lines, such as a recipe."""
 
 _SHADES = (
     '<p class="soft">The line is what a figure must not exceed. Lightly shaded is the tolerance, and darker what lies '
@@ -42,15 +45,15 @@ def to_html(report: Report) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>Robustness of {_safe(report.name)}</title>
+<title>Robustness of {html(report.name)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <main>
 <header>
 <p class="kicker soft">Robustness report</p>
-<h1>{_safe(report.name)}</h1>
-<p class="soft">{_safe(words.subject(report))}</p>
+<h1>{html(report.name)}</h1>
+<p class="soft">{html(words.subject(report))}</p>
 </header>
 {_banner(report)}
 {_tiles(report)}
@@ -72,11 +75,11 @@ def to_html(report: Report) -> str:
 
 def _banner(report: Report) -> str:
     dead = words.dead(report)
-    said = "".join(f"<p>{_safe(sentence)}</p>" for sentence in words.person(report))
+    said = "".join(f"<p>{html(sentence)}</p>" for sentence in words.person(report))
     return (
-        (f'<div class="banner fail" role="alert"><p class="verdict">{_safe(dead)}</p></div>' if dead else "")
+        (f'<div class="banner fail" role="alert"><p class="verdict">{html(dead)}</p></div>' if dead else "")
         + f'<div class="lead">{said}</div><div class="banner {_CLASSES[report.verdict]}" role="status">'
-        f'<p class="verdict">{_safe(words.verdict(report))}</p></div>'
+        f'<p class="verdict">{html(words.verdict(report))}</p></div>'
     )
 
 
@@ -92,8 +95,8 @@ def _tiles(report: Report) -> str:
     if head.ahead is not None and report.rival is not None:
         tiles.append((f"Ahead of {report.rival}, in points", head.ahead, "the same attacks on both"))
     made = "".join(
-        f'<div><dt>{_safe(name)}</dt><dd class="big">{percent(figure.value)}</dd>'
-        f'<dd class="soft">{_interval(figure)}, {_safe(note)}</dd></div>'
+        f'<div><dt>{html(name)}</dt><dd class="big">{percent(figure.value)}</dd>'
+        f'<dd class="soft">{_interval(figure)}, {html(note)}</dd></div>'
         for name, figure, note in tiles
     )
     return f'<dl class="tiles">{made}</dl>'
@@ -107,7 +110,7 @@ def _open(report: Report) -> str:
 def _again(report: Report) -> str:
     """How often a random network is right when it is asked again."""
     body = "".join(
-        f'<tr><th scope="row">{_safe(name)}</th><td class="number">{percent(f.value, f.interval)}</td></tr>'
+        f'<tr><th scope="row">{html(name)}</th><td class="number">{percent(f.value, f.interval)}</td></tr>'
         for name, f in report.resubmissions.items()
     )
     head = '<tr><th scope="col">right in the worst case</th><th scope="col">% [95%]</th></tr>'
@@ -127,16 +130,16 @@ def _strip(report: Report) -> str:
     def line(head: str, cells: Iterable[str]) -> str:
         return f'<tr><th scope="row">{head}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
-    head = "".join(f'<th scope="col">{_safe(e.label)}</th>' for e in shown)
+    head = "".join(f'<th scope="col">{html(e.label)}</th>' for e in shown)
     body = (
         line("clean", (_image(e.clean, f"{e.label}, clean") for e in shown))
-        + line("taken for", (f"{_safe(e.clean_answer)}, {100 * e.clean_accuracy:.0f}% right" for e in shown))
+        + line("taken for", (f"{html(e.clean_answer)}, {100 * e.clean_accuracy:.0f}% right" for e in shown))
         + line("attacked", (_image(e.adversarial, f"{e.label}, attacked") for e in shown))
-        + line("taken for", (f"{_safe(e.answer)}, {100 * e.accuracy:.0f}% right" for e in shown))
+        + line("taken for", (f"{html(e.answer)}, {100 * e.accuracy:.0f}% right" for e in shown))
         + line("difference ×10", (_image(e.difference, f"{e.label}, ten times the difference") for e in shown))
     )
     attack = report.result(report.example_attack or "")
-    called = "an attack" if attack is None else _safe(words.called(attack))
+    called = "an attack" if attack is None else html(words.called(attack))
     caption = f"Images under {called}, the class that most fresh draws take them for, and the share that is right."
     return _section("Examples", _table("examples", caption, f"<tr><td></td>{head}</tr>", body, "strip"))
 
@@ -146,10 +149,10 @@ def _rows(report: Report) -> str:
     head = "".join(f'<th scope="col"{_class("number" if c.numeric else "name")}>{c.head}</th>' for c in columns)
     body = ""
     for i, row in enumerate(report.results):
-        cells = [f'<th scope="row" class="name">{_safe(columns[0].cells[i])}</th>']
+        cells = [f'<th scope="row" class="name">{html(columns[0].cells[i])}</th>']
         for column in columns[1:]:
             picture = plots.bar(row) if column.head == words.ACCURACY else ""
-            cells.append(f"<td{_class('number' if column.numeric else 'name')}>{_safe(column.cells[i])}{picture}</td>")
+            cells.append(f"<td{_class('number' if column.numeric else 'name')}>{html(column.cells[i])}{picture}</td>")
         body += f"<tr{_class('strongest' if row.id == strongest else '')}>{''.join(cells)}</tr>\n"
     marked = "" if strongest is None else " Shaded: the strongest single attack."
     return _table("all attacks", f"{words.LEGEND}{marked}", f"<tr>{head}</tr>", body)
@@ -159,18 +162,18 @@ def _criterion(criterion: Criterion) -> str:
     pieces = criterion.evidence
     ends = [v for e in pieces for v in (*e.interval, e.estimate, e.limit, e.limit + e.tolerance)]
     body = "".join(
-        f"<tr><td>{_safe(e.statement)}</td><td>{plots.interval(e, min(ends), max(ends))}</td>"
-        f'<td class="number">{_safe(words.evidence(e))}</td>'
+        f"<tr><td>{html(e.statement)}</td><td>{plots.interval(e, min(ends), max(ends))}</td>"
+        f'<td class="number">{html(words.evidence(e))}</td>'
         f'<td class="{_kind(e.outcome)}">{_MARKS[e.outcome]}</td></tr>'
         for e in pieces
     )
     head = "".join(f'<th scope="col">{h}</th>' for h in ("what", "", "in percent [95%], limit + tolerance", "outcome"))
-    table = _table(f"evidence: {_safe(criterion.name)}", "", f"<tr>{head}</tr>", body, "evidence") if pieces else ""
-    detail = f'<p class="soft">{_safe(criterion.detail)}</p>' if criterion.detail else ""
+    table = _table(f"evidence: {html(criterion.name)}", "", f"<tr>{head}</tr>", body, "evidence") if pieces else ""
+    detail = f'<p class="soft">{html(criterion.detail)}</p>' if criterion.detail else ""
     return (
-        f'<div class="criterion"><div class="head"><h3>{_safe(criterion.name)}</h3>'
+        f'<div class="criterion"><div class="head"><h3>{html(criterion.name)}</h3>'
         f'<span class="badge {_kind(criterion.outcome)}">{_MARKS[criterion.outcome]}</span></div>'
-        f"<p>A failure means: {_safe(criterion.why)}</p>{table}{detail}</div>"
+        f"<p>A failure means: {html(criterion.why)}</p>{table}{detail}</div>"
     )
 
 
@@ -179,8 +182,8 @@ def _measured(report: Report) -> list[str]:
     heads = ("attack", "noise", "settings", "median distance", "passes an image", "time")
     attacks = [row for row in report.results if row.norm]
     body = "".join(
-        f'<tr><th scope="row" class="name">{_safe(words.called(row))}</th><td class="name">{_safe(row.noise)}</td>'
-        f"<td>{_safe(words.settings(row.settings))}</td><td>{_safe(words.settings(row.distance))}</td>"
+        f'<tr><th scope="row" class="name">{html(words.called(row))}</th><td class="name">{html(row.noise)}</td>'
+        f"<td>{html(words.settings(row.settings))}</td><td>{html(words.settings(row.distance))}</td>"
         f'<td class="name">{row.forward:g} forward, {row.gradient:g} with gradient</td>'
         f'<td class="number">{duration(row.seconds)}</td></tr>'
         for row in attacks
@@ -197,7 +200,7 @@ def _measured(report: Report) -> list[str]:
 
 
 def _citation(report: Report) -> list[str]:
-    said = [f"<blockquote><p>{_safe(words.sentence(report))}</p></blockquote>"]
+    said = [f"<blockquote><p>{html(words.sentence(report))}</p></blockquote>"]
     if report.liveness.sites:
         said.append(
             "<p>For the noise behind the convolutions cite <cite>Learn2Perturb: an End-to-end Feature Perturbation "
@@ -224,19 +227,18 @@ def _details(title: str, content: str) -> str:
 
 
 def _facts(values: Mapping[str, Any]) -> str:
-    return f'<dl class="facts">{"".join(f"<dt>{_safe(k)}</dt><dd>{_value(v)}</dd>" for k, v in values.items())}</dl>'
+    return f'<dl class="facts">{"".join(f"<dt>{html(k)}</dt><dd>{_value(v)}</dd>" for k, v in values.items())}</dl>'
 
 
 def _value(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    if "\n" in text:
-        lines = "\n".join(map(_safe, text.splitlines()))
-        return f"<pre>{lines}</pre>"
-    return _safe(text)
+    lines = "\n" in text
+    shown = html(text, LONGEST[lines], lines=lines)
+    return f"<pre>{shown}</pre>" if lines else shown
 
 
 def _list(sentences: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_safe(s)}</li>' for s in sentences)}</ul>"
+    return f"<ul>{''.join(f'<li>{html(s)}</li>' for s in sentences)}</ul>"
 
 
 def _class(name: str) -> str:
@@ -254,12 +256,8 @@ def _interval(figure: Figure) -> str:
 
 
 def _image(url: str, alt: str) -> str:
-    return f'<img src="{url}" alt="{_safe(alt)}">'
+    return f'<img src="{url}" alt="{html(alt)}">'
 
 
 def _is_png(url: str) -> bool:
     return re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", url) is not None
-
-
-def _safe(text: object) -> str:
-    return escape(words.line(text))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from perturbify.checks.evidence import Evidence
 from perturbify.checks.render import words
 from perturbify.checks.report import Report
 from perturbify.checks.results import Result
+from perturbify.escape import html
 from perturbify.text import percent
 
 WIDTH, HEIGHT = 460, 310
@@ -175,7 +175,7 @@ def _figure(
     keys = "".join(
         f'<li class="{_color(i, curve)}"><svg viewBox="-12 -7 24 14" width="24" height="14" aria-hidden="true">'
         f'<path class="line" d="M-12 0H12"/><path class="dot" d="{_MARKERS[i % 5]}"/></svg>'
-        f"{escape(words.line(curve.name))}</li>"
+        f"{html(curve.name)}</li>"
         for i, curve in enumerate(curves)
     )
     return (
@@ -216,7 +216,7 @@ def _chart(title: str, curves: Sequence[Curve], axis: Axis, levels: Mapping[str,
         parts.append(f'<text x="{right}" y="{y - 4:.1f}" text-anchor="end" class="title">{name}</text>')
     parts += [_curve(i, curve, axis, across, up) for i, curve in enumerate(curves)]
     told = "; ".join(f"{c.name}: " + ", ".join(f"{axis.tick(d.x)} {percent(d.y)}" for d in c.dots) for c in curves)
-    label = escape(words.line(f"{title}, in percent by {axis.title}. {told}."))
+    label = html(f"{title}, in percent by {axis.title}. {told}.", 10_000)
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
@@ -229,7 +229,7 @@ def _curve(i: int, curve: Curve, axis: Axis, across: Callable[[float], float], u
     parts.append(f'<path class="line" d="{_path((across(d.x), up(d.y)) for d in dots)}"/>')
     for d in dots:
         spread = (d.low, d.high) if d.low < d.high else None
-        note = escape(words.line(f"{curve.name}, {axis.title} {axis.tick(d.x)}: {percent(d.y, spread)}%"))
+        note = html(f"{curve.name}, {axis.title} {axis.tick(d.x)}: {percent(d.y, spread)}%")
         parts.append(
             f'<path class="dot" transform="translate({across(d.x):.1f} {up(d.y):.1f})" d="{_MARKERS[i % 5]}">'
             f"<title>{note}</title></path>"

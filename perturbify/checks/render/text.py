@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from perturbify.checks.render import words
 from perturbify.checks.report import NOT_ELIGIBLE, Report
 from perturbify.checks.results import Result
+from perturbify.escape import terminal
 from perturbify.text import percent, table
 
 WIDTH = 80
@@ -21,13 +22,13 @@ def to_text(report: Report) -> str:
         report: Any report.
 
     Returns:
-        Lines of at most 80 columns, words longer than that aside, without a newline at the end; control characters of
-        foreign names are blanks.
+        Lines of at most 80 columns, words longer than that aside, without a newline at the end; foreign text is fit for
+        a terminal.
     """
     dead = words.dead(report)
     lines = [
         *([_fill(dead), ""] if dead else []),
-        _fill(f"{words.line(report.name)}: {words.subject(report)}"),
+        _fill(f"{report.name}: {words.subject(report)}"),
         "",
         *map(_fill, words.person(report)),
         _fill(words.verdict(report)),
@@ -37,15 +38,14 @@ def to_text(report: Report) -> str:
     ]
     if report.rival is not None:
         theirs = [r for r in report.results if r.network == report.rival]
-        lines += [f"{words.line(report.rival)}, under the same attacks:", "", table(_rows(theirs), WIDTH), ""]
-    failed = [f"FAILED: {f}" for f in map(words.line, report.failures)]
-    held = [words.line(c.name) for c in report.criteria if c.outcome == "pass"]
-    lines += [_item(f) for f in failed]
+        lines += [terminal(f"{report.rival}, under the same attacks:"), "", table(_rows(theirs), WIDTH), ""]
+    held = [c.name for c in report.criteria if c.outcome == "pass"]
+    lines += [_item(f"FAILED: {failure}") for failure in report.failures]
     lines += [_item(f"open: {question}") for question in words.open_questions(report)]
     lines += [_item(f"holds: {'; '.join(held)}")] if held else []
     lines += [_item(said) for said in words.answered(report)]
     lines += [_item(f"noise: {finding}") for finding in words.liveness(report)]
-    lines += [_item(f"remark: {words.line(remark)}") for remark in report.remarks]
+    lines += [_item(f"remark: {remark}") for remark in report.remarks]
     if not report.deterministic:
         lines.append(_item(f"remark: {NOT_ELIGIBLE}"))
     return "\n".join(lines)
@@ -55,7 +55,7 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     head = ("attack", "crafted on", "n", words.ACCURACY)
     rows = [
         (
-            _short(words.line(r.attack), 40),
+            _short(r.attack, 40),
             _short(words.crafted_on(r) if r.norm else f"noise {r.noise}", 17),
             str(r.n) if r.attacked == r.n else f"{r.attacked} of {r.n}",
             percent(r.accuracy, r.interval),
@@ -66,12 +66,13 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    shown = terminal(text)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def _fill(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(terminal(text), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _item(text: str) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(terminal(text), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -1,4 +1,7 @@
-"""The words and figures that all renderings of a report share."""
+"""The words and figures that all renderings of a report share.
+
+What is foreign in them is as the report has it: whoever shows them makes them fit for where they go.
+"""
 
 from __future__ import annotations
 
@@ -59,16 +62,11 @@ class Column:
     numeric: bool = True
 
 
-def line(text: object) -> str:
-    """Foreign text on one line, without the characters that steer a terminal or turn its direction."""
-    return "".join(c if c.isprintable() else " " for c in str(text))
-
-
 def radius(result: Result) -> str:
     """The bound of an attack, ``l∞ 8/255``, or how far one without a bound went: ``l2, median 0.39``."""
     if result.norm is None:
         return "–"
-    norm = _NORMS.get(result.norm, line(result.norm))
+    norm = _NORMS.get(result.norm, result.norm)
     if result.epsilon is None:
         gone = result.distance.get(result.norm)
         return f"{norm}, no bound" if gone is None else f"{norm}, median {gone:.2g}"
@@ -82,31 +80,31 @@ def crafted_on(result: Result) -> str:
         return "–"
     itself = f"noise {result.noise}"
     where = {"itself": itself, "twin": "noise off", "frozen": "frozen noise", "known": "one known draw"}
-    return line(result.source or where.get(result.on, result.on))
+    return result.source or where.get(result.on, result.on)
 
 
 def called(result: Result) -> str:
     """The name of an attack where its row is not beside it."""
     beside = "" if result.network == "itself" else f" on {result.network}"
-    return line(named(result) + beside)
+    return named(result) + beside
 
 
 def settings(values: Mapping[str, Any]) -> str:
     """Settings on one line: ``steps 7, step_size 0.01``."""
-    return ", ".join(f"{line(key)} {_value(value)}" for key, value in values.items()) or "none"
+    return ", ".join(f"{key} {_value(value)}" for key, value in values.items()) or "none"
 
 
 def columns(report: Report) -> list[Column]:
     """The table of attacks; columns in which no result has anything to say are left out."""
     rows = report.results
     found = [
-        Column("attack", tuple(line(r.attack) for r in rows), numeric=False),
+        Column("attack", tuple(r.attack for r in rows), numeric=False),
         Column("crafted on", tuple(map(crafted_on, rows)), numeric=False),
-        Column("noise", tuple(line(r.noise) for r in rows), numeric=False),
+        Column("noise", tuple(r.noise for r in rows), numeric=False),
         Column("norm, ε", tuple(map(radius, rows)), numeric=False),
     ]
     if any(r.network != "itself" for r in rows):
-        found.insert(0, Column("network", tuple(line(r.network) for r in rows), numeric=False))
+        found.insert(0, Column("network", tuple(r.network for r in rows), numeric=False))
     if any(r.n != report.n for r in rows):
         found.append(Column("n", tuple(str(r.n) for r in rows)))
     if any(r.attacked != r.n for r in rows):
@@ -127,8 +125,8 @@ def columns(report: Report) -> list[Column]:
 def subject(report: Report) -> str:
     """What was measured, on one line, without the name."""
     return (
-        f"{line(report.architecture)}, {report.n} test images of {line(report.dataset)}, l∞ ε = "
-        f"{fraction(report.epsilon)}, preset {line(report.preset)}, seed {report.seed}"
+        f"{report.architecture}, {report.n} test images of {report.dataset}, l∞ ε = "
+        f"{fraction(report.epsilon)}, preset {report.preset}, seed {report.seed}"
     )
 
 
@@ -146,7 +144,7 @@ def dead(report: Report) -> str | None:
 def verdict(report: Report) -> str:
     """The verdict on the whole, in a sentence."""
     said = VERDICTS[report.verdict]
-    failed = [line(c.name) for c in report.criteria if c.outcome == "fail"]
+    failed = [c.name for c in report.criteria if c.outcome == "fail"]
     if failed:
         one = "this does" if len(failed) == 1 else f"these {len(failed)} do"
         return f"{said}: {one} not hold: {_quoted(failed)}. The figures may flatter the network."
@@ -170,7 +168,7 @@ def person(report: Report) -> list[str]:
     if head.noise_adds is not None:
         said.append(_compared(head.noise_adds, "The noise itself", "adds", "takes"))
     if head.ahead is not None and report.rival is not None:
-        who = f"Beside {line(report.rival)}, under the same attacks on both, this network"
+        who = f"Beside {report.rival}, under the same attacks on both, this network"
         said.append(_compared(head.ahead, who, "gains", "loses"))
     return said
 
@@ -179,7 +177,7 @@ def open_questions(report: Report) -> list[str]:
     """The criteria that neither pass nor fail, a line each; those that the verdict waits for first."""
     waiting = [c for c in report.criteria if c.outcome in ("undecided", "not measured")]
     waiting.sort(key=lambda c: not c.core)
-    return [f"{line(c.name)} ({c.outcome}{'' if c.core else ', not core'}): {_said(c)}" for c in waiting]
+    return [f"{c.name} ({c.outcome}{'' if c.core else ', not core'}): {_said(c)}" for c in waiting]
 
 
 def worst(criterion: Criterion) -> Evidence | None:
@@ -200,7 +198,7 @@ def liveness(report: Report) -> list[str]:
         foreign = not report.deterministic
         return ["none of perturbify's, but the network is random" if foreign else "none in this network"]
     if live.failures:
-        return [f"FAILED, {line(failure)}" for failure in live.failures]
+        return [f"FAILED, {failure}" for failure in live.failures]
     alive = f"alive at {counted(live.sites, 'site')}"
     if live.skipped is None:
         return [alive]
@@ -225,7 +223,7 @@ def method(report: Report) -> list[str]:
         "The worst case takes for every image the attack that leaves the least, chosen by one half of the draws and "
         "scored by the other. An image counts as lost, and is not attacked again, where none of 20 draws or more is "
         "right.",
-        NOISE_MODES.get(report.noise_mode, f"Noise mode: {line(report.noise_mode)}."),
+        NOISE_MODES.get(report.noise_mode, f"Noise mode: {report.noise_mode}."),
         "Brackets are 95% score intervals over images, after Wilson (1927). They say how much the figures depend on "
         "which images were drawn; not what another training run would give, and not what a better attack would leave.",
         "An attack that fails proves nothing about the next one: all accuracies under attack are upper bounds.",
@@ -247,7 +245,7 @@ def sentence(report: Report) -> str:
     head, clean = report.headline, report.headline.clean
     best = None if head.best_attack is None else report.result(head.best_attack)
     said = (
-        f"{line(report.name)} has an accuracy of {percent(clean.value, clean.interval)}% on clean images and of "
+        f"{report.name} has an accuracy of {percent(clean.value, clean.interval)}% on clean images and of "
         f"{percent(head.worst.value, head.worst.interval)}% in the worst case per image over all l∞ attacks tried "
         f"within ε = {fraction(report.epsilon)}"
     )
@@ -258,8 +256,8 @@ def sentence(report: Report) -> str:
         )
     draws = "one pass" if report.clean.draws == 1 else f"{report.clean.draws} fresh draws of the noise"
     return (
-        f"{said}; on {report.n} test images of {line(report.dataset)}, 95% score intervals over images, {draws} for "
-        f"each image; credibility: {report.verdict} (perturbify check, preset {line(report.preset)}, seed "
+        f"{said}; on {report.n} test images of {report.dataset}, 95% score intervals over images, {draws} for "
+        f"each image; credibility: {report.verdict} (perturbify check, preset {report.preset}, seed "
         f"{report.seed})."
     )
 
@@ -281,8 +279,8 @@ def _compared(figure: Figure, who: str, more: str, less: str) -> str:
 
 def _said(criterion: Criterion) -> str:
     found = worst(criterion)
-    said = [] if found is None else [f"{line(found.statement)}: {evidence(found)}"]
-    said += [line(criterion.detail)] if criterion.detail else []
+    said = [] if found is None else [f"{found.statement}: {evidence(found)}"]
+    said += [criterion.detail] if criterion.detail else []
     return "; ".join(said) or "what it takes was not run"
 
 
@@ -293,7 +291,7 @@ def _quoted(names: Sequence[str]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return line(value) if isinstance(value, str) else line(json.dumps(value, ensure_ascii=False, default=str))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _survival(report: Report, result: Result, queries: int) -> str:

@@ -1,0 +1,1 @@
+"""Files that lie, by the thousand: what happens to whoever opens them?"""

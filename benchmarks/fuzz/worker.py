@@ -1,0 +1,89 @@
+"""A process that makes and judges changed files."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import perturbify
+from benchmarks.fuzz.judge import GOOD, Honest, judge_checkpoint, judge_recipe, judge_state, outcome
+from perturbify import recipe
+
+SECONDS, MEGABYTES = 2.0, 200.0
+"""What a file may cost above the honest one."""
+
+
+class Fuzzer:
+    """Makes and judges changed files.
+
+    Args:
+        folder: Where.
+        checkpoints: Honest ones.
+        states: Honest ones.
+        seed: Of all.
+    """
+
+    def __init__(self, folder: Path, checkpoints: list[Honest], states: list[Honest], seed: int) -> None:
+        torch.set_num_threads(1)
+        self.folder, self.checkpoints, self.states, self.seed = folder, checkpoints, states, seed
+        self.recipes = [recipe.text(name) for name in recipe.names()]
+        (folder / "canary.py").write_text("factory = None\n")
+        sys.path.insert(0, str(folder))
+        self.usual = max(self._seconds(c) for c in checkpoints)
+        _memory()
+        perturbify.load(checkpoints[0].path)
+        self.memory = _memory()
+
+    def take(self, number: int) -> dict[str, Any]:
+        """Makes one file, judges it, and says what came of it."""
+        rng = random.Random(f"{self.seed}/{number}")
+        kind = rng.choices(["checkpoint", "state", "recipe"], [70, 10, 20])[0]
+        path = self.folder / f"{os.getpid()}.{'toml' if kind == 'recipe' else 'safetensors'}"
+        _memory()
+        started = time.perf_counter()
+        if kind == "checkpoint":
+            found, more = outcome(lambda: judge_checkpoint(rng.choice(self.checkpoints), path, rng))
+        elif kind == "state":
+            found, more = outcome(lambda: judge_state(rng.choice(self.states), path, rng))
+        else:
+            found, more = outcome(lambda: judge_recipe(rng.choice(self.recipes), path, rng))
+        took, grown = time.perf_counter() - started, _memory() - self.memory
+        if found in GOOD and took > self.usual + SECONDS:
+            found, more = "too slow", f"{took:.1f} s"
+        if grown > MEGABYTES:
+            found, more = "too much memory", f"{grown:.0f} MB, {found}"
+        return {"number": number, "kind": kind, "found": found, "more": more, "seconds": took, "megabytes": grown}
+
+    def _seconds(self, honest: Honest) -> float:
+        """What the honest file takes to load, the second time."""
+        perturbify.load(honest.path)
+        started = time.perf_counter()
+        perturbify.load(honest.path)
+        return time.perf_counter() - started
+
+
+_fuzzer: Fuzzer
+
+
+def start(*given: Any) -> None:
+    """Begins a process; the arguments are those of :class:`Fuzzer`."""
+    global _fuzzer
+    _fuzzer = Fuzzer(*given)
+
+
+def take(number: int) -> dict[str, Any]:
+    """One file of this process; see :meth:`Fuzzer.take`."""
+    return _fuzzer.take(number)
+
+
+def _memory() -> float:
+    """MB that this process took at most since it was last asked."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return int(text.partition("VmHWM:")[2].split()[0]) / 1024

@@ -1,0 +1,159 @@
+"""Does a file agree with itself, and with the network it describes? Asked before anything of its size is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from perturbify.checkpoint.container import Contents, Shape
+from perturbify.checkpoint.header import DTYPES, Header
+from perturbify.errors import CheckpointError
+from perturbify.numbers import MOST_THETA
+
+SMALL = 10_000
+"""What the numbers among the arguments of a library's builder come to, but for those that a tensor has as a size."""
+MOST_ARGUMENTS = 1_000
+PLACING = {"device", "dtype", "quantize"}
+"""Arguments by which a network is elsewhere than on the CPU, or another one, from the start."""
+
+
+def check_file(header: Header, contents: Contents, path: Path) -> None:
+    """Holds a header against the names and shapes of the file's tensors, and against the tensors that were read.
+
+    Raises:
+        CheckpointError: They disagree, or a value is one that no network of ours has.
+    """
+    for problem in _disagreements(header, contents):
+        raise CheckpointError(f"{path} contradicts itself: {problem}.", "Fetch the file again.")
+
+
+def check_fits(state: Mapping[str, Tensor], header: Header, shapes: Mapping[str, Shape], path: Path) -> None:
+    """Holds the names and shapes of a file's tensors against a network's state dict, θ and aliases included.
+
+    Raises:
+        CheckpointError: One is missing, unexpected, or of another shape.
+    """
+    stored = dict(shapes) | {alias: shapes[kept] for alias, kept in header.aliases.items()}
+    lacking, unknown = sorted(state.keys() - stored.keys()), sorted(stored.keys() - state.keys())
+    if lacking or unknown:
+        what = f"lacks {', '.join(lacking[:3])}" if lacking else f"has unknown {', '.join(unknown[:3])}"
+        raise CheckpointError(f"{path} does not fit its network: it {what}.")
+    for key, held in state.items():
+        if tuple(held.shape) != stored[key]:
+            raise CheckpointError(
+                f"{path} does not fit its network: {key} has the shape {list(stored[key])}, not {list(held.shape)}."
+            )
+
+
+def check_values(network: nn.Module, stored: Mapping[str, Tensor], about: str) -> None:
+    """Makes sure that a network with these tensors could compute.
+
+    Args:
+        network: The network, with values of its own.
+        stored: What is to be its state dict.
+        about: Whose tensors they are, for the message.
+
+    Raises:
+        CheckpointError: A number is not finite where the network's own is.
+    """
+    for key, held in network.state_dict(keep_vars=True).items():
+        tensor = stored[key]
+        if not tensor.is_floating_point() or bool(tensor.isfinite().all()):
+            continue
+        # A mask that is built with the network may hold -inf.
+        if isinstance(held, nn.Parameter) or bool((tensor.isfinite() != held.isfinite().to(tensor.device)).any()):
+            raise CheckpointError(
+                f"{about}: of {key}, {int((~tensor.isfinite()).sum()):,} of {tensor.numel():,} numbers are not finite.",
+                "Such a network answers with NaN; take an earlier state of it.",
+            )
+
+
+def check_arguments(header: Header, shapes: Mapping[str, Shape], path: Path) -> None:
+    """Makes sure that a library's builder is not asked for more than the file's tensors can fill.
+
+    Raises:
+        CheckpointError: It is.
+    """
+    given = {} if header.model is None else header.model["kwargs"]
+    sizes = {size for shape in shapes.values() if 0 not in shape for size in shape}
+    values = list(_leaves(given))
+    numbers = [abs(v) for v in values if isinstance(v, int | float) and v not in sizes]
+    taken = sorted(PLACING & given.keys())
+    problem = ""
+    if taken:
+        problem = f"takes {taken[0]!r}, which is not the file's to say"
+    elif len(values) > MOST_ARGUMENTS or any(isinstance(v, str) and len(v) > MOST_ARGUMENTS for v in values):
+        problem = f"takes more than {MOST_ARGUMENTS:,} arguments, or a text as long"
+    elif sum(numbers) > SMALL:
+        problem = f"is asked for {max(numbers):.10g}, and no tensor has that size"
+    if problem:
+        raise CheckpointError(f"{path} contradicts itself: its network's builder {problem}.", "Fetch the file again.")
+
+
+def _disagreements(header: Header, contents: Contents) -> Iterator[str]:
+    """What is wrong, each in a few words; what comes later may rely on what came before."""
+    shapes, tensors = contents.shapes, contents.tensors
+    for alias, kept in header.aliases.items():
+        if alias in shapes:
+            yield f"{alias} is an alias, and a tensor of its own"
+        if kept not in shapes:
+            yield f"it names the tensor {kept} and does not hold it"
+    for key, tensor in tensors.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.is_floating_point() and kind not in DTYPES:
+            yield f"{key} is {kind}, and no network of ours has that"
+        if header.format > 1 and tensor.is_floating_point() and kind != header.dtypes.get(key, header.dtype):
+            yield f"{key} is {kind}, and the header says {header.dtypes.get(key, header.dtype)}"
+    for key in header.dtypes:
+        if key not in shapes:
+            yield f"it names the dtype of {key} and does not hold it"
+    for site in header.sites:
+        key = header.aliases.get(f"{site['path']}.theta", f"{site['path']}.theta")
+        if key not in shapes:
+            yield f"it names the tensor {key} and does not hold it"
+        elif list(shapes[key]) != site["theta_shape"]:
+            yield f"{key} has the shape {list(shapes[key])}, and its site says {site['theta_shape']}"
+        elif tensors:
+            yield from _wrong_theta(key, tensors[key], header)
+    for name, said in (header.normalize or {}).items():
+        key = f"normalize.{name}"
+        if shapes.get(key) != (len(said), 1, 1):
+            yield f"{key} does not have the {len(said)} numbers that the header gives"
+        elif tensors and not tensors[key].is_floating_point():
+            yield f"{key} is {tensors[key].dtype}"
+        elif tensors and tensors[key].flatten().tolist() != said:
+            yield f"{key} is not what the header says"
+
+
+def _wrong_theta(key: str, theta: Tensor, header: Header) -> Iterator[str]:
+    settings = header.settings()
+    assert settings is not None  # where there are sites
+    most = math.log(MOST_THETA) if settings.scale == "posterior" else MOST_THETA
+    if not theta.is_floating_point():
+        yield f"{key} is {theta.dtype}"
+    elif not bool((theta.isfinite() & (theta <= most)).all()):
+        yield f"{key} is not finite, or greater than {most:.10g}"
+    elif settings.theta_min is not None and bool((theta <= 0).any()):
+        yield f"{key} is to be positive, and is not"
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for k, v in value.items():
+            yield k
+            yield from _leaves(v)
+    elif isinstance(value, list):
+        for v in value:
+            yield from _leaves(v)
+    else:
+        yield value
+
+
+def other_dtypes(state: Mapping[str, Tensor], dtype: str) -> dict[str, str]:
+    """The dtype of each floating tensor that has another one than most."""
+    kinds = {key: str(t.dtype).removeprefix("torch.") for key, t in state.items() if t.is_floating_point()}
+    return {key: kind for key, kind in kinds.items() if kind != dtype}

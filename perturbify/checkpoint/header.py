@@ -1,0 +1,256 @@
+"""What a checkpoint says of itself: the JSON object in its metadata."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import fastjsonschema
+import torch
+
+from perturbify import strict_json, zoo
+from perturbify.errors import CheckpointError, ModelError
+from perturbify.example import from_description
+from perturbify.normalize import Normalize
+from perturbify.surgery.config import PerturbConfig
+from perturbify.surgery.plan import theta_shape
+
+FORMAT = 2
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+"""The floating dtypes that a file's weights may have."""
+MOST_TEXT = 2**22
+"""Characters of a header at most: enough for 100,000 classes with names."""
+MOST_INPUTS = 64
+MOST_DEPTH = 32
+MOST_PIXELS = 2**26
+"""Numbers in all inputs for one image at most."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        model: How to build the source network again (:class:`perturbify.zoo.ModelSpec` as a dict); None for a network
+            whose origin is not known: ``load`` then needs it.
+        source_class: Dotted name of the source network's class.
+        inputs: What the network takes, by argument name, as :mod:`perturbify.example` describes inputs: ``shape`` for
+            one image, a ``whole`` shape, a ``value``, a ``list`` or a ``dict`` of such; ``"*"`` for ``*args``.
+        dtype: Floating dtype of the network.
+        dtypes: That of each floating tensor which has another one, by state-dict key.
+        config: The settings of the surgery; None: a baseline without noise.
+        sites: ``name``, ``path``, ``map_shape`` of the feature map, and ``theta_shape`` of every site.
+        normalize: ``mean`` and ``std`` per channel of the layer inside; None: there is none.
+        classes: Names of the classes in the order of the logits, where known.
+        method: The defence it was trained by; None: not trained here.
+        recipe: The resolved recipe as TOML; None: not trained here.
+        trained: Epochs and steps done.
+        check: Summary of the last robustness check.
+        aliases: State-dict keys that share their tensor with another key, which holds it.
+        versions: Of the packages that wrote the file.
+        format: Version of this format.
+    """
+
+    model: dict[str, Any] | None
+    source_class: str
+    inputs: dict[str, dict[str, Any]]
+    dtype: str
+    config: dict[str, Any] | None
+    sites: list[dict[str, Any]]
+    normalize: dict[str, list[float]] | None
+    classes: list[str] | None = None
+    method: str | None = None
+    recipe: str | None = None
+    trained: dict[str, int] = field(default_factory=dict)
+    check: dict[str, Any] | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The metadata entry.
+
+        Raises:
+            CheckpointError: It is not what a reader would take: a field is of the wrong type or size, or a text is no
+                Unicode.
+        """
+        text = json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            start, end = text.rfind('"', 0, error.start), text.find('"', error.end)
+            raise CheckpointError(
+                f"The text {text[start + 1 : end]!r:.200} cannot be kept in a checkpoint: it is no Unicode.",
+                "Name classes, files and settings in UTF-8.",
+            ) from error
+        try:
+            _read(text)
+        except CheckpointError as error:
+            raise CheckpointError(f"This header cannot be written: {error.message}") from error
+        return text
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Header:
+        """Reads the metadata entry of the file ``path``.
+
+        Raises:
+            CheckpointError: It is damaged or of a newer format.
+        """
+        try:
+            return _read(text)
+        except _NewerError as error:
+            raise CheckpointError(
+                f"{path} has checkpoint format {error}; this perturbify reads up to {FORMAT}.",
+                "Install a newer perturbify.",
+            ) from error
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"The metadata of {path} is damaged: {error.message}", "Fetch the file again."
+            ) from error
+
+    def verify(self) -> None:
+        """Holds the fields against each other, where the schema cannot.
+
+        Raises:
+            ValueError: Two of them contradict each other, or one is out of bounds.
+        """
+        inputs = list(self.input_shapes())
+        sizes = inputs + [site[key] for site in self.sites for key in ("map_shape", "theta_shape")]
+        # To JSON Schema, and to Python's comparisons, 3.0 is an integer; torch sees it otherwise.
+        if any(type(n) is not int for shape in sizes for n in shape) or type(self.format) is not int:
+            raise ValueError("a size is no integer")
+        if "list" not in self.inputs.get("*", {"list": []}):
+            raise ValueError("positional inputs that are no list")
+        for nested in (self.inputs, (self.model or {}).get("kwargs")):
+            if _depth(nested) > MOST_DEPTH:
+                raise ValueError(f"values nested deeper than {MOST_DEPTH}")
+        if len(inputs) > MOST_INPUTS or sum(map(math.prod, inputs)) > MOST_PIXELS:
+            raise ValueError(f"more than {MOST_INPUTS} inputs, or {MOST_PIXELS:,} numbers in them")
+        if (self.config is None) != (not self.sites):
+            raise ValueError(
+                f"config is {'' if self.config is None else 'not '}null, and there are {len(self.sites)} sites"
+            )
+        for key in ("name", "path"):
+            twice = _twice(site[key] for site in self.sites)
+            if twice is not None:
+                raise ValueError(f"two sites have the {key} {twice!r:.200}")
+        for site in self.sites:
+            if list(theta_shape(tuple(site["map_shape"]), self.config["grain"])) != site["theta_shape"]:  # type: ignore[index]
+                raise ValueError(
+                    f"θ of {site['name']!r:.200} has the shape {site['theta_shape']} for {site['map_shape']}"
+                )
+
+    def input_shapes(self) -> Iterator[list[int]]:
+        """The shapes of all inputs: of one image, or whole where an input is described so."""
+        waiting = list(self.inputs.values())
+        while waiting:
+            about = waiting.pop(0)
+            if "list" in about or "dict" in about:
+                waiting += about["list"] if "list" in about else about["dict"].values()
+            elif "value" not in about:
+                yield about["whole"] if "whole" in about else about["shape"]
+
+    def example(self, device: str = "cpu") -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs of random pixels such as the network takes, two images each."""
+        made = from_description(self.inputs, DTYPES[self.dtype], device)
+        return (made, {}) if isinstance(made, tuple) else ((), made)
+
+    def image_size(self) -> int | None:
+        """Side of the square images the network was made for; None where they are not square."""
+        first = next(iter(self.inputs.values())).get("shape", [])
+        return first[-1] if len(first) == 3 and first[-1] == first[-2] else None
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the network comes from: what a report of its robustness has to say."""
+        keys = ("model", "config", "normalize", "method", "trained", "recipe")
+        return {key: getattr(self, key) for key in keys}
+
+    def spec(self) -> zoo.ModelSpec | None:
+        """How to build the source network, where that is known."""
+        return None if self.model is None else zoo.ModelSpec.from_dict(self.model)
+
+    def settings(self) -> PerturbConfig | None:
+        """The settings of the surgery; None for a baseline."""
+        if self.config is None:
+            return None
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config.items()}
+        settings.pop("backend", None)  # of earlier versions; both put the noise where it is put now
+        return PerturbConfig(**settings)
+
+    def normalization(self) -> Normalize | None:
+        """The layer inside, if there is one."""
+        return None if self.normalize is None else Normalize(**self.normalize)
+
+
+def versions() -> dict[str, str]:
+    """Those of the packages that make a network and its file."""
+    return {package: importlib.metadata.version(package) for package in ("perturbify", "torch", "torchvision", "timm")}
+
+
+class _NewerError(Exception):
+    """A format that is not known yet."""
+
+
+def _read(text: str) -> Header:
+    """Reads a header and holds it against the schema and against itself.
+
+    Raises:
+        CheckpointError: It does not hold.
+        _NewerError: Its format is a later one.
+    """
+    if len(text) > MOST_TEXT:
+        raise CheckpointError(f"its header has {len(text):,} characters, more than {MOST_TEXT:,}.")
+    try:
+        raw = strict_json.loads(text)
+        version = raw.get("format") if isinstance(raw, dict) else None
+        if isinstance(version, (int, float)) and version > FORMAT:
+            raise _NewerError(f"{version:g}")
+        _schema()(raw)
+        header = Header(**raw)
+        _ = header.spec(), header.settings(), header.normalization()  # each of which looks for itself
+        header.verify()
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise CheckpointError(f"{error.message.removeprefix('data.')}.") from error
+    except (ValueError, TypeError, ModelError) as error:
+        raise CheckpointError(f"{str(error).rstrip('.')}.") from error
+    except RecursionError as error:
+        raise CheckpointError("its values are nested too deep.") from error
+    return header
+
+
+@cache
+def _schema() -> Callable[[Any], Any]:
+    """The check of a header against header.schema.json."""
+    text = (resources.files(__package__) / "header.schema.json").read_text(encoding="utf-8")
+    check: Callable[[Any], Any] = fastjsonschema.compile(json.loads(text), use_default=False)
+    return check
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are within each other."""
+    level, depth = [value], 0
+    while level := [v for item in level if isinstance(item, (dict, list)) for v in _items(item)]:
+        depth += 1
+    return depth
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """The first name that comes a second time."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -1,0 +1,80 @@
+"""What tells whether images are the same as those of another day: digests of pixels, and of files."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+SAMPLE = 2**28
+"""Bytes of pixels that a digest reads at most, evenly spaced over the images: all of CIFAR, in about 0.4 s."""
+SIZES = 2**17
+"""Files whose sizes a digest looks up at most, evenly spaced; their names are all in it."""
+_AT_ONCE = 2**24  # bytes of pixels
+
+
+def digest_of_pixels(
+    labels: Tensor, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[Tensor], Tensor]
+) -> str:
+    """A hash of images and labels that does not depend on where they lie.
+
+    Args:
+        labels: int64 of shape (N,).
+        shape: (C, H, W) of an image.
+        dtype: Of a pixel.
+        read: Gives the images at some indices, of shape (B, C, H, W), on any device.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = _begin("pixels", labels, [*map(str, shape), str(dtype)])
+    each = math.prod(shape) * dtype.itemsize
+    for chunk in spread(len(labels), SAMPLE // each).split(max(1, _AT_ONCE // each)):
+        digest.update(read(chunk).cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def digest_of_files(labels: Tensor, names: Sequence[str], paths: Sequence[str]) -> str:
+    """A hash of files and their labels, without reading any.
+
+    Args:
+        labels: int64 of shape (N,).
+        names: What each file is called within the dataset.
+        paths: Where each file is; its size goes into the hash, where there are no more than :data:`SIZES`.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    sizes = []
+    for index in spread(len(paths), SIZES).tolist():
+        try:
+            sizes.append(os.stat(paths[index]).st_size)  # noqa: PTH116 (a Path a file would take as long again)
+        except OSError:
+            sizes.append(-1)  # whoever reads it says what is wrong
+    return _begin("files", labels, [*names, *map(str, sizes)]).hexdigest()
+
+
+def digest_of_texts(texts: Sequence[str]) -> str:
+    """A hash of texts in their order, 32 hexadecimal digits."""
+    digest = blake2b(digest_size=16)
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
+
+
+def spread(n: int, most: int) -> Tensor:
+    """Indices of ``most`` of n things, at least one, evenly spaced, the first among them; all where there are fewer."""
+    taken = min(n, max(1, most))
+    return torch.arange(taken) * n // max(1, taken)
+
+
+def _begin(kind: str, labels: Tensor, texts: Sequence[str]) -> blake2b:
+    digest = blake2b(digest_size=16)
+    digest.update(digest_of_texts([kind, str(len(labels)), *texts]).encode())
+    digest.update(labels.numpy().astype("<i8").data)
+    return digest

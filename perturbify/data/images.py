@@ -1,0 +1,182 @@
+"""From the bytes of an image file to a square of pixels, without ever taking much memory.
+
+Whatever the file says, decoding one image and fitting it takes at most 2 GB: it is refused by its header where it has
+more than :data:`PIXELS` pixels, or more bytes than :data:`BYTES`, and nothing from the file to the square is larger.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from perturbify.data.headers import excess
+from perturbify.text import first_line
+
+PIXELS = 2**28 // 3
+"""Of an image at most: a quarter of a gigabyte in RGB, where Pillow begins to warn, too."""
+BYTES = 2**28
+"""Of an image file at most."""
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file's name ends in. Among the other formats that Pillow knows, EPS starts a program."""
+_AT_ONCE = 2**24  # pixels that are resized together
+_TIFF_TILE = (322, 323)  # the tags of a tile's width and height
+
+
+class Unreadable(Exception):
+    """A file that is not decoded.
+
+    Args:
+        reason: Why, to go behind "cannot be decoded: ".
+        hint: One sentence that names the way out.
+    """
+
+    def __init__(self, reason: str, hint: str = "Replace or remove it.") -> None:
+        super().__init__(reason)
+        self.reason, self.hint = reason, hint
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Has whatever a decoder raises end as :class:`Unreadable`, and its warnings not reach the terminal."""
+    try:
+        with warnings.catch_warnings():
+            # Odd EXIF and the like do not touch the pixels.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except Unreadable:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        # Pillow tells the number of pixels, and then what it would allow.
+        pixels = int(next(iter(re.findall(r"\d+", str(error))), PIXELS + 1))
+        raise _too_large(f"it has {pixels:,} pixels, more than {PIXELS:,}") from error
+    except MemoryError as error:
+        raise Unreadable("the memory ran out", "Free memory, or make the image smaller.") from error
+    except OSError as error:
+        raise Unreadable(error.strerror or first_line(error)) from error
+    except Exception as error:  # decoders raise all kinds of things on a broken file
+        reason, name = first_line(error), type(error).__name__
+        raise Unreadable(reason if reason == name else f"{name}: {reason}") from error
+
+
+def open_rgb(path: str) -> Image.Image:
+    """Decodes an image file to eight-bit RGB.
+
+    Raises:
+        Unreadable: It is no regular file, too large, or no image.
+    """
+    with decoding(), open(path, "rb", opener=without_waiting) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise Unreadable(f"it is {kind(found.st_mode)}, not a file")
+        if found.st_size > BYTES:
+            raise _too_large(f"the file has {found.st_size:,} bytes, more than {BYTES:,}")
+        return decode(file.read(found.st_size))
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """Opens a file as ``open`` does, but does not wait where it is a pipe that nobody writes to."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def kind(mode: int) -> str:
+    """What is there in place of a regular file, by its ``st_mode``."""
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def decode(content: bytes) -> Image.Image:
+    """Decodes the content of an image file to eight-bit RGB; of several frames the first.
+
+    Raises:
+        Unreadable: It is too large or not of :data:`FORMATS`.
+    """
+    with decoding():
+        if found := excess(content):
+            raise Unreadable(f"it has {found}")
+        try:
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise Unreadable(f"it is none of {', '.join(FORMATS)}, or damaged") from error
+        with image:
+            width, height = image.size
+            if image.format == "TIFF":
+                # A tile is decoded whole, however little of it the image shows.
+                width, height = (
+                    max(side, image.tag_v2.get(tag, 0))  # type: ignore[attr-defined]
+                    for side, tag in zip((width, height), _TIFF_TILE, strict=True)
+                )
+            if width * height > PIXELS:
+                raise _too_large(f"it has {width:,}×{height:,} pixels, more than {PIXELS:,} in all")
+            return as_rgb(image)
+
+
+def _too_large(reason: str) -> Unreadable:
+    return Unreadable(reason, "Make it smaller, or remove it.")
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image of any mode to eight-bit RGB; transparency is dropped."""
+    if image.mode.startswith("I;16"):
+        # Pillow would clip every value above 255 to white.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def fit(images: Tensor, size: int) -> Tensor:
+    """Resizes the shorter side to ``size`` (bilinear, antialiased) and crops the centre.
+
+    Args:
+        images: uint8 of shape (..., C, H, W).
+        size: Side of the square, in pixels.
+
+    Returns:
+        uint8 of shape (..., C, size, size).
+    """
+    from torchvision.transforms.v2 import functional as F
+
+    shorter, longer = sorted(images.shape[-2:])
+    if size * int(size * longer / shorter) > PIXELS:
+        return _fit_strips(images, size)
+    # Contiguous: a mere view of its centre would keep all of the resized image.
+    return F.center_crop(F.resize(images, [size], antialias=True), [size, size]).contiguous()
+
+
+def fit_all(images: Tensor, size: int) -> Tensor:
+    """The same as :func:`fit`, a few images of (N, C, H, W) at a time, so that little but the squares is in memory."""
+    fitted = torch.empty((*images.shape[:2], size, size), dtype=images.dtype)
+    shorter, longer = sorted(images.shape[2:])
+    at_once = max(1, _AT_ONCE // (size * int(size * longer / shorter)))
+    for start in range(0, len(images), at_once):
+        fitted[start : start + at_once] = fit(images[start : start + at_once], size)
+    return fitted
+
+
+def _fit_strips(images: Tensor, size: int) -> Tensor:
+    """The same, up to rounding, for images so long that resized as a whole they were too large: makes their centre."""
+    height, width = images.shape[-2:]
+    shorter, longer = sorted((height, width))
+    whole = int(size * longer / shorter)
+    start = round((whole - size) / 2) * longer / whole
+    stop = min(start + size * longer / whole, longer)
+    box = (0, start, width, stop) if height > width else (start, 0, stop, height)
+    done = torch.empty((*images.shape[:-2], size, size), dtype=torch.uint8)
+    # By channel, for grey images have one.
+    for source, target in zip(images.reshape(-1, height, width), done.view(-1, size, size), strict=True):
+        plane = Image.fromarray(source.contiguous().numpy())
+        target.copy_(torch.from_numpy(np.array(plane.resize((size, size), Image.Resampling.BILINEAR, box=box))))
+    return done

@@ -1,0 +1,74 @@
+"""What classes and datasets may be called: whatever can be written to a file and told apart by a reader."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from perturbify.errors import DataError
+
+LONGEST = 1000
+"""Characters of a class's name at most."""
+
+
+def check_name(name: str) -> None:
+    """Makes sure that a dataset's name can be written.
+
+    Raises:
+        DataError: It is not UTF-8.
+    """
+    if not _can_be_written(name):
+        raise DataError(f"The name of the dataset {name!r} is not UTF-8, and no file can keep it.", "Rename it.")
+
+
+def check_class_names(where: str, classes: Sequence[str], *, fold_case: bool = False) -> None:
+    """Makes sure, before any work, that each class has a name that can be written, and no other class has it.
+
+    Args:
+        where: The dataset or folder, for the messages.
+        classes: Their names in the order of their labels.
+        fold_case: Whether names that differ in case alone are taken for the same, too.
+
+    Raises:
+        DataError: A name is empty, too long, not UTF-8, or looks the same as another one.
+    """
+    seen: dict[str, int] = {}
+    for label, name in enumerate(classes):
+        if len(name) > LONGEST:
+            raise DataError(
+                f"The name of class {label} of {where} has {len(name):,} characters, more than {LONGEST:,}.",
+                "Give it a shorter one.",
+            )
+        if not _can_be_written(name):
+            raise DataError(
+                f"The name of class {label} of {where}, {name!r}, is not UTF-8, and no file can keep it.",
+                "Rename it.",
+            )
+        looks = _looks(name, fold_case)
+        if not looks:
+            raise DataError(f"Class {label} of {where} has no name: {name!r}.", "Give it one.")
+        before = classes[seen.setdefault(looks, label)]
+        if seen[looks] != label:
+            but = "" if before == name else ", but for " + ("case, " if fold_case else "") + "spaces or accents"
+            raise DataError(
+                f"Classes {seen[looks]} and {label} of {where} have the same name{but}: {before!r} and {name!r}.",
+                "Rename one of the two.",
+            )
+
+
+def _can_be_written(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _looks(name: str, fold_case: bool) -> str:
+    """What a reader sees of a name: without what is invisible, however its accents are put together."""
+    if name.isascii():
+        seen = name
+    else:
+        seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+    seen = " ".join(seen.split())
+    return seen.casefold() if fold_case else seen

@@ -1,0 +1,101 @@
+"""Which files in a run's folder are the run's own, by what they hold: only those may be removed or replaced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from perturbify import recipe as recipes
+from perturbify import strict_json
+from perturbify.checkpoint import container
+from perturbify.checkpoint import files as checkpoints
+from perturbify.checks import records
+from perturbify.errors import PerturbifyError
+from perturbify.files import LOCK, MOST, is_regular, is_signed
+from perturbify.training import history
+
+STATE = "perturbify-state"
+"""The metadata entry of a state."""
+
+_REPORT = {"schema", "verdict", "results", "criteria", "machine"}
+_COMPARISON = {"schema", "networks", "machine", "epsilon"}
+_CERTIFICATE = {"schema", "certified", "sigma", "images"}
+_PASSING = re.compile(rf"{re.escape(LOCK)}|\..+\.\d+\.tmp")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file, by its name one of a run's, holds what a run or its check would have written there."""
+    return is_regular(path) and _rule(path)(path)
+
+
+def is_state(path: Path) -> bool:
+    """Whether a file is a state of a run, sound or not."""
+    return _has(path, STATE)
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a check's report as JSON, of this version or another; or an object with nothing in it."""
+    return _is_object(path, _REPORT)
+
+
+def is_passing(name: str) -> bool:
+    """Whether a file of that name is there only as long as somebody is at it, or was killed."""
+    return _PASSING.fullmatch(name) is not None
+
+
+def _rule(path: Path) -> Callable[[Path], bool]:
+    if path.name == "recipe.toml":
+        return _is_recipe
+    if path.name == "metrics.jsonl":
+        return lambda p: history.read(p)[1]
+    if path.name.startswith("records-"):
+        return records.is_ours
+    if path.name.startswith("events.out.tfevents."):
+        return lambda p: True
+    if path.name.startswith("state."):
+        return is_state
+    if path.name == "comparison.json":
+        return lambda p: _is_object(p, _COMPARISON)
+    if path.name == "certificate.json":
+        return lambda p: _is_object(p, _CERTIFICATE)
+    rules: dict[str, Callable[[Path], bool]] = {
+        ".safetensors": lambda p: _has(p, checkpoints.KEY),
+        ".json": is_report,
+        ".png": _is_drawn,
+    }
+    return rules.get(path.suffix, is_signed)
+
+
+def _is_recipe(path: Path) -> bool:
+    """Whether a recipe is exactly as it would be written: a comment of the user's would be lost."""
+    try:
+        text = path.read_text(encoding="utf-8") if is_regular(path, MOST) else ""
+        return recipes.to_toml(recipes.from_toml(text, "run")) == text
+    except (OSError, ValueError, PerturbifyError):
+        return False
+
+
+def _is_drawn(path: Path) -> bool:
+    """Whether ``perturbify plot`` drew a picture, which says so."""
+    try:
+        with path.open("rb") as file:
+            return b"Software\0perturbify" in file.read(4096)
+    except OSError:
+        return False
+
+
+def _has(path: Path, key: str) -> bool:
+    try:
+        return is_regular(path) and key in container.peek(path).metadata
+    except (PerturbifyError, OSError):
+        return False
+
+
+def _is_object(path: Path, keys: set[str]) -> bool:
+    """Whether a file is a JSON object with these keys, or with none at all."""
+    try:
+        values = strict_json.loads(path.read_text(encoding="utf-8")) if is_regular(path, MOST) else None
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and (not values or values.keys() >= keys)

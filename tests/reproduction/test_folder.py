@@ -1,0 +1,132 @@
+"""A reproduction's folder: --force removes what the reproduction wrote there, whatever its notes say."""
+
+import json
+import threading
+
+import pytest
+
+from perturbify import recipe
+from perturbify.errors import OutputExists, PerturbifyError
+from perturbify.files import alone, signed
+from perturbify.reproduction.folder import ReproductionFolder
+from perturbify.training.folder import RunFolder
+
+ABOUT = {"table": "table1", "seed": 0, "digests": ["abc"], "recipes": {"job": ""}}
+TABLE = {"schema": 2, "table": "table1", "complete": False, "rows": []}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A reproduction with one run that has not taken a step, and a table."""
+    folder = ReproductionFolder(tmp_path / "out")
+    with folder.busy():
+        folder.open(ABOUT, force=False)
+    begin(folder.path / "job")
+    (folder.path / "table1.json").write_text(json.dumps(TABLE))
+    (folder.path / "table1.md").write_text(signed("# Table"))
+    (folder.path / "notes.txt").write_text("mine")
+    return folder
+
+
+def begin(path):
+    run = RunFolder(path)
+    with run.busy():
+        run.begin(recipe.load("smoke"), force=False)
+    return run
+
+
+def contents(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_the_same_command_goes_on(folder):
+    before = contents(folder.path)
+    folder.open(ABOUT, force=False)
+    assert contents(folder.path) == before
+
+
+def test_notes_of_an_earlier_version_have_no_digests(folder):
+    folder.notes.write_text(json.dumps({k: v for k, v in ABOUT.items() if k != "digests"}))
+    folder.open(ABOUT, force=False)
+
+
+def test_other_images_under_the_same_name(folder):
+    with pytest.raises(OutputExists, match=r"another digests \(abc there, xyz here\)"):
+        folder.open(ABOUT | {"digests": ["xyz"]}, force=False)
+
+
+def test_force_removes_runs_and_tables(folder):
+    folder.open(ABOUT | {"seed": 1}, force=True)
+    assert set(contents(folder.path)) == {"notes.txt", "reproduction.json"}
+
+
+@pytest.mark.parametrize("name", ["table1.json", "table1.md", "job/README.md", "job/report.md"])
+def test_a_file_of_the_users_is_left_and_with_it_all_else(name, folder):
+    (folder.path / name).write_text("mine")
+    before = contents(folder.path)
+    with pytest.raises(OutputExists, match=rf"{name} is not as a r\w+ wrote it"):
+        folder.open(ABOUT | {"seed": 1}, force=True)
+    assert contents(folder.path) == before
+
+
+def test_what_is_no_run_is_left(folder):
+    run = RunFolder(folder.path / "job")
+    run.marker.unlink()
+    (run.path / "mine.txt").write_text("mine")
+    folder.open(ABOUT | {"seed": 1}, force=True)
+    assert set(contents(folder.path)) == {"notes.txt", "reproduction.json", "job/recipe.toml", "job/mine.txt"}
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "..", ".", "", "a/b", "{elsewhere}", "a\0b"])
+def test_notes_that_lead_elsewhere(name, folder, tmp_path):
+    elsewhere = begin(tmp_path / "elsewhere")
+    (tmp_path / "x.md").write_text(signed("x"))
+    for change in ({"recipes": {name.format(elsewhere=elsewhere.path): ""}}, {"table": "../x"}, {"table": None}):
+        folder.notes.write_text(json.dumps(ABOUT | change))
+        before = contents(tmp_path)
+        with pytest.raises(PerturbifyError, match="is not of a reproduction"):
+            folder.open(ABOUT, force=True)
+        assert contents(tmp_path) == before
+
+
+def test_a_link_that_leads_elsewhere(folder, tmp_path):
+    elsewhere = begin(tmp_path / "elsewhere")
+    (folder.path / "job").rename(folder.path / "gone")
+    (folder.path / "job").symlink_to(elsewhere.path)
+    with pytest.raises(OutputExists, match="job leads elsewhere"):
+        folder.open(ABOUT | {"seed": 1}, force=True)
+    assert elsewhere.recipe.is_file()
+
+
+@pytest.mark.parametrize("text", ["[", "[]", "{}", '{"recipes": []}', '{"recipes": {}, "recipes": {}}', "\ufffd", ""])
+def test_notes_that_are_none(text, folder):
+    folder.notes.write_text(text, encoding="utf-8")
+    with pytest.raises(PerturbifyError, match=r"is damaged|is not of a reproduction"):
+        folder.open(ABOUT, force=True)
+
+
+def test_a_folder_of_the_users(tmp_path):
+    folder = ReproductionFolder(tmp_path)
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(OutputExists, match="not empty, and it holds no reproduction"):
+        folder.busy()
+    assert [p.name for p in tmp_path.iterdir()] == ["letter"]
+    with pytest.raises(OutputExists, match="is a file"):
+        ReproductionFolder(tmp_path / "letter").busy()
+
+
+def test_somebody_else_is_at_it(folder):
+    said = []
+
+    def other():
+        try:
+            with folder.busy():
+                said.append("held")
+        except PerturbifyError as error:
+            said.append(error.message)
+
+    with alone(folder.path, PerturbifyError("")):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert said == [f"Another process is reproducing in {folder.path} already."]
