@@ -40,7 +40,8 @@ def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool
         with console.aside():
             ratios = _relative(file, data_name, trust_factory)
         sites = [site | {"relative": ratios.get(site["name"])} for site in sites]
-    console.result(_text(asdict(header), sites), asdict(header) | {"sites": sites})
+    values = asdict(header) | {"sealed": contents.sealed, "sites": sites}
+    console.result(_text(values, sites), values)
 
 
 def _relative(file: str, data_name: str, trust_factory: bool) -> dict[str, float | None]:
@@ -79,6 +80,7 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
         ("method", header["method"] or "not recorded"),
         ("noise", noise_in_words(config)),
         ("trained", counted(header["trained"].get("epochs", 0), "epoch")),
+        ("seal", "holds" if header["sealed"] else f"none: files of format {header['format']} have no seal"),
         ("written with", ", ".join(f"{k} {v}" for k, v in header["versions"].items())),
     ]
     check = header["check"]
