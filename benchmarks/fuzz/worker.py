@@ -36,16 +36,15 @@ class Fuzzer:
         (folder / "canary.py").write_text("factory = None\n")
         sys.path.insert(0, str(folder))
         self.usual = max(self._seconds(c) for c in checkpoints)
-        _memory()
-        perturbify.load(checkpoints[0].path)
-        self.memory = _memory()
+        # What the largest of the honest files takes, above what the process takes anyway.
+        self.memory = max(self._megabytes(c) for c in checkpoints)
 
     def take(self, number: int) -> dict[str, Any]:
         """Makes one file, judges it, and says what came of it."""
         rng = random.Random(f"{self.seed}/{number}")
         kind = rng.choices(["checkpoint", "state", "recipe"], [70, 10, 20])[0]
         path = self.folder / f"{os.getpid()}.{'toml' if kind == 'recipe' else 'safetensors'}"
-        _memory()
+        before = _mark()
         started = time.process_time()
         if kind == "checkpoint":
             found, more = outcome(lambda: judge_checkpoint(rng.choice(self.checkpoints), path, rng))
@@ -53,7 +52,7 @@ class Fuzzer:
             found, more = outcome(lambda: judge_state(rng.choice(self.states), path, rng))
         else:
             found, more = outcome(lambda: judge_recipe(rng.choice(self.recipes), path, rng))
-        took, grown = time.process_time() - started, _memory() - self.memory
+        took, grown = time.process_time() - started, _memory("VmHWM") - before - self.memory
         if found in GOOD and took > self.usual + SECONDS:
             found, more = "too slow", f"{took:.1f} s"
         if grown > MEGABYTES:
@@ -66,6 +65,11 @@ class Fuzzer:
         started = time.process_time()
         perturbify.load(honest.path)
         return time.process_time() - started
+
+    def _megabytes(self, honest: Honest) -> float:
+        before = _mark()
+        perturbify.load(honest.path)
+        return _memory("VmHWM") - before
 
 
 _fuzzer: Fuzzer
@@ -82,8 +86,13 @@ def take(number: int) -> dict[str, Any]:
     return _fuzzer.take(number)
 
 
-def _memory() -> float:
-    """MB that this process took at most since it was last asked."""
+def _memory(what: str) -> float:
+    """MB that this process takes now (``VmRSS``), or took at most since the last mark (``VmHWM``)."""
     text = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(text.partition(f"{what}:")[2].split()[0]) / 1024
+
+
+def _mark() -> float:
+    """Begins a new mark; gives what the process takes now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return int(text.partition("VmHWM:")[2].split()[0]) / 1024
+    return _memory("VmRSS")

@@ -13,6 +13,7 @@ from perturbify.checkpoint.container import Contents, Shape
 from perturbify.checkpoint.header import DTYPES, Header
 from perturbify.errors import CheckpointError
 from perturbify.numbers import MOST_THETA
+from perturbify.zoo import LIBRARIES
 
 SMALL = 10_000
 """What the numbers among the arguments of a library's builder come to, but for those that a tensor has as a size."""
@@ -72,13 +73,20 @@ def check_values(network: nn.Module, stored: Mapping[str, Tensor], about: str) -
             )
 
 
-def check_arguments(header: Header, shapes: Mapping[str, Shape], path: Path) -> None:
+def check_arguments(header: Header, shapes: Mapping[str, Shape], about: str) -> None:
     """Makes sure that a library's builder is not asked for more than the file's tensors can fill.
+
+    Args:
+        header: What the file says of itself; a factory of the user's own may take what it likes.
+        shapes: Those of the file's tensors.
+        about: Whose arguments they are, for the message.
 
     Raises:
         CheckpointError: It is.
     """
-    given = {} if header.model is None else header.model["kwargs"]
+    if header.model is None or header.model["name"].split(":")[0] not in LIBRARIES:
+        return
+    given = header.model["kwargs"]
     sizes = {size for shape in shapes.values() if 0 not in shape for size in shape}
     values = list(_leaves(given))
     numbers = [abs(v) for v in values if isinstance(v, int | float) and v not in sizes]
@@ -91,7 +99,7 @@ def check_arguments(header: Header, shapes: Mapping[str, Shape], path: Path) -> 
     elif sum(numbers) > SMALL:
         problem = f"is asked for {max(numbers):.10g}, and no tensor has that size"
     if problem:
-        raise CheckpointError(f"{path} contradicts itself: its network's builder {problem}.", "Fetch the file again.")
+        raise CheckpointError(f"{about}: its network's builder {problem}.")
 
 
 def _disagreements(header: Header, contents: Contents) -> Iterator[str]:

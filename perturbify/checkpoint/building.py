@@ -214,7 +214,7 @@ def _source(
             "Pass that network: perturbify.load(path, model=network).",
         )
     if spec.name.split(":")[0] in zoo.LIBRARIES:
-        check_arguments(header, shapes, path)
+        check_arguments(header, shapes, f"{path} contradicts itself")
         with no_larger_than(shapes, path):
             cost = _rehearse(header, skeleton(replace(spec, name=zoo.resolve(spec.name))), shapes, path)
             model = zoo.build(spec)

@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from perturbify import zoo
 from perturbify.checkpoint import container
-from perturbify.checkpoint.agreement import check_file, check_values, other_dtypes
+from perturbify.checkpoint.agreement import check_arguments, check_file, check_values, other_dtypes
 from perturbify.checkpoint.building import check_answers, restore
 from perturbify.checkpoint.container import Contents
 from perturbify.checkpoint.header import FORMAT, Header, versions
@@ -103,6 +103,7 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
     header = replace(describe(model), aliases=aliases, **about)
     text = header.to_json()
     check_file(header, Contents({}, tensors, container.shapes(tensors)), path)
+    check_arguments(header, container.shapes(tensors), f"{path} is not written")
     check_values(model, state, f"{path} is not written")
     check_answers(model, header, f"{path} is not written")
     container.write(path, tensors, {KEY: text})

@@ -14,8 +14,8 @@ from perturbify.files import MOST, is_regular, set_aside, write_text
 
 Epoch = dict[str, Any]
 
-MOST_IN_STATE = 8_000_000
-"""Characters of metrics that a state keeps, the newest: 1,800 epochs of a ResNet-50."""
+MOST_IN_STATE = 2_000_000
+"""Characters of metrics that a state keeps, the newest: 450 epochs of a ResNet-50."""
 
 
 def read(path: Path) -> tuple[list[Epoch], bool]:
