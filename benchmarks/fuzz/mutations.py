@@ -208,7 +208,7 @@ def change_file(good: Path, key: str, path: Path, rng: random.Random) -> bool:
     contents = container.read(good)
     seal = container.seal(contents.metadata, contents.tensors)
     header, tensors = json.loads(contents.metadata[key]), dict(contents.tensors)
-    honest = key == "perturbify"  # so far: what knows the format needs it whole
+    honest = key == "perturbify"  # so far, that is: what knows the format needs it whole
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         if honest and rng.random() < 0.15:
             change_together(header, tensors, rng)
@@ -216,7 +216,7 @@ def change_file(good: Path, key: str, path: Path, rng: random.Random) -> bool:
             change_tensors(tensors, rng)
         elif isinstance(header, dict) and header:
             change_json(header, rng)
-            honest = False
+        honest = False
     text = json.dumps(header)
     if rng.random() < 0.15:
         text = spoil_text(text, rng)
