@@ -29,6 +29,8 @@ MOST_TEXT = 2**22
 """Characters of a header at most: enough for 100,000 classes with names."""
 MOST_INPUTS = 64
 MOST_DEPTH = 32
+MOST_GLOBS = 20_000
+"""Characters of all globs together."""
 MOST_PIXELS = 2**26
 """Numbers in all inputs for one image at most."""
 
@@ -127,6 +129,9 @@ class Header:
         # To JSON Schema, and to Python's comparisons, 3.0 is an integer; torch sees it otherwise.
         if any(type(n) is not int for shape in sizes for n in shape) or type(self.format) is not int:
             raise ValueError("a size is no integer")
+        globs = [glob for key in ("include", "exclude") for glob in (self.config or {}).get(key, ())]
+        if sum(map(len, globs)) > MOST_GLOBS:
+            raise ValueError(f"globs of more than {MOST_GLOBS:,} characters")
         if "list" not in self.inputs.get("*", {"list": []}):
             raise ValueError("positional inputs that are no list")
         for nested in (self.inputs, (self.model or {}).get("kwargs")):

@@ -300,13 +300,13 @@ def measured(path):
     reads = {"load": lambda: perturbify.load(path), "read": lambda: checkpoint.read(path)}
     found = []
     for name, read in reads.items():
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             read()
             said = None
         except perturbify.errors.PerturbifyError as error:
             said = str(error)
-        found.append((name, time.perf_counter() - started, said))
+        found.append((name, time.process_time() - started, said))
     return found, peak()
 
 zoo.create("timm:resnet18")
@@ -343,11 +343,11 @@ def test_a_small_network_that_speaks_of_large_images_is_not_run(named, path):
             site["map_shape"] = [site["map_shape"][0], *(n * 128 for n in site["map_shape"][1:])]
 
     changed(named, path, larger)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.warns(UserWarning, match="was loaded without running its network"):
         network = perturbify.load(path)
     found = perturbify.verify(path)
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
     assert found.outcome == "not proved" and "its network was not run" in str(found)
     assert network(torch.rand(2, 3, 8, 8)).isfinite().all()
 
@@ -408,10 +408,10 @@ def test_a_network_that_does_not_come_to_an_end(path, tmp_path):
     perturbify.save(net, path)
     assert perturbify.load(path, model=Refining())
     endless = changed(path, tmp_path / "endless.safetensors", at("inputs", "rounds", "value", value=10**9))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(CheckpointError, match="does not come to an end"):
         perturbify.load(endless, model=Refining())
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
 
 
 class Mixed(torch.nn.Module):
