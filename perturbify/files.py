@@ -31,12 +31,13 @@ LOCK = ".perturbify-lock"
 _held: dict[Path, int] = {}  # folders that this process has locked, each with the thread that did
 
 
-def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def replace_atomically(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
     """Writes a file beside its destination and moves it there once it is complete and on disk.
 
     Args:
         path: Destination; an existing file is replaced, and its permissions stay.
         write: Gets the temporary path and fills it.
+        keep: A second name for what was there before; it is given once the new file is complete.
 
     Raises:
         PerturbifyError: The file cannot be written; what was there before is untouched.
@@ -54,6 +55,8 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(mode)
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
+        if keep is not None:
+            keep_copy(path, keep)
         temporary.replace(path)
     except OSError as error:
         raise PerturbifyError(

@@ -51,13 +51,14 @@ class Contents:
     sealed: bool = field(default=False)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, keep: Path | None = None) -> None:
     """Writes a sealed file in one move.
 
     Args:
         path: Destination; an existing file is replaced.
         tensors: On the CPU, contiguous, none of them a view of another.
         metadata: Text entries.
+        keep: A second name for the file that was there before.
 
     Raises:
         PerturbifyError: The file cannot be written; what was there before is untouched.
@@ -70,7 +71,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         except SafetensorError as error:
             raise OSError(" ".join(str(error).split())) from error
 
-    replace_atomically(path, save)
+    replace_atomically(path, save, keep)
 
 
 def read(path: Path) -> Contents:

@@ -109,7 +109,7 @@ def decode(content: bytes) -> Image.Image:
             raise Unreadable(f"it has {found}")
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
-        except UnidentifiedImageError as error:
+        except (UnidentifiedImageError, ImportError) as error:  # ultralytics puts a decoder of its own behind
             raise Unreadable(f"it is none of {', '.join(FORMATS)}, or damaged") from error
         with image:
             width, height = image.size

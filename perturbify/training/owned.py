@@ -52,7 +52,7 @@ def _rule(path: Path) -> Callable[[Path], bool]:
     if path.name.startswith("records-"):
         return records.is_ours
     if path.name.startswith("events.out.tfevents."):
-        return lambda p: True
+        return _is_of_tensorboard
     if path.name.startswith("state."):
         return is_state
     if path.name == "comparison.json":
@@ -60,7 +60,7 @@ def _rule(path: Path) -> Callable[[Path], bool]:
     if path.name == "certificate.json":
         return lambda p: _is_object(p, _CERTIFICATE)
     rules: dict[str, Callable[[Path], bool]] = {
-        ".safetensors": lambda p: _has(p, checkpoints.KEY),
+        ".safetensors": _is_trained,
         ".json": is_report,
         ".png": _is_drawn,
     }
@@ -82,6 +82,23 @@ def _is_drawn(path: Path) -> bool:
         with path.open("rb") as file:
             return b"Software\0perturbify" in file.read(4096)
     except OSError:
+        return False
+
+
+def _is_of_tensorboard(path: Path) -> bool:
+    """Whether a file begins as TensorBoard's events do: with a record that says the version."""
+    try:
+        with path.open("rb") as file:
+            return b"brain.Event:" in file.read(100)
+    except OSError:
+        return False
+
+
+def _is_trained(path: Path) -> bool:
+    """Whether a file is a checkpoint that a run wrote: one with a recipe, unlike one that was converted."""
+    try:
+        return is_regular(path) and checkpoints.read_header(path).recipe is not None
+    except (PerturbifyError, OSError):
         return False
 
 

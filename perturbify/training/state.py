@@ -21,7 +21,6 @@ from perturbify.checkpoint import container
 from perturbify.checkpoint.container import Contents, Shape
 from perturbify.checkpoint.header import Header
 from perturbify.errors import CheckpointError, RecipeError
-from perturbify.files import keep_copy
 from perturbify.settings import Recipe
 from perturbify.training import history
 from perturbify.training.folder import RunFolder
@@ -106,8 +105,7 @@ def save(
         "images": dict(images),
         "metrics": history.newest(metrics),
     }
-    keep_copy(folder.state, folder.state_before)
-    container.write(folder.state, everything, {STATE: json.dumps(about)})
+    container.write(folder.state, everything, {STATE: json.dumps(about)}, keep=folder.state_before)
 
 
 @dataclass(frozen=True)
@@ -195,9 +193,12 @@ def read(path: Path) -> Saved:
     Raises:
         CheckpointError: The file is missing or damaged, was changed after it was written, or says what cannot be.
     """
-    contents = container.read(path)
+    try:
+        contents = container.read(path)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, "Put it back as it was, or start the run again.") from error
     if STATE not in contents.metadata:
-        raise CheckpointError(f"{path} is not the state of a run.", "Give --resume the run's folder.")
+        raise CheckpointError(f"{path} is not the state of a run.", "Put it back as it was, or start the run again.")
     try:
         about: dict[str, Any] = strict_json.loads(contents.metadata[STATE])
         version = about.get("format", 1)
