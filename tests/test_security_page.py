@@ -12,6 +12,17 @@ def measured(name):
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
 
 
+def test_the_fuzzer_found_nothing():
+    found = measured("2026-11-27-fuzz.json")
+    assert found["wrong"] == 0 and f"{found['files']:,} files" in PAGE
+    counts = {kind: sum(each.values()) for kind, each in found["found"].items()}
+    for kind, count in counts.items():
+        assert f"{count:,} {kind}s" in PAGE
+        assert f"{found['found'][kind]['refused']:,} refused" in PAGE
+    assert f"{found['longest seconds']:.1f} s" in PAGE
+    assert f"{found['most megabytes above the honest files']:.0f} MB" in PAGE
+
+
 def test_every_killed_run_ended_alike():
     kills = measured("2026-11-27-kills.json")
     assert kills["identical"] == kills["killed"] == len(kills["runs"])
