@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from perturbify import zoo
 from perturbify.checkpoint import container
 from perturbify.checkpoint.agreement import check_arguments, check_fits, check_values
-from perturbify.checkpoint.budget import Budget, no_larger_than
+from perturbify.checkpoint.budget import CALLS, Budget, no_larger_than
 from perturbify.checkpoint.container import Contents, Shape
 from perturbify.checkpoint.header import DTYPES, Header, versions
 from perturbify.copying import copy_network
@@ -113,7 +113,7 @@ def _operate(source: nn.Module, cost: Cost, header: Header, shapes: Mapping[str,
         )
     weights = sum(map(math.prod, shapes.values()))
     # Source and network run in both modes, and once more where they are compared.
-    budget = Budget(8 * 30_000, 4 * max(USUAL, PER_WEIGHT * weights), max(2**24, 2 * weights))
+    budget = Budget(8 * CALLS, 4 * max(USUAL, PER_WEIGHT * weights), max(2**24, 2 * weights))
     args, kwargs = header.example("cpu" if run else "meta")
     try:
         with budget if cost == "unknown" else nullcontext():

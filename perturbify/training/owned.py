@@ -52,7 +52,7 @@ def _rule(path: Path) -> Callable[[Path], bool]:
     if path.name.startswith("records-"):
         return records.is_ours
     if path.name.startswith("events.out.tfevents."):
-        return _is_of_tensorboard
+        return _begins_with(b"brain.Event:")  # the version, in the first record
     if path.name.startswith("state."):
         return is_state
     if path.name == "comparison.json":
@@ -62,7 +62,7 @@ def _rule(path: Path) -> Callable[[Path], bool]:
     rules: dict[str, Callable[[Path], bool]] = {
         ".safetensors": _is_trained,
         ".json": is_report,
-        ".png": _is_drawn,
+        ".png": _begins_with(b"Software\0perturbify"),
     }
     return rules.get(path.suffix, is_signed)
 
@@ -76,22 +76,17 @@ def _is_recipe(path: Path) -> bool:
         return False
 
 
-def _is_drawn(path: Path) -> bool:
-    """Whether ``perturbify plot`` drew a picture, which says so."""
-    try:
-        with path.open("rb") as file:
-            return b"Software\0perturbify" in file.read(4096)
-    except OSError:
-        return False
+def _begins_with(what: bytes) -> Callable[[Path], bool]:
+    """Whether the beginning of a file says something, such as who made it."""
 
+    def says(path: Path) -> bool:
+        try:
+            with path.open("rb") as file:
+                return what in file.read(4096)
+        except OSError:
+            return False
 
-def _is_of_tensorboard(path: Path) -> bool:
-    """Whether a file begins as TensorBoard's events do: with a record that says the version."""
-    try:
-        with path.open("rb") as file:
-            return b"brain.Event:" in file.read(100)
-    except OSError:
-        return False
+    return says
 
 
 def _is_trained(path: Path) -> bool:
