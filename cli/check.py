@@ -90,8 +90,7 @@ def check(
     if output is not None:
         click.get_current_context().with_resource(reports.alone(output))
         reports.look(output, resume=resume, force=force)
-    if Path(file).is_dir():
-        file = models.file_of(file)  # which says what is wrong with it
+    file = models.file_of(file)
     target = choose_device(device)
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
     preset = settings.pop("preset")
