@@ -75,7 +75,7 @@ def check(
     Under torchrun the batches are shared out among the processes.
     """
 
-    from perturbify import checkpoint
+    from perturbify import checkpoint, zoo
     from perturbify.checks import check as run_check
     from perturbify.errors import CheckError
     from perturbify.files import identity
@@ -111,6 +111,7 @@ def check(
             about = header.provenance()
             given = models.threat_model(header, given)
         else:
+            zoo.resolve(file)  # a mistyped path is said to be none before anything is asked
             if data_name is None:
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
             model, data = _named(console, file, data_name, data_root, image_size, download, how)

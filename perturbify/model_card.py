@@ -17,7 +17,7 @@ _NAME = 200
 
 def model_card(header: Header) -> str:
     """Writes a checkpoint's card as Markdown, from nothing but its header, which may be a stranger's."""
-    model = header.model or {"name": header.source_class, "weights": "of the user"}
+    model = header.model or {"name": header.source_class, "weights": "the user's"}
     noise = "none (a baseline)"
     defence = header.method or "learn2perturb"
     method = methods.get(defence) if defence in methods.names() else None
@@ -49,7 +49,7 @@ def model_card(header: Header) -> str:
         "| | |",
         "|---|---|",
         f"| network | {_code(model['name'])} |",
-        f"| started from | {markdown(model['weights'])} weights |",
+        f"| weights at the start | {markdown(model['weights'])} |",
         f"| noise | {noise} |",
         f"| input | {markdown(inputs)} |",
         f"| normalisation inside | {'yes' if header.normalize else 'no'} |",

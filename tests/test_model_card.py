@@ -40,7 +40,7 @@ def test_a_converted_network():
     noise = "behind convolutions, absolute, one θ per element, a draw per sample, θ₀ = 0.25, θ_min = 0.01"
     assert f"| noise | {len(header.sites)} sites, {noise} |" in card
     assert "two passes over one image give two answers" in card
-    assert "fresh weights" in card and "3×8×8" in card and "| normalisation inside | yes |" in card
+    assert "| weights at the start | fresh |" in card and "3×8×8" in card and "| normalisation inside | yes |" in card
     assert "Not checked yet" in card and "## Recipe" not in card
     assert loading_line(card).endswith("# eval mode; noise on; pixels in [0, 1]")
 

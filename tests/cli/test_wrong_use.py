@@ -78,6 +78,7 @@ def test_devices_that_are_not_here(device, refused):
 @pytest.mark.parametrize("name", NAMES)
 def test_names_that_no_file_has(name, refused):
     assert "no model" in refused("convert", name)
+    assert "no model" in refused("check", name)
     assert "no model" in refused("check", name, "--data", "digits", "--images", "2")
     assert "no weights file" in refused(*CONVERT, "--weights", name)
     assert "no recipe" in refused("recipes", "show", name, status=2)

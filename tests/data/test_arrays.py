@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_samples import Arrays, honest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,16 +23,6 @@ from perturbify.data.stored import StoredSplit
 from perturbify.errors import DataError
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
-
-
-def honest(n: int = 12, shape: tuple[int, ...] = (6, 5, 3)) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {
-        "x_train": rng.integers(0, 256, (n, *shape), dtype=np.uint8),
-        "y_train": np.arange(n) % 3,
-        "x_test": rng.integers(0, 256, (4, *shape), dtype=np.uint8),
-        "y_test": np.arange(4) % 3,
-    }
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -229,7 +220,7 @@ def left_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "STAYS", 0)
 
 
-def as_folder(folder: Path, content: dict[str, np.ndarray]) -> Path:
+def as_folder(folder: Path, content: Arrays) -> Path:
     folder.mkdir(exist_ok=True)
     for key, array in content.items():
         np.save(folder / f"{key}.npy", array)

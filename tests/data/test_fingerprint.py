@@ -12,19 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_samples import Arrays, honest
 from PIL import Image
 
 from perturbify.data import fingerprint, load
 from perturbify.data.bundle import assemble
 from perturbify.data.split import FloatSplit, MemorySplit
-
-Arrays = dict[str, np.ndarray]
-
-
-def arrays(n: int = 12) -> Arrays:
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (n, 6, 5, 3), dtype=np.uint8)
-    return {"x_train": x, "y_train": np.arange(n) % 3, "x_test": x[:4].copy(), "y_test": np.arange(4) % 3}
 
 
 def of(folder: Path, content: Arrays, image_size: int | None = None) -> dict[str, Any]:
@@ -39,7 +32,7 @@ def flipped(array: np.ndarray, at: int = -1) -> np.ndarray:
 
 
 def test_it_says_counts_and_size_and_is_fit_for_json(tmp_path: Path) -> None:
-    found = of(tmp_path, arrays())
+    found = of(tmp_path, honest())
     assert {key: found[key] for key in found if key != "digest"} == {
         "train_images": 12,
         "test_images": 4,
@@ -71,12 +64,12 @@ CHANGES: dict[str, Callable[[Arrays], Arrays]] = {
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_other_data_of_the_same_name_are_told_apart(what: str, tmp_path: Path) -> None:
-    content = arrays()
+    content = honest()
     assert of(tmp_path, content | CHANGES[what](content))["digest"] != of(tmp_path, content)["digest"]
 
 
 def test_the_size_they_are_fitted_to_does_not_change_the_digest(tmp_path: Path) -> None:
-    plain, fitted = of(tmp_path, arrays()), of(tmp_path, arrays(), image_size=9)
+    plain, fitted = of(tmp_path, honest()), of(tmp_path, honest(), image_size=9)
     assert fitted == plain | {"input_size": [3, 9, 9]}
 
 
@@ -90,7 +83,7 @@ def test_floats_have_one_too() -> None:
 
 def test_of_many_pixels_an_evenly_spaced_sample_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "SAMPLE", 4 * 6 * 5 * 3)  # images 0, 3, 6 and 9 of the twelve
-    content = arrays()
+    content = honest()
     before = of(tmp_path, content)
     for image in range(12):
         changed = flipped(content["x_train"], image * 90)

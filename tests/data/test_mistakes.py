@@ -8,24 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_samples import Arrays, honest
 from PIL import Image
 
 from perturbify.data import load
 from perturbify.errors import DataError
 
 MINI = Path(__file__).parents[2].parent / "shared" / "data" / "cifar10" / "cifar10_orig_mini.npz"
-
-Arrays = dict[str, np.ndarray]
-
-
-def arrays(n: int = 12, shape: tuple[int, ...] = (6, 5, 3)) -> Arrays:
-    rng = np.random.default_rng(0)
-    return {
-        "x_train": rng.integers(0, 256, (n, *shape), dtype=np.uint8),
-        "y_train": np.arange(n) % 3,
-        "x_test": rng.integers(0, 256, (4, *shape), dtype=np.uint8),
-        "y_test": np.arange(4) % 3,
-    }
 
 
 def write(folder: Path, content: Arrays) -> str:
@@ -48,7 +37,7 @@ def test_real_cifar_images_load_from_npz() -> None:
 
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 1), (6, 5)])
 def test_npz_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    content = arrays(shape=shape)
+    content = honest(shape=shape)
     data = load(write(tmp_path, content))
     assert data.name == "npz:mine"
     assert data.classes == ("0", "1", "2")
@@ -63,7 +52,7 @@ def test_npz_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> None:
 
 
 def test_npz_images_of_two_sizes_need_one_size(tmp_path: Path) -> None:
-    content = arrays() | {"x_test": np.zeros((4, 9, 9, 3), np.uint8)}
+    content = honest() | {"x_test": np.zeros((4, 9, 9, 3), np.uint8)}
     path = write(tmp_path, content)
     with pytest.raises(DataError, match="Give an image size"):
         load(path)
@@ -73,12 +62,12 @@ def test_npz_images_of_two_sizes_need_one_size(tmp_path: Path) -> None:
 
 def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    write(tmp_path, arrays())
+    write(tmp_path, honest())
     assert load("~/mine.npz").name == "npz:mine"
 
 
 def test_constant_pixels_leave_a_positive_std(tmp_path: Path) -> None:
-    data = load(write(tmp_path, arrays() | {"x_train": np.full((12, 6, 5, 3), 255, np.uint8)}))
+    data = load(write(tmp_path, honest() | {"x_train": np.full((12, 6, 5, 3), 255, np.uint8)}))
     assert data.mean == (1.0, 1.0, 1.0)
     assert min(data.std) > 0
 
@@ -115,14 +104,14 @@ def test_constant_pixels_leave_a_positive_std(tmp_path: Path) -> None:
     ],
 )
 def test_each_mistake_in_an_npz_is_one_sentence(tmp_path: Path, change: Arrays, sentence: str) -> None:
-    path = write(tmp_path, arrays() | change)
+    path = write(tmp_path, honest() | change)
     for image_size in (None, 8):
         with pytest.raises(DataError, match=sentence):
             load(path, image_size=image_size)
 
 
 def test_a_missing_key_is_told_the_nearest(tmp_path: Path) -> None:
-    content = arrays()
+    content = honest()
     content["X_tain"] = content.pop("x_train")
     with pytest.raises(DataError, match=r"has no array x_train\. Did you mean 'X_tain'"):
         load(write(tmp_path, content))
@@ -152,13 +141,13 @@ def single_array(path: Path) -> None:
 
 
 def pickled(path: Path) -> None:
-    np.savez(path, **arrays() | {"y_test": np.array([{}, 1, 2, 3], dtype=object)})
+    np.savez(path, **honest() | {"y_test": np.array([{}, 1, 2, 3], dtype=object)})
 
 
 @pytest.mark.parametrize("spoil", [truncate, corrupt, empty, no_zip, single_array, pickled])
 def test_a_broken_npz_is_one_sentence(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     path = tmp_path / "mine.npz"
-    np.savez_compressed(path, **arrays())
+    np.savez_compressed(path, **honest())
     spoil(path)
     with pytest.raises(DataError, match=r"cannot be read as a \.npz file") as caught:
         load(str(path))
