@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fuzz import judge
+from benchmarks.fuzz import judge, mutations
 from perturbify.checkpoint import container
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +23,8 @@ def honest(tmp_path_factory):
 def take(honest, path, numbers):
     found = []
     for number in numbers:
-        rng = random.Random(number)
-        found.append(judge.outcome(lambda rng=rng: judge.judge_checkpoint(honest, path, rng))[0])
+        sealed = mutations.change_file(honest.path, honest.key, path, random.Random(number))
+        found.append(judge.outcome(lambda sealed=sealed: judge.judge_checkpoint(honest, path, sealed))[0])
     return set(found)
 
 

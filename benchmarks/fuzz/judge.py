@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 
 import perturbify
-from benchmarks.fuzz import mutations
 from perturbify import checkpoint, recipe, zoo
 from perturbify.checkpoint import container
 from perturbify.cli.main import run as command
@@ -73,9 +71,8 @@ def honest_files(folder: Path) -> tuple[list[Honest], list[Honest]]:
     return checkpoints, [Honest.of(run.state), Honest.of(run.state_before)]
 
 
-def judge_checkpoint(honest: Honest, path: Path, rng: random.Random) -> tuple[str, str]:
-    """Changes a checkpoint, opens it as people do, and says what came of it."""
-    sealed = mutations.change_file(honest.path, honest.key, path, rng)
+def judge_checkpoint(honest: Honest, path: Path, sealed: bool) -> tuple[str, str]:
+    """Opens a changed checkpoint as people do, and says what came of it; ``sealed``: anew, by whoever changed it."""
     said = _printed(lambda: command(["inspect", str(path)]))
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -105,9 +102,8 @@ def judge_checkpoint(honest: Honest, path: Path, rng: random.Random) -> tuple[st
     return "another, and consistent", said
 
 
-def judge_state(honest: Honest, path: Path, rng: random.Random) -> tuple[str, str]:
-    """Changes the state of a run and reads it as ``--resume`` does."""
-    sealed = mutations.change_file(honest.path, honest.key, path, rng)
+def judge_state(honest: Honest, path: Path, sealed: bool) -> tuple[str, str]:
+    """Reads the changed state of a run as ``--resume`` does."""
     saved = state.read(path)
     contents = container.read(path)
     if _parsed(contents) == honest.metadata and _equal(contents.tensors, honest.tensors):
@@ -120,9 +116,8 @@ def judge_state(honest: Honest, path: Path, rng: random.Random) -> tuple[str, st
     return "another, and consistent", ""
 
 
-def judge_recipe(text: str, path: Path, rng: random.Random) -> tuple[str, str]:
-    """Changes a recipe and reads it as ``recipes validate`` and ``finetune`` do."""
-    path.write_text(mutations.change_recipe(text, rng), encoding="utf-8", errors="surrogatepass")
+def judge_recipe(path: Path) -> tuple[str, str]:
+    """Reads a changed recipe as ``recipes validate`` and ``finetune`` do."""
     said = _printed(lambda: command(["recipes", "validate", str(path)]))
     said += _printed(lambda: command(["recipes", "show", str(path)]))
     found = recipe.load(path)

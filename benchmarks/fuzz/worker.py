@@ -6,12 +6,15 @@ import os
 import random
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import perturbify
+from benchmarks.fuzz import mutations
 from benchmarks.fuzz.judge import GOOD, Honest, judge_checkpoint, judge_recipe, judge_state, outcome
 from perturbify import recipe
 
@@ -44,20 +47,26 @@ class Fuzzer:
         rng = random.Random(f"{self.seed}/{number}")
         kind = rng.choices(["checkpoint", "state", "recipe"], [70, 10, 20])[0]
         path = self.folder / f"{os.getpid()}.{'toml' if kind == 'recipe' else 'safetensors'}"
+        judge = self._made(kind, path, rng)
         before = _mark()
         started = time.process_time()
-        if kind == "checkpoint":
-            found, more = outcome(lambda: judge_checkpoint(rng.choice(self.checkpoints), path, rng))
-        elif kind == "state":
-            found, more = outcome(lambda: judge_state(rng.choice(self.states), path, rng))
-        else:
-            found, more = outcome(lambda: judge_recipe(rng.choice(self.recipes), path, rng))
+        found, more = outcome(judge)
         took, grown = time.process_time() - started, _memory("VmHWM") - before - self.memory
         if found in GOOD and took > self.usual + SECONDS:
             found, more = "too slow", f"{took:.1f} s"
         if grown > MEGABYTES:
             found, more = "too much memory", f"{grown:.0f} MB, {found}"
         return {"number": number, "kind": kind, "found": found, "more": more, "seconds": took, "megabytes": grown}
+
+    def _made(self, kind: str, path: Path, rng: random.Random) -> Callable[[], tuple[str, str]]:
+        """Writes a changed file, which may take longer than to read it; what is returned judges it."""
+        if kind == "recipe":
+            text = mutations.change_recipe(rng.choice(self.recipes), rng)
+            path.write_text(text, encoding="utf-8", errors="surrogatepass")
+            return partial(judge_recipe, path)
+        honest = rng.choice(self.checkpoints if kind == "checkpoint" else self.states)
+        sealed = mutations.change_file(honest.path, honest.key, path, rng)
+        return partial(judge_checkpoint if kind == "checkpoint" else judge_state, honest, path, sealed)
 
     def _seconds(self, honest: Honest) -> float:
         """What the honest file takes to load, the second time."""
