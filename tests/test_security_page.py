@@ -1,6 +1,7 @@
 """The figures of docs/security.md are those of the files that they were measured into."""
 
 import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -12,9 +13,17 @@ def measured(name):
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
 
 
+def test_everything_is_said_once():
+    headings = re.findall(r"^#.*$", PAGE, re.MULTILINE)
+    assert len(headings) == len(set(headings)) >= 4
+    for sentence in (r"python -m benchmarks\.fuzz --files", r"[\d,]+ files, changed", r"[\d,]+ runs killed"):
+        assert len(re.findall(sentence, PAGE)) == 1, sentence
+
+
 def test_the_fuzzer_found_nothing():
     found = measured("2026-11-27-fuzz.json")
-    assert found["wrong"] == 0 and f"{found['files']:,} files" in PAGE
+    assert found["wrong"] == 0 and f"{found['files']:,} files, changed" in PAGE
+    assert f"--files {found['files']} --seed {found['seed']}`" in PAGE
     counts = {kind: sum(each.values()) for kind, each in found["found"].items()}
     for kind, count in counts.items():
         assert f"{count:,} {kind}s" in PAGE
