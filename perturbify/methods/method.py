@@ -12,7 +12,7 @@ from perturbify.surgery.config import PerturbConfig, SiteKind
 if TYPE_CHECKING:  # a recipe is read without torch, and asks the methods for their defaults
     from torch import Tensor
 
-    from perturbify.methods.prediction import Prediction
+    from perturbify.prediction import Prediction
     from perturbify.surgery.noisy import Perturbed
 
 
@@ -64,6 +64,7 @@ class Method:
         gamma: The penalty's weight, where the recipe gives none.
         penalizes_weights: Whether the weights follow the penalty's gradient as well.
         draws: How many draws a prediction takes the mean softmax of.
+        certifies: Whether its answers come with a certified radius (docs/certify.md).
     """
 
     name: ClassVar[str]
@@ -76,6 +77,7 @@ class Method:
     gamma: ClassVar[float] = 0.0
     penalizes_weights: ClassVar[bool] = False
     draws: ClassVar[int] = 1
+    certifies: ClassVar[bool] = False
 
     @property
     def noisy(self) -> bool:
@@ -138,6 +140,6 @@ class Method:
             images: Shape (N, C, H, W), in [0, 1].
             draws: By default the method's own number.
         """
-        from perturbify.methods.prediction import predict_mean
+        from perturbify.prediction import predict_mean
 
         return predict_mean(network, images, self.draws if draws is None else draws)
