@@ -38,6 +38,7 @@ def test_all_eight_are_there_and_on_the_page():
         method = methods.get(name)
         assert method.name == name and f"| `{name}`" in PAGE
         assert method.draws == (50 if name in ("rse", "adv-bnn", "pixeldp") else 1)
+        assert method.certifies == (name == "pixeldp")
 
 
 def test_every_method_but_learn2perturb_has_a_recipe_of_its_own():
