@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 DELTA = 0.05
-"""δ of the guarantee, where nothing else is said (PixelDP, section 5)."""
+"""δ of the guarantee, where nothing else is said (PixelDP, in its experiments)."""
 
 
 def noise_level(bound: float, epsilon: float, delta: float, sensitivity: float) -> float:
