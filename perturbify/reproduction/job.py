@@ -109,7 +109,7 @@ def recipe_of(method: str) -> Recipe:
     Raises:
         RecipeError: It has none.
     """
-    return recipes.load("cifar10" if method == "learn2perturb" else f"cifar10_{method.replace('-', '_')}")
+    return recipes.load("cifar10" if method == methods.DEFAULT else f"cifar10_{method.replace('-', '_')}")
 
 
 def _job(reproduction: Reproduction, paper: Table, network: str, method: str) -> Job:
