@@ -95,6 +95,8 @@ def _like(case: Case) -> data.Data:
 
 def measure(case: Case, device: str) -> dict[str, Any]:
     """Medians and ratios of one case."""
+    torch.compiler.reset()
+    torch._dynamo.config.recompile_limit = 32  # all networks share one forward, in the eyes of dynamo
     on_cpu = device == "cpu"  # where nothing is compiled, and so noise can be switched off between two steps
     made = {kind: contender(kind, case, device) for kind in (*list(OURS)[: 2 if on_cpu else None], "rival")}
     runs: dict[str, Step] = {kind: step for kind, (_, step) in made.items()}

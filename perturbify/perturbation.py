@@ -20,8 +20,9 @@ CHILD = "perturb"
 
 _HAS_TRITON = find_spec("triton") is not None and torch.version.hip is None
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Elements; a guess: for fewer, two kernels of torch's are sooner on the GPU than one of Triton's.
-_WORTH_A_LAUNCH = 2**20
+# Elements: for fewer, Python is not done with a launch of Triton's by the time that torch's own kernels are, on an H100
+# (benchmarks/results/2026-11-27-gpu.json). What is compiled launches at any size.
+_WORTH_A_LAUNCH = 2**23
 
 
 class Perturbation(nn.Module):

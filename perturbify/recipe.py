@@ -105,6 +105,18 @@ def from_toml(text: str, name: str) -> Recipe:
     return _read(_parse(text, name), name, [])
 
 
+def of_run(text: str, name: str) -> Recipe:
+    """Reads a run's own recipe, which was written with every key there was: what came later does not apply to it.
+
+    Args and errors as for :func:`from_toml`.
+    """
+    table = _parse(text, name)
+    train = table.get("train")
+    if isinstance(train, dict):
+        table["train"] = {"theta_schedule": "plain", **train}
+    return _read(table, name, [])
+
+
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML with every key written; :func:`from_toml` makes an equal recipe of it."""
     return schema.write(recipe, skip=("name",))

@@ -1,6 +1,6 @@
 """The settings of a recipe, as frozen dataclasses, and which values they take.
 
-The constants are those of the Learn2Perturb paper and its release, as METHODS.md, section 1, collects them.
+The constants are those of the Learn2Perturb paper and its release; docs/constants.md says which are whose.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class DataSettings:
         held_out: How many of these, evenly over the classes, are not trained on but used to choose the best epoch by,
             so that the test images need not be; None: none.
         crop_padding: Pixels of zeros on each side before the random crop; 0: no crop. The release's is 4
-            (METHODS.md, 1).
-        flip: Whether half of the training images are mirrored, as in the release (METHODS.md, 1).
+            (docs/constants.md).
+        flip: Whether half of the training images are mirrored, as in the release.
         mean: Per channel, of pixels in [0, 1], subtracted inside the model. None: the model's own where its
             weights are pretrained or say so, else the dataset's.
         std: Per channel, positive; divides after ``mean`` is subtracted. Comes with ``mean`` or not at all.
@@ -57,8 +57,17 @@ class TrainSettings:
             methods is on from the first step, and W and θ learn in every one.
         w_steps: W-steps in a row before the θ-steps; at least 1.
         theta_steps: θ-steps in a row before the W-steps; at least 1.
-        joint: One backward pass serves both groups at every step, as in the release and at Algorithm 1's
-            shared evaluation point; ``w_steps`` and ``theta_steps`` then mean nothing.
+        joint: Both groups step in every step, by gradients at one point and on the same images, as Algorithm 1 has it;
+            ``w_steps`` and ``theta_steps`` then mean nothing. False: they learn in turns, on different batches, and W
+            takes fewer steps.
+        theta_schedule: ``"scaled"``: θ goes the way of the full schedule in as many steps as the run has
+            (:mod:`perturbify.training.theta_way`). ``"plain"``: its learning rate and τ are as they stand, so that
+            θ hardly moves in a short run.
+        tau_from: What τ = H_k counts epochs from: ``"noise"``, the first in which noise is active; or ``"start"``, the
+            first of the run.
+        gamma_form: ``"optimizer"``: the gradient of the penalty goes through θ's optimiser with that of the loss, as in
+            the release. ``"literal"``: θ moves by it outright, without learning rate and momentum, as Algorithm 1 is
+            written; they part at the first milestone.
         gamma: Weight of the method's penalty, at least 0; None: the method's own. Of Learn2Perturb's regulariser g(θ)
             (eq. 7) at batch 128, scaled by batch_size/128; of Adv-BNN's KL divergence, which is divided by the number
             of training images.
@@ -78,7 +87,10 @@ class TrainSettings:
     warmup_epochs: int = 0
     w_steps: int = 1
     theta_steps: int = 1
-    joint: bool = False
+    joint: bool = True
+    theta_schedule: Literal["scaled", "plain"] = "scaled"
+    tau_from: Literal["noise", "start"] = "noise"
+    gamma_form: Literal["optimizer", "literal"] = "optimizer"
     gamma: float | None = None
     held_out_every: int = 1
     save_minutes: float = 10.0
@@ -112,7 +124,7 @@ class SpeedSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """An optimiser and its step schedule, for one group of parameters: W or θ (METHODS.md, 1).
+    """An optimiser and its step schedule, for one group of parameters: W or θ.
 
     Attributes:
         lr: Learning rate; at least 0. The release's is 0.1 for both groups.
@@ -135,7 +147,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """The adversary of training: l∞ PGD (METHODS.md, 1).
+    """The adversary of training: l∞ PGD (docs/constants.md).
 
     Attributes:
         epsilon: Radius of the ball, of pixels in [0, 1]; in (0, 1].
@@ -145,6 +157,7 @@ class AttackSettings:
         weight: Share of the adversarial loss, in [0, 1]; the clean loss has the rest.
         from_epoch: The epoch, counted from 0, in which it begins. The release's is 20; the paper has no such
             delay.
+        labels: What it leads away from: the images' ``"true"`` classes, or the ``"predicted"`` ones, as in the release.
     """
 
     epsilon: float = 8 / 255
@@ -153,11 +166,12 @@ class AttackSettings:
     random_start: bool = True
     weight: float = 0.5
     from_epoch: int = 0
+    labels: Literal["true", "predicted"] = "true"
 
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """The check at the end of a run, and its adversary (METHODS.md, 4).
+    """The check at the end of a run, and its adversary.
 
     Attributes:
         images: Test images, at least 1; all of them if there are fewer.

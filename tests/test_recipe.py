@@ -358,14 +358,14 @@ def test_every_built_in_is_valid_and_says_where_it_comes_from(name: str) -> None
 
 
 def test_the_built_ins() -> None:
-    others = ("adv_bnn", "learn2perturb_r", "none", "pixeldp", "pni", "rse", "vanilla")
+    others = ("adv_bnn", "learn2perturb_r", "none", "pixeldp", "pni", "release", "rse", "vanilla")
     assert set(recipe.names()) == {"cifar10", "cifar100", "cifar10_short", "digits", "smoke"} | {
         f"cifar10_{method}" for method in others
     }
 
 
 def test_cifar10_has_the_constants_of_the_paper() -> None:
-    """METHODS.md, section 1."""
+    """docs/constants.md."""
     sgd = OptimizerSettings(lr=0.1, momentum=0.9, nesterov=True, milestones=(150, 250), decay=0.1)
     assert recipe.load("cifar10") == Recipe(
         name="cifar10",
@@ -377,12 +377,35 @@ def test_cifar10_has_the_constants_of_the_paper() -> None:
             flip=True,
         ),
         perturb=PerturbConfig(grain="element", share="sample", theta_init=0.25, theta_min=0.01),
-        train=TrainSettings(epochs=350, batch_size=128, warmup_epochs=20, w_steps=1, theta_steps=1, gamma=1e-4),
+        train=TrainSettings(epochs=350, batch_size=128, warmup_epochs=20, joint=True, gamma=1e-4),
         optimizer=replace(sgd, weight_decay=3e-4),
         theta_optimizer=replace(sgd, weight_decay=0.0),
         attack=AttackSettings(epsilon=8 / 255, step_size=0.01, steps=7, random_start=True, weight=0.5),
         check=CheckSettings(images=256, epsilon=8 / 255, step_size=0.01, steps=7, eot_draws=10),
     )
+
+
+def test_what_the_release_does_otherwise() -> None:
+    ours, paper = recipe.load("cifar10_release"), recipe.load("cifar10")
+    assert ours == replace(
+        paper,
+        name="cifar10_release",
+        model_args={"padding": "end"},
+        perturb=replace(paper.perturb, site="addition", share="batch"),
+        train=replace(paper.train, warmup_epochs=10),
+        attack=replace(paper.attack, from_epoch=20, labels="predicted"),
+    )
+
+
+def test_a_run_of_an_earlier_version_keeps_its_settings() -> None:
+    written = recipe.to_toml(recipe.load("cifar10_short", {"train.joint": False}))
+    later = ("theta_schedule", "tau_from", "gamma_form", "labels")
+    old = "".join(line for line in written.splitlines(keepends=True) if not line.startswith(later))
+    assert old != written
+    assert recipe.from_toml(old, "mine").train.theta_schedule == "scaled"
+    read = recipe.of_run(old, "run")
+    assert (read.train.theta_schedule, read.train.joint) == ("plain", False)
+    assert recipe.of_run(written, "run").train.theta_schedule == "scaled"
 
 
 def test_cifar100_differs_from_cifar10_in_the_dataset_alone() -> None:

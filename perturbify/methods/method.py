@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a recipe is read without torch, and asks the methods for th
     from torch import Tensor, nn
 
     from perturbify.methods.loss import Adversary, Loss
+    from perturbify.normalize import Normalize
     from perturbify.prediction import Prediction
     from perturbify.surgery.noisy import Perturbed
 
@@ -111,6 +112,14 @@ class Method:
                     f"The method {self.name} has noise with {key}={getattr(self.perturb, key)!r}, this one has "
                     f"{getattr(config, key)!r}."
                 )
+
+    def start_(self, network: Perturbed, normalize: Normalize | None) -> None:
+        """Sets what θ starts from, where its settings cannot say it; called once, when a network has been wrapped.
+
+        Args:
+            network: The network.
+            normalize: The layer that was put before it.
+        """
 
     def check(self, network: Perturbed) -> None:
         """Makes sure that a network is one that the method can defend; called when it has been wrapped or loaded.

@@ -80,7 +80,9 @@ def wrap(
     network = surgery.wrap(
         model, settings, example_input=example_input, normalize=normalize, inplace=inplace, verify=verify
     )
-    return for_method(network, method if (settings is None) == (get(method).perturb is None) else NONE)
+    chosen = method if (settings is None) == (get(method).perturb is None) else NONE
+    get(chosen).start_(network, normalize)
+    return for_method(network, chosen)
 
 
 def for_method(network: Perturbed, method: str) -> Perturbed:

@@ -243,7 +243,7 @@ class RunFolder:
                 f"{self.recipe} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}).",
                 "Put it back as it was, or start a new run.",
             ) from error
-        return recipes.from_toml(text, self.path.name)
+        return recipes.of_run(text, self.path.name)
 
     def read_metrics(self, *, before: int | None = None) -> list[dict[str, Any]]:
         """The metrics of the epochs ``before`` a given one (all by default), as far as ``metrics.jsonl`` has them."""

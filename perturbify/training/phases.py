@@ -56,11 +56,6 @@ def phase_at(epoch: int, step: int, steps_per_epoch: int, settings: TrainSetting
     return W_STEP if turn < settings.w_steps else THETA_STEP
 
 
-def noisy_epoch(epoch: int, settings: TrainSettings, method: Method) -> int:
-    """k of the harmonic τ: 1 in the first epoch in which noise is active."""
-    return epoch - (settings.warmup_epochs if method.alternates else 0) + 1
-
-
 def learning_rate(settings: OptimizerSettings, epoch: int) -> float:
     """The learning rate of an epoch (from 0): the factor ``decay`` applies from each milestone on."""
     return settings.lr * settings.decay ** sum(epoch >= m for m in settings.milestones)

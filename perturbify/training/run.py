@@ -22,7 +22,7 @@ from perturbify.errors import Diverged, PerturbifyError, TrainingError
 from perturbify.files import set_aside, signed, write_own
 from perturbify.model_card import model_card
 from perturbify.surgery.noisy import Perturbed
-from perturbify.training import held_out, history, owned, state
+from perturbify.training import held_out, history, owned, state, theta_way
 from perturbify.training.events import Events
 from perturbify.training.folder import RunFolder
 from perturbify.training.metrics import (
@@ -74,6 +74,7 @@ class Run:
             self._images, self._apart = images.divided(settings.held_out)
         learner.images = len(self._images)
         self._steps = _steps_per_epoch(len(self._images), self._recipe.train.batch_size, self._among.world)
+        learner.theta_pace = theta_way.pace(self._recipe, self._steps, warms_up=learner.method.alternates)
         self._device = next(learner.model.parameters()).device
         if _kept_on_device(self._images, self._device, self._recipe.speed.data_on_device):
             self._images = self._images.to(self._device)

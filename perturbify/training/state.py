@@ -214,7 +214,7 @@ def read(path: Path) -> Saved:
         if version > 1 and not contents.sealed:
             raise CheckpointError(f"{path} was changed after it was written: its seal is gone.", "Start the run again.")
         header = Header.from_json(about["header"], path)
-        recipe = recipes.from_toml(header.recipe or "", "state")
+        recipe = recipes.of_run(header.recipe or "", "state")
         raw = about["position"]
         position = Position(raw["epoch"], raw["step"], EpochSums(**raw["sums"]))
         position.check(recipe)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from perturbify.attacks import Pgd, pgd
+from perturbify.attacks import Pgd, attacked, pgd
 from perturbify.compiling import compiled
 from perturbify.errors import TrainingError
 from perturbify.methods import Method, Moment, Noisy
-from perturbify.methods.loss import Adversary, Loss, checked, look
+from perturbify.methods.loss import Adversary, Loss, checked, logits, look
 from perturbify.perturbation import noise
 from perturbify.ranks import Ranks
 from perturbify.settings import OptimizerSettings, Recipe
@@ -21,8 +21,9 @@ from perturbify.surgery.noisy import Perturbed, noisy_sites
 from perturbify.text import first_line
 from perturbify.training.average import MovingAverage
 from perturbify.training.metrics import StepFigures
-from perturbify.training.phases import Phase, learning_rate, noisy_epoch
+from perturbify.training.phases import Phase, learning_rate
 from perturbify.training.seeds import private_generators
+from perturbify.training.theta_way import tau_epoch
 
 
 class Learner:
@@ -38,6 +39,7 @@ class Learner:
     Attributes:
         average: The moving average of the network, if the recipe asks for one.
         images: Number of training images, which some penalties depend on.
+        theta_pace: What θ's learning rate is multiplied with, from :mod:`perturbify.training.theta_way`.
         waits: Whether a step waits for its losses before it updates, which costs nothing on the CPU; elsewhere an
             update with a loss that is not finite is made, and found out later.
     """
@@ -66,6 +68,7 @@ class Learner:
         self.weights = [p for p in model.parameters() if id(p) not in every_theta and p.requires_grad]
         self._noisy = [Noisy(p.theta, weight) for p, weight in sites if p.theta.requires_grad]
         self.images = 1
+        self.theta_pace = 1.0
         everything = (*model.parameters(), *model.buffers())
         self._finite = [t for t in everything if t.requires_grad or bool(t.isfinite().all())]
         self.optimizers: dict[str, Optimizer] = {"weights": _optimizer(self.weights, recipe.optimizer)}
@@ -80,6 +83,8 @@ class Learner:
         """Sets both learning rates for an epoch (from 0) and returns them."""
         settings = {"weights": self.recipe.optimizer, "thetas": self.recipe.theta_optimizer}
         rates = {name: learning_rate(settings[name], epoch) for name in self.optimizers}
+        if "thetas" in rates:
+            rates["thetas"] *= self.theta_pace
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rates[name]
@@ -128,35 +133,50 @@ class Learner:
             phase: Who learns.
             epoch: From 0.
         """
-        self._penalize(phase, epoch)
+        outright = self._penalize(phase, epoch)
         if phase.weights:
             self.optimizers["weights"].step()
         if phase.thetas and self.thetas:
             self.optimizers["thetas"].step()
+        for theta, gradient in zip(self.thetas, outright, strict=False):
+            theta.data.sub_(gradient, alpha=self.theta_pace)
         self.method.project_(self.model)
 
-    def _penalize(self, phase: Phase, epoch: int) -> None:
-        """Adds the gradient of the method's penalty to those it is for."""
+    def _penalize(self, phase: Phase, epoch: int) -> Sequence[Tensor]:
+        """Adds the gradient of the method's penalty to those it is for; gives θ's, where θ moves by it outright."""
         followers = [*(self.thetas if phase.thetas else ())]
         if phase.weights and phase.noise and self.method.penalizes_weights:
             followers += self.weights
         if not followers:
-            return
+            return ()
         penalty = self.method.penalty(self._noisy, self._moment(epoch))
-        if penalty is not None:
+        if penalty is None:
+            return ()
+        outright: Sequence[Tensor] = ()
+        if phase.thetas and self.recipe.train.gamma_form == "literal":
+            outright = torch.autograd.grad(penalty, self.thetas, retain_graph=True)
+            del followers[: len(self.thetas)]
+        if followers:
             penalty.backward(inputs=followers)
+        return outright
 
     def _moment(self, epoch: int) -> Moment:
         train = self.recipe.train
         gamma = self.method.gamma if train.gamma is None else train.gamma
-        k = noisy_epoch(epoch, train, self.method)
+        k = tau_epoch(epoch, train, warms_up=self.method.alternates)
         return Moment(k, train.batch_size, self.images, gamma, self.recipe.attack.weight)
 
     def _adversary(self, epoch: int) -> Adversary | None:
         attack = self.recipe.attack
         if not self.method.adversarial or not attack.weight or epoch < attack.from_epoch:
             return None
+        if attack.labels == "predicted":
+            return lambda network, x, _: pgd(network, x, self._predicted(network, x), self._attack)
         return lambda network, x, y: pgd(network, x, y, self._attack)
+
+    def _predicted(self, network: nn.Module, x: Tensor) -> Tensor:
+        with attacked(self.model), torch.no_grad():
+            return logits(network, x).argmax(1)
 
     def _parts(self, whole: Tensor) -> tuple[Tensor, ...]:
         return whole.tensor_split(min(self.recipe.train.accumulate, len(whole) // 2 or 1))

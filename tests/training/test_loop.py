@@ -133,7 +133,7 @@ def test_progress_and_metrics_tell_what_was_done(train):
     assert [(p.epoch, p.step) for p in seen] == [(e, s) for e in range(3) for s in range(5)]  # 25 of 26 images
     assert all(p.epochs == 3 and p.steps == 5 and p.seconds_left >= 0 for p in seen)
     assert seen[-1].seconds_left == 0
-    assert [p.phase for p in seen] == ["warm-up"] * 5 + ["W-step", "θ-step"] * 5
+    assert [p.phase for p in seen] == ["warm-up"] * 5 + ["joint step"] * 10
     assert [p.epoch_summary for p in seen if p.epoch_summary] == result.metrics
     for metrics in result.metrics:
         assert metrics["steps"] == Counter(p.phase for p in seen if p.epoch == metrics["epoch"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from perturbify import methods, recipe
 from perturbify.settings import OptimizerSettings
-from perturbify.training.phases import learning_rate, noisy_epoch, phase_at
+from perturbify.training.phases import learning_rate, phase_at
 
 L2P = methods.get("learn2perturb")
 
@@ -23,7 +23,7 @@ def names(steps_per_epoch, settings, method=L2P):
 
 
 def settings(**changes):
-    return replace(recipe.load("smoke").train, **changes)
+    return replace(recipe.load("smoke").train, **{"joint": False, **changes})
 
 
 def test_warm_up_then_turns_that_go_on_across_epochs():
@@ -59,12 +59,6 @@ def test_what_each_phase_does():
     assert does(1, 0) == (True, False, True)
     assert does(1, 1) == (False, True, True)
     assert does(1, 1, joint=True) == (True, True, True)
-
-
-def test_tau_counts_from_the_first_noisy_epoch():
-    assert noisy_epoch(20, settings(warmup_epochs=20, epochs=350), L2P) == 1
-    assert noisy_epoch(0, settings(warmup_epochs=0), L2P) == 1
-    assert noisy_epoch(20, settings(warmup_epochs=20, epochs=350), methods.get("pni")) == 21  # no warm-up
 
 
 def test_learning_rates_fall_at_the_milestones():

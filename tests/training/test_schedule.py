@@ -1,4 +1,4 @@
-"""Learn2Perturb-R's θ follows one deterministic schedule, whose values METHODS.md gives to three digits."""
+"""Learn2Perturb-R's θ follows one deterministic schedule, whose values docs/constants.md gives to three digits."""
 
 import pytest
 import torch

@@ -105,7 +105,8 @@ def test_a_w_step_follows_the_weighted_loss(share, make_learner, snapshot):
 
 @pytest.mark.parametrize("method", ["learn2perturb", "learn2perturb-r"])
 def test_a_theta_step_follows_loss_and_regularizer(method, make_learner, snapshot):
-    learner, x, y = make_learner(method=method, train__gamma=3.0, theta_optimizer__lr=0.05, **PLAIN_SGD)
+    settings = {"train__gamma": 3.0, "theta_optimizer__lr": 0.05, "train__theta_schedule": "plain"}
+    learner, x, y = make_learner(method=method, **settings, **PLAIN_SGD)
     learner.set_epoch(2)
     twin = copy.deepcopy(learner.model)
     clean, adversarial = losses_by_hand(learner, twin, x, y, seed=4, noisy=True)

@@ -1,0 +1,171 @@
+"""What Learn2Perturb buys, by runs that fit two cores: ``python -m benchmarks.evidence SUITE [NAME ...]``.
+
+``digits``: the full schedule in epochs, 350, on scikit-learn's digits by a ResNet-8, θ's rate scaled to the full
+number of θ-steps. ``change``: the same with one thing changed at a time. ``cifar``: a ResNet-20 from public weights on
+CIFAR-10 images (``--data F --weights F``), in as many W-steps for every method.
+
+Each run has its folder below ``--runs`` and goes on where it stopped; when it is trained and checked, its JSON is
+written to benchmarks/results/evidence: recipe, θ and accuracies of every epoch, and the report. Two calls share the
+work: what another process is at is left to it. One thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import perturbify
+from perturbify import data as datasets
+from perturbify import recipe, zoo
+from perturbify.checks import PRESETS, CheckPlan
+from perturbify.checks.run import machine
+from perturbify.errors import PerturbifyError
+from perturbify.files import write_text
+from perturbify.training.folder import RunFolder
+from perturbify.training.seeds import fresh_weights
+from perturbify.zoo.cifar_resnet import cifar_resnet
+
+RESULTS = Path(__file__).parent / "results" / "evidence"
+METHODS = ("vanilla", "learn2perturb", "learn2perturb-r", "pni")
+WARM_UP = {"learn2perturb": 20, "learn2perturb-r": 20}
+WHOLE = {
+    "train.epochs": 350,
+    "train.batch_size": 128,
+    "train.save_minutes": 2,
+    "optimizer.milestones": [150, 250],
+    "theta_optimizer.milestones": [150, 250],
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "plain": {"train.theta_schedule": "plain"},
+    "turns": {"train.joint": False},
+    "literal": {"train.gamma_form": "literal"},
+    "norm": {"perturb.site": "norm"},
+    "addition": {"perturb.site": "addition"},
+    "batch": {"perturb.share": "batch"},
+    "start-1": {"perturb.theta_init": 1.0},
+    "start-0.3x": {"perturb.theta_init": "0.3x"},
+    "gamma-0": {"train.gamma": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Runs on one network and dataset.
+
+    Attributes:
+        recipe: What they have in common.
+        changes: What the recipe is changed in for all.
+        runs: What it is changed in for each, by name.
+        preset: Of the checks.
+        plan: What the preset is changed in.
+    """
+
+    recipe: str
+    changes: Mapping[str, Any]
+    runs: Mapping[str, Mapping[str, Any]]
+    preset: str
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _of(method: str, **more: Any) -> dict[str, Any]:
+    return {"method": method, "train.warmup_epochs": WARM_UP.get(method, 0), **more}
+
+
+SUITES = {
+    "digits": Suite("digits", WHOLE, {method: _of(method) for method in METHODS}, "standard"),
+    "change": Suite("digits", WHOLE, {name: _of("learn2perturb") | dict(c) for name, c in CHANGES.items()}, "quick"),
+    "cifar": Suite("cifar10_short", {}, {m: {"method": m} for m in METHODS[:3]}, "standard", {"images": 1017}),
+}
+
+
+def network(suite: str, seed: int, weights: Path | None) -> nn.Module:
+    """What a suite trains, with the fresh weights of a seed or those given."""
+    with fresh_weights(seed):
+        return zoo.create("cifar_resnet20", weights=weights) if suite == "cifar" else cifar_resnet(8)
+
+
+def examine(suite: str, name: str, seed: int, given: argparse.Namespace) -> bool:
+    """Trains and checks one run, unless that was done or another process is at it; whether it is done now."""
+    output: Path = given.output / f"{suite}-{name}-{seed}.json"
+    if output.is_file():
+        return True
+    what = SUITES[suite]
+    folder = RunFolder(given.runs / suite / f"{name}-{seed}")
+    changes = {**what.changes, **what.runs[name], "seed": seed}
+    if given.data is not None:
+        changes["data.name"] = str(given.data)
+    settings = recipe.load(what.recipe, changes)
+    images = datasets.load(settings.data.name)
+    print(f"{output.stem}: begins", flush=True)
+    try:
+        if folder.can_go_on:
+            result = perturbify.resume(folder.path, data=images, model=network(suite, seed, given.weights))
+        else:
+            model = network(suite, seed, given.weights)
+            result = perturbify.finetune(model, settings, folder.path, data=images, device="cpu", force=True)
+    except PerturbifyError as error:
+        if "process" not in error.message:
+            raise
+        print(f"{output.stem}: {error.message}", flush=True)
+        return False
+    adversary = {key: getattr(settings.check, key) for key in ("epsilon", "step_size", "steps", "images")}
+    plan: CheckPlan = replace(PRESETS[what.preset], **{**adversary, **what.plan})
+    report = perturbify.check(result.model, images, plan, name=output.stem, folder=folder.path)
+    values = report.to_dict()
+    found = {
+        "suite": suite,
+        "name": name,
+        "seed": seed,
+        "date": f"{datetime.datetime.now(datetime.UTC).date()}",
+        "machine": machine(torch.device("cpu")),
+        "recipe": folder.recipe.read_text(encoding="utf-8"),
+        "W-steps": sum(n for e in result.metrics for phase, n in e["steps"].items() if phase != "θ-step"),
+        "seconds of training": round(sum(e["seconds"] for e in result.metrics)),
+        "epochs": [_epoch(e) for e in result.metrics],
+        "report": {key: value for key, value in values.items() if key != "examples"},
+    }
+    write_text(output, json.dumps(found, ensure_ascii=False) + "\n")
+    print(f"{output.stem}: {values['verdict']}, {report.headline.worst}", flush=True)
+    return True
+
+
+def _epoch(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of an epoch: accuracies, and θ by site, absolute and over the activation it is added to."""
+    theta = metrics["theta"]
+    kept: dict[str, Any] = {key: round(metrics[key], 4) for key in ("clean_accuracy", "adversarial_accuracy")}
+    if theta is None:
+        return kept
+    kept["theta"] = {key: round(theta[key], 4) for key in ("mean", "min", "max")}
+    for key in ("sites", "relative"):
+        kept[key] = {site: None if value is None else round(value, 4) for site, value in theta[key].items()}
+    return kept
+
+
+def main() -> None:
+    """Reads the arguments and works them off, seed by seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", type=Path, help="for cifar: an .npz of CIFAR-10's images")
+    parser.add_argument("--weights", type=Path, help="for cifar: weights of cifar_resnet20")
+    parser.add_argument("--runs", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.output.mkdir(parents=True, exist_ok=True)
+    for seed in given.seeds:
+        for name in given.names or SUITES[given.suite].runs:
+            examine(given.suite, name, seed, given)
+
+
+if __name__ == "__main__":
+    main()

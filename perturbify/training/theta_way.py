@@ -1,0 +1,86 @@
+"""The way of θ: how far it can go in a run, and how a short one goes the way of the full schedule.
+
+The regulariser alone moves θ so that θ^1.5 = θ₀^1.5 + ¾ Σ (step size · γ / τ), summed over the steps: what θ comes to
+depends on their number. With the constants of the authors' release it comes from 0.25 to 1.06 in the 330 noisy epochs
+of the full schedule, and nowhere in a run of minutes. A run of another length therefore takes θ's learning rate times
+what its steps are fewer, for the gradient of the loss and of the regulariser alike, and reads τ where the full schedule
+would be at the same share of its way (docs/constants.md).
+
+There is a bound to that. The gradient of the loss is noise for the most part, and what it does to single θ grows with
+the square root of how many times faster they go, against what the regulariser does to all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from functools import cache
+from itertools import accumulate
+
+from perturbify.methods.learn2perturb import REFERENCE_BATCH, harmonic
+from perturbify.settings import Recipe, TrainSettings
+
+EPOCHS, WARM_UP, STEPS = 350, 20, 391
+"""The full schedule: the release's epochs and, at 50,000 images, steps of an epoch; the paper's warm-up."""
+
+FASTEST = 50.0
+"""The bound: θ of ResNet-20 on CIFAR-10 spreads by a fraction of what it grows by; at 300, over all of its range."""
+
+START = 0.25
+_RATE, _MOMENTUM, _MILESTONES, _DECAY, _GAMMA = 0.1, 0.9, (150, 250), 0.1, 1e-4  # the release's, on θ
+
+
+def pace(recipe: Recipe, steps: int, *, warms_up: bool) -> float:
+    """What θ's learning rate is multiplied with in a run.
+
+    Args:
+        recipe: The run's.
+        steps: Its steps of an epoch.
+        warms_up: Whether the noise is off in the first ``warmup_epochs``, as in the method whose schedule this is.
+    """
+    if not warms_up or recipe.train.theta_schedule == "plain":
+        return 1.0
+    return min(fewer(recipe, steps), FASTEST)
+
+
+def fewer(recipe: Recipe, steps: int) -> float:
+    """How many times as many images θ's steps see in the full schedule as in a run.
+
+    Args:
+        recipe: The run's.
+        steps: Its steps of an epoch.
+    """
+    train = recipe.train
+    share = 1.0 if train.joint else train.theta_steps / (train.w_steps + train.theta_steps)
+    return EPOCHS * STEPS * REFERENCE_BATCH / (train.epochs * steps * train.batch_size * share)
+
+
+def tau_epoch(epoch: int, train: TrainSettings, *, warms_up: bool) -> int:
+    """k of the harmonic τ = H_k in an epoch, counted from 0.
+
+    Args:
+        epoch: From 0.
+        train: The run's length and what its τ counts from.
+        warms_up: Whether the noise is off in the first ``warmup_epochs``.
+    """
+    first = train.warmup_epochs if warms_up and train.tau_from == "noise" else 0
+    k = epoch - first + 1
+    return math.ceil((k - 0.5) * EPOCHS / train.epochs) if warms_up and train.theta_schedule == "scaled" else k
+
+
+@cache
+def full() -> tuple[float, ...]:
+    """θ after each epoch of the full schedule, under the regulariser alone."""
+
+    def grown(to_the_power: float, epoch: int) -> float:
+        if epoch < WARM_UP:
+            return to_the_power
+        rate = _RATE / (1 - _MOMENTUM) * _DECAY ** sum(epoch >= m for m in _MILESTONES)
+        return to_the_power + 0.75 * rate * _GAMMA * STEPS / harmonic(epoch - WARM_UP + 1)
+
+    return tuple(p ** (2 / 3) for p in accumulate(range(EPOCHS), grown, initial=START**1.5))[1:]
+
+
+def reached(theta: float) -> int:
+    """The first epoch of the full schedule, from 1, after which its θ is as great; its last where it never is."""
+    return min(bisect_left(full(), theta) + 1, EPOCHS)

@@ -1,0 +1,108 @@
+"""How far θ can go in a run, and how a short run goes the way of the full schedule."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import perturbify
+from perturbify import PerturbConfig, methods, recipe
+from perturbify.training import step as steps
+from perturbify.training.phases import JOINT_STEP, phase_at
+from perturbify.training.step import Learner
+from perturbify.training.theta_way import FASTEST, full, pace, reached, tau_epoch
+
+
+def settings(name="cifar10", **changes):
+    return recipe.load(name, {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def test_the_full_schedule():
+    way = full()
+    assert way[:20] == pytest.approx([0.25] * 20)
+    assert [round(way[epoch - 1], 2) for epoch in (150, 350)] == [1.03, 1.06]
+    assert list(way) == sorted(way)
+    assert (reached(0.1), reached(0.25), reached(way[99]), reached(5.0)) == (1, 1, 100, 350)
+
+
+def test_pace():
+    assert pace(settings(), 391, warms_up=True) == 1
+    assert pace(settings(train__epochs=35), 391, warms_up=True) == 10
+    assert pace(settings(train__batch_size=64), 391, warms_up=True) == 2
+    by_turns = settings(train__epochs=70, train__joint=False, train__w_steps=3)
+    assert pace(by_turns, 391, warms_up=True) == 20  # one step in four is θ's
+    assert pace(settings("cifar10_short"), 64, warms_up=True) == FASTEST
+    assert pace(settings("cifar10_short", train__theta_schedule="plain"), 64, warms_up=True) == 1
+    assert pace(settings("cifar10_short"), 64, warms_up=False) == 1
+
+
+@given(st.integers(0, 349), st.integers(1, 400), st.integers(0, 20))
+def test_the_epoch_of_tau(epoch, epochs, warm_up):
+    train = replace(settings().train, epochs=epochs, warmup_epochs=warm_up)
+    for tau_from, first in (("noise", warm_up), ("start", 0)):
+        as_it_is = replace(train, tau_from=tau_from, theta_schedule="plain")
+        assert tau_epoch(epoch, as_it_is, warms_up=True) == epoch - first + 1
+        assert tau_epoch(epoch, replace(train, tau_from=tau_from), warms_up=False) == epoch + 1
+        scaled = tau_epoch(epoch, replace(train, tau_from=tau_from), warms_up=True)
+        if epochs == 350:
+            assert scaled == epoch - first + 1
+        if first <= epoch < epochs:
+            assert 1 <= scaled <= 350
+            assert abs(scaled - (epoch - first + 0.5) * 350 / epochs) <= 1
+
+
+def regularised(epochs, in_each, **changes):
+    """What θ comes to by the updates of a run under the regulariser alone."""
+    whole = {"method": "learn2perturb-r", "train__epochs": epochs, "train__warmup_epochs": round(epochs * 20 / 350)}
+    milestones = [round(epochs * m / 350) for m in (150, 250)]
+    chosen = settings(**whole, theta_optimizer__milestones=milestones, optimizer__milestones=milestones, **changes)
+    network = nn.Sequential(nn.Conv2d(3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 10))
+    wrapped = perturbify.wrap(network, PerturbConfig(grain="layer"), example_input=torch.rand(2, 3, 4, 4))
+    method = methods.get(chosen.method)
+    learner = Learner(wrapped.train(), chosen, method)
+    learner.theta_pace = pace(chosen, in_each, warms_up=method.alternates)
+    for epoch in range(epochs):
+        learner.set_epoch(epoch)
+        for i in range(in_each):
+            phase = phase_at(epoch, i, in_each, chosen.train, method)
+            if phase.thetas:
+                learner.optimizers["thetas"].zero_grad()
+                learner.update(phase, epoch)
+    return learner.thetas[0].item()
+
+
+@pytest.mark.parametrize(("epochs", "in_each"), [(35, 100), (14, 250)])
+def test_a_short_run_goes_the_whole_way(epochs, in_each):
+    assert regularised(epochs, in_each) == pytest.approx(full()[-1], rel=0.05)
+    assert regularised(epochs, in_each, train__theta_schedule="plain") < 0.4
+
+
+def test_gamma_taken_literally(make_learner):
+    """θ moves by γ∇g outright, beside the step of its optimiser, whatever that one's rate is by now."""
+    changes = {"train__gamma": 2.0, "train__theta_schedule": "plain", "method": "learn2perturb-r"}
+    learner, x, y = make_learner(**changes, train__gamma_form="literal", theta_optimizer__lr=0.0)
+    before = [theta.detach().clone() for theta in learner.thetas]
+    learner.step(x, y, JOINT_STEP, 1)
+    for old, theta in zip(before, learner.thetas, strict=True):
+        torch.testing.assert_close(theta.detach(), old + 2.0 * 5 / 128 / (2 * old.sqrt()))  # batches of 5, τ = 1
+    learner.theta_pace = 3.0
+    before = [theta.detach().clone() for theta in learner.thetas]
+    learner.step(x, y, JOINT_STEP, 1)
+    for old, theta in zip(before, learner.thetas, strict=True):
+        torch.testing.assert_close(theta.detach(), old + 3 * 2.0 * 5 / 128 / (2 * old.sqrt()))
+
+
+@pytest.mark.parametrize("labels", ["true", "predicted"])
+def test_what_the_attack_leads_away_from(labels, make_learner, monkeypatch):
+    learner, x, y = make_learner(attack__labels=labels)
+    given_labels = []
+    crafted = steps.pgd
+    monkeypatch.setattr(steps, "pgd", lambda *a: given_labels.append(a[2]) or crafted(*a))
+    learner.model.requires_grad_(False)
+    next(m for m in learner.model.modules() if isinstance(m, nn.Linear)).bias.copy_(torch.tensor([0.0, 0.0, 100.0]))
+    learner.model.requires_grad_(True)
+    learner.step(x, y, JOINT_STEP, 1)
+    assert torch.equal(given_labels[0], y if labels == "true" else torch.full_like(y, 2))
