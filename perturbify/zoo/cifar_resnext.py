@@ -69,7 +69,8 @@ class CifarResNeXt(CifarNetwork):
     def forward(self, x: Tensor) -> Tensor:
         """Maps normalised images (B, in_chans, H, W) to logits (B, num_classes); any H and W will do."""
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        for stage in ("layer1", "layer2", "layer3"):
+            x = self.get_submodule(stage)(x)
         return self.linear(x.mean((2, 3)))
 
 

@@ -64,7 +64,9 @@ class CifarWideResNet(CifarNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps normalised images (B, in_chans, H, W) to logits (B, num_classes); any H and W will do."""
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        x = self.conv1(x)
+        for stage in ("layer1", "layer2", "layer3"):
+            x = self.get_submodule(stage)(x)
         return self.linear(F.relu(self.bn1(x)).mean((2, 3)))
 
 
