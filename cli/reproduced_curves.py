@@ -36,13 +36,17 @@ def draw(figure: Any, reproduction: Reproduction, rows: Sequence[Row]) -> None:
         axes.errorbar(
             x,
             [100 * measured.mean for _, measured in points],
-            yerr=[100 * (measured.sd or 0) for _, measured in points],
+            yerr=_bars(points),
             color=colour,
             marker=marker,
             capsize=3,
             label=row.method,
         )
         ticks.update(x)
+        averaged = row.measured("EOT-PGD")
+        if averaged is not None:
+            own = 255 * row.outcomes[0].job.plan.epsilon
+            axes.plot([own], [100 * averaged.mean], color=colour, marker=marker, mfc="white", zorder=4)
     axes.set_xticks(sorted(ticks), [f"{tick:.3g}" for tick in sorted(ticks)])
     axes.set_xlabel("ε in 1/255")
     axes.set_xlim(left=0)
@@ -56,11 +60,17 @@ def draw(figure: Any, reproduction: Reproduction, rows: Sequence[Row]) -> None:
     axes.set_title(
         escape.figure(
             f"Accuracy of {names} under {paper.curve}, %: {rows[0].reports[0].n} test images of {data}; "
-            f"bands: 95% intervals over images{bars}"
+            f"bands: 95% intervals over images{bars}; hollow: EOT-PGD"
         ),
         loc="left",
         fontsize=9,
     )
+
+
+def _bars(points: Sequence[tuple[float, Measured]]) -> list[float] | None:
+    """The standard deviations over training runs; of a single run there is none."""
+    deviations = [measured.sd for _, measured in points]
+    return None if None in deviations else [100 * sd for sd in deviations if sd is not None]
 
 
 def _points(row: Row) -> list[tuple[float, Measured]]:

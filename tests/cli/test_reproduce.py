@@ -10,7 +10,9 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,10 +20,14 @@ from click.testing import CliRunner
 from perturbify import recipe
 from perturbify.attacks.libraries import CarliniWagner
 from perturbify.checkpoint import read_header
+from perturbify.checks import Report
+from perturbify.checks.results import Figure
 from perturbify.cli.main import cli as group
+from perturbify.errors import TrainingError
 from perturbify.reproduction.paper import TABLES
 from perturbify.text import percent
 from perturbify.training import launch
+from perturbify.training.owned import is_ours
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "resnet20.safetensors"
 TABLE1 = ("reproduce", "table1", "--equal-schedule", "smoke", "--networks", "cifar_resnet20", "--images", "20")
@@ -201,6 +207,122 @@ def test_table_3_in_small_with_foolbox_and_without(cli, folder, monkeypatch):
     assert [f["accuracy"] is None for f in said["figures"]] == [False, *[True] * 5, False]
     assert "for want of foolbox" in said["remarks"][0]
     assert "Not run, for want of foolbox" in Path("out/table3.md").read_text(encoding="utf-8")
+
+
+def tiny(name="tiny.toml"):
+    """A recipe that learns nothing from 40 images, in a moment."""
+    text = recipe.text("smoke").replace("train_images = 200", "train_images = 40").replace("= 50", "= 20")
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def test_transfer_from_two_training_runs_each(cli, folder):
+    asked = ("reproduce", "transfer", "--budget", "1", "--equal-schedule", tiny(), "--networks", "cifar_resnet20")
+    asked = (*asked, "--methods", "learn2perturb", "--images", "10", "--seeds", "3,8", "-o", "out")
+    result = cli(*asked, "--json", "-q")
+    names = [f"cifar_resnet20-{method}-seed-{seed}" for method in ("vanilla", "learn2perturb") for seed in (3, 8)]
+    assert [(row["run"], row["seed"]) for row in result["rows"]] == list(zip(names, (3, 8, 3, 8), strict=True))
+    assert [recipe.load(f"out/{name}/recipe.toml").seed for name in names] == [3, 8, 3, 8]
+    reports = {name: Report.read(Path("out", name, "report.json")) for name in names}
+    for name in names[2:]:
+        transferred = reports[name].result("transfer from vanilla")
+        assert (transferred.on, transferred.source) == ("other", "vanilla")
+    # The surrogate is that of the same seed: its records name the network that images were crafted on.
+    digests = {n: json.loads(Path("out", n, "records-0.jsonl").read_text().splitlines()[0])["networks"] for n in names}
+    assert [digests[names[i + 2]][1] for i in (0, 1)] == [digests[names[i]][0] for i in (0, 1)]
+    assert digests[names[0]] != digests[names[1]]
+
+    vanilla, noisy = result["over_runs"]
+    by_attack = {f["attack"]: f for f in noisy["figures"]}
+    assert list(by_attack) == ["clean", "PGD", "transfer", "transfer, noise off"]
+    for attack, id in (("clean", "clean"), ("PGD", "pgd"), ("transfer", "transfer from vanilla")):
+        theirs = [reports[name].result(id) for name in names[2:]]
+        means, figure = [r.accuracy for r in theirs], by_attack[attack]
+        assert (figure["runs"], figure["n"]) == (2, 10)
+        assert (figure["mean"], figure["sd"]) == pytest.approx((mean(means), stdev(means)))
+        pooled = Figure.of(np.hstack([r.right for r in theirs]))
+        assert figure["interval"] == pytest.approx(list(pooled.interval))
+    assert {f["attack"]: f["runs"] for f in vanilla["figures"]} == {
+        **{"clean": 2, "PGD": 2},
+        **{"transfer": 0, "transfer, noise off": 0},  # it would be PGD on itself
+    }
+    page = Path("out/transfer.md").read_text(encoding="utf-8")
+    assert "mean ± standard deviation over training runs, and 95% intervals over images" in page
+    line = next(line for line in page.splitlines() if line.startswith("| ResNet-V1(20) | learn2perturb"))
+    clean = by_attack["clean"]
+    shown = f"{percent(clean['mean'])} ± {percent(clean['sd'])} {percent(0, clean['interval']).partition(' ')[2]}"
+    assert line.startswith(f"| ResNet-V1(20) | learn2perturb | 1 | 2 of 2 | 10 | {shown} |")
+    before = {p: changed_at(p) for p in Path("out").rglob("*.safetensors")}
+    assert cli(*asked, "--json", "-q") == result
+    assert {p: changed_at(p) for p in Path("out").rglob("*.safetensors")} == before
+
+
+def test_without_the_network_of_the_surrogate_there_is_no_transfer(folder, monkeypatch):
+    def fails(model, chosen, *rest, **kwargs):
+        if chosen.method == "vanilla":
+            raise TrainingError("It diverged.", "")
+        return finetune(model, chosen, *rest, **kwargs)
+
+    finetune = launch.finetune
+    monkeypatch.setattr(launch, "finetune", fails)
+    asked = ["reproduce", "transfer", "--budget", "1", "--equal-schedule", tiny(), "--networks", "cifar_resnet20"]
+    done = CliRunner().invoke(group, [*asked, "--methods", "learn2perturb", "--images", "4", "-o", "out"])
+    assert done.exit_code == 1
+    assert "- cifar_resnet20-vanilla: It diverged." in done.stdout
+    assert "There is no network to craft images on: cifar_resnet20-vanilla has not been trained." in done.stdout
+
+
+def test_a_curve_and_its_picture(cli, folder, monkeypatch):
+    figures = {("cifar_resnet20", method): {} for method in ("vanilla", "learn2perturb")}
+    monkeypatch.setitem(TABLES, "fig3", replace(TABLES["fig3"], figures=figures))
+    asked = ("reproduce", "fig3", "--budget", "1", "--equal-schedule", tiny(), "--images", "4", "-o", "out", "-q")
+    text = cli(*asked)
+    head = next(line for line in text.splitlines() if line.startswith("network"))
+    assert all(f"PGD-2, ε = {e}  " in head for e in ("0.025", "0.05", "0.075", "0.1", "0.125", "0.15", "0.2"))
+    assert "ours are read off no table" in text
+    report = Report.read(Path("out/cifar_resnet20-learn2perturb/report.json"))
+    rows = json.loads(Path("out/fig3.json").read_text())["rows"]
+    curve = {f["attack"]: f["accuracy"] for f in rows[1]["figures"]}
+    assert (curve["PGD, ε = 0.1"], curve["PGD, ε = 0.2"]) == tuple(
+        report.result(id).accuracy for id in ("pgd", "pgd at 0.2")
+    )
+    picture = Path("out/fig3.png")
+    assert is_ours(picture)
+    picture.write_bytes(b"mine")
+    cli(*asked)
+    assert picture.read_bytes() == b"mine"
+
+
+def test_few_pixels_in_small(cli, folder, monkeypatch):
+    monkeypatch.setattr("perturbify.reproduction.job.POPULATION", 4)
+    monkeypatch.setattr("perturbify.reproduction.job.GENERATIONS", 1)
+    asked = ("reproduce", "fewpixel", "--budget", "paper", "--equal-schedule", tiny(), "--networks", "cifar_resnet20")
+    text = cli(*asked, "--methods", "vanilla", "--images", "4", "-q")
+    lines = [line.split("  ") for line in text.splitlines() if line.startswith("ResNet-V1(20)")]
+    attacks = [next(cell.strip() for cell in line[3:] if cell.strip()) for line in lines]
+    assert attacks == ["clean", "1 pixel", "2 pixels", "3 pixels", "worst case"]
+    assert "- search for pixels: differential evolution, 4 candidates, 1 generation; the paper: not stated" in text
+
+
+def test_a_folder_that_an_earlier_version_began(cli, folder, undisturbed):
+    shutil.copytree(undisturbed[0], "out")
+    notes = json.loads(Path("out/reproduction.json").read_text())
+    notes["seed"] = notes.pop("seeds")[0]
+    old = {name: text.replace("gamma", "# gamma") for name, text in notes["recipes"].items()}
+    Path("out/reproduction.json").write_text(json.dumps(notes | {"recipes": old}))
+    before = {p: changed_at(p) for p in Path("out").rglob("*.safetensors")}
+    assert cli(*TINY, "-o", "out", "--json", "-q") == undisturbed[1]
+    assert {p: changed_at(p) for p in Path("out").rglob("*.safetensors")} == before
+    assert json.loads(Path("out/reproduction.json").read_text())["seeds"] == [0]
+
+
+def test_a_run_is_said_to_be_what_it_was(cli, folder, undisturbed):
+    shutil.copytree(undisturbed[0], "out")
+    path = Path("out", NAMES[1], "recipe.toml")
+    path.write_text(path.read_text().replace("batch_size = 50", "batch_size = 25", 1))
+    rows = cli(*TINY, "-o", "out", "--json", "-q")["rows"]
+    said = [departures(row)["batch size", "the authors' release"][0] for row in rows]
+    assert said == ["50", "25", "50"]
 
 
 def test_a_row_that_cannot_be_run_says_why(folder):

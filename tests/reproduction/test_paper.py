@@ -133,6 +133,13 @@ def test_table_3_asks_for_what_the_paper_has():
     assert (fewer.plan.few, fewer.plan.images) == (20, 20)
 
 
+def test_eot_averages_the_papers_80_draws():
+    found = jobs(Reproduction("eot"))
+    assert [(job.method, job.plan.eot_draws) for job in found] == [
+        (method, 80) for method in ("pni", "adv-bnn", "learn2perturb")
+    ]
+
+
 def test_a_figure_sweeps_and_every_point_has_all_images():
     for name in ("fig2", "fig3"):
         found = jobs(Reproduction(name))
