@@ -80,7 +80,8 @@ def parts(device: str) -> dict[str, Part]:
     """All parts by name; each size of the training step is one, so that the time can run out between them."""
     cases = train_step.CPU if device == "cpu" else train_step.CUDA
     steps = {f"train_step, {case.network}, batch {case.batch}": partial(train_step.measure, case) for case in cases}
-    return {"parity": parity, "noise": noise.measured, "main_job": main_job, **steps}
+    kernel = {"values of the noise": noise.values, "noise": noise.measured}
+    return {"parity": parity, **kernel, **steps, "main_job": main_job}
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:

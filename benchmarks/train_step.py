@@ -4,7 +4,8 @@ The rival (benchmarks/rival.py) is the paper's step by hand; ours is a joint ste
 the rival's, and with ``speed.precision = "bfloat16"``. In turns, in one process; ratios to the rival's step of the same
 round, and medians over :data:`ROUNDS` after one step each for warmth. The share of noise is what a step with the noise
 off takes less. Memory: peak over two steps, beyond what was there before, of ours, of the rival, and of our step on the
-same network without noise modules; on the CPU each in a process of its own, by its resident memory.
+same network without noise modules; on the CPU each in a process of its own, by its resident memory. On a GPU, where
+a network is compiled, each way to run a step is a contender of its own; memory is that of the steps as they are.
 """
 
 from __future__ import annotations
@@ -48,16 +49,25 @@ class Case:
 
 CPU = (Case("cifar_resnet20", 128), Case("cifar_resnet18", 32), Case("timm:resnet50", 4, 224, 1000))
 CUDA = (
-    *(Case("cifar_resnet20", n) for n in (128, 512, 1024)),
-    *(Case("cifar_resnet18", n) for n in (128, 512)),
+    Case("cifar_resnet20", 128),
+    Case("cifar_resnet20", 1024),
+    Case("cifar_resnet18", 128),
     Case("timm:resnet50", 32, 224, 1000),
 )
+
+OURS = {
+    "ours": (),
+    "ours, bfloat16": ("speed.precision=bfloat16",),
+    "ours, as it is": ("speed.compile=off",),
+    "ours, bfloat16, CUDA graphs": ("speed.precision=bfloat16", "speed.cuda_graphs=true"),
+}
+"""Our step in several ways; what is not compiled runs as it is."""
 
 Step = Callable[[], object]
 
 
 def contender(kind: str, case: Case, device: str) -> tuple[nn.Module, Step]:
-    """The network and the step of ``"ours"``, ``"bfloat16"``, ``"plain"`` (ours without noise) or ``"rival"``."""
+    """The network and the step of one of :data:`OURS`, ``"plain"`` (ours, as it is, without noise) or ``"rival"``."""
     torch.manual_seed(0)
     x = torch.rand(case.batch, 3, case.size, case.size, device=device)
     y = torch.randint(case.classes, (case.batch,), device=device)
@@ -65,9 +75,8 @@ def contender(kind: str, case: Case, device: str) -> tuple[nn.Module, Step]:
     if kind == "rival":
         rival = Rival(with_noise(model, x[:2].cpu()).to(device))
         return rival.model, lambda: rival.step(x, y)
-    changes = ["optimizer.lr=0.01", "theta_optimizer.lr=0.01"]
-    precision = ["speed.precision=bfloat16"] if kind == "bfloat16" else []
-    settings = recipe.load("cifar10", changes + precision)
+    changes = ["optimizer.lr=0.01", "theta_optimizer.lr=0.01", *OURS.get(kind, OURS["ours, as it is"])]
+    settings = recipe.load("cifar10", changes)
     method = methods.get("vanilla" if kind == "plain" else "learn2perturb")
     network = prepare(model, settings, _like(case), method).to(device)
     learner = Learner(network.to(memory_format=torch.channels_last), settings, method)  # type: ignore[call-overload]
@@ -86,37 +95,51 @@ def _like(case: Case) -> data.Data:
 
 def measure(case: Case, device: str) -> dict[str, Any]:
     """Medians and ratios of one case."""
-    ours, our_step = contender("ours", case, device)
-    rival, rival_step = contender("rival", case, device)
-    runs: dict[str, Step] = {
-        "ours": our_step,
-        "ours, bfloat16": contender("bfloat16", case, device)[1],
-        "rival": rival_step,
-        "ours, noise off": _off([p for _, p in perturbations(ours)], our_step),
-        "rival, noise off": _off([m for m in rival.modules() if hasattr(m, "theta")], rival_step),
-    }
+    on_cpu = device == "cpu"  # where nothing is compiled, and so noise can be switched off between two steps
+    made = {kind: contender(kind, case, device) for kind in (*list(OURS)[: 2 if on_cpu else None], "rival")}
+    runs: dict[str, Step] = {kind: step for kind, (_, step) in made.items()}
+    if on_cpu:
+        ours, rival = made["ours"][0], made["rival"][0]
+        runs["ours, noise off"] = _off([p for _, p in perturbations(ours)], runs["ours"])
+        runs["rival, noise off"] = _off([m for m in rival.modules() if hasattr(m, "theta")], runs["rival"])
+    else:
+        runs["plain"] = contender("plain", case, device)[1]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    first: dict[str, float] = {}  # which compiles
     for round_ in range(ROUNDS + 1):
         for name, run in runs.items():
             started = time.perf_counter()
             run()
-            if device != "cpu":
+            if not on_cpu:
                 torch.cuda.synchronize()
+            taken = time.perf_counter() - started
             if round_:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(taken)
+            else:
+                first[name] = taken
+                print(f"  {name}: first step {taken:.1f} s", flush=True)
     median = {name: statistics.median(s) for name, s in seconds.items()}
+    as_it_is = "ours" if on_cpu else "ours, as it is"
+    pairs = {"ours": (f"{as_it_is}, noise off" if on_cpu else "plain", as_it_is)}
+    if on_cpu:
+        pairs["rival"] = ("rival, noise off", "rival")
     return {
         "network": case.network,
         "batch": case.batch,
         "size": case.size,
         "seconds": median,
+        "first step": first,
         "over rival": {
             name: statistics.median(ours / rival for ours, rival in zip(seconds[name], seconds["rival"], strict=True))
-            for name in ("ours", "ours, bfloat16")
+            for name in made
+            if name != "rival"
         },
-        "images a second": {name: case.batch / median[name] for name in ("ours", "ours, bfloat16", "rival")},
-        "share of noise": {n: 1 - median[f"{n}, noise off"] / median[n] for n in ("ours", "rival")},
-        "peak bytes": {kind: peak(kind, case, device) for kind in ("ours", "plain", "rival")},
+        "images a second": {name: case.batch / median[name] for name in made},
+        "share of noise": {name: 1 - median[off] / median[on] for name, (off, on) in pairs.items()},
+        "peak bytes": {
+            kind: peak(made_of, case, device)
+            for kind, made_of in (("ours", as_it_is), ("plain", "plain"), ("rival", "rival"))
+        },
     }
 
 

@@ -76,8 +76,8 @@ def values(
         indices: Of the images within their split, shape (N,).
         seconds: What it took.
     """
+    from perturbify.certification import DELTA
     from perturbify.checks.statistics import wilson
-    from perturbify.methods.pixeldp import DELTA
 
     n = len(labels)
     right = certificate.classes == labels

@@ -31,6 +31,19 @@ def radii(_ctx: click.Context, _option: click.Parameter, given: str | None) -> l
     return ordered
 
 
+def _check_method(name: str) -> None:
+    """Makes sure that there is something to certify, before that is looked for in the network."""
+    from perturbify import methods
+    from perturbify.errors import MethodError
+
+    if not methods.get(name).certifies:
+        able = " or ".join(f"--method {other}" for other in methods.names() if methods.get(other).certifies)
+        raise MethodError(
+            f"Only noise that is measured out for it certifies anything; the method of this network is {name}.",
+            f"Start from the plain network, with {able}.",
+        )
+
+
 class _Probability(Number):
     """A number between 0 and 1, neither of them."""
 
@@ -108,6 +121,7 @@ def certify(
     with console.aside():
         network = models.load(console, file, trust_factory=trust_factory).to(target)
         assert isinstance(network, Perturbed)
+        _check_method(network.surgery.method)
         mechanism = verify(network)
         header = checkpoint.read_header(file)
         size = header.image_size() or data.DEFAULT_SIZE

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from perturbify import methods
 from perturbify.cli import models
 from perturbify.cli.console import Console
 from perturbify.cli.options import CLASSES, SEED, Number, image_size, model_options, output_options, start
@@ -22,7 +23,7 @@ from perturbify.escape import terminal
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of fresh weights.")
 @click.option("--num-classes", type=CLASSES, help="Classes of the model's head.")
 @click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: what the model says.")
-@click.option("--method", default="learn2perturb", show_default=True, help="The defence; its noise is the default.")
+@click.option("--method", default=methods.DEFAULT, show_default=True, help="The defence; its noise is the default.")
 @click.option(
     "--site",
     type=click.Choice(["output", "activation", "input", "norm", "addition", "weight", "parameter"]),
@@ -68,7 +69,7 @@ def convert(
     """
     from dataclasses import replace
 
-    from perturbify import checkpoint, methods, zoo
+    from perturbify import checkpoint, zoo
     from perturbify import data as datasets
     from perturbify.errors import ModelError
     from perturbify.files import check_output

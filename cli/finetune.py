@@ -164,11 +164,13 @@ def _same(name: str, of_recipe: str) -> bool:
 
 
 def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> None:
+    from perturbify import methods
+
     images = min(len(data.train), recipe.data.train_images or len(data.train))
     images -= recipe.data.held_out or 0
     console.log(f"data: {data.name}, {images} training and {len(data.test)} test images of {times(data.input_size)}")
     console.log(f"run: {folder}")
-    if recipe.method.startswith("learn2perturb") and recipe.train.warmup_epochs >= recipe.train.epochs:
+    if methods.get(recipe.method).alternates and recipe.train.warmup_epochs >= recipe.train.epochs:
         console.log(
             "warning: every epoch is warm-up: the noise stays off and θ learns nothing; see train.warmup_epochs"
         )

@@ -110,9 +110,10 @@ def create(console: Console, name: str, *, num_classes: int | None, **how: Any) 
 def load(console: Console, path: str, *, trust_factory: bool) -> nn.Module:
     """Reads a checkpoint."""
     from perturbify import checkpoint
+    from perturbify.methods import loading
 
     header = checkpoint.read_header(path)
-    model = checkpoint.load(path, trust_factory=trust_factory)
+    model = loading.load(path, trust_factory=trust_factory)
     name = header.model["name"] if header.model else header.source_class
     console.log(f"model: {name} from {Path(path).name}, {len(header.sites)} noise sites")
     return model

@@ -9,13 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perturbify.checkpoint import load as load
     from perturbify.checkpoint import save as save
     from perturbify.checks import CheckPlan as CheckPlan
     from perturbify.checks import check as check
     from perturbify.checks import verify as verify
     from perturbify.errors import PerturbifyError as PerturbifyError
-    from perturbify.methods.prediction import Prediction as Prediction
+    from perturbify.methods.loading import load as load
     from perturbify.methods.prediction import predict as predict
     from perturbify.methods.wrapping import plan as plan
     from perturbify.methods.wrapping import wrap as wrap
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from perturbify.perturbation import Perturbation as Perturbation
     from perturbify.perturbation import noise as noise
     from perturbify.perturbation import perturbations as perturbations
+    from perturbify.prediction import Prediction as Prediction
     from perturbify.surgery.config import PerturbConfig as PerturbConfig
     from perturbify.surgery.graph import graph as graph
     from perturbify.surgery.graph import insert_noise as insert_noise
@@ -43,11 +43,11 @@ _PUBLIC = {
     "finetune": "perturbify.training",
     "graph": "perturbify.surgery.graph",
     "insert_noise": "perturbify.surgery.graph",
-    "load": "perturbify.checkpoint",
+    "load": "perturbify.methods.loading",
     "noise": "perturbify.perturbation",
     "perturbations": "perturbify.perturbation",
     "plan": "perturbify.methods.wrapping",
-    "Prediction": "perturbify.methods.prediction",
+    "Prediction": "perturbify.prediction",
     "predict": "perturbify.methods.prediction",
     "resume": "perturbify.training",
     "save": "perturbify.checkpoint",

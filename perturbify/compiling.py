@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from perturbify.attacks import attacked, input_gradient
 
 
+def uncompiled(network: nn.Module) -> nn.Module:
+    """What :func:`compiled` was given; any other network itself."""
+    return cast(nn.Module, getattr(network, "_orig_mod", network))
+
+
 def compiled(network: nn.Module, x: Tensor, y: Tensor, *, cuda_graphs: bool = False) -> nn.Module:
     """The network with its forward and backward compiled, its parameters and noise modules the same objects.
 

@@ -19,7 +19,7 @@ def model_card(header: Header) -> str:
     """Writes a checkpoint's card as Markdown, from nothing but its header, which may be a stranger's."""
     model = header.model or {"name": header.source_class, "weights": "the user's"}
     noise = "none (a baseline)"
-    defence = header.method or "learn2perturb"
+    defence = methods.of_file(header.method, noisy=header.config is not None)
     method = methods.get(defence) if defence in methods.names() else None
     name = markdown(defence, _NAME)
     source = f" ({method.source})" if method is not None and method.source else ""

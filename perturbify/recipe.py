@@ -140,7 +140,8 @@ def _read(table: Mapping[str, Any], name: str, mistakes: list[str]) -> Recipe:
         table = {**table, "perturb": {key: value for key, value in perturb.items() if key != "backend"}}
     defaults: dict[type, Any] = {}
     unknown: list[str] = []
-    chosen = table.get("method", "learn2perturb")
+    table = {"method": methods.DEFAULT, **table}
+    chosen = table["method"]
     try:
         noise = methods.get(chosen).perturb if isinstance(chosen, str) else None
         defaults = {PerturbConfig: noise} if noise is not None else {}

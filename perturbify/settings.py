@@ -200,7 +200,7 @@ class Recipe:
     name: str
     model: str
     model_args: dict[str, Any] = field(default_factory=dict)
-    method: str = "learn2perturb"
+    method: str
     seed: int = 0
     data: DataSettings
     perturb: PerturbConfig = field(default_factory=PerturbConfig)

@@ -1,48 +1,32 @@
 """The arrows of the design: nothing below knows what stands above it, and importing the library costs nothing."""
 
 import ast
+import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from perturbify import methods
+
 ROOT = Path(__file__).parents[1]
-LAYERS = [
-    {
-        "errors",
-        "escape",
-        "files",
-        "fused",
-        "generators",
-        "normal",
-        "normalize",
-        "numbers",
-        "perturbation",
-        "ranks",
-        "schema",
-        "strict_json",
-        "text",
-    },
-    {"copying", "example"},
-    {"surgery"},
-    {
-        "spread",
-        "zoo",
-        "data",
-        "settings",
-        "recipe",
-        "methods",
-        "certification",
-        "checkpoint",
-        "attacks",
-        "compiling",
-    },
-    {"training", "checks", "census", "export", "model_card"},
+STAIR = [
+    {"escape", "fused", "generators", "normal", "normalize", "numbers", "ranks", "strict_json"},
+    {"errors", "text"},
+    {"copying", "data", "example", "files", "perturbation", "prediction", "schema", "zoo"},
+    {"attacks", "surgery"},
+    {"census", "certification", "checkpoint", "compiling", "settings", "spread"},
+    {"methods"},
+    {"checks", "model_card", "recipe"},  # a recipe is read above the methods, whose noise is its default
+    {"training"},
     {"reproduction"},
-    {"cli", "recipes"},
+    {"cli"},
 ]
-LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+"""The rooms from the bottom up. One knows those below it, and none that stands beside it."""
+
+STEP = {room: step for step, rooms in enumerate(STAIR) for room in rooms}
 FILES = sorted((ROOT / "perturbify").rglob("*.py")) + sorted((ROOT / "cli").rglob("*.py"))
 
 
@@ -51,15 +35,25 @@ def room(path):
     return "cli" if relative.parts[0] == "cli" else relative.parts[1].removesuffix(".py")
 
 
-def imports(path):
-    """Dotted names that a file imports, wherever in the file it does so."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports(path, *, typing=True):
+    """Dotted names that a file imports, wherever in the file it does so; perhaps without what is for types alone."""
+    nodes = [ast.parse(path.read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if typing or not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            nodes += ast.iter_child_nodes(node)
+
+
+def dotted(path):
+    """The name by which a file is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("perturbify", *parts) if parts[0] == "cli" else parts).removesuffix(".__init__")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -67,12 +61,54 @@ def test_the_arrows_point_down(path):
     here = room(path)
     if here in ("__init__", "__main__"):
         return
-    assert here in LEVEL, f"{here} has no place in the design yet: give it one here"
+    assert here in STEP, f"{here} has no place in the design yet: give it one here"
     for name in imports(path):
         parts = name.split(".")
         assert parts[0] not in ("cli", "recipes"), f"{path} imports {name}: it is perturbify.{name}"
-        if parts[0] == "perturbify" and len(parts) > 1 and parts[1] in LEVEL:
-            assert LEVEL[parts[1]] <= LEVEL[here], f"{path} imports {name} from above"
+        if parts[0] == "perturbify" and len(parts) > 1 and parts[1] in STEP and parts[1] != here:
+            assert STEP[parts[1]] < STEP[here], f"{path} imports {name}, which is not below it"
+
+
+def test_every_room_on_the_stair_is_there():
+    assert STEP.keys() == {room(path) for path in FILES} - {"__init__", "__main__"}
+
+
+def test_no_circles():
+    """Nor between the files of a room, by imports inside of functions; what is for types alone never runs."""
+    names = {dotted(path): path for path in FILES}
+    graph = {
+        here: {name for name in imports(path, typing=False) if name in names} - {here, *parents(here)}
+        for here, path in names.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
+
+
+def parents(name):
+    """The packages that a file lies in."""
+    parts = name.split(".")
+    return {".".join(parts[:n]) for n in range(1, len(parts))}
+
+
+def quoted(path):
+    """Names of methods that a file has as text, whole or in quotation marks; prose may speak of them."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    prose = {id(n.body[0].value) for n in ast.walk(tree) if isinstance(n, holders) and ast.get_docstring(n) is not None}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            for name in set(methods.names()) - {"none"}:  # an ordinary word
+                if re.fullmatch(name, node.value) or re.search(f"[\"'`]{name}[\"'`]", node.value):
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+
+
+def test_no_method_is_known_by_its_name_but_to_the_methods():
+    """The paper's tables are data about the paper, whose columns are methods."""
+    data = ROOT / "perturbify" / "reproduction" / "paper.py"
+    assert list(quoted(data))
+    assert [found for path in FILES if room(path) != "methods" and path != data for found in quoted(path)] == []
 
 
 @pytest.mark.parametrize(

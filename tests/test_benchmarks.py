@@ -114,9 +114,9 @@ def test_no_part_begins_once_the_time_is_up(gpu, monkeypatch, tmp_path, capsys):
 
 
 def test_every_part_is_there(gpu):
-    assert list(gpu.parts("cuda"))[:3] == ["parity", "noise", "main_job"]
-    assert "train_step, timm:resnet50, batch 32" in gpu.parts("cuda")
-    assert len(gpu.parts("cuda")) == 3 + len(gpu.train_step.CUDA)
+    steps = [f"train_step, {case.network}, batch {case.batch}" for case in gpu.train_step.CUDA]
+    assert list(gpu.parts("cuda")) == ["parity", "values of the noise", "noise", *steps, "main_job"]
+    assert steps[:2] == ["train_step, cifar_resnet20, batch 128", "train_step, cifar_resnet20, batch 1024"]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)

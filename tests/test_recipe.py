@@ -112,6 +112,7 @@ def test_what_is_not_said_has_its_default() -> None:
     assert read == Recipe(
         name="least",
         model="resnet18",
+        method="learn2perturb",
         data=DataSettings("digits"),
         train=TrainSettings(epochs=3, batch_size=8, warmup_epochs=1),
         optimizer=OptimizerSettings(lr=0.1),

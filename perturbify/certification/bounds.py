@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perturbify.methods.pixeldp import DELTA, noise_level
+from perturbify.certification.gaussian import DELTA, noise_level
 
 Floats = NDArray[np.float64]
 

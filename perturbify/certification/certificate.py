@@ -16,8 +16,8 @@ from perturbify.certification.bounds import certified_radius, clopper_pearson
 from perturbify.certification.mechanism import find_mechanism, usable, verify
 from perturbify.data import Split
 from perturbify.generators import seeded
-from perturbify.methods.prediction import Prediction
 from perturbify.perturbation import sharing
+from perturbify.prediction import Prediction
 from perturbify.surgery.noisy import Perturbed
 
 CONFIDENCE = 0.95
@@ -70,7 +70,7 @@ def predict_certified(network: Perturbed, images: Tensor, draws: int) -> Predict
     """Classifies images by the votes of so many draws, with the certified radius of each answer at 95% confidence.
 
     Args:
-        network: With PixelDP's noise; while that is off, all radii are 0.
+        network: With noise that certifies; while that is off, all radii are 0.
         images: Shape (N, C, H, W), in [0, 1].
         draws: At least 1; a few hundred are needed for a radius near the greatest.
 
@@ -100,7 +100,7 @@ def certify(
     mode; its modes are afterwards what they were. Random numbers come from torch's global generator.
 
     Args:
-        network: With PixelDP's noise; while that is off, all radii are 0.
+        network: With noise that certifies; while that is off, all radii are 0.
         images: Shape (N, C, H, W), in [0, 1].
         draws: At least 1.
         confidence: Probability, in (0, 1), that the certificate of an image holds.
@@ -156,7 +156,7 @@ def certify_split(
     """Certifies the answers for all images of a split, batch by batch.
 
     Args:
-        network: With PixelDP's noise.
+        network: With noise that certifies.
         split: The images.
         draws: For each, at least 1.
         confidence: Probability, in (0, 1), that the certificate of an image holds.

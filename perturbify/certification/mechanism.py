@@ -16,10 +16,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from perturbify.attacks import attacked
+from perturbify.certification.gaussian import DELTA, noise_level
 from perturbify.certification.operator_norm import convolution_norm
 from perturbify.errors import MethodError
 from perturbify.generators import reproducible
-from perturbify.methods.pixeldp import DELTA, noise_level
 from perturbify.perturbation import Perturbation, noise
 from perturbify.surgery.noisy import Perturbed, source_class
 
@@ -133,18 +133,18 @@ def find_mechanism(network: Perturbed) -> Mechanism:
     """Finds the first convolution and its noise; cheap, as it looks at the network without running it.
 
     Args:
-        network: A network with PixelDP's noise, as it was wrapped.
+        network: A network with noise of absolute scale behind its first convolution alone, as it was wrapped.
 
     Raises:
-        MethodError: Its noise is another method's, or the convolution is none whose sensitivity has a known bound.
+        MethodError: Its noise is another, or the convolution is none whose sensitivity has a known bound.
     """
     plan = network.surgery.plan
     config = plan.config
     if config is None or (config.site, config.scale, config.extent) != ("output", "absolute", "first"):
         raise MethodError(
-            "Only PixelDP's noise, behind the first convolution alone, certifies anything; the method of this network "
-            f"is {network.surgery.method}.",
-            'Wrap the plain network with method="pixeldp".',
+            "Only noise of absolute scale behind the first convolution alone certifies anything; the method of this "
+            f"network is {network.surgery.method}.",
+            "Wrap the plain network for a defence that certifies; docs/certify.md names it.",
         )
     if len(plan.input_shapes) != 1:
         raise MethodError(f"This network takes {len(plan.input_shapes)} tensors; a certificate is for one, an image.")

@@ -2,7 +2,7 @@
 
 from perturbify.checkpoint.building import build, fill, restore
 from perturbify.checkpoint.container import Contents
-from perturbify.checkpoint.files import annotate, describe, load, read, read_header, save, unique_tensors
+from perturbify.checkpoint.files import annotate, describe, read, read_header, save, unique_tensors
 from perturbify.checkpoint.header import Header
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "build",
     "describe",
     "fill",
-    "load",
     "read",
     "read_header",
     "restore",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from perturbify.checkpoint.container import Contents, Shape
 from perturbify.checkpoint.header import DTYPES, Header, versions
 from perturbify.copying import copy_network
 from perturbify.errors import CheckpointError
-from perturbify.methods.wrapping import for_method
 from perturbify.perturbation import noise
 from perturbify.surgery.config import PerturbConfig, relative_start
 from perturbify.surgery.noisy import Perturbed
@@ -33,6 +32,8 @@ from perturbify.zoo.build import skeleton
 
 Place = tuple[str, str, tuple[int, ...], tuple[int, ...]]
 Cost = Literal["usual", "large", "unknown"]
+ForMethod = Callable[[Perturbed, str | None], object]
+"""Notes on a network the defence that its file names, and raises where it is none for it; None: the file names none."""
 
 USUAL = 2**27
 """Numbers that a network of few weights may compute in a forward of each mode before it is called large."""
@@ -55,7 +56,13 @@ class Restored:
 
 
 def restore(
-    header: Header, contents: Contents, path: Path, model: nn.Module | None = None, *, trust_factory: bool = False
+    header: Header,
+    contents: Contents,
+    path: Path,
+    model: nn.Module | None = None,
+    *,
+    for_method: ForMethod,
+    trust_factory: bool = False,
 ) -> Restored:
     """Builds the network a file describes, fills it, and tries it.
 
@@ -64,13 +71,14 @@ def restore(
         contents: From there.
         path: The file, for messages.
         model: As for :func:`build`.
+        for_method: As for :func:`build`.
         trust_factory: As for :func:`perturbify.load`.
 
     Raises:
         CheckpointError: Header, tensors and network do not fit each other.
     """
     source, cost = _source(header, contents.shapes, path, model, trust_factory=trust_factory)
-    network = _operate(source, cost, header, contents.shapes, path)
+    network = _operate(source, cost, header, contents.shapes, path, for_method)
     fill(network, contents.tensors, header, path)
     if cost != "large":
         check_answers(network, header, f"{path} cannot be right")
@@ -83,6 +91,7 @@ def build(
     path: Path,
     model: nn.Module | None = None,
     *,
+    for_method: ForMethod,
     trust_factory: bool = False,
 ) -> Perturbed:
     """Builds the network a header describes, with fresh weights.
@@ -92,6 +101,7 @@ def build(
         shapes: Those of the file's tensors, by name.
         path: The file, for messages.
         model: The source network, where the header does not know it; it is left as it is.
+        for_method: Notes the defence on the network and checks it; given by who knows the defences, as this does not.
         trust_factory: As for :func:`perturbify.load`.
 
     Raises:
@@ -99,10 +109,12 @@ def build(
             file's, in its state dict or its sites.
     """
     source, cost = _source(header, shapes, path, model, trust_factory=trust_factory)
-    return _operate(source, cost, header, shapes, path)
+    return _operate(source, cost, header, shapes, path, for_method)
 
 
-def _operate(source: nn.Module, cost: Cost, header: Header, shapes: Mapping[str, Shape], path: Path) -> Perturbed:
+def _operate(
+    source: nn.Module, cost: Cost, header: Header, shapes: Mapping[str, Shape], path: Path, for_method: ForMethod
+) -> Perturbed:
     """Wraps a source network as the header says."""
     settings, run = header.settings(), cost != "large"
     if settings is not None and settings.site == "addition" and not run:
@@ -132,7 +144,7 @@ def _operate(source: nn.Module, cost: Cost, header: Header, shapes: Mapping[str,
             f"{path} cannot be loaded: its network computes far more than its weights and inputs call for."
         )
     network.surgery = replace(network.surgery, plan=replace(network.surgery.plan, config=settings))
-    for_method(network, header.method or ("learn2perturb" if settings else "none"))
+    for_method(network, header.method)
     difference = _difference(network.surgery.plan, header)
     if difference:
         raise _others(difference, header, path)

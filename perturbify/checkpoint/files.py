@@ -8,7 +8,6 @@ is inside. The metadata has one entry, ``perturbify``: a JSON object with the fi
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from perturbify import zoo
 from perturbify.checkpoint import container
 from perturbify.checkpoint.agreement import check_arguments, check_file, check_values, other_dtypes
-from perturbify.checkpoint.building import check_answers, restore
+from perturbify.checkpoint.building import check_answers
 from perturbify.checkpoint.container import Contents
 from perturbify.checkpoint.header import FORMAT, Header, versions
 from perturbify.errors import CheckpointError
@@ -108,48 +107,6 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
     check_answers(model, header, f"{path} is not written")
     container.write(path, tensors, {KEY: text})
     return Header.from_json(text, path)
-
-
-def load(
-    path: str | Path,
-    *,
-    model: nn.Module | None = None,
-    device: torch.device | str = "cpu",
-    trust_factory: bool = False,
-) -> Perturbed:
-    """Reads a network back: with its noise, in eval mode, and the noise is on.
-
-    The architecture is built anew and operated on anew, so what is loaded has been verified on this machine and with
-    these library versions.
-
-    Args:
-        path: A file that :func:`save` wrote.
-        model: The source network, where the file does not know how to build it (networks made outside of the zoo);
-            it is left as it is.
-        device: Where it shall live.
-        trust_factory: Whether a factory of the user's that the file names (``package.module:factory``) may be run.
-            Such a file runs code of its writer's choosing; those with timm, torchvision and our own models never do.
-
-    Raises:
-        CheckpointError: The file is missing, truncated, foreign, newer, does not fit the network, or names a factory
-            that is not trusted.
-        ModelError, SurgeryError: The network cannot be built or wrapped here.
-    """
-    path = Path(path)
-    header, contents = read(path)
-    if not contents.sealed:
-        warnings.warn(
-            f"{path} is not sealed: an earlier version wrote it, and whether it was changed since cannot be seen.",
-            stacklevel=2,
-        )
-    restored = restore(header, contents, path, model, trust_factory=trust_factory)
-    if not restored.ran:
-        warnings.warn(
-            f"{path} was loaded without running its network: its feature maps are far larger than its weights. That it "
-            "is its source but for the noise was compared when it was wrapped.",
-            stacklevel=2,
-        )
-    return restored.network.to(device)
 
 
 def read(path: str | Path) -> tuple[Header, Contents]:

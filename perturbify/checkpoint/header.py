@@ -15,7 +15,7 @@ from typing import Any
 import fastjsonschema
 import torch
 
-from perturbify import strict_json, zoo
+from perturbify import __version__, strict_json, zoo
 from perturbify.errors import CheckpointError, ModelError
 from perturbify.example import from_description
 from perturbify.normalize import Normalize
@@ -197,7 +197,8 @@ class Header:
 
 def versions() -> dict[str, str]:
     """Those of the packages that make a network and its file."""
-    return {package: importlib.metadata.version(package) for package in ("perturbify", "torch", "torchvision", "timm")}
+    others = {package: importlib.metadata.version(package) for package in ("torch", "torchvision", "timm")}
+    return {"perturbify": __version__, **others}  # which also runs from its source tree, where nothing is installed
 
 
 class _NewerError(Exception):

@@ -27,8 +27,9 @@ from perturbify.compiling import compiled
 from perturbify.data import Split
 from perturbify.errors import CheckError
 from perturbify.generators import seeded
-from perturbify.methods.prediction import Ensemble, predictor
+from perturbify.methods.prediction import predictor
 from perturbify.perturbation import noise, sharing
+from perturbify.prediction import Ensemble
 from perturbify.ranks import Ranks
 
 SHARE = {"fresh": "sample", "shared": "batch"}

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from perturbify.attacks import attacked
 from perturbify.generators import seeded
-from perturbify.methods.prediction import Ensemble, predictor
+from perturbify.methods.prediction import predictor
 from perturbify.perturbation import noise
+from perturbify.prediction import Ensemble
 
 ROUNDS = 5
 

@@ -30,8 +30,10 @@ from perturbify.checks.report import Report
 from perturbify.data import Data, Split
 from perturbify.errors import CheckError
 from perturbify.generators import seeded
-from perturbify.methods.prediction import Ensemble, predictor
+from perturbify.methods import get
+from perturbify.methods.prediction import predictor
 from perturbify.perturbation import noise, sharing
+from perturbify.prediction import Ensemble
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
 from perturbify.text import first_line
@@ -293,6 +295,6 @@ def _answers(model: nn.Module) -> list[str]:
         f"The network answers by the mean softmax of {answering.draws} draws, and one draw in this report is one such "
         "answer. The attacks follow the gradients of single draws, which EOT averages."
     ]
-    if isinstance(model, Perturbed) and model.surgery.method == "pixeldp":
+    if isinstance(model, Perturbed) and get(model.surgery.method).certifies:
         said.append("Certificates are for the class with the most votes, which may be another than that here.")
     return said

@@ -13,6 +13,7 @@ from perturbify.checkpoint.header import Header
 from perturbify.checks.liveness import Liveness, examine
 from perturbify.escape import terminal
 from perturbify.generators import seeded
+from perturbify.methods.wrapping import for_file
 from perturbify.text import counted
 
 Outcome = Literal["proved", "failed", "not proved"]
@@ -110,7 +111,7 @@ def verify(path: str | Path, *, model: nn.Module | None = None, trust_factory: b
     if header.model is None and model is None:
         unseen = f"the file does not say how to build its network, {header.source_class}"
         return Verification(header, contents.sealed, None, unseen)
-    restored = checkpoint.restore(header, contents, path, model, trust_factory=trust_factory)
+    restored = checkpoint.restore(header, contents, path, model, for_method=for_file, trust_factory=trust_factory)
     if not restored.ran:
         unseen = "its feature maps are far larger than its weights, so its network was not run"
         return Verification(header, contents.sealed, None, unseen)

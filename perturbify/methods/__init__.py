@@ -5,9 +5,10 @@ Nothing here imports torch before it computes, so that recipes are read without 
 
 from perturbify.methods import adv_bnn, learn2perturb, none, pixeldp, pni, rse, vanilla
 from perturbify.methods.method import Method, Moment, Noisy
-from perturbify.methods.registry import get, names, register
+from perturbify.methods.registry import DEFAULT, get, names, of_file, register
 
 __all__ = [
+    "DEFAULT",
     "Method",
     "Moment",
     "Noisy",
@@ -16,6 +17,7 @@ __all__ = [
     "learn2perturb",
     "names",
     "none",
+    "of_file",
     "pixeldp",
     "pni",
     "register",

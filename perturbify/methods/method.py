@@ -10,27 +10,30 @@ from perturbify.errors import MethodError
 from perturbify.surgery.config import PerturbConfig, SiteKind
 
 if TYPE_CHECKING:  # a recipe is read without torch, and asks the methods for their defaults
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from perturbify.methods.prediction import Prediction
+    from perturbify.methods.loss import Adversary, Loss
+    from perturbify.prediction import Prediction
     from perturbify.surgery.noisy import Perturbed
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training stands, as far as a penalty may depend on it.
+    """Where training stands, as far as a loss or a penalty may depend on it.
 
     Attributes:
-        k: The epoch, counted from 1 at the first in which noise is active.
+        k: The epoch, counted from 1 at the first in which noise is active; below 1 in a warm-up.
         batch_size: Images a step, over all processes.
         images: Training images.
-        gamma: The penalty's weight, ``train.gamma``.
+        gamma: The method's ``gamma``, or the recipe's ``train.gamma``.
+        attack_weight: Share of the adversarial loss, ``attack.weight``.
     """
 
     k: int
     batch_size: int
     images: int
     gamma: float
+    attack_weight: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,10 @@ class Method:
         alternates: Whether W and θ learn in turn, after a warm-up without noise (Learn2Perturb, Algorithm 1). Otherwise
             both learn in every step, and the noise is on from the first.
         theta_from_loss: Whether θ follows the gradient of the network's loss; otherwise the penalty's alone.
-        gamma: The penalty's weight, where the recipe gives none.
+        gamma: The weight of the penalty, or of a term of the loss, where the recipe gives none.
         penalizes_weights: Whether the weights follow the penalty's gradient as well.
         draws: How many draws a prediction takes the mean softmax of.
+        certifies: Whether its answers come with a certified radius (docs/certify.md).
     """
 
     name: ClassVar[str]
@@ -76,6 +80,7 @@ class Method:
     gamma: ClassVar[float] = 0.0
     penalizes_weights: ClassVar[bool] = False
     draws: ClassVar[int] = 1
+    certifies: ClassVar[bool] = False
 
     @property
     def noisy(self) -> bool:
@@ -114,6 +119,21 @@ class Method:
             MethodError: It is not.
         """
 
+    def loss(self, network: nn.Module, x: Tensor, y: Tensor, adversary: Adversary | None, moment: Moment) -> Loss:
+        """The loss of a step, whose gradient W and θ follow: by default cross-entropy, of clean and attacked images.
+
+        Args:
+            network: In train mode, its noise as the phase has it; perhaps compiled.
+            x: Images, shape (N, C, H, W), in [0, 1], augmented.
+            y: Labels, shape (N,).
+            adversary: Makes adversarial images of a network, images and labels, by the recipe's ``[attack]``; None
+                where there is no attack: the method is not ``adversarial``, its epoch has not come, or its weight is 0.
+            moment: Where training stands.
+        """
+        from perturbify.methods.loss import weighted
+
+        return weighted(network, x, y, adversary, moment.attack_weight)
+
     def penalty(self, sites: Sequence[Noisy], moment: Moment) -> Tensor | None:
         """What is added to the loss of a step, as a scalar; None: nothing.
 
@@ -138,6 +158,6 @@ class Method:
             images: Shape (N, C, H, W), in [0, 1].
             draws: By default the method's own number.
         """
-        from perturbify.methods.prediction import predict_mean
+        from perturbify.prediction import predict_mean
 
         return predict_mean(network, images, self.draws if draws is None else draws)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from perturbify.methods.method import Method
-from perturbify.methods.registry import register
+from perturbify.methods.registry import NONE, register
 
 
 @register
 class NoDefence(Method):
     """Plain training on clean images."""
 
-    name = "none"
+    name = NONE

@@ -1,14 +1,14 @@
 """PixelDP: certified robustness by differential privacy.
 
 Lecuyer, Atlidakis, Geambasu, Hsu, Jana: "Certified Robustness to Adversarial Examples with Differential Privacy" (IEEE
-S&P 2019). Constants as METHODS.md, section 2, collects them.
+S&P 2019). Constants as docs/constants.md collects them.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
+from perturbify.certification import DELTA, noise_level
 from perturbify.methods.method import Method
 from perturbify.methods.registry import register
 from perturbify.surgery.config import PerturbConfig
@@ -16,16 +16,11 @@ from perturbify.surgery.config import PerturbConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from perturbify.methods.prediction import Prediction
+    from perturbify.prediction import Prediction
     from perturbify.surgery.noisy import Perturbed
 
-BOUND, EPSILON, DELTA, SENSITIVITY = 0.1, 1.0, 0.05, 1.0
-"""Construction attack bound L (l2, in pixels), ε and δ of the guarantee, and the first convolution's sensitivity Δ."""
-
-
-def noise_level(bound: float, epsilon: float, delta: float, sensitivity: float) -> float:
-    """Standard deviation of the Gaussian mechanism: ``σ = L Δ √(2 ln(1.25/δ)) / ε``; for ε ≤ 1."""
-    return bound * sensitivity * math.sqrt(2 * math.log(1.25 / delta)) / epsilon
+BOUND, EPSILON, SENSITIVITY = 0.1, 1.0, 1.0
+"""Construction attack bound L (l2, in pixels), ε of the guarantee (its δ is 0.05), and the first convolution's Δ."""
 
 
 @register
@@ -45,6 +40,7 @@ class PixelDp(Method):
         extent="first",
     )
     draws = 50
+    certifies = True
 
     def check(self, network: Perturbed) -> None:
         """Makes sure that the first convolution takes the image itself, and that nothing else does.
@@ -52,18 +48,18 @@ class PixelDp(Method):
         Raises:
             MethodError: It is not so, or the convolution is none whose sensitivity has a known bound.
         """
-        from perturbify.certification.mechanism import verify
+        from perturbify.certification import verify
 
         verify(network)
 
     def project_(self, network: Perturbed) -> None:
         """Scales the first convolution's weight down until its sensitivity is at most Δ."""
-        from perturbify.certification.mechanism import find_mechanism
+        from perturbify.certification import find_mechanism
 
         find_mechanism(network).limit_(SENSITIVITY)
 
     def predict(self, network: Perturbed, images: Tensor, draws: int | None = None) -> Prediction:
         """Classifies images by the votes of so many draws, with the certified l2 radius of each answer."""
-        from perturbify.certification.certificate import predict_certified
+        from perturbify.certification import predict_certified
 
         return predict_certified(network, images, self.draws if draws is None else draws)

@@ -8,6 +8,11 @@ from typing import TypeVar
 from perturbify.errors import MethodError, nearest
 from perturbify.methods.method import Method
 
+DEFAULT = "learn2perturb"
+"""The defence where nobody says which: of :func:`perturbify.wrap`, of recipes, of commands."""
+NONE = "none"
+"""No defence, also for a baseline that is wrapped without noise."""
+
 _METHODS: dict[str, Method] = {}
 Kind = TypeVar("Kind", bound=type[Method])
 
@@ -45,6 +50,16 @@ def get(name: str) -> Method:
             nearest(name, _METHODS) or f"There are {', '.join(_METHODS)}; import the module that registers your own.",
         )
     return _METHODS[name]
+
+
+def of_file(method: str | None, *, noisy: bool) -> str:
+    """The name of the defence of a file; the first version of the format named none, and knew one.
+
+    Args:
+        method: What the file names.
+        noisy: Whether there is noise in it.
+    """
+    return method or (DEFAULT if noisy else NONE)
 
 
 def names() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """RSE: random self-ensemble.
 
 Liu, Cheng, Zhang, Hsieh: "Towards Robust Neural Networks via Random Self-ensemble" (ECCV 2018). Constants as
-METHODS.md, section 2, collects them.
+docs/constants.md collects them.
 """
 
 from __future__ import annotations

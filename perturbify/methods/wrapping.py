@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from perturbify.methods.registry import get
+from perturbify.methods.registry import DEFAULT, NONE, get, of_file
 from perturbify.normalize import Normalize
 from perturbify.surgery import wrap as surgery
 from perturbify.surgery.config import PerturbConfig
@@ -22,7 +22,7 @@ def plan(
     model: nn.Module,
     config: PerturbConfig | Literal["of the method"] | None = OF_METHOD,
     *,
-    method: str = "learn2perturb",
+    method: str = DEFAULT,
     example_input: Any = None,
 ) -> Plan:
     """Says what :func:`wrap` would do to a network, and changes nothing.
@@ -39,7 +39,7 @@ def wrap(
     model: nn.Module,
     config: PerturbConfig | Literal["of the method"] | None = OF_METHOD,
     *,
-    method: str = "learn2perturb",
+    method: str = DEFAULT,
     example_input: Any = None,
     normalize: Normalize | None = None,
     inplace: bool = False,
@@ -80,7 +80,7 @@ def wrap(
     network = surgery.wrap(
         model, settings, example_input=example_input, normalize=normalize, inplace=inplace, verify=verify
     )
-    return for_method(network, method if (settings is None) == (get(method).perturb is None) else "none")
+    return for_method(network, method if (settings is None) == (get(method).perturb is None) else NONE)
 
 
 def for_method(network: Perturbed, method: str) -> Perturbed:
@@ -94,6 +94,15 @@ def for_method(network: Perturbed, method: str) -> Perturbed:
     network.surgery = replace(network.surgery, method=method)
     chosen.check(network)
     return network
+
+
+def for_file(network: Perturbed, method: str | None) -> Perturbed:
+    """The same for a network that was built from a file, which may name no defence.
+
+    Raises:
+        MethodError: It is not one, or it is not registered here.
+    """
+    return for_method(network, of_file(method, noisy=network.surgery.plan.config is not None))
 
 
 def _settings(method: str, config: PerturbConfig | Literal["of the method"] | None) -> PerturbConfig | None:

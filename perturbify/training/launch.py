@@ -18,6 +18,7 @@ from perturbify import recipe as recipes
 from perturbify.data import Data
 from perturbify.errors import TrainingError
 from perturbify.files import keep_copy, set_aside
+from perturbify.methods.wrapping import for_file
 from perturbify.ranks import Ranks, ranks
 from perturbify.settings import CheckSettings, Recipe, SpeedSettings
 from perturbify.surgery.noisy import Perturbed
@@ -141,7 +142,9 @@ def resume(
         _check_same_recipe(saved, recipe, folder)
         data = data or among.after_first(lambda: load_data(recipe, download=download))
         _check_same_data(saved, data, folder)
-        network = checkpoint.build(saved.header, saved.shapes, saved.path, model, trust_factory=trust_factory)
+        network = checkpoint.build(
+            saved.header, saved.shapes, saved.path, model, for_method=for_file, trust_factory=trust_factory
+        )
         network = _place(network, target, recipe, among)
         among.gather(None)  # all have read what the first one may replace
         if among.first:

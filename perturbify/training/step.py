@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from perturbify.attacks import Pgd, attacked, pgd
+from perturbify.attacks import Pgd, pgd
 from perturbify.compiling import compiled
 from perturbify.errors import TrainingError
 from perturbify.methods import Method, Moment, Noisy
+from perturbify.methods.loss import Adversary, Loss, checked, look
 from perturbify.perturbation import noise
 from perturbify.ranks import Ranks
 from perturbify.settings import OptimizerSettings, Recipe
@@ -142,38 +142,42 @@ class Learner:
             followers += self.weights
         if not followers:
             return
-        train = self.recipe.train
-        gamma = self.method.gamma if train.gamma is None else train.gamma
-        moment = Moment(noisy_epoch(epoch, train, self.method), train.batch_size, self.images, gamma)
-        penalty = self.method.penalty(self._noisy, moment)
+        penalty = self.method.penalty(self._noisy, self._moment(epoch))
         if penalty is not None:
             penalty.backward(inputs=followers)
+
+    def _moment(self, epoch: int) -> Moment:
+        train = self.recipe.train
+        gamma = self.method.gamma if train.gamma is None else train.gamma
+        k = noisy_epoch(epoch, train, self.method)
+        return Moment(k, train.batch_size, self.images, gamma, self.recipe.attack.weight)
+
+    def _adversary(self, epoch: int) -> Adversary | None:
+        attack = self.recipe.attack
+        if not self.method.adversarial or not attack.weight or epoch < attack.from_epoch:
+            return None
+        return lambda network, x, y: pgd(network, x, y, self._attack)
 
     def _parts(self, whole: Tensor) -> tuple[Tensor, ...]:
         return whole.tensor_split(min(self.recipe.train.accumulate, len(whole) // 2 or 1))
 
     def _differentiate(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, portion: float, values: Tensor) -> bool:
         """Adds a part's gradients to those that learn, and its figures to ``values``; says whether it was attacked."""
-        attack, learning = self.recipe.attack, self._learning(phase)
-        share = attack.weight if learning and self.method.adversarial and epoch >= attack.from_epoch else 0.0
+        learning = self._learning(phase)
         network = self._compiled if self._compiled is not None and x.shape == self._batch else self.model
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.speed.precision == "bfloat16"):
-            crafted = pgd(network, x, y, self._attack) if share else None
-            if learning and share < 1:
-                clean_loss, clean_hits = _classify(network, x, y)
-            else:  # nothing learns from clean images, batch norm included; they are looked at
-                with attacked(self.model), torch.no_grad():
-                    clean_loss, clean_hits = _classify(self.model, x, y)
-            losses, figures = [(1 - share) * clean_loss] if share < 1 else [], [portion * clean_loss, clean_hits]
-            if crafted is not None:
-                adversarial_loss, hits = _classify(network, crafted, y)
-                losses.append(share * adversarial_loss)
-                figures += [portion * adversarial_loss, hits]
+            if learning:
+                found = self.method.loss(network, x, y, self._adversary(epoch), self._moment(epoch))
+                found = checked(found, self.method.name)
+            else:
+                clean = look(self.model, x, y)
+                found = Loss(clean.loss, clean)
         if learning:
-            loss = sum(losses[1:], start=losses[0])
-            (loss * portion if portion < 1 else loss).backward(inputs=learning)
+            (found.total * portion if portion < 1 else found.total).backward(inputs=learning)
+        scored = [found.clean] if found.adversarial is None else [found.clean, found.adversarial]
+        figures = [figure for s in scored for figure in (portion * s.loss, s.hits)]
         values[: len(figures)] += torch.stack([f.detach().float() for f in figures])
-        return crafted is not None
+        return found.adversarial is not None
 
     def _learning(self, phase: Phase) -> list[nn.Parameter]:
         from_loss = phase.thetas and self.method.theta_from_loss
@@ -206,13 +210,6 @@ class Learner:
                     f"torch.compile failed: {first_line(error)}.", "Go on with --set speed.compile=off."
                 ) from error
             warnings.warn(f"Training runs uncompiled, for torch.compile failed: {first_line(error)}.", stacklevel=2)
-
-
-def _classify(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    logits = model(x)
-    # GoogLeNet and Inception give auxiliary logits as well while they train; the main ones come first.
-    logits = logits[0] if isinstance(logits, tuple) else logits
-    return F.cross_entropy(logits, y), (logits.argmax(1) == y).sum()
 
 
 def _optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> Optimizer:

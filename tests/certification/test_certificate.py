@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 import perturbify
+from perturbify import methods
 from perturbify.certification import certify, certify_split, find_mechanism
 from perturbify.data.split import MemorySplit
 from perturbify.errors import MethodError
+from perturbify.methods import registry
 
 UNIT = math.sqrt(2 * math.log(25))
 
@@ -69,6 +71,23 @@ def test_a_constant_network_by_hand():
     assert found.classes.tolist() == [3, 3, 3] and found.certain.all()
     assert found.votes.tolist() == [[0, 0, 0, 40]] * 3 and found.draws == 40
     assert found.probabilities[0].tolist() == pytest.approx(torch.tensor([0.0, 0, 0, 1]).softmax(0).tolist())
+
+
+def test_noise_of_a_method_of_ones_own_certifies_as_well(monkeypatch):
+    """Of σ = ½, and θ may learn: the radius is that of σ where it is least."""
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+
+    @methods.register
+    class Mine(methods.Method):
+        name = "mine"
+        perturb = perturbify.PerturbConfig("channel", theta_init=0.5, theta_min=0.1, extent="first")
+
+    network = perturbify.wrap(Head(constant, 2), method="mine", example_input=torch.rand(2, 3, 1, 1)).eval()
+    network.conv.weight.data[1] = 0
+    before = certify(network, torch.rand(1, 3, 1, 1), 40).radii.item()
+    next(perturbify.perturbations(network))[1].theta.data[1] = 0.25
+    after = certify(network, torch.rand(1, 3, 1, 1), 40).radii.item()
+    assert before == pytest.approx(0.5 / UNIT * 0.8916, rel=1e-4) and after == pytest.approx(before / 2)
 
 
 def test_more_draws_and_less_confidence_certify_more_and_none_beyond_the_limit():

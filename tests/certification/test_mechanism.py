@@ -388,4 +388,4 @@ def test_networks_of_other_methods(method):
     network = perturbify.wrap(classifier(), method=method, example_input=torch.rand(2, 3, 8, 8))
     with pytest.raises(MethodError, match=rf"method of this network is {method}\.") as error:
         find_mechanism(network)
-    assert 'method="pixeldp"' in error.value.hint
+    assert "docs/certify.md" in error.value.hint

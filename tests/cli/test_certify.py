@@ -155,7 +155,8 @@ def test_names_that_markdown_would_take_for_its_own():
 
 
 def test_what_is_refused(refused, file, other, npz, folder):
-    assert "the method of this network is learn2perturb." in refused("certify", other, *FEW, "-o", "out")
+    said = refused("certify", other, *FEW, "-o", "out")
+    assert "the method of this network is learn2perturb." in said and "--method pixeldp" in said
     npz("two.npz", [0, 1] * 3, [0, 1])
     assert "10 classes apart, the data have 2" in refused("certify", file, "--data", "two.npz", "-o", "out")
     assert "no file nowhere.safetensors" in refused("certify", "nowhere.safetensors", *FEW)

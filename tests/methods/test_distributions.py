@@ -14,10 +14,10 @@ from torch.distributions import Normal, kl_divergence
 
 import perturbify
 from perturbify import PerturbConfig, methods
+from perturbify.certification import noise_level
 from perturbify.errors import MethodError
 from perturbify.methods.adv_bnn import SIGMA_0, divergence
 from perturbify.methods.method import Moment, Noisy
-from perturbify.methods.pixeldp import noise_level
 from perturbify.surgery.noisy import noisy_sites
 
 DRAWS = 20_000

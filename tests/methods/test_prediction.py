@@ -10,8 +10,9 @@ from perturbify.checks import CheckPlan, check
 from perturbify.checks.render import to_markdown
 from perturbify.data.split import MemorySplit
 from perturbify.errors import SurgeryError
-from perturbify.methods.prediction import Ensemble, predictor
+from perturbify.methods.prediction import predictor
 from perturbify.perturbation import perturbations
+from perturbify.prediction import Ensemble
 
 X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 RSE = PerturbConfig("layer", "input", theta_init=8.0, theta_min=None, learnable=False)

@@ -38,6 +38,7 @@ def test_all_eight_are_there_and_on_the_page():
         method = methods.get(name)
         assert method.name == name and f"| `{name}`" in PAGE
         assert method.draws == (50 if name in ("rse", "adv-bnn", "pixeldp") else 1)
+        assert method.certifies == (name == "pixeldp")
 
 
 def test_every_method_but_learn2perturb_has_a_recipe_of_its_own():
@@ -51,7 +52,7 @@ def test_every_method_but_learn2perturb_has_a_recipe_of_its_own():
 
 
 def test_the_recipes_have_the_originals_hyperparameters():
-    """METHODS.md, section 2."""
+    """docs/constants.md."""
     pni, rse, bnn = (recipe.load(f"cifar10_{name}") for name in ("pni", "rse", "adv_bnn"))
     assert (pni.train.epochs, pni.optimizer.lr, pni.optimizer.milestones) == (160, 0.1, (80, 120))
     assert (pni.theta_optimizer.weight_decay, pni.attack.weight, pni.attack.steps) == (0, 0.5, 7)
