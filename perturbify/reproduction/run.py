@@ -16,6 +16,7 @@ from perturbify.checks import Progress as CheckProgress
 from perturbify.checks import Report, check
 from perturbify.data import Data
 from perturbify.errors import PerturbifyError
+from perturbify.methods.loading import load
 from perturbify.ranks import Ranks, ranks
 from perturbify.reproduction.folder import ReproductionFolder, describe
 from perturbify.reproduction.job import Job, Reproduction, jobs
@@ -200,7 +201,7 @@ def _sources(reproduction: Reproduction, job: Job, folder: ReproductionFolder, l
             f"There is no network to craft images on: {job.surrogate} has not been trained.",
             "Give the command again once it can be.",
         )
-    return {name: checkpoint.load(file, device=next(like.parameters()).device)}
+    return {name: load(file, device=next(like.parameters()).device)}
 
 
 def _check(job: Job, result: Result, data: Data, sources: dict[str, nn.Module], watcher: Watcher) -> Report:

@@ -7,7 +7,7 @@ import pytest
 from perturbify import data as datasets
 from perturbify.reproduction import Reproduction, jobs
 from perturbify.reproduction.differences import ALGORITHM, PAPER, RELEASE, differences
-from perturbify.settings import TrainSettings
+from perturbify.settings import AttackSettings, TrainSettings
 
 PNI = "recipe cifar10_pni, after Parametric Noise Injection, CVPR 2019"
 
@@ -97,6 +97,16 @@ def test_several_training_runs_are_counted(digits):
     job, _ = jobs(wanted)
     said = {d.what: d.here for d in differences(wanted, job, digits)}
     assert said["training runs"] == "2, with the seeds 0, 4"
+
+
+@pytest.mark.skipif("labels" not in {f.name for f in fields(AttackSettings)}, reason="this setting is not there yet")
+@pytest.mark.parametrize(("labels", "whose"), [("true", RELEASE), ("predicted", PAPER)])
+def test_the_label_that_the_adversary_goes_by(labels, whose, digits):
+    wanted = asked("learn2perturb")
+    (job,) = jobs(wanted)
+    job = replace(job, recipe=replace(job.recipe, attack=replace(job.recipe.attack, labels=labels)))
+    said = [d.whose for d in differences(wanted, job, digits) if d.what == "label that PGD is against"]
+    assert said == [whose]
 
 
 @pytest.mark.skipif(
