@@ -1,7 +1,8 @@
-"""``perturbify reproduce``: a table of the paper again, beside the paper's figures."""
+"""``perturbify reproduce``: a table or figure of the paper again, beside the paper's figures."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,37 @@ if TYPE_CHECKING:
     from perturbify.reproduction import Job, Outcome, Reproduction
     from perturbify.training.folder import RunFolder
 
+TABLES = ("table1", "table2", "table3", "table4", "fig2", "fig3", "eot", "transfer", "fewpixel")
+"""Those of :data:`perturbify.reproduction.paper.TABLES`, which is not imported before it is needed."""
+
+MOST_RUNS = 1000
+"""Training runs of a row."""
+
 
 def _budget(_ctx: click.Context, _option: click.Parameter, given: str) -> int | None:
     """Reads a number of epochs, or ``paper``."""
     if given == "paper":
         return None
     epochs = numbers.whole(given)
+    if epochs == 0:
+        raise click.BadParameter("0 epochs train nothing: give 1 or more, or 'paper' for the whole schedule")
     if epochs is None or not 1 <= epochs <= numbers.MOST_STEPS:
         raise click.BadParameter(f"{given!r} is neither 'paper' nor a number of epochs")
     return epochs
+
+
+def _seeds(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
+    """Reads how many seeds, or which: 3 is 0,1,2."""
+    if given is None:
+        return None
+    seeds = [numbers.whole(seed.strip()) for seed in given.split(",")]
+    if None in seeds:
+        raise click.BadParameter(f"{given!r} is neither a number of seeds, such as 3, nor seeds, such as 0,4,7")
+    if len(seeds) > 1:
+        return tuple(seed for seed in seeds if seed is not None)
+    if (many := seeds[0] or 0) > MOST_RUNS:
+        raise click.BadParameter(f"{many:,} seeds are {many:,} training runs of each row: give at most {MOST_RUNS}")
+    return tuple(range(many))
 
 
 def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -40,7 +63,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
 
 
 @click.command()
-@click.argument("table", type=click.Choice(["table1", "table2", "table3"]))
+@click.argument("table", type=click.Choice(TABLES))
 @click.option(
     "--budget",
     "epochs",
@@ -62,7 +85,13 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
     metavar="FOLDER",
     help="Where runs and table are kept; default: reproductions/TABLE.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of every random number.")
+@click.option("--seed", type=SEED, help="Of every random number; default: 0.")
+@click.option(
+    "--seeds",
+    callback=_seeds,
+    metavar="NUMBER|LIST",
+    help="Train each row from several seeds: 3 is 0,1,2; or which, such as 0,4,7.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
 @click.option("--force", is_flag=True, help="Replace another reproduction in FOLDER.")
@@ -75,19 +104,22 @@ def reproduce(
     download: bool,
     force: bool,
     dry_run: bool,
+    seed: int | None,
+    seeds: tuple[int, ...] | None,
     as_json: bool,
     quiet: bool,
     **wishes: Any,
 ) -> None:
-    """Train and check the rows of a table of the paper, and print them beside the paper's figures.
+    """Train and check the rows of a table or figure of the paper, and print them beside the paper's figures.
 
-    Each row is a run in FOLDER. Killed, the same command goes on where it stopped; the table there is rewritten after
-    each row.
+    Each row is a run in FOLDER, or one for each seed. Killed, the same command goes on where it stopped; the table
+    there is rewritten after each run, and with it the picture of fig2 and fig3.
 
     \b
       perturbify reproduce table1 --budget paper --data ~/data
       perturbify reproduce table2 --budget 3 --networks cifar_resnet20 --dry-run
       perturbify reproduce table3 --budget 7 --equal-schedule cifar10_short
+      perturbify reproduce fig3 --budget 7 --seeds 3
 
     Exits with 1 if a row could not be run, and with 3 if a check failed. A table's attacks are too few to establish
     anything, so no row leaves with 4.
@@ -96,6 +128,9 @@ def reproduce(
     from perturbify.errors import PerturbifyError
 
     console = Console(quiet=quiet, as_json=as_json)
+    if seed is not None and seeds is not None:
+        raise click.UsageError("Give --seed for one training run of each row, or --seeds for several, not both.")
+    wishes["seeds"] = seeds if seeds is not None else (seed or 0,)
     if wishes["images"] is None:
         wishes["images"] = None if wishes["epochs"] is None else 1000
     for key in ("networks", "methods"):
@@ -115,10 +150,12 @@ def _run(console: Console, asked: Reproduction, folder: Path, device: str, downl
     from perturbify.reproduction import Watcher
     from perturbify.reproduction import reproduce as run
     from perturbify.reproduction.folder import is_table
+    from perturbify.reproduction.paper import table
     from perturbify.reproduction.report import to_dict, to_markdown, to_text
 
     def begins(job: Job, before: int, total: int) -> None:
-        console.log(f"job {before + 1} of {total}: {job.method} on {job.network}")
+        seed = f", seed {job.seed}" if len(asked.seeds) > 1 else ""
+        console.log(f"job {before + 1} of {total}: {job.method} on {job.network}{seed}")
 
     def checked(report: Report, run: RunFolder) -> None:
         reports.embed(report, run.model)
@@ -127,6 +164,8 @@ def _run(console: Console, asked: Reproduction, folder: Path, device: str, downl
     def ends(outcomes: Sequence[Outcome]) -> None:
         write_own(folder / f"{asked.table}.md", signed(to_markdown(asked, outcomes)))
         write_own(folder / f"{asked.table}.json", _json(to_dict(asked, outcomes)), is_table)
+        if table(asked.table).curve is not None:
+            _draw(console, asked, outcomes, folder / f"{asked.table}.png")
 
     said = "What is done is kept: the same command goes on" + (", but without --force." if force else ".")
     with interrupts.safe(said), console.training() as steps, console.checking() as checks:
@@ -141,6 +180,28 @@ def _run(console: Console, asked: Reproduction, folder: Path, device: str, downl
         click.get_current_context().exit(3)
 
 
+def _draw(console: Console, asked: Reproduction, outcomes: Sequence[Outcome], picture: Path) -> None:
+    """Draws the curves so far, where matplotlib is there and the picture's place is not somebody else's."""
+    from perturbify.cli.reproduced_curves import draw
+    from perturbify.reproduction.rows import rows
+    from perturbify.training.owned import is_ours
+
+    finished = [row for row in rows(asked, outcomes) if row.reports]
+    if not finished:
+        return
+    if os.path.lexists(picture) and not is_ours(picture):
+        console.log(f"{picture.name} is left out: a file that is not perturbify's has that name")
+        return
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        console.log(f"{picture.name} is left out: matplotlib is not installed (pip install 'perturbify[plot]')")
+        return
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    draw(figure, asked, finished)
+    reports.keep_figure(figure, picture, dpi=150)
+
+
 def _estimate(console: Console, asked: Reproduction, device: str, download: bool) -> None:
     from perturbify.errors import PerturbifyError
     from perturbify.ranks import Ranks
@@ -149,21 +210,28 @@ def _estimate(console: Console, asked: Reproduction, device: str, download: bool
     from perturbify.text import duration
     from perturbify.text import table as aligned
 
-    lines = [["network", "method", "recipe", "epochs", "training", "check", ""]]
+    lines = [["network", "method", "seed", "recipe", "epochs", "training", "check", ""]]
     found: list[dict[str, Any]] = []
+    known: dict[tuple[str, str], tuple[tuple[float, float] | None, str | None]] = {}  # seeds take the same time
     with console.aside():
         for outcome in prepared(asked, Ranks(), download=download):
             job, why, times = outcome.job, outcome.why, None
             if job.recipe is not None and outcome.data is not None:
-                console.log(f"timing: {job.method} on {job.network}")
-                try:
-                    times = seconds(asked, job, outcome.data, device=device)
-                except PerturbifyError as error:
-                    why = str(error)
+                row = (job.network, job.method)
+                if row not in known:
+                    console.log(f"timing: {job.method} on {job.network}")
+                    try:
+                        known[row] = seconds(asked, job, outcome.data, device=device), None
+                    except PerturbifyError as error:
+                        known[row] = None, str(error)
+                times, why = known[row]
             recipe = ("–", "–") if job.recipe is None else (job.recipe.name, f"{job.recipe.train.epochs}")
             shown = ["–", "–"] if times is None else [duration(t) for t in times]
-            lines.append([job.network, job.method, *recipe, *shown, "" if why is None else f"not possible: {why}"])
-            found.append({"network": job.network, "method": job.method, "seconds": times, "why": why})
+            lines.append(
+                [job.network, job.method, f"{job.seed}", *recipe, *shown, "" if why is None else f"not possible: {why}"]
+            )
+            about = {"network": job.network, "method": job.method, "seed": job.seed}
+            found.append(about | {"seconds": times, "why": why})
     timed = [sum(job["seconds"]) for job in found if job["seconds"] is not None]
     said = (
         f"about {duration(sum(timed))} for {len(timed)} of {len(found)} jobs on this machine, by four small steps of "

@@ -54,8 +54,10 @@ def seconds(reproduction: Reproduction, job: Job, data: Data, *, device: str = "
         found.append(estimate.seconds)
         raise _Enough
 
+    # Whose images are transferred is such a network, too.
+    sources = {} if job.surrogate is None else {job.surrogate: result.model}
     with suppress(_Enough):
-        check(result.model, data, job.plan, on_start=stop)
+        check(result.model, data, job.plan, sources=sources, on_start=stop)
     return training, found[0]
 
 

@@ -18,6 +18,7 @@ from perturbify.files import LOCK, alone, is_regular, is_signed, write_text
 from perturbify.reproduction.job import Job, Reproduction
 from perturbify.reproduction.paper import TABLES
 from perturbify.training.folder import RunFolder
+from perturbify.training.owned import is_ours
 from perturbify.zoo.weights import read_weights
 
 NOTES = "reproduction.json"
@@ -43,7 +44,7 @@ class ReproductionFolder:
         return RunFolder(self.path / job.name)
 
     def table(self, name: str, kind: str) -> Path:
-        """The table so far, as ``json`` or ``md``."""
+        """The table so far, as ``json``, ``md`` or, of a curve, ``png``."""
         return self.path / f"{name}.{kind}"
 
     def is_finished(self, job: Job) -> bool:
@@ -78,8 +79,10 @@ class ReproductionFolder:
         self._check()
         if self.notes.is_file():
             there = self._read()
-            # Earlier versions did not note what the images are known by.
-            if {"digests": about["digests"], **there} == about and not force:
+            if there == about and not force:
+                return
+            if not force and _began_earlier(there, about):
+                self._note(about)
                 return
             if not force:
                 raise OutputExists(
@@ -87,6 +90,9 @@ class ReproductionFolder:
                     "Give the command that it began with, choose another folder with -o, or replace it with --force.",
                 )
             self._clear(there)
+        self._note(about)
+
+    def _note(self, about: dict[str, Any]) -> None:
         write_text(self.notes, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
     def _read(self) -> dict[str, Any]:
@@ -109,6 +115,7 @@ class ReproductionFolder:
     def _clear(self, there: dict[str, Any]) -> None:
         """Removes the runs and tables of the reproduction that is there, and nothing else."""
         tables = {self.table(there["table"], "json"): is_table, self.table(there["table"], "md"): is_signed}
+        tables |= {self.table(there["table"], "png"): is_ours}
         for path, ours in tables.items():
             if os.path.lexists(path) and not ours(path):
                 raise OutputExists(
@@ -154,9 +161,23 @@ def describe(reproduction: Reproduction, work: Sequence[tuple[Job, Data]]) -> di
         "digests": list(dict.fromkeys(str(d.fingerprint["digest"]) for _, d in work)),
         "images": reproduction.images or "all",
         "weights": {network: read_weights(file).label for network, file in reproduction.weights.items()},
-        "seed": reproduction.seed,
+        "seeds": list(reproduction.seeds),
         "recipes": {job.name: _anywhere(job, data) for job, data in work},
     }
+
+
+def _began_earlier(there: dict[str, Any], about: dict[str, Any]) -> bool:
+    """Whether an earlier version's notes are of the same command.
+
+    It knew one seed, fewer of the paper's networks and methods, and, before that, no digests of the images; its recipes
+    may have had other settings, under which the runs that it began go on.
+    """
+    if "seeds" in there:
+        return False
+    then = {"digests": about["digests"], **there, "seeds": [there.get("seed")], "recipes": about["recipes"]}
+    then.pop("seed", None)
+    fewer = all(set(then.get(key, ())) <= set(about[key]) for key in ("networks", "methods"))
+    return fewer and then | {key: about[key] for key in ("networks", "methods")} == about
 
 
 def _anywhere(job: Job, data: Data) -> str:
@@ -167,8 +188,14 @@ def _anywhere(job: Job, data: Data) -> str:
 
 def _changes(there: dict[str, Any], here: dict[str, Any]) -> str:
     """Which settings differ; recipes, which mostly follow from the others, only where nothing else does."""
+    if "seed" in there:
+        there = there | {"seeds": [there["seed"]]}
     changed = [key for key in here if key != "recipes" and there.get(key) != here[key]]
-    said = [f"another {key} ({_shown(there.get(key))} there, {_shown(here[key])} here)" for key in changed]
+    said = [
+        f"{'other' if key.endswith('s') else 'another'} {key} "
+        f"({_shown(there.get(key))} there, {_shown(here[key])} here)"
+        for key in changed
+    ]
     return " and ".join(said) or "other recipes under the same names"
 
 
@@ -176,5 +203,5 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         value = [f"{key} from {what}" for key, what in value.items()]
     if isinstance(value, list):
-        value = ", ".join(value)
+        value = ", ".join(map(str, value))
     return "none" if value in (None, "") else str(value)

@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from perturbify.checks import Report, Result
 from perturbify.escape import markdown, terminal
 from perturbify.reproduction.differences import Difference, differences
-from perturbify.reproduction.job import Job, Reproduction
+from perturbify.reproduction.job import Reproduction
 from perturbify.reproduction.paper import NETWORKS, table
+from perturbify.reproduction.rows import Measured, Row, rows, without_figures
 from perturbify.reproduction.run import Outcome
 from perturbify.text import percent
 from perturbify.text import table as aligned
 
-SCHEMA = 2
+SCHEMA = 3
 NONE = "–"
 WORST = "worst case"
 """Of every image over all l∞ attacks within ε."""
 
-
-@dataclass(frozen=True)
-class Column:
-    """An attack of a table.
-
-    Attributes:
-        id: Of its result in a check.
-        head: What heads it, and names it where it was not measured.
-    """
-
-    id: str
-    head: str
+SUPPLEMENT = "The paper's figures for CIFAR-100 are in its supplement, and not at hand."
 
 
 def to_dict(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The table as JSON values; all accuracies are in [0, 1], the paper's as well."""
+    paper = table(reproduction.table)
     return {
         "schema": SCHEMA,
-        "table": reproduction.table,
-        "source": f"Learn2Perturb (CVPR 2020), {reproduction.table}: {table(reproduction.table).caption}",
+        "table": paper.name,
+        "source": f"Learn2Perturb (CVPR 2020), {paper.called}: {paper.caption}",
         "complete": all(o.report is not None for o in outcomes),
-        "rows": [_row(reproduction, o) for o in outcomes],
+        "seeds": list(reproduction.seeds),
+        "remarks": _of_the_paper(reproduction, outcomes),
+        "rows": [_run(reproduction, row, o) for row in rows(reproduction, outcomes) for o in row.outcomes],
+        "over_runs": [_over_runs(row) for row in rows(reproduction, outcomes)],
     }
 
 
@@ -59,18 +52,20 @@ def to_text(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> str:
 
 def to_markdown(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> str:
     """The table for a README."""
-    head, *rows = _cells(reproduction, outcomes, markdown)
-    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join([f"# {_title(reproduction)}", "", *lines, *_below(reproduction, outcomes, markdown)]) + "\n"
+    head, *lines = _cells(reproduction, outcomes, markdown)
+    written = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
+    return "\n".join([f"# {_title(reproduction)}", "", *written, *_below(reproduction, outcomes, markdown)]) + "\n"
 
 
 def _below(reproduction: Reproduction, outcomes: Sequence[Outcome], fit: Callable[[str], str]) -> list[str]:
     """What a reader must know beside the table, as lists; ``fit`` makes an entry fit for where it goes."""
+    found = rows(reproduction, outcomes)
     lists = {
         "Not run:": [f"{o.job.name}: {o.why}" for o in outcomes if o.why is not None],
         "Criteria of the checks that failed:": [f"{o.job.name}: {f}" for o in outcomes for f in _failures(o)],
-        "Where this differs from the paper's protocol:": _departures(reproduction, outcomes),
-        "Remarks of the checks:": _remarks(outcomes),
+        "Of the paper's figures:": _of_the_paper(reproduction, outcomes),
+        "Where this differs from the paper, or from its authors' release:": _departures(reproduction, found),
+        "Remarks of the checks:": _remarks(found),
     }
     lines: list[str] = []
     for head, entries in lists.items():
@@ -79,47 +74,36 @@ def _below(reproduction: Reproduction, outcomes: Sequence[Outcome], fit: Callabl
 
 
 def _title(reproduction: Reproduction) -> str:
-    number = reproduction.table.removeprefix("table")
+    paper, several = table(reproduction.table), len(reproduction.seeds) > 1
+    ours = "mean ± standard deviation over training runs, and" if several else "with"
     return (
-        f"Learn2Perturb, table {number}: {table(reproduction.table).caption}. In percent, with 95% intervals over "
-        "images; beside them the paper's"
+        f"Learn2Perturb, {paper.called}: {paper.caption}. In percent, {ours} 95% intervals over images; beside them "
+        "the paper's"
     )
 
 
-def _columns(job: Job) -> dict[str, Column]:
-    """The attacks of a job, by the paper's names."""
-    plan, found = job.plan, {"clean": Column("clean", "clean")}
-    if "pgd" in plan.attacks:
-        found |= {"PGD": Column("pgd", f"PGD-{plan.steps}"), "FGSM": Column("fgsm", "FGSM")}
-    if "cw" in plan.attacks:
-        found |= {f"C&W, κ = {k:g}": Column(f"cw-{k:g}", f"C&W, κ = {k:g}") for k in plan.confidences}
-    return found | {"EOT-PGD": Column("eot", f"EOT-PGD-{plan.steps}")}
-
-
-def _measured(report: Report | None, column: Column) -> Result | None:
-    return None if report is None else report.result(column.id)
-
-
-def _row(reproduction: Reproduction, outcome: Outcome) -> dict[str, Any]:
+def _run(reproduction: Reproduction, row: Row, outcome: Outcome) -> dict[str, Any]:
+    """One training run of a row."""
     job, report = outcome.job, outcome.report
     figures = []
-    for attack, column in _columns(job).items():
-        row, paper = _measured(report, column), job.paper.get(attack)
+    for attack, column in row.columns.items():
+        result = None if report is None else report.result(column.id)
         figures.append(
             {
                 "attack": attack,
-                "paper": None if paper is None else round(paper / 100, 6),
-                "name": None if row is None else row.attack,
-                "accuracy": None if row is None else row.accuracy,
-                "interval": None if row is None else list(row.interval),
-                "claimed": None if row is None else row.claimed,
-                "n": None if row is None else row.n,
-                "draws": None if row is None else row.draws,
+                **_paper(row, attack),
+                "name": None if result is None else result.attack,
+                "accuracy": None if result is None else result.accuracy,
+                "interval": None if result is None else list(result.interval),
+                "claimed": None if result is None else result.claimed,
+                "n": None if result is None else result.n,
+                "draws": None if result is None else result.draws,
             }
         )
     return {
         "network": job.network,
         "method": job.method,
+        "seed": job.seed,
         "run": job.name,
         "status": "finished" if report is not None else "to do" if outcome.why is None else "not run",
         "why": outcome.why,
@@ -134,81 +118,131 @@ def _row(reproduction: Reproduction, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _over_runs(row: Row) -> dict[str, Any]:
+    """A row over its training runs."""
+    return {
+        "network": row.network,
+        "method": row.method,
+        "runs": [o.job.name for o in row.outcomes],
+        "worst_case": _figures(row.worst()),
+        "figures": [
+            {"attack": attack, **_paper(row, attack), **_figures(row.measured(attack))} for attack in row.columns
+        ],
+    }
+
+
+def _figures(measured: Measured | None) -> dict[str, Any]:
+    if measured is None:
+        return {"runs": 0, "mean": None, "sd": None, "interval": None, "n": None}
+    return {key: getattr(measured, key) for key in ("runs", "mean", "sd", "interval", "n")}
+
+
+def _paper(row: Row, attack: str) -> dict[str, Any]:
+    cell = row.paper.get(attack)
+    return {"paper": cell and cell.value, "paper_spread": cell and cell.spread}
+
+
 def _failures(outcome: Outcome) -> list[str]:
     return [] if outcome.report is None else outcome.report.failures
 
 
+def _of_the_paper(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[str]:
+    """What is odd about the paper's figures, or missing."""
+    if any(without_figures(o) for o in outcomes):
+        return [SUPPLEMENT]
+    return list(table(reproduction.table).remarks)
+
+
 def _differences(reproduction: Reproduction, outcome: Outcome) -> tuple[Difference, ...]:
-    return differences(reproduction, outcome.job, outcome.data, outcome.report)
+    return differences(reproduction, outcome.job, outcome.data, outcome.report, outcome.theta)
 
 
-def _departures(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[str]:
+def _departures(reproduction: Reproduction, found: Sequence[Row]) -> list[str]:
     """Each difference once, those in one respect together."""
-    said = {o.job.name: _differences(reproduction, o) for o in outcomes if o.report is not None}
-    whats = list(dict.fromkeys(d.what for found in said.values() for d in found))
-    in_order = sorted({d: None for found in said.values() for d in found}, key=lambda d: whats.index(d.what))
-    return [f"{d}{_of({name for name in said if d in said[name]}, said)}" for d in in_order]
+    finished = [o for row in found for o in row.outcomes if o.report is not None]
+    said = {o.job.name: _differences(reproduction, o) for o in finished}
+    whats = list(dict.fromkeys(d.what for listed in said.values() for d in listed))
+    in_order = sorted({d: None for listed in said.values() for d in listed}, key=lambda d: whats.index(d.what))
+    return [f"{d}{_of({name for name in said if d in said[name]}, found)}" for d in in_order]
 
 
-def _remarks(outcomes: Sequence[Outcome]) -> list[str]:
+def _remarks(found: Sequence[Row]) -> list[str]:
     """Each remark of the checks once."""
-    said = {o.job.name: o.report.remarks for o in outcomes if o.report is not None}
-    remarks = dict.fromkeys(r for found in said.values() for r in found)
-    return [f"{r}{_of({name for name in said if r in said[name]}, said)}" for r in remarks]
+    said = {o.job.name: o.report.remarks for row in found for o in row.outcomes if o.report is not None}
+    remarks = dict.fromkeys(r for listed in said.values() for r in listed)
+    return [f"{r}{_of({name for name in said if r in said[name]}, found)}" for r in remarks]
 
 
-def _of(names: Collection[str], every: Collection[str]) -> str:
-    """Which rows something is true of, where those are not all that were run."""
-    return "" if len(names) == len(every) else f" ({', '.join(name for name in every if name in names)})"
+def _of(names: Collection[str], found: Sequence[Row]) -> str:
+    """Which runs something is true of, where those are not all that are finished; all those of a row by its name."""
+    every = {row.name: [o.job.name for o in row.outcomes if o.report is not None] for row in found}
+    if len(names) == sum(map(len, every.values())):
+        return ""
+    said: list[str] = []
+    for row, runs in every.items():
+        true = [run for run in runs if run in names]
+        said += [row] if true and true == runs else true
+    return f" ({', '.join(said)})"
 
 
 def _cells(reproduction: Reproduction, outcomes: Sequence[Outcome], fit: Callable[[str], str]) -> list[list[str]]:
-    return _long(outcomes, fit) if reproduction.table == "table3" else _wide(outcomes)
+    found, several = rows(reproduction, outcomes), len(reproduction.seeds) > 1
+    if table(reproduction.table).long:
+        return _long(found, several, fit)
+    return _wide(found, several, table(reproduction.table).stated)
 
 
-def _wide(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """A line a job, a column an attack."""
-    columns: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        for attack, column in _columns(outcome.job).items():
-            columns.setdefault(attack, []).append(column.head)
-    heads = [" or ".join(dict.fromkeys(heads)) for heads in columns.values()]
-    papers = ["clean", "PGD", "FGSM"]
-    lines = [["network", "method", "epochs", "n", *heads, WORST, *(f"paper's {attack}" for attack in papers)]]
-    for o in outcomes:
-        cells = [_figure(_measured(o.report, column)) for column in _columns(o.job).values()]
-        lines.append([*_named(o), *cells, _worst(o.report), *(f"{o.job.paper[attack]:.1f}" for attack in papers)])
+def _wide(found: Sequence[Row], several: bool, stated: Sequence[str]) -> list[list[str]]:
+    """A line a row, a column an attack."""
+    heads: dict[str, dict[str, None]] = {}
+    for row in found:
+        for attack, column in row.columns.items():
+            heads.setdefault(attack, {})[column.head] = None
+    called = [" or ".join(names) for names in heads.values()]
+    lines = [[*_heads(several), *called, WORST, *(f"paper's {attack}" for attack in stated)]]
+    for row in found:
+        cells = [_figure(row.measured(attack), several) for attack in heads]
+        theirs = [_theirs(row, attack) for attack in stated]
+        lines.append([*_named(row, several), *cells, _figure(row.worst(), several), *theirs])
     return lines
 
 
-def _long(outcomes: Sequence[Outcome], fit: Callable[[str], str]) -> list[list[str]]:
-    """A line for each job and attack, which is called as its report calls it."""
-    lines = [["network", "method", "epochs", "attack", "n", "survived", "claimed by the attack", "paper's"]]
-    for o in outcomes:
-        network, method, epochs, images = _named(o)
-        for attack, column in _columns(o.job).items():
-            row, paper = _measured(o.report, column), o.job.paper.get(attack)
-            n, claimed = (NONE, None) if row is None else (f"{row.n}", row.claimed)
-            said = NONE if claimed is None else percent(claimed)
-            theirs = NONE if paper is None else f"{paper:.1f}"
-            name = column.head if row is None else fit(row.attack)
-            lines.append([network, method, epochs, name, n, _figure(row), said, theirs])
-        lines.append([network, method, epochs, WORST, images, _worst(o.report), NONE, NONE])
+def _long(found: Sequence[Row], several: bool, fit: Callable[[str], str]) -> list[list[str]]:
+    """A line for each row and attack, which is called as its report calls it."""
+    *heads, n = _heads(several)
+    lines = [[*heads, "attack", n, "survived", "claimed by the attack", "paper's"]]
+    for row in found:
+        *named, images = _named(row, several)
+        for attack, column in row.columns.items():
+            measured = row.measured(attack)
+            claimed = NONE if measured is None or measured.claimed is None else percent(measured.claimed)
+            name, of = (column.head, NONE) if measured is None else (fit(measured.name), f"{measured.n}")
+            lines.append([*named, name, of, _figure(measured, several), claimed, _theirs(row, attack)])
+        lines.append([*named, WORST, images, _figure(row.worst(), several), NONE, NONE])
     return lines
 
 
-def _named(outcome: Outcome) -> tuple[str, str, str, str]:
-    job, report = outcome.job, outcome.report
-    epochs = NONE if report is None or job.recipe is None else f"{job.recipe.train.epochs}"
-    return NETWORKS[job.network], job.method, epochs, NONE if report is None else f"{report.n}"
+def _heads(several: bool) -> list[str]:
+    return ["network", "method", "epochs", *(["runs"] if several else []), "n"]
 
 
-def _figure(row: Result | None) -> str:
-    return NONE if row is None else percent(row.accuracy, row.interval)
+def _named(row: Row, several: bool) -> list[str]:
+    done = [o for o in row.outcomes if o.report is not None]
+    epochs = dict.fromkeys(f"{o.job.recipe.train.epochs}" for o in done if o.job.recipe is not None)
+    images = dict.fromkeys(f"{report.n}" for report in row.reports)
+    runs = [f"{len(done)} of {len(row.outcomes)}"] if several else []
+    return [NETWORKS[row.network], row.method, " or ".join(epochs) or NONE, *runs, " or ".join(images) or NONE]
 
 
-def _worst(report: Report | None) -> str:
-    if report is None:
+def _theirs(row: Row, attack: str) -> str:
+    cell = row.paper.get(attack)
+    return NONE if cell is None else cell.text
+
+
+def _figure(measured: Measured | None, several: bool) -> str:
+    if measured is None:
         return NONE
-    worst = report.headline.worst
-    return percent(worst.value, worst.interval)
+    if not several:
+        return percent(measured.mean, measured.interval)
+    sd = NONE if measured.sd is None else percent(measured.sd)
+    return f"{percent(measured.mean)} ± {sd} {percent(measured.mean, measured.interval).partition(' ')[2]}"

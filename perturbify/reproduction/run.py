@@ -11,13 +11,16 @@ from pathlib import Path
 from torch import nn
 
 from perturbify import checkpoint, zoo
+from perturbify import recipe as recipes
 from perturbify.checks import Progress as CheckProgress
 from perturbify.checks import Report, check
 from perturbify.data import Data
 from perturbify.errors import PerturbifyError
+from perturbify.methods.loading import load
 from perturbify.ranks import Ranks, ranks
 from perturbify.reproduction.folder import ReproductionFolder, describe
 from perturbify.reproduction.job import Job, Reproduction, jobs
+from perturbify.reproduction.paper import table
 from perturbify.settings import Recipe
 from perturbify.training import Result, launch
 from perturbify.training.folder import RunFolder
@@ -34,12 +37,14 @@ class Outcome:
         data: Its images; None where the job cannot be run.
         report: Its check; None where it has not been checked yet.
         why: Why it could not be run; None where it could, or has not been tried yet.
+        theta: Mean of θ at the end of training; None without noise, or before that end.
     """
 
     job: Job
     data: Data | None = None
     report: Report | None = None
     why: str | None = None
+    theta: float | None = None
 
 
 @dataclass(frozen=True)
@@ -151,16 +156,20 @@ def _done(
     device: str,
     among: Ranks,
 ) -> Outcome:
-    run = folder.run(job)
+    run, recipe = folder.run(job), job.recipe
+    assert recipe is not None
     try:
         if not among.agree(folder.is_finished(job)):
             with run.busy() if among.first else nullcontext():
                 result = _train(reproduction, job, data, run, watcher, device, among)
-                report = _check(job, result, data, watcher)
+                report = _check(job, result, data, _sources(reproduction, job, folder, result.model), watcher)
                 if among.first:
                     watcher.checked(report, run)
                 among.gather(None)  # the report is there
-        return Outcome(job, data, Report.read(run.report))
+        # A run that an earlier version began goes on under its own settings.
+        job = replace(job, recipe=replace(recipes.load(run.recipe), name=recipe.name))
+        theta = next((m["theta"] for m in reversed(run.read_metrics())), None)
+        return Outcome(job, data, Report.read(run.report), theta=None if theta is None else theta["mean"])
     except PerturbifyError as error:
         return Outcome(job, data, why=str(error))
 
@@ -177,7 +186,25 @@ def _train(
     )
 
 
-def _check(job: Job, result: Result, data: Data, watcher: Watcher) -> Report:
+def _sources(reproduction: Reproduction, job: Job, folder: ReproductionFolder, like: nn.Module) -> dict[str, nn.Module]:
+    """The network that images are crafted on for this job, by its method; none where there is none.
+
+    Raises:
+        PerturbifyError: Its own job has failed.
+    """
+    name = table(reproduction.table).surrogate
+    if name is None or job.surrogate is None:
+        return {}
+    file = RunFolder(folder.path / job.surrogate).model
+    if not file.is_file():
+        raise PerturbifyError(
+            f"There is no network to craft images on: {job.surrogate} has not been trained.",
+            "Give the command again once it can be.",
+        )
+    return {name: load(file, device=next(like.parameters()).device)}
+
+
+def _check(job: Job, result: Result, data: Data, sources: dict[str, nn.Module], watcher: Watcher) -> Report:
     on_gpu = next(result.model.parameters()).is_cuda
     return check(
         result.model,
@@ -185,6 +212,7 @@ def _check(job: Job, result: Result, data: Data, watcher: Watcher) -> Report:
         replace(job.plan, at_once=8) if on_gpu else job.plan,
         name=f"{job.method} on {job.network}",
         about=checkpoint.read_header(result.folder.model).provenance(),
+        sources=sources,
         folder=result.folder.path,
         on_progress=watcher.checks,
     )

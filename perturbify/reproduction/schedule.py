@@ -1,10 +1,11 @@
-"""A recipe's schedule, shortened in proportion."""
+"""A recipe's schedule, shortened in proportion, and how many steps it comes to."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from perturbify.methods import Method
 from perturbify.settings import OptimizerSettings, Recipe
 
 
@@ -48,3 +49,42 @@ def shortened(recipe: Recipe, epochs: int) -> Recipe:
         theta_optimizer=decaying(recipe.theta_optimizer),
         attack=replace(recipe.attack, from_epoch=beginning(recipe.attack.from_epoch)),
     )
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How often what learns.
+
+    Attributes:
+        batches: Of all epochs.
+        weights: Updates of W.
+        thetas: Updates of θ.
+    """
+
+    batches: int
+    weights: int
+    thetas: int
+
+
+def steps(recipe: Recipe, method: Method, images: int) -> Steps:
+    """Counts the updates of a whole run, turns and warm-up included.
+
+    Args:
+        recipe: How it trains.
+        method: The defence.
+        images: Training images.
+    """
+    train = recipe.train
+    whole, rest = divmod(images, train.batch_size)
+    epoch = whole + (rest > 1 or whole == 0)  # a last batch of one image is left out
+    batches = train.epochs * epoch
+    if method.perturb is None or not method.perturb.learnable:
+        return Steps(batches, batches, 0)
+    if not method.alternates:
+        return Steps(batches, batches, batches)
+    noisy = (train.epochs - train.warmup_epochs) * epoch
+    if train.joint:
+        return Steps(batches, batches, noisy)
+    turns, begun = divmod(noisy, train.w_steps + train.theta_steps)
+    thetas = turns * train.theta_steps + max(0, begun - train.w_steps)
+    return Steps(batches, batches - thetas, thetas)

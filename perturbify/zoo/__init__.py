@@ -1,6 +1,6 @@
 """Zoo: a name becomes a network that remembers how to be built again.
 
-Names mean, in this order, the paper's CIFAR networks, timm's models, torchvision's models, and the user's
+Names mean, in this order, the paper's networks for CIFAR, timm's models, torchvision's models, and the user's
 own ``package.module:factory``. :func:`create` tags what it builds with a :class:`ModelSpec`, which a
 checkpoint keeps.
 """

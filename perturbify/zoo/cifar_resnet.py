@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perturbify.errors import ModelError
+from perturbify.zoo.cifar_network import CifarNetwork
 
 Padding = Literal["both", "end"]
 
@@ -61,7 +62,7 @@ class BasicBlock(nn.Module):
         return F.relu(y + self.shortcut(x))
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(CifarNetwork):
     """A 3×3 stem, stages of basic blocks, global average pooling, one linear layer.
 
     Args:
@@ -84,11 +85,7 @@ class CifarResNet(nn.Module):
         num_classes: int,
         in_chans: int,
     ) -> None:
-        if num_classes < 1 or in_chans < 1:
-            raise ModelError(f"num_classes={num_classes} and in_chans={in_chans} must be at least 1.")
-        super().__init__()
-        self.num_classes = num_classes
-        self.in_chans = in_chans
+        super().__init__(num_classes, in_chans)
         self.conv1 = nn.Conv2d(in_chans, planes[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes[0])
         self.stages = [f"layer{i}" for i in range(1, len(blocks) + 1)]
@@ -103,10 +100,7 @@ class CifarResNet(nn.Module):
             self.add_module(stage, nn.Sequential(first, *rest))
             planes_in = width
         self.linear = nn.Linear(planes_in, num_classes)
-
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # N(0, √(2/(k²·out)))
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.start_convolutions_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps normalised images (B, in_chans, H, W) to logits (B, num_classes); any H and W will do."""

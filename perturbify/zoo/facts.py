@@ -10,7 +10,7 @@ from torch import nn
 from perturbify.errors import ModelError
 from perturbify.normalize import Normalize
 from perturbify.zoo.build import skeleton
-from perturbify.zoo.cifar_resnet import CifarResNet
+from perturbify.zoo.cifar_network import CifarNetwork
 from perturbify.zoo.spec import NORMALIZATION, SPEC, ModelSpec
 
 # The constants of the Learn2Perturb authors' release.
@@ -48,7 +48,7 @@ def describe(model: nn.Module) -> ModelSpec | None:
 
 def input_size(model: nn.Module) -> tuple[int, ...] | None:
     """The images a network was made for, (C, H, W), as timm or torchvision say; 32×32 for ours; clips (C, T, H, W)."""
-    if isinstance(model, CifarResNet):
+    if isinstance(model, CifarNetwork):
         return model.in_chans, 32, 32
     if cfg := _timm_cfg(model):
         arguments = _timm_arguments(model)
@@ -80,7 +80,7 @@ def normalization(model: nn.Module) -> Normalize | None:
     if stated is not None:
         return Normalize(*stated)
     constants: tuple[Sequence[float], Sequence[float]] | None = None
-    if isinstance(model, CifarResNet):
+    if isinstance(model, CifarNetwork):
         constants = CIFAR_MEAN, CIFAR_STD
     elif cfg := _timm_cfg(model):
         constants = cfg["mean"], cfg["std"]

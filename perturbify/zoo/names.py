@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from perturbify.errors import ModelError, UnknownModel, nearest
-from perturbify.zoo.cifar_resnet import NETWORKS
+from perturbify.zoo import cifar_resnet, cifar_resnext, cifar_wide
+
+NETWORKS: dict[str, Callable[..., Any]] = {**cifar_resnet.NETWORKS, **cifar_wide.NETWORKS, **cifar_resnext.NETWORKS}
+"""Our own."""
 
 LIBRARIES = ("perturbify", "timm", "torchvision")  # in the order in which a bare name is looked up
 

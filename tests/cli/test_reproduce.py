@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,9 +20,14 @@ from click.testing import CliRunner
 from perturbify import recipe
 from perturbify.attacks.libraries import CarliniWagner
 from perturbify.checkpoint import read_header
+from perturbify.checks import Report
+from perturbify.checks.results import Figure
 from perturbify.cli.main import cli as group
+from perturbify.errors import TrainingError
+from perturbify.reproduction.paper import TABLES
 from perturbify.text import percent
 from perturbify.training import launch
+from perturbify.training.owned import is_ours
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "resnet20.safetensors"
 TABLE1 = ("reproduce", "table1", "--equal-schedule", "smoke", "--networks", "cifar_resnet20", "--images", "20")
@@ -106,6 +114,7 @@ def test_the_table(undisturbed):
         assert (figure["n"], figure["draws"]) == (20, 20)
     assert (noisy["verdict"], noisy["worst_case"]) == ("not established", report["headline"]["worst"])
     assert [f["paper"] for f in noisy["figures"]] == [0.8362, 0.5113, 0.5841, None]
+    assert [f["paper_spread"] for f in noisy["figures"]] == [0.0002, 0.0008, 0.0007, None]
     assert [f["accuracy"] is None for f in plain["figures"]] == [False, False, False, True]
     assert read_header(folder / NAMES[2] / "model.safetensors").check["n"] == 20
 
@@ -115,25 +124,39 @@ def test_the_table(undisturbed):
     assert cells[:4] == ["ResNet-V1(20)", "learn2perturb", "2", "20"]
     assert cells[4].startswith(f"{100 * noisy['figures'][0]['accuracy']:.1f} [")
     assert cells[-4] == percent(noisy["worst_case"]["value"], noisy["worst_case"]["interval"])
-    assert cells[-3:] == ["83.6", "51.1", "58.4"]
+    assert cells[-3:] == ["83.62±0.02", "51.13±0.08", "58.41±0.07"]
+    (over_runs,) = [row for row in result["over_runs"] if row["runs"] == [NAMES[2]]]
+    assert [f["mean"] for f in over_runs["figures"]] == [f["accuracy"] for f in noisy["figures"]]
+    assert [f["interval"] for f in over_runs["figures"]] == [f["interval"] for f in noisy["figures"]]
+    assert all((f["runs"], f["sd"]) == (1, None) for f in over_runs["figures"])  # of one run there is none
+    assert "- The paper has 54.84 for Learn2Perturb on ResNet-V1(56) under PGD in table 1, and 54.62" in page
+    assert result["remarks"] == list(TABLES["table1"].remarks)
+
+
+def departures(row):
+    return {(d["what"], d["whose"]): (d["here"], d["theirs"]) for d in row["differences"]}
 
 
 def test_the_differences_are_named(undisturbed):
     folder, result = undisturbed
-    found = {d["what"]: (d["here"], d["paper"]) for d in result["rows"][2]["differences"]}
-    assert found["training images"] == ("digits, 200", "CIFAR-10, 50,000")
-    assert found["test images"] == ("digits, 20", "CIFAR-10, 10,000")
-    assert found["epochs"] == ("2", "350")
-    assert found["recipe"] == ("smoke for all", "each method's own")
-    assert found["adversary in the check"] == ("PGD-2, ε = 0.1, step 0.05", "PGD-7, ε = 8/255, step 0.01")
-    assert found["training runs"][0] == "one, with seed 0"
-    assert found["EOT-PGD"] == ("2 independent draws a step", "no such column")
-    assert torch.__version__ in found["versions"][0]
-    assert "weights at the start" not in found  # fresh, as in the paper
+    found = departures(result["rows"][2])
+    paper, release = "the paper", "the authors' release"
+    assert found["training images", paper] == ("digits, 200", "CIFAR-10, 50,000")
+    assert found["test images", paper] == ("digits, 20", "CIFAR-10, 10,000")
+    assert found["epochs", release] == ("2", "350")
+    assert found["batch size", release] == ("50", "128")
+    assert found["recipe", paper] == ("smoke for all", "each method's own")
+    assert found["adversary in the check", paper] == ("PGD-2, ε = 0.1, step 0.05", "PGD-7, ε = 8/255, step 0.01")
+    assert found["epochs of warm-up, noise off", paper] == ("1", "20")
+    assert found["training runs", paper][0] == "one, with seed 0"
+    assert found["EOT-PGD", paper] == ("2 independent draws a step", "no such column")
+    assert torch.__version__ in found["versions", paper][0]
+    assert found["θ at the end", release][0].startswith("0.25")
+    assert ("weights at the start", paper) not in found  # fresh, as in the paper
     page = (folder / "table1.md").read_text(encoding="utf-8")
-    assert "- epochs: 2; the paper: 350\n" in page
+    assert "- epochs: 2; the authors' release: 350\n" in page
     assert "- an image is scored by: 20 fresh draws, of which the mean counts; the paper: one noisy pass (cifar" in page
-    assert "adversary in training" not in {d["what"] for d in result["rows"][0]["differences"]}  # it had none
+    assert ("adversary in training", paper) not in departures(result["rows"][0])  # it had none
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"needs {WEIGHTS}")
@@ -146,10 +169,10 @@ def test_own_recipes_given_weights_and_own_images(cli, folder, npz):
     assert row["recipe"] == "cifar10_pni"
     assert [f["paper"] for f in row["figures"]] == [0.849, 0.459, 0.545, None]
     assert [f["name"] for f in row["figures"]] == ["clean", "PGD-7", "FGSM", "EOT-PGD-7, 10 draws"]
-    found = {d["what"]: (d["here"], d["paper"]) for d in row["differences"]}
-    assert found["weights at the start"][0].startswith("file:resnet20.safetensors (sha256 ")
-    assert found["epochs"] == ("1", "160")
-    assert found["training images"][0] == "npz:mine, 10"
+    found, own = departures(row), "recipe cifar10_pni, after Parametric Noise Injection, CVPR 2019"
+    assert found["weights at the start", "the paper"][0].startswith("file:resnet20.safetensors (sha256 ")
+    assert found["epochs", own] == ("1", "160")
+    assert found["training images", "the paper"][0] == "npz:mine, 10"
     resolved = recipe.load("out/cifar_resnet20-pni/recipe.toml")
     assert (resolved.seed, resolved.method, resolved.train.epochs) == (3, "pni", 1)
     Path("elsewhere").mkdir()
@@ -160,7 +183,7 @@ def test_own_recipes_given_weights_and_own_images(cli, folder, npz):
 
 def test_table_3_in_small_with_foolbox_and_without(cli, folder, monkeypatch):
     monkeypatch.setattr("perturbify.checks.cases.CarliniWagner", partial(CarliniWagner, steps=3, search_steps=2))
-    monkeypatch.setattr("perturbify.reproduction.job.EOT_DRAWS", 2)
+    monkeypatch.setitem(TABLES, "table3", replace(TABLES["table3"], eot_draws=2))
     Path("tiny.toml").write_text(recipe.text("smoke").replace("train_images = 200", "train_images = 20"))
     asked = ("reproduce", "table3", "--budget", "1", "--methods", "learn2perturb", "--images", "4", "-o", "out")
     text = cli(*asked, "--equal-schedule", "tiny.toml")
@@ -168,10 +191,11 @@ def test_table_3_in_small_with_foolbox_and_without(cli, folder, monkeypatch):
     lines = [line.split("  ") for line in text.splitlines() if line.startswith("ResNet-V2(18)")]
     attacks = ["clean", *(f"C&W, κ = {k}" for k in ("0", "0.1", "1", "2", "5")), "EOT-PGD-2, 2 draws", "worst case"]
     assert [next(cell.strip() for cell in line[3:] if cell) for line in lines] == attacks
-    assert [line[-1].strip() for line in lines] == ["–", "83.6", "84.0", "76.4", "66.5", "34.8", "53.3", "–"]
+    assert [line[-1].strip() for line in lines] == ["–", "83.6", "84.0", "76.4", "66.5", "34.8", "53.34", "–"]
     assert "- surviving C&W: the accuracy on fresh noise after the attack" in text
     assert "- weight c in C&W: from 1e-3 to 1e5" in text
-    assert "- EOT-PGD: 2 independent draws a step; the paper: 80 draws a step" in text
+    assert "- EOT-PGD: 2 independent draws a step; the authors' release: 80 draws a step, which are one and" in text
+    assert "- The paper's figures at hand do not name their network." in text
     figures = json.loads(Path("out/table3.json").read_text())["rows"][0]["figures"]
     assert all(f["n"] == 4 for f in figures)
     assert all((f["claimed"] is None) == (f["attack"] == "clean") for f in figures)
@@ -183,6 +207,122 @@ def test_table_3_in_small_with_foolbox_and_without(cli, folder, monkeypatch):
     assert [f["accuracy"] is None for f in said["figures"]] == [False, *[True] * 5, False]
     assert "for want of foolbox" in said["remarks"][0]
     assert "Not run, for want of foolbox" in Path("out/table3.md").read_text(encoding="utf-8")
+
+
+def tiny(name="tiny.toml"):
+    """A recipe that learns nothing from 40 images, in a moment."""
+    text = recipe.text("smoke").replace("train_images = 200", "train_images = 40").replace("= 50", "= 20")
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def test_transfer_from_two_training_runs_each(cli, folder):
+    asked = ("reproduce", "transfer", "--budget", "1", "--equal-schedule", tiny(), "--networks", "cifar_resnet20")
+    asked = (*asked, "--methods", "learn2perturb", "--images", "10", "--seeds", "3,8", "-o", "out")
+    result = cli(*asked, "--json", "-q")
+    names = [f"cifar_resnet20-{method}-seed-{seed}" for method in ("vanilla", "learn2perturb") for seed in (3, 8)]
+    assert [(row["run"], row["seed"]) for row in result["rows"]] == list(zip(names, (3, 8, 3, 8), strict=True))
+    assert [recipe.load(f"out/{name}/recipe.toml").seed for name in names] == [3, 8, 3, 8]
+    reports = {name: Report.read(Path("out", name, "report.json")) for name in names}
+    for name in names[2:]:
+        transferred = reports[name].result("transfer from vanilla")
+        assert (transferred.on, transferred.source) == ("other", "vanilla")
+    # The surrogate is that of the same seed: its records name the network that images were crafted on.
+    digests = {n: json.loads(Path("out", n, "records-0.jsonl").read_text().splitlines()[0])["networks"] for n in names}
+    assert [digests[names[i + 2]][1] for i in (0, 1)] == [digests[names[i]][0] for i in (0, 1)]
+    assert digests[names[0]] != digests[names[1]]
+
+    vanilla, noisy = result["over_runs"]
+    by_attack = {f["attack"]: f for f in noisy["figures"]}
+    assert list(by_attack) == ["clean", "PGD", "transfer", "transfer, noise off"]
+    for attack, id in (("clean", "clean"), ("PGD", "pgd"), ("transfer", "transfer from vanilla")):
+        theirs = [reports[name].result(id) for name in names[2:]]
+        means, figure = [r.accuracy for r in theirs], by_attack[attack]
+        assert (figure["runs"], figure["n"]) == (2, 10)
+        assert (figure["mean"], figure["sd"]) == pytest.approx((mean(means), stdev(means)))
+        pooled = Figure.of(np.hstack([r.right for r in theirs]))
+        assert figure["interval"] == pytest.approx(list(pooled.interval))
+    assert {f["attack"]: f["runs"] for f in vanilla["figures"]} == {
+        **{"clean": 2, "PGD": 2},
+        **{"transfer": 0, "transfer, noise off": 0},  # it would be PGD on itself
+    }
+    page = Path("out/transfer.md").read_text(encoding="utf-8")
+    assert "mean ± standard deviation over training runs, and 95% intervals over images" in page
+    line = next(line for line in page.splitlines() if line.startswith("| ResNet-V1(20) | learn2perturb"))
+    clean = by_attack["clean"]
+    shown = f"{percent(clean['mean'])} ± {percent(clean['sd'])} {percent(0, clean['interval']).partition(' ')[2]}"
+    assert line.startswith(f"| ResNet-V1(20) | learn2perturb | 1 | 2 of 2 | 10 | {shown} |")
+    before = {p: changed_at(p) for p in Path("out").rglob("*.safetensors")}
+    assert cli(*asked, "--json", "-q") == result
+    assert {p: changed_at(p) for p in Path("out").rglob("*.safetensors")} == before
+
+
+def test_without_the_network_of_the_surrogate_there_is_no_transfer(folder, monkeypatch):
+    def fails(model, chosen, *rest, **kwargs):
+        if chosen.method == "vanilla":
+            raise TrainingError("It diverged.", "")
+        return finetune(model, chosen, *rest, **kwargs)
+
+    finetune = launch.finetune
+    monkeypatch.setattr(launch, "finetune", fails)
+    asked = ["reproduce", "transfer", "--budget", "1", "--equal-schedule", tiny(), "--networks", "cifar_resnet20"]
+    done = CliRunner().invoke(group, [*asked, "--methods", "learn2perturb", "--images", "4", "-o", "out"])
+    assert done.exit_code == 1
+    assert "- cifar_resnet20-vanilla: It diverged." in done.stdout
+    assert "There is no network to craft images on: cifar_resnet20-vanilla has not been trained." in done.stdout
+
+
+def test_a_curve_and_its_picture(cli, folder, monkeypatch):
+    figures = {("cifar_resnet20", method): {} for method in ("vanilla", "learn2perturb")}
+    monkeypatch.setitem(TABLES, "fig3", replace(TABLES["fig3"], figures=figures))
+    asked = ("reproduce", "fig3", "--budget", "1", "--equal-schedule", tiny(), "--images", "4", "-o", "out", "-q")
+    text = cli(*asked)
+    head = next(line for line in text.splitlines() if line.startswith("network"))
+    assert all(f"PGD-2, ε = {e}  " in head for e in ("0.025", "0.05", "0.075", "0.1", "0.125", "0.15", "0.2"))
+    assert "ours are read off no table" in text
+    report = Report.read(Path("out/cifar_resnet20-learn2perturb/report.json"))
+    rows = json.loads(Path("out/fig3.json").read_text())["rows"]
+    curve = {f["attack"]: f["accuracy"] for f in rows[1]["figures"]}
+    assert (curve["PGD, ε = 0.1"], curve["PGD, ε = 0.2"]) == tuple(
+        report.result(id).accuracy for id in ("pgd", "pgd at 0.2")
+    )
+    picture = Path("out/fig3.png")
+    assert is_ours(picture)
+    picture.write_bytes(b"mine")
+    cli(*asked)
+    assert picture.read_bytes() == b"mine"
+
+
+def test_few_pixels_in_small(cli, folder, monkeypatch):
+    monkeypatch.setattr("perturbify.reproduction.job.POPULATION", 4)
+    monkeypatch.setattr("perturbify.reproduction.job.GENERATIONS", 1)
+    asked = ("reproduce", "fewpixel", "--budget", "paper", "--equal-schedule", tiny(), "--networks", "cifar_resnet20")
+    text = cli(*asked, "--methods", "vanilla", "--images", "4", "-q")
+    lines = [line.split("  ") for line in text.splitlines() if line.startswith("ResNet-V1(20)")]
+    attacks = [next(cell.strip() for cell in line[3:] if cell.strip()) for line in lines]
+    assert attacks == ["clean", "1 pixel", "2 pixels", "3 pixels", "worst case"]
+    assert "- search for pixels: differential evolution, 4 candidates, 1 generation; the paper: not stated" in text
+
+
+def test_a_folder_that_an_earlier_version_began(cli, folder, undisturbed):
+    shutil.copytree(undisturbed[0], "out")
+    notes = json.loads(Path("out/reproduction.json").read_text())
+    notes["seed"] = notes.pop("seeds")[0]
+    old = {name: text.replace("gamma", "# gamma") for name, text in notes["recipes"].items()}
+    Path("out/reproduction.json").write_text(json.dumps(notes | {"recipes": old}))
+    before = {p: changed_at(p) for p in Path("out").rglob("*.safetensors")}
+    assert cli(*TINY, "-o", "out", "--json", "-q") == undisturbed[1]
+    assert {p: changed_at(p) for p in Path("out").rglob("*.safetensors")} == before
+    assert json.loads(Path("out/reproduction.json").read_text())["seeds"] == [0]
+
+
+def test_a_run_is_said_to_be_what_it_was(cli, folder, undisturbed):
+    shutil.copytree(undisturbed[0], "out")
+    path = Path("out", NAMES[1], "recipe.toml")
+    path.write_text(path.read_text().replace("batch_size = 50", "batch_size = 25", 1))
+    rows = cli(*TINY, "-o", "out", "--json", "-q")["rows"]
+    said = [departures(row)["batch size", "the authors' release"][0] for row in rows]
+    assert said == ["50", "25", "50"]
 
 
 def test_a_row_that_cannot_be_run_says_why(folder):
@@ -209,9 +349,9 @@ def test_another_command_for_the_same_folder(refused, folder, undisturbed):
     shutil.copytree(undisturbed[0], "out")
     at = ("-o", "out")
     assert "holds a reproduction with another budget (2 there, 1 here)." in refused(*TINY, "--budget", "1", *at)
-    assert "another seed (0 there, 7 here)" in refused(*TINY, "--seed", "7", *at)
-    assert "another images (20 there, 10 here)" in refused(*TINY, "--images", "10", *at)
-    assert "another methods" in refused(*TINY, "--methods", "none", *at)
+    assert "other seeds (0 there, 7 here)" in refused(*TINY, "--seed", "7", *at)
+    assert "other images (20 there, 10 here)" in refused(*TINY, "--images", "10", *at)
+    assert "other methods" in refused(*TINY, "--methods", "none", *at)
     assert "another budget (2 there, paper here)" in refused(*TINY, "--budget", "paper", *at)
     notes = json.loads(Path("out/reproduction.json").read_text())
     notes["recipes"][NAMES[0]] += "\n"
@@ -243,15 +383,24 @@ def test_what_is_refused(refused, folder):
     assert "There is no device 'cuda:99'" in refused(*ONE, "--device", "cuda:99")
     assert "There is no recipe 'smok'" in refused(*ONE, "--equal-schedule", "smok", status=2)
     assert "There is no method 'pni' in table1" in refused(*ONE, "--methods", "pni", status=2)
-    assert "neither 'paper' nor a number" in refused(*TABLE1, "--budget", "0", status=2)
+    assert "0 epochs train nothing: give 1 or more" in refused(*TABLE1, "--budget", "0", status=2)
+    assert "neither 'paper' nor a number" in refused(*TABLE1, "--budget", "-1", status=2)
+    assert "There are no seeds, so nothing would be trained" in refused(*ONE, "--seeds", "0", status=2)
+    assert "The seed 4 is given twice" in refused(*ONE, "--seeds", "4,0,4", status=2)
+    assert "'a,b' is neither a number of seeds, such as 3, nor seeds" in refused(*ONE, "--seeds", "a,b", status=2)
+    assert "give at most 1000" in refused(*ONE, "--seeds", "1001", status=2)
+    assert "not both" in refused(*ONE, "--seeds", "3", "--seed", "1", status=2)
+    assert "table4 has no row with rse on cifar_resnet18" in refused(
+        *("reproduce", "table4", "--budget", "1", "--networks", "cifar_resnet18", "--methods", "rse"), status=2
+    )
     assert "not of the form NETWORK=FILE" in refused(*ONE, "--weights", "x.pth", status=2)
     assert "Missing option '--budget'" in refused("reproduce", "table1", status=2)
-    assert "'table4' is not one of" in refused("reproduce", "table4", "--budget", "1", status=2)
+    assert "'table5' is not one of 'table1', 'table2'," in refused("reproduce", "table5", "--budget", "1", status=2)
 
 
 def test_a_dry_run_times_and_writes_nothing(cli, folder, monkeypatch):
     line = cli(*ONE, "--dry-run").splitlines()[2]
-    assert line.split()[:4] == ["cifar_resnet20", "none", "smoke", "1"]
+    assert line.split()[:5] == ["cifar_resnet20", "none", "0", "smoke", "1"]
     trained, finetune = [], launch.finetune
     monkeypatch.setattr(launch, "finetune", lambda *a, **k: trained.append(finetune(*a, **k)) or trained[0])
     said = cli(*TABLE1, "--budget", "2", "--methods", "vanilla", "--dry-run", "--json", "-q")
@@ -260,4 +409,7 @@ def test_a_dry_run_times_and_writes_nothing(cli, folder, monkeypatch):
     assert training == pytest.approx(2 * 200 / rate)  # two epochs of the recipe's 200 images
     assert check > 0
     assert said["seconds"] == pytest.approx(training + check)
+    twice = cli(*TABLE1, "--budget", "2", "--methods", "vanilla", "--dry-run", "--json", "-q", "--seeds", "3,5")
+    assert [job["seed"] for job in twice["jobs"]] == [3, 5]
+    assert len(trained) == 2  # one row is timed once, whatever its seeds
     assert not list(folder.glob("reproductions*"))

@@ -11,8 +11,16 @@ from perturbify.files import alone, signed
 from perturbify.reproduction.folder import ReproductionFolder
 from perturbify.training.folder import RunFolder
 
-ABOUT = {"table": "table1", "seed": 0, "digests": ["abc"], "recipes": {"job": ""}}
-TABLE = {"schema": 2, "table": "table1", "complete": False, "rows": []}
+ABOUT = {
+    "table": "table1",
+    "budget": 7,
+    "networks": ["a", "b"],
+    "methods": ["none", "vanilla"],
+    "digests": ["abc"],
+    "seeds": [0],
+    "recipes": {"job": "now"},
+}
+TABLE = {"schema": 3, "table": "table1", "complete": False, "rows": []}
 
 
 @pytest.fixture
@@ -24,6 +32,7 @@ def folder(tmp_path):
     begin(folder.path / "job")
     (folder.path / "table1.json").write_text(json.dumps(TABLE))
     (folder.path / "table1.md").write_text(signed("# Table"))
+    (folder.path / "table1.png").write_bytes(b"...Software\0perturbify")
     (folder.path / "notes.txt").write_text("mine")
     return folder
 
@@ -45,27 +54,65 @@ def test_the_same_command_goes_on(folder):
     assert contents(folder.path) == before
 
 
-def test_notes_of_an_earlier_version_have_no_digests(folder):
-    folder.notes.write_text(json.dumps({k: v for k, v in ABOUT.items() if k != "digests"}))
+def earlier(**changed):
+    """Notes as an earlier version wrote them: of one seed, and of fewer networks and methods."""
+    notes = ABOUT | {"seed": 0, "networks": ["a"], "methods": ["vanilla"], "recipes": {"job": "then"}} | changed
+    return json.dumps({key: value for key, value in notes.items() if key != "seeds"})
+
+
+def test_what_an_earlier_version_began_goes_on(folder):
+    folder.notes.write_text(earlier())
+    before = contents(folder.path)
+    folder.open(ABOUT, force=False)
+    after = contents(folder.path)
+    assert json.loads(after.pop("reproduction.json")) == ABOUT
+    before.pop("reproduction.json")
+    assert after == before
+
+
+def test_before_that_there_were_no_digests(folder):
+    notes = json.loads(earlier())
+    del notes["digests"]
+    folder.notes.write_text(json.dumps(notes))
     folder.open(ABOUT, force=False)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"seed": 3}, r"other seeds \(3 there, 0 here\)"),
+        ({"budget": 3}, r"another budget \(3 there, 7 here\)"),
+        ({"methods": ["pni"]}, r"other methods \(pni there, none, vanilla here\)"),
+        ({"digests": ["xyz"]}, r"other digests \(xyz there, abc here\)"),
+    ],
+)
+def test_another_command_of_an_earlier_version_is_refused(changed, said, folder):
+    folder.notes.write_text(earlier(**changed))
+    with pytest.raises(OutputExists, match=said):
+        folder.open(ABOUT, force=False)
+
+
+def test_today_fewer_methods_are_another_command(folder):
+    with pytest.raises(OutputExists, match=r"other methods \(none, vanilla there, vanilla here\)"):
+        folder.open(ABOUT | {"methods": ["vanilla"]}, force=False)
+
+
 def test_other_images_under_the_same_name(folder):
-    with pytest.raises(OutputExists, match=r"another digests \(abc there, xyz here\)"):
+    with pytest.raises(OutputExists, match=r"other digests \(abc there, xyz here\)"):
         folder.open(ABOUT | {"digests": ["xyz"]}, force=False)
 
 
 def test_force_removes_runs_and_tables(folder):
-    folder.open(ABOUT | {"seed": 1}, force=True)
+    folder.open(ABOUT | {"seeds": [1]}, force=True)
     assert set(contents(folder.path)) == {"notes.txt", "reproduction.json"}
 
 
-@pytest.mark.parametrize("name", ["table1.json", "table1.md", "job/README.md", "job/report.md"])
+@pytest.mark.parametrize("name", ["table1.json", "table1.md", "table1.png", "job/README.md", "job/report.md"])
 def test_a_file_of_the_users_is_left_and_with_it_all_else(name, folder):
     (folder.path / name).write_text("mine")
     before = contents(folder.path)
     with pytest.raises(OutputExists, match=rf"{name} is not as a r\w+ wrote it"):
-        folder.open(ABOUT | {"seed": 1}, force=True)
+        folder.open(ABOUT | {"seeds": [1]}, force=True)
     assert contents(folder.path) == before
 
 
@@ -73,7 +120,7 @@ def test_what_is_no_run_is_left(folder):
     run = RunFolder(folder.path / "job")
     run.marker.unlink()
     (run.path / "mine.txt").write_text("mine")
-    folder.open(ABOUT | {"seed": 1}, force=True)
+    folder.open(ABOUT | {"seeds": [1]}, force=True)
     assert set(contents(folder.path)) == {"notes.txt", "reproduction.json", "job/recipe.toml", "job/mine.txt"}
 
 
@@ -94,7 +141,7 @@ def test_a_link_that_leads_elsewhere(folder, tmp_path):
     (folder.path / "job").rename(folder.path / "gone")
     (folder.path / "job").symlink_to(elsewhere.path)
     with pytest.raises(OutputExists, match="job leads elsewhere"):
-        folder.open(ABOUT | {"seed": 1}, force=True)
+        folder.open(ABOUT | {"seeds": [1]}, force=True)
     assert elsewhere.recipe.is_file()
 
 

@@ -1,58 +1,89 @@
 """The paper's figures, and the jobs that follow from them."""
 
-import re
-from pathlib import Path
-
 import pytest
 
 from perturbify import methods, zoo
 from perturbify import recipe as recipes
+from perturbify.cli.reproduce import TABLES as NAMED
 from perturbify.errors import PerturbifyError
+from perturbify.numbers import MOST_SEED
 from perturbify.reproduction import Reproduction, jobs
 from perturbify.reproduction.paper import NETWORKS, TABLES, table
 
-METHODS_PAGE = Path(__file__).parents[2].parent / "shared" / "METHODS.md"
+
+def printed(name, network, method):
+    return {attack: cell.text for attack, cell in TABLES[name].figures[network, method].items()}
 
 
-def test_figures_by_hand():
-    assert TABLES["table1"].figures["cifar_resnet20", "none"] == {"clean": 92.10, "PGD": 0.0, "FGSM": 14.10}
-    assert TABLES["table1"].figures["cifar_resnet18", "learn2perturb"] == {"clean": 85.30, "PGD": 56.06, "FGSM": 62.43}
-    assert TABLES["table1"].figures["cifar_resnet56", "learn2perturb-r"]["PGD"] == 53.30
-    assert TABLES["table2"].figures["cifar_resnet20", "adv-bnn"] == {"clean": 65.76, "PGD": 44.95, "FGSM": 51.58}
-    assert TABLES["table2"].figures["cifar_resnet18", "pni"]["clean"] == 87.21
-    third = TABLES["table3"].figures["cifar_resnet18", "pni"]
-    assert third == {
-        **{"C&W, κ = 0": 66.9, "C&W, κ = 0.1": 66.1, "C&W, κ = 1": 34.0, "C&W, κ = 2": 16.0, "C&W, κ = 5": 0.8},
-        "EOT-PGD": 48.65,
+def test_figures_of_tables_1_and_2_by_hand():
+    assert printed("table1", "cifar_resnet20", "none") == {"clean": "92.10", "PGD": "0.0±0.0", "FGSM": "14.10"}
+    assert printed("table1", "cifar_resnet56", "vanilla")["PGD"] == "40.10±0.10"
+    assert printed("table1", "cifar_resnet18", "learn2perturb")["PGD"] == "56.06±0.16"
+    assert printed("table2", "cifar_resnet32", "adv-bnn") == {
+        **{"clean": "62.95±5.63", "PGD": "54.62±0.06", "FGSM": "50.29±2.70"}
     }
-    assert TABLES["table3"].figures["cifar_resnet18", "learn2perturb"]["EOT-PGD"] == 53.34
+    assert printed("table2", "cifar_resnet20_x1.5", "adv-bnn")["PGD"] == "28.07±1.11"
+    assert printed("table2", "cifar_resnet20_x4", "pni")["PGD"] == "49.10±0.3"
+    assert printed("table2", "cifar_resnet18", "learn2perturb")["PGD"] == "56.06±0.08"
+    assert {name: len(TABLES[name].figures) for name in ("table1", "table2")} == {"table1": 12, "table2": 24}
 
 
-@pytest.mark.skipif(not METHODS_PAGE.is_file(), reason=f"needs {METHODS_PAGE}")
-def test_figures_against_the_page():
-    page = METHODS_PAGE.read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (ResNet-V\S+) \|(.*)\|$", page[page.index("Table 1") :], re.M)
-    for called, cells in rows:
-        network = next(name for name, theirs in NETWORKS.items() if theirs == called)
-        for method, cell in zip(TABLES["table1"].methods, cells.split("|"), strict=True):
-            theirs = [float(number) for number in cell.split("/")]
-            assert list(TABLES["table1"].figures[network, method].values()) == theirs
-    assert len(rows) == 3
-    second = page[page.index("Table 2") : page.index("Table 3")]
-    theirs = re.findall(r"(\d+\.\d+)/(\d+\.\d+)/(\d+\.\d+)", second)
-    ours = list(TABLES["table2"].figures.values())
-    assert [list(map(float, row)) for row in theirs] == [list(row.values()) for row in ours]
+def test_figures_of_tables_3_and_4_and_eot_by_hand():
+    assert printed("table3", "cifar_resnet18", "pni") == {
+        **{
+            "C&W, κ = 0": "66.9",
+            "C&W, κ = 0.1": "66.1",
+            "C&W, κ = 1": "34.0",
+            "C&W, κ = 2": "16.0",
+            "C&W, κ = 5": "0.8",
+        },
+        "EOT-PGD": "48.65",
+    }
+    assert set(printed("table3", "cifar_resnet18", "vanilla").values()) == {"0.0"}
+    assert {row: printed("table4", *row) for row in TABLES["table4"].figures} == {
+        ("cifar_resnext29_2x64d", "rse"): {"clean": "87.5", "PGD": "40"},
+        ("cifar_wrn28_10", "pixeldp"): {"clean": "87", "PGD": "25"},
+        ("cifar_resnet56", "adv-bnn"): {"clean": "77.20", "PGD": "54.62±0.06"},
+        ("cifar_resnet20_x4", "vanilla"): {"clean": "87", "PGD": "46.1±0.1"},
+        ("cifar_resnet20_x4", "pni"): {"clean": "87.7±0.1", "PGD": "49.1±0.3"},
+        ("cifar_resnet18", "learn2perturb"): {"clean": "85.3±0.1", "PGD": "56.3±0.1"},
+    }
+    assert [printed("eot", *row)["EOT-PGD"] for row in TABLES["eot"].figures] == ["48.65", "51.19", "53.34"]
+
+
+def test_a_cell_is_what_it_says():
+    cell = TABLES["table1"].figures["cifar_resnet20", "learn2perturb"]["PGD"]
+    assert (cell.value, cell.spread) == (0.5113, 0.0008)
+    assert TABLES["table4"].figures["cifar_wrn28_10", "pixeldp"]["PGD"].spread is None
+
+
+def test_the_oddities_are_in_the_figures_as_the_remarks_have_them():
+    second, third = TABLES["table2"].figures, TABLES["table1"].figures
+    same = [pair for pair, cells in second.items() if cells["PGD"].text == "54.62±0.06"]
+    assert same == [
+        (f"cifar_resnet{depth}", method) for depth in (32, 44, 56) for method in ("adv-bnn", "learn2perturb")
+    ]
+    odd = second["cifar_resnet32", "adv-bnn"]
+    assert odd["PGD"].value > odd["FGSM"].value
+    said = " ".join(TABLES["table2"].remarks)
+    for figure in ("54.62±0.06", "ResNet-V1(32)", "50.29", "54.84", "56.06", "56.3"):
+        assert figure in said
+    assert third["cifar_resnet56", "learn2perturb"]["PGD"].value == 0.5484
+    assert all(paper.remarks for paper in TABLES.values())
 
 
 def test_the_names_exist():
-    for paper in TABLES.values():
+    assert tuple(TABLES) == NAMED
+    for name, paper in TABLES.items():
+        assert paper.name == name
         assert set(paper.methods) <= set(methods.names())
-        assert all(zoo.resolve(name) == f"perturbify:{name}" for name in paper.networks)
+        assert set(paper.networks) <= set(NETWORKS)
+    assert all(zoo.resolve(name) == f"perturbify:{name}" for name in NETWORKS)
 
 
 def test_the_papers_own_recipes():
     found = jobs(Reproduction("table1")) + jobs(Reproduction("table2"))
-    assert len(found) == 18
+    assert len(found) == 12 + 24
     for job in found:
         assert job.why is None
         assert (job.recipe.model, job.recipe.method) == (job.network, job.method)
@@ -65,13 +96,32 @@ def test_the_papers_own_recipes():
     assert by_name["cifar_resnet20-pni"].plan.draws == 20
 
 
+def test_every_table_has_recipes():
+    for name in TABLES:
+        assert [job.why for job in jobs(Reproduction(name, epochs=2)) if job.why] == []
+
+
 def test_one_schedule_for_all():
-    wanted = Reproduction("table2", 3, "cifar10_short", seed=5)
+    wanted = Reproduction("table2", 3, "cifar10_short", seeds=(5,))
     for job in jobs(wanted):
         assert job.recipe.name == "cifar10_short"
         assert (job.recipe.train.epochs, job.recipe.optimizer.lr, job.recipe.seed) == (3, 0.05, 5)
-        assert (job.recipe.method, job.recipe.perturb) == (job.method, methods.get(job.method).perturb)
+        assert (job.recipe.method, job.recipe.perturb) == (
+            job.method,
+            methods.get(job.method).perturb or job.recipe.perturb,
+        )
         assert job.original.train.epochs > 100
+
+
+def test_a_recipes_arguments_are_for_the_networks_that_take_them(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(recipes.text("smoke") + '\n[model_args]\npadding = "end"\n', encoding="utf-8")
+    found = {job.network: job.recipe.model_args for job in jobs(Reproduction("table1", 1, str(mine)))}
+    assert found == {
+        "cifar_resnet20": {"padding": "end"},
+        "cifar_resnet56": {"padding": "end"},
+        "cifar_resnet18": {},
+    }
 
 
 def test_table_3_asks_for_what_the_paper_has():
@@ -81,6 +131,50 @@ def test_table_3_asks_for_what_the_paper_has():
     assert (job.plan.eot_draws, job.plan.few, job.plan.images) == (80, 100, 1000)
     (fewer,) = jobs(Reproduction("table3", methods=("pni",), images=20))
     assert (fewer.plan.few, fewer.plan.images) == (20, 20)
+
+
+def test_eot_averages_the_papers_80_draws():
+    found = jobs(Reproduction("eot"))
+    assert [(job.method, job.plan.eot_draws) for job in found] == [
+        (method, 80) for method in ("pni", "adv-bnn", "learn2perturb")
+    ]
+
+
+def test_a_figure_sweeps_and_every_point_has_all_images():
+    for name in ("fig2", "fig3"):
+        found = jobs(Reproduction(name))
+        assert [job.method for job in found] == ["vanilla", "pni", "adv-bnn", "learn2perturb"]
+        for job in found:
+            assert "sweep" in job.plan.attacks
+            assert (job.plan.sweep, job.plan.sanity) == ((0.25, 0.5, 0.75, 1.25, 1.5, 2.0), None)
+
+
+def test_few_pixels_are_searched_as_in_the_literature_for_the_papers_budget():
+    plans = [jobs(Reproduction("fewpixel", epochs))[0].plan for epochs in (None, 7)]
+    assert [(p.population, p.generations) for p in plans] == [(400, 100), (100, 20)]
+    assert plans[0].few == 100
+
+
+def test_a_seed_is_a_run_of_its_own():
+    one, several = (
+        jobs(Reproduction("table1", networks=("cifar_resnet20",), methods=("none", "vanilla"), seeds=seeds))
+        for seeds in ((4,), (0, 4))
+    )
+    assert [job.name for job in one] == ["cifar_resnet20-none", "cifar_resnet20-vanilla"]
+    assert [job.name for job in several] == [
+        f"cifar_resnet20-{method}-seed-{seed}" for method in ("none", "vanilla") for seed in (0, 4)
+    ]
+    assert [(j.seed, j.recipe.seed, j.plan.seed) for j in several] == [(0, 0, 0), (4, 4, 4)] * 2
+
+
+def test_transfer_comes_from_the_vanilla_network_of_the_same_seed():
+    found = jobs(Reproduction("transfer", networks=("cifar_resnet20",), methods=("pni",), seeds=(1, 2)))
+    assert [(job.name, job.surrogate) for job in found] == [
+        ("cifar_resnet20-vanilla-seed-1", None),
+        ("cifar_resnet20-vanilla-seed-2", None),
+        ("cifar_resnet20-pni-seed-1", "cifar_resnet20-vanilla-seed-1"),
+        ("cifar_resnet20-pni-seed-2", "cifar_resnet20-vanilla-seed-2"),
+    ]
 
 
 def test_a_method_without_a_recipe_says_so(monkeypatch):
@@ -103,7 +197,26 @@ def test_order_is_the_papers_and_choices_are_checked():
         Reproduction("table2", networks=("resnet18",))
     with pytest.raises(PerturbifyError, match="There is no network 'cifar_resnet56' in table1"):
         Reproduction("table1", networks=("cifar_resnet20",), weights={"cifar_resnet56": "x"})
-    with pytest.raises(PerturbifyError, match="There is no table 'table4'"):
-        table("table4")
+    with pytest.raises(PerturbifyError, match=r"There is no table 'tabel4'\. Did you mean 'table4'"):
+        table("tabel4")
     with pytest.raises(PerturbifyError, match="There is no recipe 'cifar11'"):
         jobs(Reproduction("table1", equal_schedule="cifar11"))
+    with pytest.raises(
+        PerturbifyError, match=r"table4 has no row with rse on cifar_resnet18\. It has rse on cifar_resnext"
+    ):
+        Reproduction("table4", networks=("cifar_resnet18",), methods=("rse",))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"seeds": ()}, "There are no seeds, so nothing would be trained"),
+        ({"seeds": (0, 4, 4)}, "The seed 4 is given twice"),
+        ({"seeds": (-1,)}, "The seed -1 is not from 0 to"),
+        ({"seeds": (MOST_SEED + 1,)}, "is not from 0 to"),
+        ({"epochs": 0}, "A budget of 0 epochs trains nothing"),
+    ],
+)
+def test_numbers_that_make_no_sense(wrong, said):
+    with pytest.raises(PerturbifyError, match=said):
+        Reproduction("table1", **wrong)

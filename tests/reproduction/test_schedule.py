@@ -6,8 +6,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from perturbify import methods
 from perturbify import recipe as recipes
-from perturbify.reproduction.schedule import shortened
+from perturbify.reproduction.schedule import Steps, shortened, steps
+from perturbify.training.phases import phase_at
 
 CIFAR10 = recipes.load("cifar10")
 
@@ -103,3 +105,26 @@ def test_the_order_stays(recipe, epochs):
 def test_no_epochs_are_none():
     with pytest.raises(ValueError, match="at least 1, not 0"):
         shortened(CIFAR10, 0)
+
+
+def test_the_full_schedule_in_steps():
+    joint = replace(CIFAR10, train=replace(CIFAR10.train, joint=True))
+    assert steps(joint, methods.get("learn2perturb"), 50_000) == Steps(350 * 391, 350 * 391, 330 * 391)
+    turns = replace(CIFAR10, train=replace(CIFAR10.train, joint=False))
+    assert steps(turns, methods.get("learn2perturb"), 50_000) == Steps(350 * 391, 20 * 391 + 64_515, 64_515)
+    assert steps(CIFAR10, methods.get("vanilla"), 50_000) == Steps(350 * 391, 350 * 391, 0)
+    assert steps(CIFAR10, methods.get("rse"), 50_000).thetas == 0  # its σ is fixed
+    assert steps(CIFAR10, methods.get("pni"), 50_000).thetas == 350 * 391
+
+
+@given(st.integers(1, 6), st.integers(0, 6), st.integers(1, 4), st.integers(1, 4), st.booleans(), st.integers(1, 900))
+def test_steps_are_counted_as_they_are_taken(epochs, warmup, w_steps, theta_steps, joint, images):
+    train = replace(
+        CIFAR10.train,
+        **{"epochs": epochs, "warmup_epochs": min(warmup, epochs), "batch_size": 128},
+        **{"w_steps": w_steps, "theta_steps": theta_steps, "joint": joint},
+    )
+    method, epoch = methods.get("learn2perturb"), max(1, images // 128 + (images % 128 > 1))
+    taken = [phase_at(e, s, epoch, train, method) for e in range(epochs) for s in range(epoch)]
+    counted = Steps(len(taken), sum(p.weights for p in taken), sum(p.thetas for p in taken))
+    assert steps(replace(CIFAR10, train=train), method, images) == counted

@@ -21,7 +21,7 @@ from torch import nn
 
 from perturbify import zoo
 from perturbify.errors import ModelError, WeightsError
-from perturbify.zoo.cifar_resnet import NETWORKS
+from perturbify.zoo.names import NETWORKS
 
 FACTORIES = """
 import torch

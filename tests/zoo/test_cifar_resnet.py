@@ -32,14 +32,43 @@ needs_shared_data = pytest.mark.skipif(not PUBLIC.is_file(), reason=f"the real w
         ("cifar_resnet20_x2", 1_073_962),
         ("cifar_resnet20_x4", 4_286_026),
         ("cifar_resnet18", 11_173_962),
+        ("cifar_wrn28_10", 36_479_194),  # 36.5M in "Wide Residual Networks", table 5
+        ("cifar_resnext29", 34_426_698),  # 34.4M in the ResNeXt paper, table 7
+        ("cifar_resnext29_2x64d", 9_130_314),
     ],
 )
 def test_parameter_counts_are_the_papers(name: str, parameters: int) -> None:
     assert sum(p.numel() for p in zoo.create(name).parameters()) == parameters
 
 
-def test_there_are_seventeen_networks() -> None:
-    assert len(zoo.model_names("perturbify:*")) == 4 * 4 + 1
+def test_there_are_twenty_networks() -> None:
+    assert len(zoo.model_names("perturbify:*")) == 4 * 4 + 1 + 1 + 2
+
+
+def test_a_wide_resnet_is_28_layers_deep() -> None:
+    model = zoo.create("cifar_wrn28_10")
+    convolutions = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 28
+    assert [n for n in convolutions if "shortcut" in n] == [f"layer{number}.0.shortcut" for number in (1, 2, 3)]
+    assert [model.get_parameter(f"layer{n}.3.conv2.weight").shape[0] for n in (1, 2, 3)] == [160, 320, 640]
+
+
+def test_the_shortcut_of_a_pre_activation_block_is_its_input() -> None:
+    block = zoo.create("cifar_wrn28_10", width=1).get_submodule("layer1.1")
+    nn.init.zeros_(block.get_parameter("conv2.weight"))
+    x = torch.randn(2, 16, 4, 4)
+    assert torch.equal(block(x), x)  # no ReLU behind the sum
+
+
+@pytest.mark.parametrize(("name", "groups"), [("cifar_resnext29", 8), ("cifar_resnext29_2x64d", 2)])
+def test_a_resnext_has_groups_of_64_128_and_256_channels(name: str, groups: int) -> None:
+    model = zoo.create(name)
+    for number, width in ((1, 64), (2, 128), (3, 256)):
+        conv = model.get_submodule(f"layer{number}.2.conv2")
+        assert isinstance(conv, nn.Conv2d)
+        assert (conv.groups, conv.out_channels) == (groups, groups * width)
+        assert model.get_parameter(f"layer{number}.2.conv3.weight").shape[0] == 4 * width
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 29 - 1 + 3
 
 
 def test_width_is_an_argument_too() -> None:
@@ -60,16 +89,26 @@ def test_resnet18_names_its_shortcuts_as_public_checkpoints_do() -> None:
 
 
 def test_convolutions_start_as_the_paper_says() -> None:
+    torch.manual_seed(0)
     conv = zoo.create("cifar_resnet20_x4").get_submodule("layer3.1.conv1")
     assert isinstance(conv, nn.Conv2d)
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 256)), rel=0.01)
     assert conv.weight.mean().item() == pytest.approx(0, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_resnet20_x1.5", "cifar_resnet18"])
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("cifar_resnet20", {}),
+        ("cifar_resnet20_x1.5", {}),
+        ("cifar_resnet18", {}),
+        ("cifar_wrn28_10", {"width": 1}),
+        ("cifar_resnext29", {"cardinality": 1}),
+    ],
+)
 @pytest.mark.parametrize("size", [8, 15, 32])
-def test_any_size_works_and_fx_traces_it(name: str, size: int) -> None:
-    model = zoo.create(name, in_chans=1).eval()
+def test_any_size_works_and_fx_traces_it(name: str, kwargs: dict[str, int], size: int) -> None:
+    model = zoo.create(name, in_chans=1, **kwargs).eval()
     x = torch.randn(2, 1, size, size + 1)
     y = model(x)
     assert y.shape == (2, 10)
@@ -87,16 +126,19 @@ def test_odd_differences_pad_every_channel(padding: str, before: int, behind: in
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("name", "kwargs", "message"),
     [
-        ({"padding": "left"}, "padding='left' is neither 'both' nor 'end'"),
-        ({"width": 0.0}, "width=0.0 leaves no channels"),
-        ({"num_classes": 0}, "num_classes=0 and in_chans=3 must be at least 1"),
+        ("cifar_resnet20", {"padding": "left"}, "padding='left' is neither 'both' nor 'end'"),
+        ("cifar_resnet20", {"width": 0.0}, "width=0.0 leaves no channels"),
+        ("cifar_resnet20", {"num_classes": 0}, "num_classes=0 and in_chans=3 must be at least 1"),
+        ("cifar_wrn28_10", {"width": 0}, "width=0 leaves no channels"),
+        ("cifar_resnext29", {"cardinality": 0}, "cardinality=0 must be at least 1"),
+        ("cifar_resnext29", {"in_chans": 0}, "num_classes=10 and in_chans=0 must be at least 1"),
     ],
 )
-def test_bad_settings(kwargs: dict[str, object], message: str) -> None:
+def test_bad_settings(name: str, kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        zoo.create("cifar_resnet20", **kwargs)
+        zoo.create(name, **kwargs)
 
 
 @needs_shared_data

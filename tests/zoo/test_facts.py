@@ -17,6 +17,8 @@ from perturbify import zoo
     [
         ("cifar_resnet20", {}, (3, 32, 32), [0.4914, 0.4822, 0.4465]),
         ("cifar_resnet20", {"in_chans": 1}, (1, 32, 32), None),
+        ("cifar_wrn28_10", {"width": 1}, (3, 32, 32), [0.4914, 0.4822, 0.4465]),
+        ("cifar_resnext29", {"cardinality": 1}, (3, 32, 32), [0.4914, 0.4822, 0.4465]),
         ("timm:resnet18", {}, (3, 224, 224), [0.485, 0.456, 0.406]),
         ("timm:resnet18", {"in_chans": 1}, (1, 224, 224), None),
         ("timm:vit_tiny_patch16_224", {"img_size": 64}, (3, 64, 64), [0.5, 0.5, 0.5]),
