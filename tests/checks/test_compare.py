@@ -16,10 +16,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import perturbify
 from perturbify import check, zoo
-from perturbify.checks.compare import Entry, compare
+from perturbify.checks.compare import compare
 from perturbify.checks.latency import latencies
 from perturbify.checks.render.comparison import to_markdown, to_text
-from perturbify.checks.results import Figure
 from perturbify.checks.statistics import difference_interval
 from perturbify.errors import CheckError, InputSizeError
 
@@ -42,12 +41,14 @@ def two():
 
 def test_figures_of_known_networks():
     plain, drowned = compare({"plain": Brightness(), "drowned": noisy(theta=1e5)}, brightness(150, 50), PLAN).entries
-    assert {k: r and r.accuracy for k, r in plain.figures.items()} == {
-        **{"clean": 1.0, "fgsm": 0.75, "pgd": 0.75, "margin": 0.75},
-        **{"eot": None, "clean_noise_off": None, "pgd_noise_off": None},
+    assert {id: r.accuracy for id, r in plain.figures.items()} == {
+        "clean": 1.0,
+        "fgsm": 0.75,
+        "pgd": 0.75,
+        "margin": 0.75,
     }
-    figures = {k: r and r.accuracy for k, r in drowned.figures.items()}
-    assert figures.pop("pgd_noise_off") == 0.75 and figures.pop("clean_noise_off") is None, "twin was not asked for"
+    figures = {id: r.accuracy for id, r in drowned.figures.items()}
+    assert figures.pop("twin-pgd") == 0.75 and "twin-clean" not in figures, "twin was not asked for"
     assert figures.keys() == {"clean", "fgsm", "pgd", "margin", "eot"}
     assert all(abs(accuracy - 0.5) < 4 * (0.25 / 800) ** 0.5 for accuracy in figures.values())
     assert drowned.figures["eot"].attack == "EOT-PGD-4, 3 draws"
@@ -57,7 +58,7 @@ def test_figures_of_known_networks():
 
 def test_a_twin_that_is_asked_for_has_its_clean_figure():
     (entry,) = compare({"noisy": noisy()}, brightness(4, 4), replace(PLAN, attacks=("fgsm", "pgd", "twin"))).entries
-    assert entry.figures["clean_noise_off"].accuracy == 1.0 and entry.figures["margin"] is None
+    assert entry.figures["twin-clean"].accuracy == 1.0 and "margin" not in entry.figures
 
 
 def test_the_papers_network_has_its_parameters():
@@ -74,27 +75,19 @@ def test_the_papers_network_has_its_parameters():
 def test_the_difference_is_of_the_same_images_in_pairs():
     split = brightness(far=40, near=20)
     networks = {"fair": Brightness(), "bright": biased(1000.0), "again": Brightness()}
-    fair, bright, again = compare(networks, split, PLAN).entries
-    assert (fair.report.headline.accuracy, bright.report.headline.accuracy) == (40 / 60, 0.5)
+    fair, bright, again = compare(networks, split, PLAN).groups
+    assert (fair.worst.over_runs.mean, bright.worst.over_runs.mean) == (40 / 60, 0.5)
     ordered = split.interleaved()
     levels = ordered.images[:, 0, 0, 0].double()
     far = ((levels - 127.5).abs() > FAR)[:, None].numpy()
     one_sided = (ordered.labels == 1)[:, None].numpy()
-    assert fair.ahead is None and fair.verdict is None
+    assert fair.ahead is None
     assert bright.ahead.value == pytest.approx(-1 / 6)
-    assert bright.ahead.interval == pytest.approx(difference_interval(one_sided, far))
-    assert (again.ahead.value, again.verdict) == (0.0, "undecided")
-    backwards = compare(dict(reversed(list(networks.items()))), split, PLAN).entries
+    assert bright.ahead.over_images == pytest.approx(difference_interval(one_sided, far))
+    assert bright.ahead.over_runs is None, "one run each"
+    assert (again.ahead.value, again.ahead.verdict) == (0.0, "undecided")
+    backwards = compare(dict(reversed(list(networks.items()))), split, PLAN).groups
     assert [e.ahead and e.ahead.value for e in backwards] == [None, pytest.approx(-1 / 6), 0.0]
-
-
-@pytest.mark.parametrize(
-    ("interval", "verdict"),
-    [((0.01, 0.2), "more"), ((-0.2, -0.01), "less"), ((-0.1, 0.2), "undecided"), ((-0.2, 0.1), "undecided")],
-)
-def test_a_verdict_needs_the_whole_interval(interval, verdict):
-    entry = Entry("name", None, 1, 0, None, None, Figure(sum(interval) / 2, interval))
-    assert entry.verdict == verdict
 
 
 def test_curves_rise_in_epsilon_from_the_clean_images():
@@ -232,7 +225,8 @@ def test_the_culprit_is_named_before_any_work(culprit, error, said):
 def test_a_network_that_gives_no_gradient_is_compared_and_fails():
     found = compare({"plain": Brightness(), "hard": nn.Sequential(Brightness(), Step())}, brightness(4, 4), PLAN)
     plain, hard = found.entries
-    assert hard.figures["pgd"] is None and plain.figures["pgd"] is not None
+    assert "pgd" not in hard.figures and "pgd" in plain.figures
+    assert [g.figure("pgd") is None for g in found.groups] == [False, True]
     assert found.status == 3 and not plain.report.failures and hard.report.dead_gradients == 1.0
     assert [len(hard.curve(line)) for line in found.lines] == [1, 1]
     for said in (to_text(found), to_markdown(found)):
@@ -258,8 +252,8 @@ def test_a_name_is_that_of_a_folder(name, tmp_path):
 def test_nothing_to_compare():
     with pytest.raises(ValueError, match="at least one network"):
         compare({}, brightness(4, 4), PLAN)
-    with pytest.raises(ValueError, match="fgsm and pgd"):
-        compare(two(), brightness(4, 4), replace(PLAN, attacks=("fgsm",)))
+    with pytest.raises(ValueError, match="the curve over ε is that of fgsm and pgd, and pgd is not asked for"):
+        compare(two(), brightness(4, 4), replace(PLAN, attacks=("fgsm", "sweep")))
     with pytest.raises(CheckError, match="no test images"):
         compare(two(), brightness(0, 0), PLAN)
 
@@ -291,7 +285,7 @@ def test_text_markdown_and_json_tell_the_same():
     found = compare({"first": noisy(theta=12.0), "second": noisy(theta=6.0)}, brightness(20, 60), PLAN)
     text, markdown = to_text(found), to_markdown(found).replace("\\", "")
     written = json.loads(found.to_json())
-    assert written == found.to_dict() and written["schema"] == 2
+    assert written == found.to_dict() and written["schema"] == 3
     for network in written["networks"]:
         figures = [f for f in network["figures"].values() if f]
         assert len(figures) == 6
@@ -301,9 +295,10 @@ def test_text_markdown_and_json_tell_the_same():
             for value, (low, high) in [*((f["accuracy"], f["interval"]) for f in figures), tuple(worst.values())]:
                 assert f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in lines
             assert f"{network['latency']['milliseconds']:.3g}" in lines
-    ahead = written["networks"][1]["ahead"]
-    assert set(ahead) == {"value", "interval", "verdict"} and written["networks"][0]["ahead"] is None
-    assert f"{100 * ahead['value']:.1f} [{100 * ahead['interval'][0]:.1f}" in text and "ahead of first" in text
+    ahead = written["groups"][1]["ahead"]
+    assert set(ahead) == {"value", "over_images", "over_runs", "verdict"} and written["groups"][0]["ahead"] is None
+    assert f"{100 * ahead['value']:.1f} [{100 * ahead['over_images'][0]:.1f}" in text and "ahead of first" in text
+    assert "±" not in text + markdown and "runs" not in text + markdown, "one run each"
     assert "80 test images of own images, l∞ ε = 8/255" in text and "4 fresh draws" in text
     threads = torch.get_num_threads()
     assert f"this machine alone, as idle as it was ({found.machine['device']}, {threads} thread" in " ".join(
@@ -315,12 +310,16 @@ def test_the_keys_of_the_json():
     values = compare(two(), brightness(4, 4), PLAN).to_dict()
     assert set(values) == {
         *("schema", "dataset", "classes", "n", "epsilon", "step_size", "steps", "eot_draws", "draws", "batch_size"),
-        *("seed", "machine", "networks"),
+        *("seed", "machine", "groups", "networks"),
     }
+    for group in values["groups"]:
+        assert set(group) == {"name", "networks", "seeds", "method", "figures", "worst_case", "ahead"}
+        assert set(group["worst_case"]) == {"mean", "sd", "low", "high", "runs", "over_images"}
+        assert group["worst_case"]["sd"] is None and group["seeds"] == [None]
     for network in values["networks"]:
         assert set(network) == {
-            *("name", "architecture", "method", "deterministic", "weights", "theta", "figures", "worst_case", "ahead"),
-            *("curves", "latency", "failures"),
+            *("name", "group", "seed", "architecture", "method", "deterministic", "weights", "theta", "figures"),
+            *("worst_case", "curves", "latency", "failures"),
         }
         assert set(network["figures"]["pgd"]) == {"attack", "noise", "draws", "accuracy", "interval"}
         assert set(network["latency"]) == {"milliseconds", "rounds", "images", "draws"}

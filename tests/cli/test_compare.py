@@ -61,22 +61,24 @@ def timeless(comparison):
 
 def test_two_files(cli, side_by_side):
     found = side_by_side("-o", "out")
-    assert found["schema"] == 2 and (found["dataset"], found["n"], found["classes"]) == ("digits", 4, 10)
+    assert found["schema"] == 3 and (found["dataset"], found["n"], found["classes"]) == ("digits", 4, 10)
     assert (found["epsilon"], found["steps"], found["step_size"]) == (0.1, 1, pytest.approx(0.01 * 0.1 * 255 / 8))
     noisy, plain = found["networks"]
     assert [(n["name"], n["method"]) for n in (noisy, plain)] == [("noisy", "learn2perturb"), ("plain", "none")]
     assert noisy["weights"] == plain["weights"] == WEIGHTS and (noisy["theta"], plain["theta"]) == (THETA, 0)
-    assert all(noisy["figures"][key] for key in ("clean", "fgsm", "pgd", "margin", "eot", "pgd_noise_off"))
+    assert all(noisy["figures"][key] for key in ("clean", "fgsm", "pgd", "margin", "eot", "twin-pgd"))
     assert noisy["figures"]["eot"]["attack"] == "EOT-PGD-1, 2 draws"
-    assert noisy["figures"]["pgd"]["draws"] == 3 and noisy["figures"]["pgd_noise_off"]["noise"] == "off"
-    assert plain["deterministic"] and plain["figures"]["eot"] is plain["figures"]["clean_noise_off"] is None
-    assert noisy["ahead"] is None
+    assert noisy["figures"]["pgd"]["draws"] == 3 and noisy["figures"]["twin-pgd"]["noise"] == "off"
+    assert plain["deterministic"] and plain["figures"]["eot"] is plain["figures"]["twin-clean"] is None
+    first, second = found["groups"]
+    assert ([first["name"], second["name"]], first["ahead"]) == (["noisy", "plain"], None)
     lead = plain["worst_case"]["value"] - noisy["worst_case"]["value"]
-    assert plain["ahead"]["value"] == pytest.approx(lead)
+    assert second["ahead"]["value"] == pytest.approx(lead)
     assert [p["epsilon"] for p in noisy["curves"]["FGSM"]] == pytest.approx([0, 0.025, 0.05, 0.1, 0.15, 0.2])
     assert noisy["latency"]["milliseconds"] > 0 and found["machine"]["threads"] == torch.get_num_threads()
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
-    documented = (*found, *noisy, *noisy["figures"], *noisy["figures"]["pgd"], *plain["ahead"], *noisy["latency"])
+    documented = (*found, *noisy, *noisy["figures"], *noisy["figures"]["pgd"], *second["ahead"], *noisy["latency"])
+    documented += (*second, *second["worst_case"])
     assert [key for key in documented if f"`{key}`" not in page] == []
     out = Path("out")
     assert json.loads((out / "comparison.json").read_text(encoding="utf-8")) == found
@@ -213,7 +215,7 @@ def test_options_that_contradict_each_other(refused, files, folder):
     plain = files / "plain.safetensors"
     assert "-o FOLDER" in refused("compare", plain, "--data", "digits", "--resume", status=2)
     assert "--data" in refused("compare", plain, status=2)
-    assert "FILE|RUN" in refused("compare", "--data", "digits", status=2)
+    assert "FILE|RUN|RUNS" in refused("compare", "--data", "digits", status=2)
     assert "no device 'cuda:99' here" in refused("compare", plain, "--data", "digits", "--device", "cuda:99")
 
 
