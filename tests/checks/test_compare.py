@@ -1,7 +1,11 @@
 """Comparisons of classifiers whose figures are known beforehand, and how they are told."""
 
+import csv
+import io
 import json
 import re
+import shutil
+import subprocess
 import time
 from dataclasses import replace
 
@@ -17,10 +21,15 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 import perturbify
 from perturbify import check, zoo
 from perturbify.checks.compare import compare
+from perturbify.checks.groups import Trained
 from perturbify.checks.latency import latencies
 from perturbify.checks.render.comparison import to_markdown, to_text
+from perturbify.checks.render.comparison_csv import to_csv
+from perturbify.checks.render.comparison_latex import to_latex
+from perturbify.checks.runs import Ahead, Spread, welch
 from perturbify.checks.statistics import difference_interval
 from perturbify.errors import CheckError, InputSizeError
+from perturbify.escape import terminal
 
 PLAN = replace(
     PLAN, attacks=("fgsm", "pgd", "margin", "eot", "sweep"), sweep=(0.25, 2.0), queries=(1,), draws=4, gradients=4
@@ -274,8 +283,11 @@ HOSTILE = "<b>|`x`\x1b[31m\n$y$"
 
 def test_a_hostile_name_is_text():
     found = compare({HOSTILE: Brightness(), "noisy": noisy()}, brightness(4, 4), PLAN)
-    text, markdown = to_text(found), to_markdown(found)
-    assert not [c for c in text + markdown if not c.isprintable() and c != "\n"]
+    text, markdown, latex, written = to_text(found), to_markdown(found), to_latex(found), to_csv(found)
+    assert not [c for c in text + markdown + latex + written if not c.isprintable() and c not in "\r\n"]
+    assert r"\textless{}b\textgreater{}\textbar{}" in latex and r"\$y\$" in latex
+    named = {row["network"] for row in csv.DictReader(io.StringIO(written, newline=""))}
+    assert named == {terminal(HOSTILE), "noisy"}
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len(rows) == 4 and len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
     assert "<b>" not in markdown and json.loads(found.to_json())["networks"][0]["name"] == HOSTILE
@@ -324,6 +336,148 @@ def test_the_keys_of_the_json():
         assert set(network["figures"]["pgd"]) == {"attack", "noise", "draws", "accuracy", "interval"}
         assert set(network["latency"]) == {"milliseconds", "rounds", "images", "draws"}
         assert set(network["curves"]) == {"FGSM", "PGD-4"}
+
+
+# Runs of several seeds
+
+
+@pytest.fixture(scope="module")
+def grouped():
+    """Two runs of one defence beside one plain network."""
+    networks = {"plain": Brightness(), "n-0": noisy(theta=6.0), "n-1": noisy(theta=12.0)}
+    trained = {"n-0": Trained("n", 0), "n-1": Trained("n", 1)}
+    return compare(networks, brightness(20, 60), PLAN, trained=trained)
+
+
+def test_runs_are_pooled_over_images_and_spread_over_runs(grouped):
+    plain, noise = grouped.groups
+    assert ([g.name for g in grouped.groups], grouped.several) == (["plain", "n"], True)
+    assert [(e.name, e.seed) for e in grouped.entries] == [("plain", None), ("n-0", 0), ("n-1", 1)]
+    values = [e.figures["pgd"].accuracy for e in noise.entries]
+    assert noise.figure("pgd").over_runs == Spread.of(values) and values[0] != values[1]
+    assert plain.figure("pgd").over_runs.sd is None and plain.figure("eot") is None
+    rights = [e.report.worst for e in noise.entries]
+    assert noise.ahead == Ahead.of(rights, [plain.entries[0].report.worst], shared=False)
+    assert noise.ahead.over_runs is None, "the first group is one run"
+    assert [e for e, _ in noise.curve("PGD-4")] == [e for e, _ in noise.entries[0].curve("PGD-4")]
+    assert noise.curve("PGD-4")[0][1] == noise.figure("clean")
+
+
+def test_every_form_tells_of_runs(grouped):
+    noise = grouped.groups[1].worst
+    mean, sd = (f"{100 * v:.1f}" for v in (noise.over_runs.mean, noise.over_runs.sd))
+    low, high = (f"{100 * v:.1f}" for v in noise.over_images)
+    alone = f"{100 * grouped.groups[0].worst.over_runs.mean:.1f}"
+    text, markdown = to_text(grouped), to_markdown(grouped).replace("\\", "")
+    for said in (text, markdown):
+        assert f"{mean} ± {sd} [{low}, {high}]" in said
+        assert f"{alone} ± – [" in said, "never 0"
+        assert "· seed 0" in said and "· seed 1" in said
+        assert "(seeds 0, 1 of n)" in " ".join(said.split()) and "ahead, over runs" not in said
+    values = grouped.to_dict()
+    assert [(g["name"], g["networks"], g["seeds"]) for g in values["groups"]] == [
+        ("plain", ["plain"], [None]),
+        ("n", ["n-0", "n-1"], [0, 1]),
+    ]
+    assert values["groups"][0]["worst_case"]["sd"] is None
+    assert values["groups"][1]["worst_case"]["mean"] == noise.over_runs.mean
+    assert [(n["group"], n["seed"]) for n in values["networks"]] == [("plain", None), ("n", 0), ("n", 1)]
+
+
+def test_two_groups_of_runs_differ_over_runs_too(grouped):
+    trained = {name: Trained(name[0], int(name[1])) for name in ("a0", "a1", "b0", "b1")}
+    networks = dict(zip(trained, (noisy(theta=t) for t in (6.0, 12.0, 20.0, 30.0)), strict=True))
+    found = compare(networks, brightness(20, 60), replace(PLAN, attacks=("fgsm",)), trained=trained)
+    ahead = found.groups[1].ahead
+    means = [[e.report.headline.accuracy for e in g.entries] for g in found.groups]
+    assert ahead.over_runs == pytest.approx(welch(means[1], means[0]))
+    assert found.lines == ("FGSM",) and "(seeds 0, 1)" in " ".join(to_text(found).split())
+    assert "ahead, over runs" in to_text(found) and "Welch's 95\\% interval" in to_latex(found)
+    assert "PGD" not in found.to_json() + to_text(found) + to_latex(found)
+
+
+def test_a_group_has_no_seed_twice():
+    with pytest.raises(ValueError, match="noisy is no other run of plain"):
+        compare(two(), brightness(4, 4), PLAN, trained={"plain": Trained("a", 0), "noisy": Trained("a", 0)})
+    with pytest.raises(ValueError, match="noisy is no other run of plain"):
+        compare(two(), brightness(4, 4), PLAN, trained={"plain": Trained("noisy", 0)})
+
+
+def test_heads_do_not_depend_on_which_network_is_first():
+    networks = two()
+    backwards = compare(dict(reversed(list(networks.items()))), brightness(4, 4), PLAN)
+    assert list(compare(networks, brightness(4, 4), PLAN).heads.values()) == [
+        *("clean", "FGSM", "PGD-4", "margin", "EOT-PGD-4", "PGD-4, noise off")
+    ]
+    assert set(backwards.heads) == {"clean", "fgsm", "pgd", "margin", "eot", "twin-pgd"}
+    assert list(backwards.heads)[-1] == "twin-pgd"
+
+
+def cells(line):
+    """What stands in the cells of a line of a LaTeX table."""
+    assert line.endswith(r"\\")
+    return [cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix(r"\\"))]
+
+
+def test_latex_is_a_table_that_says_what_it_shows(grouped):
+    lines = [line.strip() for line in to_latex(grouped).splitlines()]
+    assert [line for line in lines if line.startswith(("\\begin", "\\end", "\\top", "\\mid", "\\bottom"))] == [
+        r"\begin{table}",
+        rf"\begin{{tabular}}{{l{'r' * 8}}}",
+        *(r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}", r"\end{table}"),
+    ]
+    rows = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    head = cells(lines[lines.index(r"\toprule") + 1])
+    assert head == [
+        *("network", "clean", "FGSM", "PGD-4", "margin", "EOT-PGD-4", "PGD-4, noise off", "worst case"),
+        "ahead of plain",
+    ]
+    assert len(rows) == 4 and {len(cells(row)) for row in rows} == {9}
+    pgd = grouped.groups[1].figure("pgd")
+    assert cells(rows[2])[3] == rf"${100 * pgd.over_runs.mean:.1f}$ $\pm$ ${100 * pgd.over_runs.sd:.1f}$"
+    assert cells(rows[3])[3] == rf"{{\scriptsize $[{100 * pgd.over_images[0]:.1f}, {100 * pgd.over_images[1]:.1f}]$}}"
+    assert cells(rows[0])[1] == r"$100.0$ $\pm$ --"
+    (caption,) = [line for line in lines if line.startswith(r"\caption{")]
+    for said in (
+        "n = 80 test images of own images",
+        r"$\varepsilon$ = 8/255",
+        "PGD by 4 steps of",
+        "EOT over 3 draws",
+        "4 fresh draws",
+    ):
+        assert said in caption
+    assert r"Mean $\pm$ standard deviation over training runs (seeds 0, 1 of n)" in caption
+
+
+def test_latex_compiles(grouped, tmp_path):
+    tex = next(filter(None, map(shutil.which, ("pdflatex", "tectonic"))), None)
+    if tex is None:
+        pytest.skip("no TeX here")
+    found = compare({HOSTILE: Brightness(), "noisy": noisy()}, brightness(4, 4), PLAN)
+    body = to_latex(grouped) + to_latex(found)
+    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}" + body + r"\end{document}"
+    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
+    mode = ["-interaction=nonstopmode", "-halt-on-error"] if tex.endswith("pdflatex") else []
+    subprocess.run([tex, *mode, "table.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_csv_has_a_row_for_each_network_attack_and_epsilon(grouped):
+    written = to_csv(grouped)
+    assert written.count("\r\n") == written.count("\n") == len(written.splitlines())
+    rows = list(csv.DictReader(io.StringIO(written, newline="")))
+    found = {(row["network"], row["id"]): row for row in rows}
+    assert len(found) == len(rows) == sum(len(e.report.results) + 1 for e in grouped.entries)
+    for entry in grouped.entries:
+        for result in entry.report.results:
+            row = found[entry.name, result.id]
+            assert float(row["accuracy"]) == pytest.approx(result.accuracy, abs=1e-6)
+            assert (int(row["n"]), int(row["draws"]), row["attack"]) == (result.n, result.draws, result.attack)
+            assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
+        worst = found[entry.name, "worst"]
+        assert float(worst["accuracy"]) == pytest.approx(entry.report.headline.accuracy, abs=1e-6)
+    assert (found["n-1", "pgd"]["group"], found["n-1", "pgd"]["seed"], found["plain", "pgd"]["seed"]) == ("n", "1", "")
+    epsilons = {row["epsilon"] for row in rows if row["attack"].startswith(("FGSM", "clean"))}
+    assert epsilons == {"0", *(f"{level / 255:.6g}" for level in (2, 8, 16))}
 
 
 def test_networks_without_noise_need_no_columns_for_it():

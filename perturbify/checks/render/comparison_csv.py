@@ -39,7 +39,7 @@ def to_csv(comparison: Comparison) -> str:
 def _rows(comparison: Comparison, group: Group, entry: Entry) -> list[list[object]]:
     report, worst = entry.report, entry.report.headline.worst
     who = [terminal(entry.name), terminal(group.name), entry.seed, entry.method]
-    found = [
+    found: list[list[object]] = [
         [*who, terminal(r.attack), terminal(r.id), r.norm, _epsilon(r), r.noise, r.n, r.draws, *_rounded(r.figure)]
         for r in report.results
         if r.network == ITSELF
