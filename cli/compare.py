@@ -8,22 +8,47 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, reports
+from perturbify.cli import interrupts, models, networks, reports
 from perturbify.cli.console import Console
-from perturbify.cli.options import IMAGES, SEED, STEPS, data_options, output_options, pixels
+from perturbify.cli.options import (
+    IMAGES,
+    SEED,
+    STEPS,
+    data_options,
+    key_values,
+    names,
+    output_options,
+    pixels,
+    several_pixels,
+)
 
 if TYPE_CHECKING:
-    from perturbify.checks.compare import Comparison
+    from perturbify.checkpoint.header import Header
+    from perturbify.checks import CheckPlan
+    from perturbify.checks.comparison import Comparison
 
 _RECIPE = "; default: what the first network's recipe says, else "
 
 
 @click.command()
-@click.argument("networks", nargs=-1, required=True, metavar="[NAME=]FILE|RUN...")
+@click.argument("arguments", nargs=-1, required=True, metavar="[NAME=]FILE|RUN|RUNS...")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
 @data_options
 @click.option("--images", type=IMAGES, default=256, show_default=True, help="Test images at most.")
+@click.option(
+    "--attacks",
+    callback=names,
+    metavar="LIST",
+    help="Attacks by name, such as fgsm,pgd,eot; a wrong name lists them all. Without the curve over ε but for "
+    "--epsilons.",
+)
 @click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{_RECIPE}8/255.")
+@click.option(
+    "--epsilons",
+    callback=several_pixels,
+    metavar="LIST",
+    help="Other radii of the curve, such as 2/255,4/255; default: a quarter, a half, 1.5 and twice ε.",
+)
 @click.option("--steps", type=STEPS, help=f"Of PGD{_RECIPE}7.")
 @click.option(
     "--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{_RECIPE}0.01 at ε = 8/255, in proportion."
@@ -43,9 +68,24 @@ _RECIPE = "; default: what the first network's recipe says, else "
 @click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names; only if you trust it.")
+@click.option("--model", "model_name", help="Of which model bare weights are, as their FILE does not say.")
+@click.option(
+    "--model-arg",
+    "model_args",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=key_values,
+    help="For that model's builder.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["markdown", "csv", "latex"]),
+    help="Print that; default: text for a terminal.",
+)
 @output_options
 def compare(
-    networks: tuple[str, ...],
+    arguments: tuple[str, ...],
     data_name: str,
     data_root: str | None,
     image_size: int | None,
@@ -55,46 +95,59 @@ def compare(
     force: bool,
     device: str,
     trust_factory: bool,
+    model_name: str | None,
+    model_args: dict[str, Any],
+    form: str | None,
     as_json: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
     """Run the same adversaries on the same images of several networks, and set their figures side by side.
 
-    Each is a FILE of perturbify's or the folder of a RUN, called by its name or by the NAME before it. FGSM, PGD, the
-    margin attack and EOT-PGD with the noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer.
-    Differences are to the first network, in the worst case of every image. Exit status 3 says that one of them failed a
-    criterion of `check`; whether their figures are established is for `check` to say.
+    Each is a FILE of perturbify's, the folder of a RUN, or a folder of RUNS, one a seed (`finetune --seeds`), called by
+    its name or by the NAME before it; with --model, a FILE of bare weights. Runs that differ only in their seed make
+    one line: mean ± sd over them, beside the interval over images. FGSM, PGD, the margin attack and EOT-PGD with the
+    noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer. Differences are to the first, in the
+    worst case of every image. Exit status 3 says that one of them failed a criterion of `check`; whether their figures
+    are established is for `check` to say.
     """
     from dataclasses import replace
 
-    from perturbify import checkpoint, data
-    from perturbify.checks.compare import PLAN, check_names
+    from perturbify import data
     from perturbify.checks.compare import compare as run_comparison
-    from perturbify.checks.render import comparison as pages
+    from perturbify.checks.groups import check_same_data, trained
     from perturbify.text import duration
     from perturbify.training.launch import choose_device
 
     console = Console(quiet=quiet, as_json=as_json)
     if (resume or force) and output is None:
         raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
-    paths = _paths(networks)
-    check_names(paths)
-    headers = {name: checkpoint.read_header(path) for name, path in paths.items()}
-    first = next(iter(headers.values()))
-    given = {key: value for key, value in settings.items() if value is not None}
-    plan = replace(PLAN, **models.threat_model(first, given))
+    if as_json and form is not None:
+        raise click.UsageError(f"--json and --format {form} are two formats: give one.")
+    found = networks.named(arguments, model_name)
+    if model_args and model_name is None:
+        raise click.UsageError("--model-arg is for the builder of --model.")
+    paths, headers = found.files, found.headers
+    check_same_data(headers)
+    runs = trained(headers, paths, found.families)
+    first = headers.get(next(iter(paths)))
+    plan = _plan(first, {key: value for key, value in settings.items() if value is not None})
     target = choose_device(device)
     if target.type == "cuda":
         plan = replace(plan, at_once=8)
     with console.aside():
-        size = first.image_size() or data.DEFAULT_SIZE
+        sizes = (header.image_size() for header in headers.values())
+        size = next((side for side in sizes if side is not None), data.DEFAULT_SIZE)
         images = data.load(data_name, root=data_root, image_size=image_size, default_size=size, download=download)
         if image_size is None:
             for name, header in headers.items():
                 models.check_size(name, header, images)
         loaded = {
-            name: models.load(console, str(path), trust_factory=trust_factory).to(target)
+            name: (
+                networks.load_bare(console, name, path, str(model_name), images, dict(model_args))
+                if name in found.bare
+                else models.load(console, str(path), trust_factory=trust_factory)
+            ).to(target)
             for name, path in paths.items()
         }
     if output is not None:
@@ -103,10 +156,11 @@ def compare(
     same = "the same command goes on" if resume else "the same command with --resume goes on"
     said = interrupts.NOTHING_LOST if output is None else f"What is done is kept in {output}: {same}."
     with interrupts.safe(said), console.checking() as show:
-        found = run_comparison(
+        comparison = run_comparison(
             loaded,
             images,
             plan,
+            trained=runs,
             folder=output,
             on_start=lambda name, e: console.log(
                 f"{name}, {1 + list(paths).index(name)} of {len(paths)}: {len(e.costs)} batches, about "
@@ -114,37 +168,50 @@ def compare(
             ),
             on_progress=lambda name, p: show(replace(p, case=f"{name}: {p.case}")),
         )
-    console.result(pages.to_text(found), found.to_dict())
+    _print(console, comparison, form)
     if output is not None:
-        _write(console, found, output)
-    if found.status:
-        click.get_current_context().exit(found.status)
+        _write(console, comparison, output)
+    if comparison.status:
+        click.get_current_context().exit(comparison.status)
 
 
-def _paths(arguments: tuple[str, ...]) -> dict[str, Path]:
-    """The networks' files by their names, which differ."""
-    given: list[tuple[str, Path]] = []
-    for argument in arguments:
-        name, _, place = argument.partition("=")
-        said = bool(name and place) and not os.path.exists(argument)  # noqa: PTH110 (any text)
-        given.append((name if said else "", Path(models.file_of(place if said else argument))))
-    taken = [name for name, _ in given if name]
-    twice = next((name for name in taken if taken.count(name) > 1), None)
-    if twice is not None:
-        raise click.UsageError(f"Two networks are called {twice!r}.")
-    found: dict[str, Path] = {}
-    for name, path in given:
-        own = models.called(str(path)).removesuffix(".safetensors")
-        found[name or _distinct(own, [*found, *taken])] = path
-    return found
+def _plan(first: Header | None, given: dict[str, Any]) -> CheckPlan:
+    """What to do: the defaults, the adversary of the first network's recipe, and what was said otherwise."""
+    from dataclasses import replace
+
+    from perturbify.checks.cases import check_known
+    from perturbify.checks.compare import PLAN, check_curve
+
+    attacks, epsilons = given.pop("attacks", None), given.pop("epsilons", None)
+    plan = replace(PLAN, **(given if first is None else models.threat_model(first, given)))
+    if attacks is not None:
+        plan = replace(plan, attacks=attacks)
+    if epsilons is not None:
+        others = tuple(epsilon / plan.epsilon for epsilon in epsilons if abs(epsilon - plan.epsilon) > 1e-9)
+        plan = replace(plan, attacks=tuple(dict.fromkeys((*plan.attacks, "sweep"))), sweep=others)
+    try:
+        if not plan.attacks:
+            raise ValueError("--attacks names none")
+        check_known([name for name in plan.attacks if isinstance(name, str)])
+        check_curve(plan)
+    except ValueError as error:
+        message = str(error)
+        raise click.UsageError(f"{message[:1].upper()}{message[1:]}.") from None
+    return plan
 
 
-def _distinct(name: str, taken: list[str]) -> str:
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate
+def _print(console: Console, comparison: Comparison, form: str | None) -> None:
+    from perturbify.checks.render import comparison as pages
+    from perturbify.checks.render.comparison_csv import to_csv
+    from perturbify.checks.render.comparison_latex import to_latex
+
+    if form == "csv":
+        click.echo(to_csv(comparison), nl=False)  # whose lines end as RFC 4180 says, which the console would change
+    elif form is None:
+        console.result(pages.to_text(comparison), comparison.to_dict())
+    else:
+        text = pages.to_markdown(comparison) if form == "markdown" else to_latex(comparison)
+        console.result(text.removesuffix("\n"), None)
 
 
 def _prepare(folder: Path, names: list[str], *, resume: bool, force: bool) -> None:
@@ -174,6 +241,9 @@ def _write(console: Console, found: Comparison, folder: Path) -> None:
         reports.write(entry.report, folder / entry.name)
     write_own(folder / "comparison.json", found.to_json(), is_ours)
     write_own(folder / "comparison.md", signed(pages.to_markdown(found)))
+    if not found.lines:
+        console.log("comparison.png is left out: it is the curve of fgsm and pgd over ε, and neither was asked for")
+        return
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -61,7 +61,7 @@ def convert(
     """Put a noise module behind every convolution of the model NAME and write it to one file.
 
     With --method the noise is another defence's: on weights (pni, adv-bnn), before convolutions (rse), behind the first
-    (pixeldp).
+    (pixeldp); with none or vanilla there is none, and the file is a baseline for `compare` and `check`.
 
     NAME is a timm or torchvision model (resnet18, timm:resnet18, torchvision:resnet18), one of the paper's CIFAR
     networks (cifar_resnet20), or your own package.module:factory. Weights are fresh unless --pretrained or --weights is
@@ -95,18 +95,21 @@ def convert(
         check_output(target, force=force)
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
     config = methods.get(method).perturb
-    if config is None:
+    noise = {key: value for key, value in settings.items() if value not in (None, ())}
+    if config is None and noise:
         raise click.UsageError(
-            f"The method {method} has no noise, so there is nothing to convert: perturbify finetune --method {method}."
+            f"The method {method} has no noise, so --{next(iter(noise)).replace('_', '-')} has nothing to say."
         )
-    if settings["theta_init"] is not None:
-        config = replace(config, theta_first=None)  # one start for all sites
-    try:
-        config = replace(config, **{key: value for key, value in settings.items() if value not in (None, ())})
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    if isinstance(config.theta_init, str) and data_name is None:
-        raise click.UsageError(f"--theta-init {config.theta_init} is measured on images; name them with --data.")
+    if config is not None:
+        if settings["theta_init"] is not None:
+            config = replace(config, theta_first=None)  # one start for all sites
+        try:
+            config = replace(config, **noise)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    measured = config is not None and isinstance(config.theta_init, str)
+    if measured and data_name is None:
+        raise click.UsageError(f"--theta-init {settings['theta_init']} is measured on images; name them with --data.")
     data = None if data_name is None else datasets.load(data_name, image_size=input_size[1] if input_size else None)
     classes = num_classes if data is None else len(data.classes)
     with console.aside():
@@ -116,11 +119,11 @@ def convert(
         if size is None:
             raise ModelError(f"{name} does not say its input size.", "Give it: --input-size 3x224x224, or --data.")
         example = zoo.example_input(model, size)
-        if data is not None and isinstance(config.theta_init, str):
+        if data is not None and measured:
             example = next(data.train.batches(64))[:1]
         if dry_run:
             the_plan = plan(model, config, method=method, example_input=example)
-            if not the_plan.sites:
+            if config is not None and not the_plan.sites:
                 wrap(model, config, method=method, example_input=example)  # which says why
         else:
             normalize = normalization(model, data) if data else zoo.normalization(model)

@@ -1,4 +1,4 @@
-"""The picture of a comparison: accuracy against ε, a line for each network (the paper's figures 2 and 3)."""
+"""The picture of a comparison: accuracy against ε, a line for each group of runs (the paper's figures 2 and 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from perturbify import escape
 from perturbify.text import percent
 
 if TYPE_CHECKING:
-    from perturbify.checks.compare import Comparison
+    from perturbify.checks.comparison import Comparison
 
 # Okabe and Ito's, without the yellow, which white paper swallows; the markers tell them apart without any colour.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
@@ -24,16 +24,16 @@ def draw(figure: Any, comparison: Comparison) -> None:
         figure: The figure.
         comparison: What it shows.
     """
-    plan, entries = comparison.plan, comparison.entries
-    panels = figure.subplots(1, 2, sharey=True)
-    shade = 0.2 if len(entries) < 4 else 0.09
+    plan, groups = comparison.plan, comparison.groups
+    panels = figure.subplots(1, len(comparison.lines), sharey=True, squeeze=False)[0]
+    shade = 0.2 if len(groups) < 4 else 0.09
     for axes, line in zip(panels, comparison.lines, strict=True):
-        for number, entry in enumerate(entries):
-            curve, style = entry.curve(line), _style(number)
+        for number, group in enumerate(groups):
+            curve, style = group.curve(line), _style(number)
             x = [255 * epsilon for epsilon, _ in curve]
-            low, high = ([100 * row.interval[side] for _, row in curve] for side in (0, 1))
+            low, high = ([100 * pooled.over_images[side] for _, pooled in curve] for side in (0, 1))
             axes.fill_between(x, low, high, color=style["color"], alpha=shade, lw=0)
-            axes.plot(x, [100 * row.accuracy for _, row in curve], **style)
+            axes.plot(x, [100 * pooled.over_runs.mean for _, pooled in curve], **style)
         axes.axvline(255 * plan.epsilon, color="#00000070", lw=1, ls=(0, (4, 3)), zorder=0)
         axes.set_title(f"Accuracy under {line}, %", loc="left", fontsize=11)
         axes.set_xlabel("ε in 1/255")
@@ -42,11 +42,11 @@ def draw(figure: Any, comparison: Comparison) -> None:
         axes.set_ylim(0, 100)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#00000018")
-    order = sorted(range(len(entries)), key=lambda number: -entries[number].report.headline.accuracy)
-    lines = panels[1].get_lines()
+    order = sorted(range(len(groups)), key=lambda number: -groups[number].worst.over_runs.mean)
+    lines = panels[-1].get_lines()
     figure.legend(
         [lines[number] for number in order],
-        [f"{percent(entries[n].report.headline.accuracy)}  {_literal(entries[n].name)}" for n in order],
+        [f"{percent(groups[n].worst.over_runs.mean)}  {_literal(groups[n].name)}" for n in order],
         loc="outside right center",
         title="left in the worst case\n(of the table), %",
         alignment="left",
@@ -54,11 +54,11 @@ def draw(figure: Any, comparison: Comparison) -> None:
         fontsize=10,
         title_fontsize=9,
     )
-    averaged = _draw_averaged(panels[1], comparison)
-    first = entries[0].report
+    averaged = comparison.lines[-1] != "FGSM" and _draw_averaged(panels[-1], comparison)
+    first, pooled = comparison.entries[0].report, ", runs pooled" if comparison.several else ""
     figure.suptitle(
-        f"{first.n} test images of {_literal(first.dataset)}; bands: 95% intervals over images; dashed: the table's ε"
-        + (f"; hollow: EOT-PGD-{plan.steps} there, side by side" if averaged else ""),
+        f"{first.n} test images of {_literal(first.dataset)}; bands: 95% intervals over images{pooled}; dashed: "
+        "the table's ε" + (f"; hollow: EOT-PGD-{plan.steps} there, side by side" if averaged else ""),
         x=0.005,
         ha="left",
         fontsize=10,
@@ -67,18 +67,19 @@ def draw(figure: Any, comparison: Comparison) -> None:
 
 def _draw_averaged(axes: Any, comparison: Comparison) -> bool:
     """Marks EOT-PGD, which averages what PGD's single draws hide; says whether any network has noise for it."""
-    rows = [(number, entry.figures["eot"]) for number, entry in enumerate(comparison.entries)]
-    found = [(number, row) for number, row in rows if row is not None]
+    figures = [(number, group.figure("eot")) for number, group in enumerate(comparison.groups)]
+    found = [(number, pooled) for number, pooled in figures if pooled is not None]
     width = axes.get_xlim()[1] / 60
-    for place, (number, row) in enumerate(found):
+    for place, (number, pooled) in enumerate(found):
         style = _style(number)
         x = 255 * comparison.plan.epsilon + width * (place - (len(found) - 1) / 2)
-        axes.plot([x], [100 * row.accuracy], **style | {"mfc": "white", "mec": style["color"], "mew": 1.5, "zorder": 4})
+        hollow = {"mfc": "white", "mec": style["color"], "mew": 1.5, "zorder": 4}
+        axes.plot([x], [100 * pooled.over_runs.mean], **style | hollow)
     return bool(found)
 
 
 def _style(number: int) -> dict[str, Any]:
-    """A network's line: colour and marker, and from the ninth on another dash."""
+    """A group's line: colour and marker, and from the ninth on another dash."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],

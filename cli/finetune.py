@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, reports
+from perturbify.cli import interrupts, models, reports, runs, seeds
 from perturbify.cli.console import Console, metrics_table
 from perturbify.cli.options import model_options, output_options
 from perturbify.escape import terminal
@@ -32,6 +31,13 @@ if TYPE_CHECKING:
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: the recipe's.")
 @click.option("-o", "--run-dir", type=click.Path(path_type=Path), help="The run's folder; default: a new one in runs/.")
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
+@click.option(
+    "--seeds",
+    "wanted",
+    callback=seeds.asked,
+    metavar="N|LIST",
+    help="A run each of N seeds, from the recipe's on, or of these, such as 0,4,7; the same command goes on.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
@@ -46,6 +52,7 @@ def finetune(
     data_name: str | None,
     run_dir: Path | None,
     resumed: Path | None,
+    wanted: int | tuple[int, ...] | None,
     overrides: tuple[str, ...],
     device: str,
     download: bool,
@@ -60,9 +67,14 @@ def finetune(
 
     The run's folder holds the resolved recipe, metrics, the model with its card, and the state that --resume needs.
     Once the model is written, the exit status is that of its check; 0: the figures are established; 3: a criterion
-    failed; 4: they could not be established.
+    failed; 4: they could not be established. With --seeds there is a run in seed-0, seed-1, … each, one after the
+    other; what is finished is kept, a table says mean ± sd over the runs, and the exit status is the worst of theirs.
     """
     console = Console(quiet=quiet, as_json=as_json)
+    if wanted is not None and resumed is not None:
+        raise click.UsageError("--resume goes on with one run; the same command with --seeds goes on with several.")
+    if wanted is not None and any(o.partition("=")[0].strip() == "seed" for o in overrides):
+        raise click.UsageError("--seeds says the seeds, so --set seed has no place beside it.")
     if (resumed is None) == (recipe_name is None):
         raise click.UsageError("Give --recipe to start a run, or --resume to go on with one.")
 
@@ -79,13 +91,31 @@ def finetune(
         else:
             launch.choose_device(device)
             overrides = (*((f'method="{method}"',) if method else ()), *overrides)
+
+            def set_up(seed: int | None = None) -> tuple[Recipe, Data, Any]:
+                changed = overrides if seed is None else (*overrides, f"seed={seed}")
+                with console.aside():
+                    return _set_up(
+                        console, str(recipe_name), model_name, data_name, changed, download, trust_factory, how, among
+                    )
+
+            if wanted is not None:
+                from perturbify import recipe as recipes
+
+                chosen = seeds.chosen(wanted, recipes.load(str(recipe_name), overrides).seed)
+                recipe, data, model = set_up(chosen[0])
+                base = run_dir or among.agree(runs.fresh_folder(recipe, seeds_inside=True))
+                how_to = runs.How(device, trust_factory=trust_factory, checked=not no_check, force=force)
+                plan = seeds.Several(base, chosen, runs.resolved(recipe, model), how_to)
+                if among.first:
+                    plan.look()
+                _announce(console, recipe, data, base)
+                seeds.run(console, plan, (recipe, data, model), set_up, among)
+                return
             if run_dir is not None and among.first:
                 RunFolder(run_dir).check(force=force)
-            with console.aside():
-                recipe, data, model = _set_up(
-                    console, str(recipe_name), model_name, data_name, overrides, download, trust_factory, how, among
-                )
-            folder = RunFolder(run_dir or among.agree(_fresh_folder(recipe)))
+            recipe, data, model = set_up()
+            folder = RunFolder(run_dir or among.agree(runs.fresh_folder(recipe)))
             _announce(console, recipe, data, folder.path)
         # From the first step to the last page of the report, nobody else writes there.
         alone = folder.busy() if among.first else nullcontext()
@@ -97,7 +127,7 @@ def finetune(
                     result = launch.finetune(
                         model, recipe, folder.path, data=data, device=device, force=force, on_step=show
                     )
-            report = None if no_check else _check(console, result, recipe, data)
+            report = None if no_check else runs.check(console, result, recipe, data)
             _finish(console, result, report)
 
 
@@ -192,38 +222,6 @@ def _standing(folder: RunFolder, *, resumed: bool) -> Callable[[], str]:
     return said
 
 
-def _fresh_folder(recipe: Recipe) -> Path:
-    """The first folder of this recipe and model in runs/ that is not there yet."""
-    # Of a network of one's own the name is any text; it is not to lead elsewhere.
-    first = Path("runs") / re.sub(r"[^\w.-]+", "_", f"{recipe.name}-{recipe.model.rpartition(':')[2]}")
-    return next(folder for folder in _numbered(first) if not folder.exists())
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    yield path
-    number = 2
-    while True:
-        yield path.with_name(f"{path.name}-{number}")
-        number += 1
-
-
-def _check(console: Console, result: Result, recipe: Recipe, data: Data) -> Report:
-    from dataclasses import asdict
-
-    from perturbify import checkpoint
-    from perturbify.checks import CheckPlan, check
-
-    with console.checking() as show:
-        return check(
-            result.model,
-            data,
-            CheckPlan(**asdict(recipe.check)),
-            name=recipe.model,
-            about=checkpoint.read_header(result.folder.model).provenance(),
-            on_progress=show,
-        )
-
-
 def _finish(console: Console, result: Result, report: Report | None) -> None:
     from perturbify.training.held_out import best_epoch
 
@@ -234,21 +232,14 @@ def _finish(console: Console, result: Result, report: Report | None) -> None:
         text += "\n\n" + reports.text(report)
     try:
         if report is not None and console.first:
-            reports.write(report, folder.path)
-            reports.embed(report, folder.model)
+            runs.keep(report, folder)
     finally:  # what was measured is told, also where no room is left for it
         console.result(
             f"{text}\n\nmodel: {terminal(folder.model)}"
             + (
                 "" if best is None else f"\nbest epoch by the images held out: {best} (from 0), {terminal(folder.best)}"
             ),
-            {
-                "run": str(folder.path),
-                "model": str(folder.model),
-                "best": None if best is None else {"epoch": best, "model": str(folder.best)},
-                "metrics": result.metrics,
-                "report": None if report is None else report.to_dict(),
-            },
+            runs.values(folder, result.metrics, report),
         )
     if report is not None and report.status and console.first:  # torchrun would end the first one while it writes
         click.get_current_context().exit(report.status)

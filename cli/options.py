@@ -156,6 +156,17 @@ def pixels(_ctx: click.Context, _option: click.Parameter, given: str | None) -> 
     return value
 
 
+def several_pixels(context: click.Context, option: click.Parameter, given: str | None) -> tuple[float, ...] | None:
+    """Reads sizes in pixels of [0, 1] with commas between, as :func:`pixels` reads one."""
+    listed = names(context, option, given)
+    if listed is None:
+        return None
+    if not listed:
+        raise click.BadParameter("it names none")
+    sizes = [pixels(context, option, size) for size in listed]
+    return tuple(dict.fromkeys(size for size in sizes if size is not None))
+
+
 def start(_ctx: click.Context, _option: click.Parameter, given: str | None) -> float | str | None:
     """Reads what θ starts from: a number, or such as 0.1x, whose form is looked at later."""
     if given is None or given.endswith("x"):

@@ -84,6 +84,15 @@ def figure(text: object, most: int | None = LONGEST) -> str:
     return terminal(text, most).replace("$", r"\$")
 
 
+def latex(text: object, most: int | None = LONGEST) -> str:
+    """Text that LaTeX sets literally, wherever in a paragraph, a caption, or a table's cell.
+
+    Greek letters and signs of ours become mathematics; letters of other scripts stay, and want XeLaTeX or LuaLaTeX.
+    """
+    apart = re.sub(r"([-,'])(?=\1)", "\\1\0", terminal(text, most))  # two of them would become another sign
+    return "".join(_LATEX.get(c, c) for c in apart)
+
+
 def json(values: Any, indent: int | None = 2) -> str:
     """JSON that can be read on a terminal: strings hold ``\\u202e`` for what :func:`terminal` would write out.
 
@@ -158,3 +167,25 @@ def _within(text: str, room: int, lines: bool, *, from_end: bool = False) -> lis
 
 _FOREIGN = {False: re.compile("[^ -~]"), True: re.compile("[^\n\t -~]")}
 _WORD = re.compile(r"[A-Za-z0-9]+([_:/+-][A-Za-z0-9]+)*")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    "ε": r"$\varepsilon$",
+    "θ": r"$\theta$",
+    "κ": r"$\kappa$",
+    "∞": r"$_\infty$",
+    "±": r"$\pm$",
+    "≤": r"$\le$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "–": "--",
+    "\0": "{}",
+    **{c: f"\\{c}" for c in "{}$&#%_"},
+    '"': r"\char34{}",
+    **{c: f"{{{c}}}" for c in "[]*"},  # which mean something behind a line break
+}

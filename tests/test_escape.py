@@ -25,7 +25,7 @@ from perturbify import checkpoint, escape, zoo
 from perturbify.checkpoint.header import Header
 from perturbify.cli.inspect import _text
 from perturbify.errors import CheckpointError, PerturbifyError, RecipeError
-from perturbify.escape import LONGEST, fenced, html, markdown, terminal
+from perturbify.escape import LONGEST, fenced, html, latex, markdown, terminal
 from perturbify.model_card import model_card
 
 POISONS = (
@@ -231,6 +231,22 @@ def test_json_is_the_same_values_and_nothing_raw(given, indent):
 
 
 MATHS = (r"$\nonsense{$", r"\$x\$ $", "$x$")
+
+
+@pytest.mark.parametrize("poison", POISONS + LONG, ids=itertools.count())
+def test_nothing_in_latex_is_a_command(poison):
+    written = latex(poison)
+    assert raw(written) == []
+    plain = re.sub(r"\\(text[a-z]+|char34)\{\}|\\[{}$&#%_]|\$[^$]*\$|\{[\[\]*]?\}", "", written)
+    assert not set(r"\{}$&#%_^~<>|[]*\"`") & set(plain), plain
+
+
+def test_latex_is_what_it_says():
+    assert latex(r"50% of a_b \ {x} & $y$ #1 a--b ^~") == (
+        r"50\% of a\_b \textbackslash{} \{x\} \& \$y\$ \#1 a-{}-b \textasciicircum{}\textasciitilde{}"
+    )
+    assert latex("[z] *ε, θ – l∞") == r"{[}z{]} {*}$\varepsilon$, $\theta$ -- l$_\infty$"
+    assert latex("ResNet-20, κ = 0.1") == r"ResNet-20, $\kappa$ = 0.1"
 
 
 @pytest.mark.parametrize("text", [*filter(str.isascii, POISONS + LONG), *MATHS], ids=itertools.count())

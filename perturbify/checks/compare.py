@@ -1,37 +1,33 @@
-"""Several networks under the same adversaries on the same images."""
+"""Several networks under the same adversaries on the same images: how that is found."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from perturbify import escape
-from perturbify.checks.criteria import difference
+from perturbify.checks.comparison import Comparison, Entry, Group
 from perturbify.checks.estimate import Estimate
 from perturbify.checks.evaluate import Progress, seed_of
+from perturbify.checks.groups import Trained
 from perturbify.checks.intake import count_classes, images_of
 from perturbify.checks.latency import Latency, draws_of_an_answer, latencies
 from perturbify.checks.plan import CheckPlan
 from perturbify.checks.report import Report
-from perturbify.checks.results import Figure, Result
 from perturbify.checks.run import Images, check, machine
+from perturbify.checks.runs import Ahead
 from perturbify.data import Data, Split
 from perturbify.errors import CheckError, PerturbifyError
 from perturbify.generators import seeded
 from perturbify.perturbation import perturbations
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
-
-SCHEMA = 2
 
 PLAN = CheckPlan(
     attacks=("fgsm", "pgd", "margin", "eot", "twin", "sweep"), sweep=(0.25, 0.5, 1.5, 2.0), eot_draws=20, queries=(1,)
@@ -41,135 +37,13 @@ PLAN = CheckPlan(
 TIMED = 32
 """Images in a batch whose time is taken."""
 
-FIGURES = {
-    "clean": "clean",
-    "fgsm": "fgsm",
-    "pgd": "pgd",
-    "margin": "margin",
-    "eot": "eot",
-    "clean_noise_off": "twin-clean",
-    "pgd_noise_off": "twin-pgd",
-}
-"""The main figures, by the ids of their cases."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One network of a comparison.
-
-    Attributes:
-        name: What it is called.
-        method: Its defence; None for a network that is none of ours.
-        weights: Number of parameters without θ.
-        theta: Number of entries of θ.
-        report: All its figures.
-        latency: How long it takes to answer.
-        ahead: What it is ahead of the first network in the worst case of all attacks; None for that one.
-    """
-
-    name: str
-    method: str | None
-    weights: int
-    theta: int
-    report: Report
-    latency: Latency
-    ahead: Figure | None = None
-
-    @property
-    def figures(self) -> dict[str, Result | None]:
-        """The main figures by name; None for those that a network without noise of ours does not have."""
-        return {name: self.report.result(id) for name, id in FIGURES.items()}
-
-    @property
-    def verdict(self) -> str | None:
-        """``"more"`` or ``"less"`` robust than the first; ``"undecided"`` where the interval holds 0; None for it."""
-        if self.ahead is None:
-            return None
-        low, high = self.ahead.interval
-        return "more" if low > 0 else "less" if high < 0 else "undecided"
-
-    def curve(self, line: str) -> list[tuple[float, Result]]:
-        """Accuracy against ε, from the clean images on.
-
-        Args:
-            line: ``"FGSM"`` or such as ``"PGD-7"``.
-
-        Returns:
-            Pairs of ε, in pixels of [0, 1], and what was measured there, by rising ε.
-        """
-        points = {p.x: r for r in self.report.results for p in r.points if (p.figure, p.line) == ("epsilon", line)}
-        return [(0.0, self.report.clean), *sorted(points.items(), key=lambda pair: pair[0])]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Several networks under the same adversaries on the same images.
-
-    Attributes:
-        plan: The adversaries.
-        entries: The networks; differences are to the first.
-        machine: Versions, device and threads.
-    """
-
-    plan: CheckPlan
-    entries: tuple[Entry, ...]
-    machine: dict[str, Any]
-
-    @property
-    def lines(self) -> tuple[str, str]:
-        """The attacks with a curve over ε."""
-        return "FGSM", f"PGD-{self.plan.steps}"
-
-    @property
-    def status(self) -> int:
-        """Exit status: 3 where a network failed a criterion, else 0: what it takes to judge all is `check`'s."""
-        return 3 if any(e.report.failures for e in self.entries) else 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """The comparison as JSON values; docs/compare.md describes them."""
-        first = self.entries[0].report
-        kept = ("epsilon", "steps", "eot_draws", "draws", "batch_size", "seed")
-        values = {
-            "schema": SCHEMA,
-            "dataset": first.dataset,
-            "classes": first.classes,
-            "n": first.n,
-            **{key: getattr(self.plan, key) for key in kept},
-            "step_size": self.plan.step,
-            "machine": self.machine,
-            "networks": [self._entry(e) for e in self.entries],
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(values))
-        return plain
-
-    def to_json(self) -> str:
-        """The comparison as indented JSON."""
-        return escape.json(self.to_dict()) + "\n"
-
-    def _entry(self, entry: Entry) -> dict[str, Any]:
-        return {
-            "name": entry.name,
-            "architecture": entry.report.architecture,
-            "method": entry.method,
-            "deterministic": entry.report.deterministic,
-            "weights": entry.weights,
-            "theta": entry.theta,
-            "figures": {k: None if r is None else _figure(r) for k, r in entry.figures.items()},
-            "worst_case": asdict(entry.report.headline.worst),
-            "ahead": None if entry.ahead is None else asdict(entry.ahead) | {"verdict": entry.verdict},
-            "curves": {
-                line: [{"epsilon": epsilon} | _figure(r) for epsilon, r in entry.curve(line)] for line in self.lines
-            },
-            "latency": {"milliseconds": entry.latency.milliseconds} | asdict(entry.latency),
-            "failures": entry.report.failures,
-        }
-
 
 def compare(
     networks: Mapping[str, nn.Module],
     images: Images,
     plan: CheckPlan = PLAN,
     *,
+    trained: Mapping[str, Trained] | None = None,
     folder: Path | None = None,
     on_start: Callable[[str, Estimate], None] | None = None,
     on_progress: Callable[[str, Progress], None] | None = None,
@@ -180,10 +54,11 @@ def compare(
     scored. What is random has the same seeds for all.
 
     Args:
-        networks: Classifiers of the same images, by name, on one device. Differences are to the first.
+        networks: Classifiers of the same images, by name, on one device. Differences are to the first group.
         images: The images, as :func:`perturbify.check` takes them.
-        plan: The adversaries, ``fgsm`` and ``pgd`` among them. A network that averages draws for an answer is scored by
-            as few answers as take ``draws`` of them.
+        plan: The adversaries; with ``sweep``, the curve over ε, ``fgsm`` and ``pgd`` among them. A network that
+            averages draws for an answer is scored by as few answers as take ``draws`` of them.
+        trained: Which networks are runs that differ only in their seed; the others stand alone, each by its name.
         folder: An existing folder, in which each network gets one of its name for its records. What is there of the
             same comparison is not done again.
         on_start: Called with a network's name and an estimate of the time, before its first attack.
@@ -193,11 +68,13 @@ def compare(
         CheckError: A network does not take the images or tells other classes apart, a name is none for a folder, the
             folder holds another comparison, or this is one of several processes.
         ModelError: A network was made for images of another size.
-        ValueError: There is no network, or the plan lacks an attack.
+        ValueError: There is no network, a curve without its attacks, no attack of a name, or one seed twice in a group.
     """
-    if not networks or not {"fgsm", "pgd"} <= set(plan.attacks):
-        raise ValueError("a comparison takes at least one network, and the attacks fgsm and pgd")
+    if not networks:
+        raise ValueError("a comparison takes at least one network")
+    check_curve(plan)
     check_names(networks)
+    members = _groups(networks, trained or {})
     with ranks() as part:
         if part.world > 1:
             raise CheckError(f"A comparison runs in one process, and this is one of {part.world}.")
@@ -222,9 +99,12 @@ def compare(
                 on_progress=on_progress and partial(on_progress, name),
             )
     times = latencies(networks, x)
-    first = next(iter(reports.values()))
-    entries = tuple(_entry(name, network, reports[name], times[name], first) for name, network in networks.items())
-    return Comparison(plan, entries, machine(x.device))
+    groups: list[Group] = []
+    for group, runs in members.items():
+        entries = tuple(_entry(name, networks[name], reports[name], times[name], seed) for name, seed in runs.items())
+        found = Group(group, entries)
+        groups.append(found if not groups else replace(found, ahead=_ahead(found, groups[0])))
+    return Comparison(plan, tuple(groups), machine(x.device))
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -236,6 +116,29 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
             raise CheckError(f"No network can be called {name!r}: its records need a folder of that name.")
+
+
+def check_curve(plan: CheckPlan) -> None:
+    """Makes sure that a plan with other ε has the attacks whose curve that is.
+
+    Raises:
+        ValueError: It has not.
+    """
+    missing = [name for name in ("fgsm", "pgd") if "sweep" in plan.attacks and name not in plan.attacks]
+    if missing:
+        raise ValueError(f"the curve over ε is that of fgsm and pgd, and {' and '.join(missing)} is not asked for")
+
+
+def _groups(networks: Iterable[str], trained: Mapping[str, Trained]) -> dict[str, dict[str, int | None]]:
+    """The networks of each group with their seeds; each by itself that is no run of any."""
+    found: dict[str, dict[str, int | None]] = {}
+    for name in networks:
+        run = trained.get(name)
+        group = found.setdefault(name if run is None else run.group, {})
+        if group and (run is None or run.seed in group.values()):
+            raise ValueError(f"{name} is no other run of {next(iter(group))}: a group's runs differ in their seeds")
+        group[name] = None if run is None else run.seed
+    return found
 
 
 def _fitting(networks: Mapping[str, nn.Module], images: Images, plan: CheckPlan) -> torch.Tensor:
@@ -259,9 +162,8 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
-def _entry(name: str, network: nn.Module, report: Report, latency: Latency, first: Report) -> Entry:
+def _entry(name: str, network: nn.Module, report: Report, latency: Latency, seed: int | None) -> Entry:
     theta = sum(p.theta.numel() for _, p in perturbations(network))
-    shared = report.clean.shared or first.clean.shared
     return Entry(
         name=name,
         method=network.surgery.method if isinstance(network, Perturbed) else None,
@@ -269,15 +171,10 @@ def _entry(name: str, network: nn.Module, report: Report, latency: Latency, firs
         theta=theta,
         report=report,
         latency=latency,
-        ahead=None if report is first else difference(report.worst, first.worst, shared=shared),
+        seed=seed,
     )
 
 
-def _figure(result: Result) -> dict[str, Any]:
-    return {
-        "attack": result.attack,
-        "noise": result.noise,
-        "draws": result.draws,
-        "accuracy": result.accuracy,
-        "interval": list(result.interval),
-    }
+def _ahead(group: Group, first: Group) -> Ahead:
+    ours, theirs = ([e.report.worst for e in g.entries] for g in (group, first))
+    return Ahead.of(ours, theirs, shared=group.shared or first.shared)

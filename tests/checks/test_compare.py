@@ -1,7 +1,11 @@
 """Comparisons of classifiers whose figures are known beforehand, and how they are told."""
 
+import csv
+import io
 import json
 import re
+import shutil
+import subprocess
 import time
 from dataclasses import replace
 
@@ -16,12 +20,16 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import perturbify
 from perturbify import check, zoo
-from perturbify.checks.compare import Entry, compare
+from perturbify.checks.compare import compare
+from perturbify.checks.groups import Trained
 from perturbify.checks.latency import latencies
 from perturbify.checks.render.comparison import to_markdown, to_text
-from perturbify.checks.results import Figure
+from perturbify.checks.render.comparison_csv import to_csv
+from perturbify.checks.render.comparison_latex import to_latex
+from perturbify.checks.runs import Ahead, Spread, welch
 from perturbify.checks.statistics import difference_interval
 from perturbify.errors import CheckError, InputSizeError
+from perturbify.escape import terminal
 
 PLAN = replace(
     PLAN, attacks=("fgsm", "pgd", "margin", "eot", "sweep"), sweep=(0.25, 2.0), queries=(1,), draws=4, gradients=4
@@ -42,12 +50,14 @@ def two():
 
 def test_figures_of_known_networks():
     plain, drowned = compare({"plain": Brightness(), "drowned": noisy(theta=1e5)}, brightness(150, 50), PLAN).entries
-    assert {k: r and r.accuracy for k, r in plain.figures.items()} == {
-        **{"clean": 1.0, "fgsm": 0.75, "pgd": 0.75, "margin": 0.75},
-        **{"eot": None, "clean_noise_off": None, "pgd_noise_off": None},
+    assert {id: r.accuracy for id, r in plain.figures.items()} == {
+        "clean": 1.0,
+        "fgsm": 0.75,
+        "pgd": 0.75,
+        "margin": 0.75,
     }
-    figures = {k: r and r.accuracy for k, r in drowned.figures.items()}
-    assert figures.pop("pgd_noise_off") == 0.75 and figures.pop("clean_noise_off") is None, "twin was not asked for"
+    figures = {id: r.accuracy for id, r in drowned.figures.items()}
+    assert figures.pop("twin-pgd") == 0.75 and "twin-clean" not in figures, "twin was not asked for"
     assert figures.keys() == {"clean", "fgsm", "pgd", "margin", "eot"}
     assert all(abs(accuracy - 0.5) < 4 * (0.25 / 800) ** 0.5 for accuracy in figures.values())
     assert drowned.figures["eot"].attack == "EOT-PGD-4, 3 draws"
@@ -57,7 +67,7 @@ def test_figures_of_known_networks():
 
 def test_a_twin_that_is_asked_for_has_its_clean_figure():
     (entry,) = compare({"noisy": noisy()}, brightness(4, 4), replace(PLAN, attacks=("fgsm", "pgd", "twin"))).entries
-    assert entry.figures["clean_noise_off"].accuracy == 1.0 and entry.figures["margin"] is None
+    assert entry.figures["twin-clean"].accuracy == 1.0 and "margin" not in entry.figures
 
 
 def test_the_papers_network_has_its_parameters():
@@ -74,27 +84,19 @@ def test_the_papers_network_has_its_parameters():
 def test_the_difference_is_of_the_same_images_in_pairs():
     split = brightness(far=40, near=20)
     networks = {"fair": Brightness(), "bright": biased(1000.0), "again": Brightness()}
-    fair, bright, again = compare(networks, split, PLAN).entries
-    assert (fair.report.headline.accuracy, bright.report.headline.accuracy) == (40 / 60, 0.5)
+    fair, bright, again = compare(networks, split, PLAN).groups
+    assert (fair.worst.over_runs.mean, bright.worst.over_runs.mean) == (40 / 60, 0.5)
     ordered = split.interleaved()
     levels = ordered.images[:, 0, 0, 0].double()
     far = ((levels - 127.5).abs() > FAR)[:, None].numpy()
     one_sided = (ordered.labels == 1)[:, None].numpy()
-    assert fair.ahead is None and fair.verdict is None
+    assert fair.ahead is None
     assert bright.ahead.value == pytest.approx(-1 / 6)
-    assert bright.ahead.interval == pytest.approx(difference_interval(one_sided, far))
-    assert (again.ahead.value, again.verdict) == (0.0, "undecided")
-    backwards = compare(dict(reversed(list(networks.items()))), split, PLAN).entries
+    assert bright.ahead.over_images == pytest.approx(difference_interval(one_sided, far))
+    assert bright.ahead.over_runs is None, "one run each"
+    assert (again.ahead.value, again.ahead.verdict) == (0.0, "undecided")
+    backwards = compare(dict(reversed(list(networks.items()))), split, PLAN).groups
     assert [e.ahead and e.ahead.value for e in backwards] == [None, pytest.approx(-1 / 6), 0.0]
-
-
-@pytest.mark.parametrize(
-    ("interval", "verdict"),
-    [((0.01, 0.2), "more"), ((-0.2, -0.01), "less"), ((-0.1, 0.2), "undecided"), ((-0.2, 0.1), "undecided")],
-)
-def test_a_verdict_needs_the_whole_interval(interval, verdict):
-    entry = Entry("name", None, 1, 0, None, None, Figure(sum(interval) / 2, interval))
-    assert entry.verdict == verdict
 
 
 def test_curves_rise_in_epsilon_from_the_clean_images():
@@ -232,7 +234,8 @@ def test_the_culprit_is_named_before_any_work(culprit, error, said):
 def test_a_network_that_gives_no_gradient_is_compared_and_fails():
     found = compare({"plain": Brightness(), "hard": nn.Sequential(Brightness(), Step())}, brightness(4, 4), PLAN)
     plain, hard = found.entries
-    assert hard.figures["pgd"] is None and plain.figures["pgd"] is not None
+    assert "pgd" not in hard.figures and "pgd" in plain.figures
+    assert [g.figure("pgd") is None for g in found.groups] == [False, True]
     assert found.status == 3 and not plain.report.failures and hard.report.dead_gradients == 1.0
     assert [len(hard.curve(line)) for line in found.lines] == [1, 1]
     for said in (to_text(found), to_markdown(found)):
@@ -258,8 +261,8 @@ def test_a_name_is_that_of_a_folder(name, tmp_path):
 def test_nothing_to_compare():
     with pytest.raises(ValueError, match="at least one network"):
         compare({}, brightness(4, 4), PLAN)
-    with pytest.raises(ValueError, match="fgsm and pgd"):
-        compare(two(), brightness(4, 4), replace(PLAN, attacks=("fgsm",)))
+    with pytest.raises(ValueError, match="the curve over ε is that of fgsm and pgd, and pgd is not asked for"):
+        compare(two(), brightness(4, 4), replace(PLAN, attacks=("fgsm", "sweep")))
     with pytest.raises(CheckError, match="no test images"):
         compare(two(), brightness(0, 0), PLAN)
 
@@ -280,8 +283,11 @@ HOSTILE = "<b>|`x`\x1b[31m\n$y$"
 
 def test_a_hostile_name_is_text():
     found = compare({HOSTILE: Brightness(), "noisy": noisy()}, brightness(4, 4), PLAN)
-    text, markdown = to_text(found), to_markdown(found)
-    assert not [c for c in text + markdown if not c.isprintable() and c != "\n"]
+    text, markdown, latex, written = to_text(found), to_markdown(found), to_latex(found), to_csv(found)
+    assert not [c for c in text + markdown + latex + written if not c.isprintable() and c not in "\r\n"]
+    assert r"\textless{}b\textgreater{}\textbar{}" in latex and r"\$y\$" in latex
+    named = {row["network"] for row in csv.DictReader(io.StringIO(written, newline=""))}
+    assert named == {terminal(HOSTILE), "noisy"}
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len(rows) == 4 and len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
     assert "<b>" not in markdown and json.loads(found.to_json())["networks"][0]["name"] == HOSTILE
@@ -291,7 +297,7 @@ def test_text_markdown_and_json_tell_the_same():
     found = compare({"first": noisy(theta=12.0), "second": noisy(theta=6.0)}, brightness(20, 60), PLAN)
     text, markdown = to_text(found), to_markdown(found).replace("\\", "")
     written = json.loads(found.to_json())
-    assert written == found.to_dict() and written["schema"] == 2
+    assert written == found.to_dict() and written["schema"] == 3
     for network in written["networks"]:
         figures = [f for f in network["figures"].values() if f]
         assert len(figures) == 6
@@ -301,9 +307,10 @@ def test_text_markdown_and_json_tell_the_same():
             for value, (low, high) in [*((f["accuracy"], f["interval"]) for f in figures), tuple(worst.values())]:
                 assert f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in lines
             assert f"{network['latency']['milliseconds']:.3g}" in lines
-    ahead = written["networks"][1]["ahead"]
-    assert set(ahead) == {"value", "interval", "verdict"} and written["networks"][0]["ahead"] is None
-    assert f"{100 * ahead['value']:.1f} [{100 * ahead['interval'][0]:.1f}" in text and "ahead of first" in text
+    ahead = written["groups"][1]["ahead"]
+    assert set(ahead) == {"value", "over_images", "over_runs", "verdict"} and written["groups"][0]["ahead"] is None
+    assert f"{100 * ahead['value']:.1f} [{100 * ahead['over_images'][0]:.1f}" in text and "ahead of first" in text
+    assert "±" not in text + markdown and "runs" not in text + markdown, "one run each"
     assert "80 test images of own images, l∞ ε = 8/255" in text and "4 fresh draws" in text
     threads = torch.get_num_threads()
     assert f"this machine alone, as idle as it was ({found.machine['device']}, {threads} thread" in " ".join(
@@ -315,16 +322,162 @@ def test_the_keys_of_the_json():
     values = compare(two(), brightness(4, 4), PLAN).to_dict()
     assert set(values) == {
         *("schema", "dataset", "classes", "n", "epsilon", "step_size", "steps", "eot_draws", "draws", "batch_size"),
-        *("seed", "machine", "networks"),
+        *("seed", "machine", "groups", "networks"),
     }
+    for group in values["groups"]:
+        assert set(group) == {"name", "networks", "seeds", "method", "figures", "worst_case", "ahead"}
+        assert set(group["worst_case"]) == {"mean", "sd", "low", "high", "runs", "over_images"}
+        assert group["worst_case"]["sd"] is None and group["seeds"] == [None]
     for network in values["networks"]:
         assert set(network) == {
-            *("name", "architecture", "method", "deterministic", "weights", "theta", "figures", "worst_case", "ahead"),
-            *("curves", "latency", "failures"),
+            *("name", "group", "seed", "architecture", "method", "deterministic", "weights", "theta", "figures"),
+            *("worst_case", "curves", "latency", "failures"),
         }
         assert set(network["figures"]["pgd"]) == {"attack", "noise", "draws", "accuracy", "interval"}
         assert set(network["latency"]) == {"milliseconds", "rounds", "images", "draws"}
         assert set(network["curves"]) == {"FGSM", "PGD-4"}
+
+
+# Runs of several seeds
+
+
+@pytest.fixture(scope="module")
+def grouped():
+    """Two runs of one defence beside one plain network."""
+    networks = {"plain": Brightness(), "n-0": noisy(theta=6.0), "n-1": noisy(theta=12.0)}
+    trained = {"n-0": Trained("n", 0), "n-1": Trained("n", 1)}
+    return compare(networks, brightness(20, 60), PLAN, trained=trained)
+
+
+def test_runs_are_pooled_over_images_and_spread_over_runs(grouped):
+    plain, noise = grouped.groups
+    assert ([g.name for g in grouped.groups], grouped.several) == (["plain", "n"], True)
+    assert [(e.name, e.seed) for e in grouped.entries] == [("plain", None), ("n-0", 0), ("n-1", 1)]
+    values = [e.figures["pgd"].accuracy for e in noise.entries]
+    assert noise.figure("pgd").over_runs == Spread.of(values) and values[0] != values[1]
+    assert plain.figure("pgd").over_runs.sd is None and plain.figure("eot") is None
+    rights = [e.report.worst for e in noise.entries]
+    assert noise.ahead == Ahead.of(rights, [plain.entries[0].report.worst], shared=False)
+    assert noise.ahead.over_runs is None, "the first group is one run"
+    assert [e for e, _ in noise.curve("PGD-4")] == [e for e, _ in noise.entries[0].curve("PGD-4")]
+    assert noise.curve("PGD-4")[0][1] == noise.figure("clean")
+
+
+def test_every_form_tells_of_runs(grouped):
+    noise = grouped.groups[1].worst
+    mean, sd = (f"{100 * v:.1f}" for v in (noise.over_runs.mean, noise.over_runs.sd))
+    low, high = (f"{100 * v:.1f}" for v in noise.over_images)
+    alone = f"{100 * grouped.groups[0].worst.over_runs.mean:.1f}"
+    text, markdown = to_text(grouped), to_markdown(grouped).replace("\\", "")
+    for said in (text, markdown):
+        assert f"{mean} ± {sd} [{low}, {high}]" in said
+        assert f"{alone} ± – [" in said, "never 0"
+        assert "· seed 0" in said and "· seed 1" in said
+        assert "(seeds 0, 1 of n)" in " ".join(said.split()) and "ahead, over runs" not in said
+    values = grouped.to_dict()
+    assert [(g["name"], g["networks"], g["seeds"]) for g in values["groups"]] == [
+        ("plain", ["plain"], [None]),
+        ("n", ["n-0", "n-1"], [0, 1]),
+    ]
+    assert values["groups"][0]["worst_case"]["sd"] is None
+    assert values["groups"][1]["worst_case"]["mean"] == noise.over_runs.mean
+    assert [(n["group"], n["seed"]) for n in values["networks"]] == [("plain", None), ("n", 0), ("n", 1)]
+
+
+def test_two_groups_of_runs_differ_over_runs_too(grouped):
+    trained = {name: Trained(name[0], int(name[1])) for name in ("a0", "a1", "b0", "b1")}
+    networks = dict(zip(trained, (noisy(theta=t) for t in (6.0, 12.0, 20.0, 30.0)), strict=True))
+    found = compare(networks, brightness(20, 60), replace(PLAN, attacks=("fgsm",)), trained=trained)
+    ahead = found.groups[1].ahead
+    means = [[e.report.headline.accuracy for e in g.entries] for g in found.groups]
+    assert ahead.over_runs == pytest.approx(welch(means[1], means[0]))
+    assert found.lines == ("FGSM",) and "(seeds 0, 1)" in " ".join(to_text(found).split())
+    assert "ahead, over runs" in to_text(found) and "Welch's 95\\% interval" in to_latex(found)
+    assert "PGD" not in found.to_json() + to_text(found) + to_latex(found)
+
+
+def test_a_group_has_no_seed_twice():
+    with pytest.raises(ValueError, match="noisy is no other run of plain"):
+        compare(two(), brightness(4, 4), PLAN, trained={"plain": Trained("a", 0), "noisy": Trained("a", 0)})
+    with pytest.raises(ValueError, match="noisy is no other run of plain"):
+        compare(two(), brightness(4, 4), PLAN, trained={"plain": Trained("noisy", 0)})
+
+
+def test_heads_do_not_depend_on_which_network_is_first():
+    networks = two()
+    backwards = compare(dict(reversed(list(networks.items()))), brightness(4, 4), PLAN)
+    assert list(compare(networks, brightness(4, 4), PLAN).heads.values()) == [
+        *("clean", "FGSM", "PGD-4", "margin", "EOT-PGD-4", "PGD-4, noise off")
+    ]
+    assert set(backwards.heads) == {"clean", "fgsm", "pgd", "margin", "eot", "twin-pgd"}
+    assert list(backwards.heads)[-1] == "twin-pgd"
+
+
+def cells(line):
+    """What stands in the cells of a line of a LaTeX table."""
+    assert line.endswith(r"\\")
+    return [cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix(r"\\"))]
+
+
+def test_latex_is_a_table_that_says_what_it_shows(grouped):
+    lines = [line.strip() for line in to_latex(grouped).splitlines()]
+    assert [line for line in lines if line.startswith(("\\begin", "\\end", "\\top", "\\mid", "\\bottom"))] == [
+        r"\begin{table}",
+        rf"\begin{{tabular}}{{l{'r' * 8}}}",
+        *(r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}", r"\end{table}"),
+    ]
+    rows = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    head = cells(lines[lines.index(r"\toprule") + 1])
+    assert head == [
+        *("network", "clean", "FGSM", "PGD-4", "margin", "EOT-PGD-4", "PGD-4, noise off", "worst case"),
+        "ahead of plain",
+    ]
+    assert len(rows) == 4 and {len(cells(row)) for row in rows} == {9}
+    pgd = grouped.groups[1].figure("pgd")
+    assert cells(rows[2])[3] == rf"${100 * pgd.over_runs.mean:.1f}$ $\pm$ ${100 * pgd.over_runs.sd:.1f}$"
+    assert cells(rows[3])[3] == rf"{{\scriptsize $[{100 * pgd.over_images[0]:.1f}, {100 * pgd.over_images[1]:.1f}]$}}"
+    assert cells(rows[0])[1] == r"$100.0$ $\pm$ --"
+    (caption,) = [line for line in lines if line.startswith(r"\caption{")]
+    for said in (
+        "n = 80 test images of own images",
+        r"$\varepsilon$ = 8/255",
+        "PGD by 4 steps of",
+        "EOT over 3 draws",
+        "4 fresh draws",
+    ):
+        assert said in caption
+    assert r"Mean $\pm$ standard deviation over training runs (seeds 0, 1 of n)" in caption
+
+
+def test_latex_compiles(grouped, tmp_path):
+    tex = next(filter(None, map(shutil.which, ("pdflatex", "tectonic"))), None)
+    if tex is None:
+        pytest.skip("no TeX here")
+    found = compare({HOSTILE: Brightness(), "noisy": noisy()}, brightness(4, 4), PLAN)
+    body = to_latex(grouped) + to_latex(found)
+    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}" + body + r"\end{document}"
+    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
+    mode = ["-interaction=nonstopmode", "-halt-on-error"] if tex.endswith("pdflatex") else []
+    subprocess.run([tex, *mode, "table.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_csv_has_a_row_for_each_network_attack_and_epsilon(grouped):
+    written = to_csv(grouped)
+    assert written.count("\r\n") == written.count("\n") == len(written.splitlines())
+    rows = list(csv.DictReader(io.StringIO(written, newline="")))
+    found = {(row["network"], row["id"]): row for row in rows}
+    assert len(found) == len(rows) == sum(len(e.report.results) + 1 for e in grouped.entries)
+    for entry in grouped.entries:
+        for result in entry.report.results:
+            row = found[entry.name, result.id]
+            assert float(row["accuracy"]) == pytest.approx(result.accuracy, abs=1e-6)
+            assert (int(row["n"]), int(row["draws"]), row["attack"]) == (result.n, result.draws, result.attack)
+            assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
+        worst = found[entry.name, "worst"]
+        assert float(worst["accuracy"]) == pytest.approx(entry.report.headline.accuracy, abs=1e-6)
+    assert (found["n-1", "pgd"]["group"], found["n-1", "pgd"]["seed"], found["plain", "pgd"]["seed"]) == ("n", "1", "")
+    epsilons = {row["epsilon"] for row in rows if row["attack"].startswith(("FGSM", "clean"))}
+    assert epsilons == {"0", *(f"{level / 255:.6g}" for level in (2, 8, 16))}
 
 
 def test_networks_without_noise_need_no_columns_for_it():

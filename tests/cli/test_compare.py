@@ -1,5 +1,8 @@
 """``perturbify compare``: files and runs side by side, kept in a folder, gone on with, and refused."""
 
+import csv
+import importlib
+import io
 import json
 import os
 import re
@@ -14,6 +17,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
+from safetensors.torch import save_file
 from torch import nn
 
 import perturbify
@@ -61,22 +65,24 @@ def timeless(comparison):
 
 def test_two_files(cli, side_by_side):
     found = side_by_side("-o", "out")
-    assert found["schema"] == 2 and (found["dataset"], found["n"], found["classes"]) == ("digits", 4, 10)
+    assert found["schema"] == 3 and (found["dataset"], found["n"], found["classes"]) == ("digits", 4, 10)
     assert (found["epsilon"], found["steps"], found["step_size"]) == (0.1, 1, pytest.approx(0.01 * 0.1 * 255 / 8))
     noisy, plain = found["networks"]
     assert [(n["name"], n["method"]) for n in (noisy, plain)] == [("noisy", "learn2perturb"), ("plain", "none")]
     assert noisy["weights"] == plain["weights"] == WEIGHTS and (noisy["theta"], plain["theta"]) == (THETA, 0)
-    assert all(noisy["figures"][key] for key in ("clean", "fgsm", "pgd", "margin", "eot", "pgd_noise_off"))
+    assert all(noisy["figures"][key] for key in ("clean", "fgsm", "pgd", "margin", "eot", "twin-pgd"))
     assert noisy["figures"]["eot"]["attack"] == "EOT-PGD-1, 2 draws"
-    assert noisy["figures"]["pgd"]["draws"] == 3 and noisy["figures"]["pgd_noise_off"]["noise"] == "off"
-    assert plain["deterministic"] and plain["figures"]["eot"] is plain["figures"]["clean_noise_off"] is None
-    assert noisy["ahead"] is None
+    assert noisy["figures"]["pgd"]["draws"] == 3 and noisy["figures"]["twin-pgd"]["noise"] == "off"
+    assert plain["deterministic"] and plain["figures"]["eot"] is plain["figures"]["twin-clean"] is None
+    first, second = found["groups"]
+    assert ([first["name"], second["name"]], first["ahead"]) == (["noisy", "plain"], None)
     lead = plain["worst_case"]["value"] - noisy["worst_case"]["value"]
-    assert plain["ahead"]["value"] == pytest.approx(lead)
+    assert second["ahead"]["value"] == pytest.approx(lead)
     assert [p["epsilon"] for p in noisy["curves"]["FGSM"]] == pytest.approx([0, 0.025, 0.05, 0.1, 0.15, 0.2])
     assert noisy["latency"]["milliseconds"] > 0 and found["machine"]["threads"] == torch.get_num_threads()
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
-    documented = (*found, *noisy, *noisy["figures"], *noisy["figures"]["pgd"], *plain["ahead"], *noisy["latency"])
+    documented = (*found, *noisy, *noisy["figures"], *noisy["figures"]["pgd"], *second["ahead"], *noisy["latency"])
+    documented += (*second, *second["worst_case"])
     assert [key for key in documented if f"`{key}`" not in page] == []
     out = Path("out")
     assert json.loads((out / "comparison.json").read_text(encoding="utf-8")) == found
@@ -181,7 +187,147 @@ def test_a_factory_is_run_only_if_trusted(cli, refused, folder):
     assert cli(*arguments, "--trust-factory", "--json")["networks"][0]["name"] == "own"
 
 
+# Seeds, bare weights, formats
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Two runs of one recipe and one of another, each in a folder of seeds. To be read only."""
+    base = tmp_path_factory.mktemp("runs")
+    few = ("--recipe", "smoke", "--model", "timm:test_resnet", "--no-check", "-q", "--set", "data.train_images=50")
+    few += ("--set", "train.epochs=1", "--set", "train.warmup_epochs=0")
+    assert run(["finetune", *few, "--seeds", "2", "-o", str(base / "noisy")]) == 0
+    assert run(["finetune", *few, "--method", "vanilla", "--seeds", "0,", "-o", str(base / "vanilla")]) == 0
+    return base
+
+
+def test_folders_of_seeds(cli, runs):
+    few = ("--attacks", "fgsm", "--json", "-q")
+    found = cli("compare", runs / "vanilla", f"mine={runs / 'noisy'}", "--data", "digits", *FEW, *few)
+    vanilla, mine = found["groups"]
+    assert (vanilla["name"], vanilla["networks"], vanilla["seeds"]) == ("vanilla-seed-0", ["vanilla-seed-0"], [0])
+    assert (mine["name"], mine["networks"], mine["seeds"]) == ("mine", ["mine-seed-0", "mine-seed-1"], [0, 1])
+    accuracies = [n["figures"]["fgsm"]["accuracy"] for n in found["networks"] if n["group"] == "mine"]
+    assert mine["figures"]["fgsm"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert vanilla["worst_case"]["sd"] is None and mine["worst_case"]["sd"] is not None
+    singly = [runs / "noisy" / f"seed-{seed}" for seed in (1, 0)]
+    again = cli("compare", *singly, runs / "vanilla", "--data", "digits", *FEW, *few)
+    assert (again["groups"][0]["name"], again["groups"][0]["seeds"]) == ("noisy", [1, 0])
+    assert [n["name"] for n in again["networks"]] == ["noisy-seed-1", "noisy-seed-0", "vanilla-seed-0"]
+
+
+def test_a_run_of_several_that_is_not_finished(refused, runs, folder):
+    shutil.copytree(runs / "noisy", "half")
+    Path("half/seed-1/model.safetensors").unlink()
+    assert "half/seed-1 holds no model.safetensors" in refused("compare", "half", "--data", "digits", *FEW)
+
+
+def bare(files, path, **metadata):
+    """The weights of the plain network, as anybody's training leaves them."""
+    plain = perturbify.unwrap(perturbify.load(files / "plain.safetensors"))
+    save_file({k: v.contiguous() for k, v in plain.state_dict().items()}, path, metadata or None)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({}, "mean (0.5, 0.5, 0.5) and std (0.5, 0.5, 0.5), as timm:test_resnet is"),
+        (
+            {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]"},
+            "mean (0.1, 0.2, 0.3) and std (1, 1, 1), as mine.safetensors says",
+        ),
+    ],
+)
+def test_bare_weights_take_part(metadata, said, files, folder, capsys):
+    bare(files, "mine.safetensors", **metadata)
+    given = ["compare", str(files / "noisy.safetensors"), "mine.safetensors", "--model", "timm:test_resnet"]
+    assert run([*given, "--data", "digits", *map(str, FEW), "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)["networks"][1]
+    assert (found["name"], found["method"], found["weights"], found["deterministic"]) == ("mine", None, WEIGHTS, True)
+    assert f"mine: no noise; pixels are normalised by {said}" in err and "weights: file:mine.safetensors" in err
+
+
+def test_bare_weights_of_a_model_that_says_nothing_are_normalised_as_the_data_are(folder, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    small = importlib.import_module("factories").small
+    torch.save(small().state_dict(), "small.pth")
+    capsys.readouterr()  # of a factory that talks
+    arguments = ("compare", "a=small.pth", "--model", "factories:small", "--model-arg", "num_classes=10")
+    assert run([*arguments, "--data", "digits", *map(str, FEW), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["networks"][0]["figures"]["clean"] and "as digits is" in err
+
+
+def test_converted_without_noise_it_answers_the_same(cli, files, folder):
+    bare(files, "mine.safetensors", mean="[0.1, 0.2, 0.3]", std="[1, 1, 1]")
+    convert = ("convert", "timm:test_resnet", "--method", "none", "--weights", "mine.safetensors", "--data", "digits")
+    assert cli(*convert, "-o", "plain.safetensors", "--json", "-q")["sites"] == []
+    given = ("compare", "converted=plain.safetensors", "bare=mine.safetensors", "--model", "timm:test_resnet")
+    converted, bare_ = cli(*given, "--data", "digits", *FEW, "--json", "-q")["networks"]
+    assert converted["method"] == "none" and converted["figures"] == bare_["figures"]
+
+
+def test_formats(cli, runs):
+    given = ("compare", runs / "vanilla", runs / "noisy", "--data", "digits", *FEW, "--attacks", "fgsm")
+    given += ("-o", "out", "--resume", "-q")
+    tex = cli(*given, "--format", "latex")
+    assert tex.startswith("% \\usepackage{booktabs}\n\\begin{table}") and tex.endswith("\\end{table}\n")
+    assert "training runs (seeds 0, 1 of noisy)" in tex
+    lines = cli(*given, "--format", "markdown").splitlines()
+    assert lines == Path("out/comparison.md").read_text(encoding="utf-8").splitlines()[: len(lines)]
+    assert "| noisy | learn2perturb |" in "\n".join(lines) and "| · seed 1 |" in "\n".join(lines)
+    rows = list(csv.DictReader(io.StringIO(cli(*given, "--format", "csv"), newline="")))
+    assert {(r["network"], r["seed"]) for r in rows} == {
+        ("vanilla-seed-0", "0"),
+        ("noisy-seed-0", "0"),
+        ("noisy-seed-1", "1"),
+    }
+
+
+def test_attacks_and_radii_are_chosen(cli, side_by_side, files):
+    found = side_by_side("--attacks", "margin,square", "-o", "out")
+    assert list(found["networks"][0]["figures"]) == ["clean", "margin", "square"]
+    assert found["networks"][0]["curves"] == {} and not Path("out/comparison.png").exists()
+    found = side_by_side("--attacks", "fgsm,pgd", "--epsilons", "2/255,0.1,8/255", "-o", "curve")
+    assert [p["epsilon"] for p in found["networks"][1]["curves"]["PGD-1"]] == pytest.approx([0, 2 / 255, 8 / 255, 0.1])
+    assert list(found["networks"][1]["figures"]) == ["clean", "fgsm", "pgd", "twin-pgd"]
+    with Image.open("curve/comparison.png") as picture:
+        assert picture.width > picture.height
+    side_by_side("--attacks", "fgsm", "-o", "one")
+    assert Path("one/comparison.png").exists()
+
+
 # What is refused
+
+
+def test_attacks_and_radii_that_are_none(refused, files):
+    plain = ("compare", files / "plain.safetensors", "--data", "digits")
+    assert "There is no attack 'pdg'. Did you mean 'pgd'" in refused(*plain, "--attacks", "pdg", status=2)
+    assert "--attacks names none" in refused(*plain, "--attacks", ",", status=2)
+    said = refused(*plain, "--attacks", "pgd", "--epsilons", "2/255", status=2)
+    assert "The curve over ε is that of fgsm and pgd, and fgsm is not asked for" in said
+    for epsilons, why in (("0", "outside"), ("2/255,x", "'x' is not a number"), (",", "it names none")):
+        assert why in refused(*plain, "--epsilons", epsilons, status=2)
+    assert "are two formats" in refused(*plain, "--json", "--format", "csv", status=2)
+
+
+def test_weights_that_do_not_say_of_which_model(refused, files, folder):
+    bare(files, "mine.safetensors")
+    plain, more = files / "plain.safetensors", ("--data", "digits", *FEW)
+    assert "holds bare weights" in refused("compare", plain, "mine.safetensors", *more)
+    assert "--model is for bare weights" in refused("compare", plain, "--model", "cifar_resnet20", *more, status=2)
+    assert "--model-arg" in refused("compare", plain, "--model-arg", "width=2", *more, status=2)
+    said = refused("compare", "mine.safetensors", "--model", "cifar_resnet20", *more)
+    assert "does not fit this model" in said
+
+
+def test_runs_of_other_data(refused, runs, files, folder):
+    recipe = (Path(perturbify.__file__).parents[1] / "recipes" / "smoke.toml").read_text(encoding="utf-8")
+    model = perturbify.load(files / "plain.safetensors")
+    perturbify.save(model, "other.safetensors", recipe=recipe.replace('"digits"', '"cifar10"'))
+    said = refused("compare", runs / "noisy", "other.safetensors", "--data", "digits", *FEW)
+    assert "other was trained on cifar10, and noisy-seed-0 on digits" in said
 
 
 def test_data_that_do_not_fit(refused, cli, files, npz):
@@ -213,7 +359,7 @@ def test_options_that_contradict_each_other(refused, files, folder):
     plain = files / "plain.safetensors"
     assert "-o FOLDER" in refused("compare", plain, "--data", "digits", "--resume", status=2)
     assert "--data" in refused("compare", plain, status=2)
-    assert "FILE|RUN" in refused("compare", "--data", "digits", status=2)
+    assert "FILE|RUN|RUNS" in refused("compare", "--data", "digits", status=2)
     assert "no device 'cuda:99' here" in refused("compare", plain, "--data", "digits", "--device", "cuda:99")
 
 

@@ -192,3 +192,15 @@ def test_settings_out_of_range(refused):
         ("--model-arg", "width"),
     ):
         assert "Error: " in refused("convert", "cifar_resnet20", option, value, status=2)
+
+
+def test_a_baseline_without_noise(cli, refused, folder):
+    given = ("convert", "cifar_resnet20", "--method", "vanilla")
+    assert "0 sites" in cli(*given, "--dry-run")
+    cli(*given, "-o", "plain.safetensors")
+    header = read_header("plain.safetensors")
+    assert (header.method, header.config, header.sites) == ("vanilla", None, []) and header.normalize is not None
+    model = perturbify.load("plain.safetensors")
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(x), model(x))
+    assert "has no noise, so --grain has nothing to say" in refused(*given, "--grain", "layer", status=2)

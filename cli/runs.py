@@ -1,0 +1,127 @@
+"""What ``perturbify finetune`` does with one run, whether it is alone or one of several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perturbify.cli import reports
+from perturbify.cli.console import Console
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from perturbify.checks import Report
+    from perturbify.data import Data
+    from perturbify.settings import Recipe
+    from perturbify.training import Result
+    from perturbify.training.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class How:
+    """What was said of a run beside its recipe.
+
+    Attributes:
+        device: As for :func:`perturbify.finetune`.
+        trust_factory: As for :func:`perturbify.load`.
+        checked: Whether it is checked at its end.
+        force: Whether a run in its folder may be replaced.
+    """
+
+    device: str
+    trust_factory: bool
+    checked: bool
+    force: bool
+
+
+def fresh_folder(recipe: Recipe, *, seeds_inside: bool = False) -> Path:
+    """The first folder of this recipe and model in runs/ that is not there yet; for several seeds, that is no run."""
+    from perturbify.training.folder import RunFolder
+
+    # Of a network of one's own the name is any text; it is not to lead elsewhere.
+    first = Path("runs") / re.sub(r"[^\w.-]+", "_", f"{recipe.name}-{recipe.model.rpartition(':')[2]}")
+    return next(f for f in _numbered(first) if not (RunFolder(f).is_run if seeds_inside else f.exists()))
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1
+
+
+def check(console: Console, result: Result, recipe: Recipe, data: Data) -> Report:
+    """Checks a finished run by its recipe."""
+    from dataclasses import asdict
+
+    from perturbify import checkpoint
+    from perturbify.checks import CheckPlan
+    from perturbify.checks import check as run_check
+
+    with console.checking() as show:
+        return run_check(
+            result.model,
+            data,
+            CheckPlan(**asdict(recipe.check)),
+            name=recipe.model,
+            about=checkpoint.read_header(result.folder.model).provenance(),
+            on_progress=show,
+        )
+
+
+def keep(report: Report, folder: RunFolder) -> None:
+    """Keeps a run's report in its folder, its model and its card."""
+    reports.write(report, folder.path)
+    reports.embed(report, folder.model)
+
+
+def values(folder: RunFolder, metrics: list[dict[str, Any]], report: Report | None) -> dict[str, Any]:
+    """A run as JSON values."""
+    from perturbify.training.held_out import best_epoch
+
+    best = best_epoch(metrics)
+    return {
+        "run": str(folder.path),
+        "model": str(folder.model),
+        "best": None if best is None else {"epoch": best, "model": str(folder.best)},
+        "metrics": metrics,
+        "report": None if report is None else report.to_dict(),
+    }
+
+
+def resolved(recipe: Recipe, model: nn.Module) -> Recipe:
+    """A recipe as a run's folder keeps it: a FILE has noise of its own."""
+    from dataclasses import replace
+
+    from perturbify.surgery.noisy import Perturbed
+
+    config = model.surgery.plan.config if isinstance(model, Perturbed) else None
+    return recipe if config is None else replace(recipe, perturb=config)
+
+
+def train(
+    console: Console, recipe: Recipe, data: Data, model: nn.Module, folder: RunFolder, how: How, *, begun: bool
+) -> Result:
+    """Trains a network in a folder, from wherever that run stopped."""
+    from perturbify import zoo
+    from perturbify.training import launch
+
+    with console.training() as show:
+        if not begun:
+            return launch.finetune(
+                model, recipe, folder.path, data=data, device=how.device, force=how.force, on_step=show
+            )
+        return launch.resume(
+            folder.path,
+            # A factory that was named and run just now is not to be run again for what a file says.
+            model=model if zoo.is_factory(recipe.model) else None,
+            data=data,
+            device=how.device,
+            trust_factory=how.trust_factory,
+            on_step=show,
+        )

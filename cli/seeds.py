@@ -1,0 +1,292 @@
+"""Runs that differ only in their seed: what ``perturbify finetune --seeds`` asks for, does, keeps and tells."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from perturbify import numbers
+from perturbify.cli import interrupts, runs
+from perturbify.cli.console import Console
+from perturbify.cli.runs import How
+from perturbify.escape import terminal
+from perturbify.text import counted, percent, table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from perturbify.checks import Report
+    from perturbify.checks.runs import Spread
+    from perturbify.data import Data
+    from perturbify.ranks import Ranks
+    from perturbify.settings import Recipe
+    from perturbify.training.folder import RunFolder
+
+MOST_RUNS = 1_000
+WORST_FIRST = (1, 3, 4, 0)
+"""Exit statuses, the worst first."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """One run of several.
+
+    Attributes:
+        seed: Its seed.
+        folder: Its folder.
+        metrics: One entry an epoch.
+        report: Its check; None where there is none.
+        error: Why it has no model; None where it has one.
+    """
+
+    seed: int
+    folder: RunFolder
+    metrics: list[dict[str, Any]]
+    report: Report | None = None
+    error: str | None = None
+
+    @property
+    def status(self) -> int:
+        """Its exit status."""
+        return 1 if self.error is not None else 0 if self.report is None else self.report.status
+
+
+def asked(_ctx: click.Context, _option: click.Parameter, given: str | None) -> int | tuple[int, ...] | None:
+    """Reads how many runs, or their seeds with commas between."""
+    if given is None:
+        return None
+    found: list[int] = []
+    for part in filter(None, (part.strip() for part in given.split(","))):
+        number = numbers.whole(part)
+        if number is None:
+            raise click.BadParameter(f"{part!r} is no whole number: give how many runs, 3, or their seeds, 0,4,7")
+        if not 0 <= number <= numbers.MOST_SEED:
+            raise click.BadParameter(f"the seed {number} is not from 0 to {numbers.MOST_SEED:,}")
+        if number in found:
+            raise click.BadParameter(f"the seed {number} comes twice, and would train the same network again")
+        found.append(number)
+    if "," not in given and found:
+        if not 1 <= found[0] <= MOST_RUNS:
+            raise click.BadParameter(f"{found[0]} runs are not from 1 to {MOST_RUNS:,}; one seed alone is {found[0]},")
+        return found[0]
+    if not found:
+        raise click.BadParameter("it names no seed: give how many runs, 3, or their seeds, 0,4,7")
+    return tuple(found)
+
+
+def chosen(asked: int | tuple[int, ...], first: int) -> tuple[int, ...]:
+    """The seeds: of so many runs those that count on from the recipe's."""
+    return tuple(range(first, first + asked)) if isinstance(asked, int) else asked
+
+
+@dataclass(frozen=True)
+class Several:
+    """Runs that differ only in their seed.
+
+    Attributes:
+        base: The folder of their folders.
+        seeds: Their seeds; at least one.
+        recipe: The recipe of the first, as its folder keeps it.
+        how: What was said beside it.
+    """
+
+    base: Path
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    how: How
+
+    def folder(self, seed: int) -> RunFolder:
+        """The folder of one run."""
+        from perturbify.training.folder import RunFolder
+
+        return RunFolder(self.base / f"seed-{seed}")
+
+    def look(self) -> None:
+        """Makes sure, before any long work, that every run can be written; changes nothing.
+
+        Raises:
+            OutputExists: A folder holds the run of another recipe, or something else; or the base is a run itself.
+        """
+        from perturbify.errors import OutputExists
+        from perturbify.training.folder import RunFolder
+
+        if RunFolder(self.base).is_run:
+            raise OutputExists(f"{self.base} is a run itself.", "Choose another folder for runs of several seeds.")
+        for seed in self.seeds:
+            if self.how.force:
+                self.folder(seed).check(force=True)
+            else:
+                self.standing(seed)
+
+    def standing(self, seed: int) -> Literal["none", "begun", "finished"]:
+        """How far a run is; with ``force`` it starts over.
+
+        Raises:
+            OutputExists: Its folder holds the run of another recipe, or something else.
+        """
+        if self.how.force:
+            return "none"
+        return standing(self.folder(seed), replace(self.recipe, seed=seed), checked=self.how.checked)
+
+
+def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["none", "begun", "finished"]:
+    """How far a run is; what is there has to be the run of this recipe.
+
+    Args:
+        folder: The run's folder.
+        recipe: As it would be resolved for a new run.
+        checked: Whether a finished run has a report.
+
+    Raises:
+        OutputExists: The folder holds the run of another recipe, or something else.
+    """
+    from perturbify import recipe as recipes
+    from perturbify.errors import OutputExists
+
+    if not (folder.is_run and (folder.can_go_on or folder.model.is_file())):
+        folder.check(force=False)
+        return "none"
+    before, now = (_settings(r) for r in (recipes.load(folder.recipe), recipe))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        raise OutputExists(
+            f"{folder.path} holds a run of another recipe: {changed[0]} is {before.get(changed[0])!r} there, and "
+            f"{now.get(changed[0])!r} here.",
+            "Choose another folder with -o, or pass --force to replace the runs there.",
+        )
+    if folder.model.is_file() and (not checked or _report(folder) is not None):
+        return "finished"
+    return "begun"
+
+
+def run(
+    console: Console,
+    several: Several,
+    first: tuple[Recipe, Data, nn.Module],
+    set_up: Callable[[int], tuple[Recipe, Data, nn.Module]],
+    among: Ranks,
+) -> None:
+    """Runs them one after the other, each from wherever it stopped, and tells of all.
+
+    One that diverges does not keep the others from theirs.
+
+    Args:
+        console: Where to tell.
+        several: Which runs.
+        first: Recipe, data and network of the first.
+        set_up: Gives those of another seed.
+        among: The processes.
+    """
+    from perturbify.errors import Diverged
+
+    base, how = several.base, several.how
+    said = f"What is done is kept in {base}: the same command goes on" + (
+        ", but without --force." if how.force else "."
+    )
+    done: list[Done] = []
+    with interrupts.safe(said):
+        for number, seed in enumerate(several.seeds, 1):
+            folder = several.folder(seed)
+            how_far = among.agree(several.standing(seed) if among.first else "none")
+            line = f"seed {seed}, run {number} of {len(several.seeds)}: {folder.path}"
+            if how_far == "finished":
+                console.log(f"{line}, kept as it is")
+                done.append(finished(seed, folder, checked=how.checked))
+                continue
+            console.log(line + (", resumed" if how_far == "begun" else ""))
+            recipe, data, model = first if number == 1 else set_up(seed)
+            alone = folder.busy() if among.first else nullcontext()
+            try:
+                # From the first step to the last page of the report, nobody else writes there.
+                with alone:
+                    result = runs.train(console, recipe, data, model, folder, how, begun=how_far == "begun")
+                    report = runs.check(console, result, recipe, data) if how.checked else None
+                    if report is not None and among.first:
+                        runs.keep(report, folder)
+            except Diverged as error:
+                console.log(f"seed {seed}: {error.message}")
+                done.append(Done(seed, folder, [], error=error.message))
+            else:
+                done.append(Done(seed, folder, result.metrics, report))
+    console.result(to_text(base, done), to_dict(base, done))
+    if status(done) and console.first:  # torchrun would end the first one while it writes
+        click.get_current_context().exit(status(done))
+
+
+def finished(seed: int, folder: RunFolder, *, checked: bool) -> Done:
+    """A run that is finished, as its folder has it."""
+    from perturbify.training import history
+
+    return Done(seed, folder, history.read(folder.metrics)[0], _report(folder) if checked else None)
+
+
+def status(done: Sequence[Done]) -> int:
+    """The worst exit status of all runs."""
+    return min((d.status for d in done), key=WORST_FIRST.index)
+
+
+def to_text(base: Path, done: Sequence[Done]) -> str:
+    """Figures over the runs, a line for each run, and where they lie."""
+    from perturbify.checks.render.comparison_columns import spread
+
+    reports = [d.report for d in done if d.report is not None]
+    lines = []
+    if reports:
+        spreads = [(n, spread(s), f"{percent(s.low)} to {percent(s.high)}") for n, s in _figures(reports).items()]
+        over = f"accuracy in percent, over {counted(len(reports), 'training run')}; {reports[0].n} test images of "
+        lines += [terminal(over + reports[0].dataset), "", table([("", "mean ± sd", "range"), *spreads]), ""]
+    rows = [("seed", "clean", "worst case", "verdict", "model")]
+    for d in done:
+        figures = ("–", "–", "not checked")
+        if d.report is not None:
+            figures = (percent(d.report.clean.accuracy), percent(d.report.headline.accuracy), d.report.verdict)
+        if d.error is not None:
+            figures = ("–", "–", "no model")
+        rows.append((str(d.seed), *figures, "–" if d.error is not None else str(d.folder.model)))
+    lines += [table(rows), "", *(terminal(f"seed {d.seed}: {d.error}") for d in done if d.error is not None)]
+    return "\n".join([*lines, terminal(f"runs: {base}")])
+
+
+def to_dict(base: Path, done: Sequence[Done]) -> dict[str, Any]:
+    """The same as JSON values."""
+    reports = [d.report for d in done if d.report is not None]
+    return {
+        "folder": str(base),
+        "seeds": [d.seed for d in done],
+        "figures": {name: asdict(s) for name, s in _figures(reports).items()},
+        "runs": [{"seed": d.seed, "error": d.error} | runs.values(d.folder, d.metrics, d.report) for d in done],
+    }
+
+
+def _figures(reports: Sequence[Report]) -> dict[str, Spread]:
+    from perturbify.checks.runs import over_runs
+
+    return over_runs(reports) if reports else {}
+
+
+def _report(folder: RunFolder) -> Report | None:
+    """The report of a run's check; None where there is none that can be read."""
+    from perturbify.checks import Report
+    from perturbify.errors import CheckError
+
+    try:
+        return Report.read(folder.report)
+    except CheckError:
+        return None
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Every setting of a recipe by its dotted key."""
+    from perturbify import recipe as recipes
+
+    found: dict[str, Any] = {}
+    for key, value in tomllib.loads(recipes.to_toml(recipe)).items():
+        nested = isinstance(value, dict) and key != "model_args"
+        found |= {f"{key}.{k}": v for k, v in value.items()} if nested else {key: value}
+    return found
