@@ -11,7 +11,7 @@ import click
 
 from perturbify.cli import interrupts, models, reports, runs, seeds
 from perturbify.cli.console import Console, metrics_table
-from perturbify.cli.options import model_options, output_options
+from perturbify.cli.options import model_options, output_options, seeds_from, several_seeds
 from perturbify.escape import terminal
 from perturbify.text import times
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seeds",
     "wanted",
-    callback=seeds.asked,
+    callback=several_seeds,
     metavar="N|LIST",
     help="A run each of N seeds, from the recipe's on, or of these, such as 0,4,7; the same command goes on.",
 )
@@ -102,7 +102,7 @@ def finetune(
             if wanted is not None:
                 from perturbify import recipe as recipes
 
-                chosen = seeds.chosen(wanted, recipes.load(str(recipe_name), overrides).seed)
+                chosen = seeds_from(wanted, recipes.load(str(recipe_name), overrides).seed)
                 recipe, data, model = set_up(chosen[0])
                 base = run_dir or among.agree(runs.fresh_folder(recipe, seeds_inside=True))
                 how_to = runs.How(device, trust_factory=trust_factory, checked=not no_check, force=force)
@@ -195,11 +195,15 @@ def _same(name: str, of_recipe: str) -> bool:
 
 def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> None:
     from perturbify import methods
+    from perturbify.methods import theta_way
 
     images = min(len(data.train), recipe.data.train_images or len(data.train))
     images -= recipe.data.held_out or 0
     console.log(f"data: {data.name}, {images} training and {len(data.test)} test images of {times(data.input_size)}")
     console.log(f"run: {folder}")
+    faster = theta_way.planned(recipe, images, warms_up=methods.get(recipe.method).alternates)
+    if faster is not None:
+        console.log(faster)
     if methods.get(recipe.method).alternates and recipe.train.warmup_epochs >= recipe.train.epochs:
         console.log(
             "warning: every epoch is warm-up: the noise stays off and θ learns nothing; see train.warmup_epochs"

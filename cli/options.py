@@ -51,6 +51,36 @@ STEPS = Count(numbers.MOST_STEPS)
 SEED = Count(numbers.MOST_SEED, least=0)
 SIDE = Count(numbers.MOST_SIDE)
 CLASSES = Count(numbers.MOST_CLASSES)
+MOST_RUNS = 1_000
+"""Of several seeds."""
+
+
+def several_seeds(_ctx: click.Context, _option: click.Parameter, given: str | None) -> int | tuple[int, ...] | None:
+    """Reads how many runs, or their seeds with commas between."""
+    if given is None:
+        return None
+    found: list[int] = []
+    for part in filter(None, (part.strip() for part in given.split(","))):
+        number = numbers.whole(part)
+        if number is None:
+            raise click.BadParameter(f"{part!r} is no whole number: give how many runs, 3, or their seeds, 0,4,7")
+        if not 0 <= number <= numbers.MOST_SEED:
+            raise click.BadParameter(f"the seed {number} is not from 0 to {numbers.MOST_SEED:,}")
+        if number in found:
+            raise click.BadParameter(f"the seed {number} comes twice, and would train the same network again")
+        found.append(number)
+    if "," not in given and found:
+        if not 1 <= found[0] <= MOST_RUNS:
+            raise click.BadParameter(f"{found[0]} runs are not from 1 to {MOST_RUNS:,}; one seed alone is {found[0]},")
+        return found[0]
+    if not found:
+        raise click.BadParameter("it names no seed: give how many runs, 3, or their seeds, 0,4,7")
+    return tuple(found)
+
+
+def seeds_from(asked: int | tuple[int, ...], first: int) -> tuple[int, ...]:
+    """The seeds: of so many runs those that count on from the recipe's."""
+    return tuple(range(first, first + asked)) if isinstance(asked, int) else asked
 
 
 def output_options(command: Command) -> Command:

@@ -11,7 +11,7 @@ import click
 from perturbify import escape, numbers
 from perturbify.cli import interrupts, reports
 from perturbify.cli.console import Console
-from perturbify.cli.options import IMAGES, SEED, names, output_options
+from perturbify.cli.options import IMAGES, SEED, names, output_options, seeds_from, several_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 TABLES = ("table1", "table2", "table3", "table4", "fig2", "fig3", "eot", "transfer", "fewpixel")
 """Those of :data:`perturbify.reproduction.paper.TABLES`, which is not imported before it is needed."""
-
-MOST_RUNS = 1000
-"""Training runs of a row."""
 
 
 def _budget(_ctx: click.Context, _option: click.Parameter, given: str) -> int | None:
@@ -37,20 +34,6 @@ def _budget(_ctx: click.Context, _option: click.Parameter, given: str) -> int | 
     if epochs is None or not 1 <= epochs <= numbers.MOST_STEPS:
         raise click.BadParameter(f"{given!r} is neither 'paper' nor a number of epochs")
     return epochs
-
-
-def _seeds(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
-    """Reads how many seeds, or which: 3 is 0,1,2."""
-    if given is None:
-        return None
-    seeds = [numbers.whole(seed.strip()) for seed in given.split(",")]
-    if None in seeds:
-        raise click.BadParameter(f"{given!r} is neither a number of seeds, such as 3, nor seeds, such as 0,4,7")
-    if len(seeds) > 1:
-        return tuple(seed for seed in seeds if seed is not None)
-    if (many := seeds[0] or 0) > MOST_RUNS:
-        raise click.BadParameter(f"{many:,} seeds are {many:,} training runs of each row: give at most {MOST_RUNS}")
-    return tuple(range(many))
 
 
 def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -88,7 +71,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
 @click.option("--seed", type=SEED, help="Of every random number; default: 0.")
 @click.option(
     "--seeds",
-    callback=_seeds,
+    callback=several_seeds,
     metavar="NUMBER|LIST",
     help="Train each row from several seeds: 3 is 0,1,2; or which, such as 0,4,7.",
 )
@@ -105,7 +88,7 @@ def reproduce(
     force: bool,
     dry_run: bool,
     seed: int | None,
-    seeds: tuple[int, ...] | None,
+    seeds: int | tuple[int, ...] | None,
     as_json: bool,
     quiet: bool,
     **wishes: Any,
@@ -130,7 +113,7 @@ def reproduce(
     console = Console(quiet=quiet, as_json=as_json)
     if seed is not None and seeds is not None:
         raise click.UsageError("Give --seed for one training run of each row, or --seeds for several, not both.")
-    wishes["seeds"] = seeds if seeds is not None else (seed or 0,)
+    wishes["seeds"] = seeds_from(1 if seeds is None else seeds, seed or 0)
     if wishes["images"] is None:
         wishes["images"] = None if wishes["epochs"] is None else 1000
     for key in ("networks", "methods"):

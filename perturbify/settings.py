@@ -61,7 +61,7 @@ class TrainSettings:
             ``w_steps`` and ``theta_steps`` then mean nothing. False: they learn in turns, on different batches, and W
             takes fewer steps.
         theta_schedule: ``"scaled"``: θ goes the way of the full schedule in as many steps as the run has
-            (:mod:`perturbify.training.theta_way`). ``"plain"``: its learning rate and τ are as they stand, so that
+            (:mod:`perturbify.methods.theta_way`). ``"plain"``: its learning rate and τ are as they stand, so that
             θ hardly moves in a short run.
         tau_from: What τ = H_k counts epochs from: ``"noise"``, the first in which noise is active; or ``"start"``, the
             first of the run.

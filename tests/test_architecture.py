@@ -19,7 +19,8 @@ STAIR = [
     {"attacks", "surgery"},
     {"census", "certification", "checkpoint", "compiling", "settings", "spread"},
     {"methods"},
-    {"checks", "model_card", "recipe"},  # a recipe is read above the methods, whose noise is its default
+    {"model_card", "recipe"},  # a recipe is read above the methods, whose noise is its default
+    {"checks"},
     {"training"},
     {"reproduction"},
     {"cli"},

@@ -173,7 +173,7 @@ def check(
         rival=None if against is None else against[0],
         examples=bench.examples(records),
         example_attack=None if bench.shown is None else bench.shown.id,
-        remarks=tuple(remarks + _remarks(kind, plan, liveness) + _answers(model)),
+        remarks=tuple(remarks + _remarks(kind, plan, liveness) + _of_method(model) + _answers(model)),
         about=dict(about or {}),
     )
 
@@ -285,6 +285,12 @@ def _architecture(model: nn.Module) -> str:
     if not isinstance(model, Perturbed):
         return type(model).__name__
     return f"{type(model).__name__}, {model.surgery.method}"
+
+
+def _of_method(model: nn.Module) -> list[str]:
+    if not isinstance(model, Perturbed) or model.surgery.plan.config is None:
+        return []
+    return list(get(model.surgery.method).remarks(model))
 
 
 def _answers(model: nn.Module) -> list[str]:

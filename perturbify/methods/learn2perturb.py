@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from perturbify.errors import MethodError
 from perturbify.methods.method import Method, Moment, Noisy
 from perturbify.methods.registry import register
+from perturbify.methods.theta_way import REFERENCE_BATCH, harmonic, said
 from perturbify.surgery.config import PerturbConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-REFERENCE_BATCH = 128
-"""Batch size for which the paper's γ is given."""
+    from perturbify.surgery.noisy import Perturbed
 
 
 @register
@@ -42,6 +42,14 @@ class Learn2Perturb(Method):
         if config is not None and config.theta_min is None:
             raise MethodError(f"The method {self.name} needs a floor for θ.", "Set theta_min, 0.01 for instance.")
 
+    def remarks(self, network: Perturbed) -> tuple[str, ...]:
+        """How far θ has come: what is measured of noise that never learned says nothing of noise that did."""
+        from perturbify.perturbation import perturbations
+
+        thetas = [p.theta.detach().double() for _, p in perturbations(network)]
+        theta = sum(float(t.sum()) for t in thetas) / sum(t.numel() for t in thetas)
+        return (f"θ is {theta:.3f} on average, {said(theta)}.",)
+
     def penalty(self, sites: Sequence[Noisy], moment: Moment) -> Tensor | None:
         """``γ Σ g(θ)`` (Learn2Perturb, eq. 7)."""
         tau = harmonic(moment.k)
@@ -56,17 +64,6 @@ class Learn2PerturbR(Learn2Perturb):
     theta_from_loss = False
 
 
-def harmonic(k: int) -> float:
-    """The harmonic number τ = H_k = 1 + 1/2 + … + 1/k (Learn2Perturb, eq. 8).
-
-    Args:
-        k: 1 in the first epoch in which noise is active.
-    """
-    if k < 1:
-        raise ValueError(f"τ is defined from the first noisy epoch, k = 1, on; not for k = {k}")
-    return sum(1 / i for i in range(1, k + 1))
-
-
 def regularizer(thetas: Iterable[Tensor], tau: float) -> Tensor:
     """``Σ g(θ)`` with ``g(θ) = -√θ / τ``, over all elements of all θ (Learn2Perturb, eq. 7 and 8).
 
@@ -74,7 +71,7 @@ def regularizer(thetas: Iterable[Tensor], tau: float) -> Tensor:
 
     Args:
         thetas: The noise parameters; positive, at least one.
-        tau: From :func:`harmonic`.
+        tau: From :func:`perturbify.methods.theta_way.harmonic`.
 
     Returns:
         A scalar.

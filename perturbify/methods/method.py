@@ -143,6 +143,10 @@ class Method:
 
         return weighted(network, x, y, adversary, moment.attack_weight)
 
+    def remarks(self, network: Perturbed) -> tuple[str, ...]:
+        """What a report should say of the network's noise, a sentence each."""
+        return ()
+
     def penalty(self, sites: Sequence[Noisy], moment: Moment) -> Tensor | None:
         """What is added to the loss of a step, as a scalar; None: nothing.
 

@@ -6,13 +6,12 @@ epochs, batches, optimisers, θ's start and floor, and γ are the release's (doc
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from perturbify import __version__, methods
 from perturbify.checks import CheckPlan, Report
 from perturbify.data import Data
-from perturbify.methods import Method
+from perturbify.methods import Method, theta_way
 from perturbify.reproduction.job import FEW, Job, Reproduction, training_images
 from perturbify.reproduction.paper import DATASETS, EOT_DRAWS, RELEASED, TEST_IMAGES, TRAINING_IMAGES
 from perturbify.reproduction.schedule import Steps, steps
@@ -28,11 +27,6 @@ WARM_UP = 20
 
 RELEASE_NOISE, RELEASE_ATTACK = 10, 20
 """The epochs, counted from 0, from which on the release has noise and adversarial images."""
-
-RELEASE_THETA = 1.10
-"""Where θ ends by the regulariser alone, over the release's whole schedule."""
-
-FULL = "over the full schedule, by the regulariser alone"
 
 
 @dataclass(frozen=True)
@@ -154,13 +148,12 @@ def _of_attack(recipe: Recipe, original: Recipe, method: Method, whose: str) -> 
         Difference("share of the adversarial loss", whose, f"{theirs.weight:g}", f"{here.weight:g}"),
         Difference("adversarial images from epoch", whose, f"{theirs.from_epoch}", f"{here.from_epoch}"),
     ]
-    labels = asdict(here).get("labels")
-    if labels is not None:
-        found.append(Difference("label that PGD is against", whose, "true", labels))
+    found.append(Difference("label that PGD is against", whose, "true", here.labels))
     if method.alternates:
-        found.append(Difference("adversarial images from epoch", RELEASE, f"{RELEASE_ATTACK}", f"{here.from_epoch}"))
-        if labels is not None:
-            found.append(Difference("label that PGD is against", RELEASE, "predicted", labels))
+        found += [
+            Difference("adversarial images from epoch", RELEASE, f"{RELEASE_ATTACK}", f"{here.from_epoch}"),
+            Difference("label that PGD is against", RELEASE, "predicted", here.labels),
+        ]
     return found
 
 
@@ -185,17 +178,17 @@ def _of_turns(recipe: Recipe, done: Steps, theta: float | None) -> list[Differen
         Difference("epochs of warm-up, noise off", RELEASE, f"{RELEASE_NOISE}", f"{train.warmup_epochs}"),
         Difference("updates of W and θ", PAPER, joint, joint if train.joint else turns),
     ]
-    settings: dict[str, Any] = asdict(train)
-    if "theta_schedule" in settings:
-        found += [
-            Difference("θ's learning rate", RELEASE, _RATES["plain"], _RATES[settings["theta_schedule"]]),
-            Difference("γ∇g", PAPER, _FORMS["literal"], _FORMS[settings["gamma_form"]]),
-            Difference("γ∇g", RELEASE, _FORMS["optimizer"], _FORMS[settings["gamma_form"]]),
-            Difference("τ counts epochs from the first", PAPER, "with noise", _TAU[settings["tau_from"]]),
-        ]
+    faster = theta_way.pace(recipe, done.batches // train.epochs, warms_up=True)
+    rate = "as W's" if faster == 1 else f"as W's, times {faster:.3g} for the length of the run"
+    found += [
+        Difference("θ's learning rate", RELEASE, "as W's", rate),
+        Difference("γ∇g", PAPER, _FORMS["literal"], _FORMS[train.gamma_form]),
+        Difference("γ∇g", RELEASE, _FORMS["optimizer"], _FORMS[train.gamma_form]),
+        Difference("τ counts epochs from the first", PAPER, "with noise", _TAU[train.tau_from]),
+    ]
     if theta is not None:
-        here = f"{theta:.3f} on average after {counted(done.thetas, 'θ-step')}"
-        found.append(Difference("θ at the end", RELEASE, f"{RELEASE_THETA:.2f} {FULL}", here))
+        here = f"{theta:.3f} on average after {counted(done.thetas, 'θ-step')}, {theta_way.said(theta)}"
+        found.append(Difference("θ at the end", RELEASE, f"{theta_way.full()[-1]:.2f}, by the regulariser alone", here))
     return found
 
 
@@ -253,7 +246,6 @@ _PLACES = {
     "parameter": "on every weight, bias and affine parameter",
 }
 _SHARES = {"sample": "image", "batch": "batch"}
-_RATES = {"plain": "as W's", "scaled": "multiplied, so that θ goes the full schedule's way in these steps"}
 _FORMS = {
     "literal": "is subtracted as it is, not multiplied by the learning rate",
     "optimizer": "goes through θ's optimiser, its learning rate and momentum",

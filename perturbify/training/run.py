@@ -20,9 +20,10 @@ from perturbify.checkpoint.header import Header
 from perturbify.data import Data, Split, augment
 from perturbify.errors import Diverged, PerturbifyError, TrainingError
 from perturbify.files import set_aside, signed, write_own
+from perturbify.methods import theta_way
 from perturbify.model_card import model_card
 from perturbify.surgery.noisy import Perturbed
-from perturbify.training import held_out, history, owned, state, theta_way
+from perturbify.training import held_out, history, owned, state
 from perturbify.training.events import Events
 from perturbify.training.folder import RunFolder
 from perturbify.training.metrics import (

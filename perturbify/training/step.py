@@ -14,6 +14,7 @@ from perturbify.compiling import compiled
 from perturbify.errors import TrainingError
 from perturbify.methods import Method, Moment, Noisy
 from perturbify.methods.loss import Adversary, Loss, checked, logits, look
+from perturbify.methods.theta_way import tau_epoch
 from perturbify.perturbation import noise
 from perturbify.ranks import Ranks
 from perturbify.settings import OptimizerSettings, Recipe
@@ -23,7 +24,6 @@ from perturbify.training.average import MovingAverage
 from perturbify.training.metrics import StepFigures
 from perturbify.training.phases import Phase, learning_rate
 from perturbify.training.seeds import private_generators
-from perturbify.training.theta_way import tau_epoch
 
 
 class Learner:
@@ -39,7 +39,7 @@ class Learner:
     Attributes:
         average: The moving average of the network, if the recipe asks for one.
         images: Number of training images, which some penalties depend on.
-        theta_pace: What θ's learning rate is multiplied with, from :mod:`perturbify.training.theta_way`.
+        theta_pace: What θ's learning rate is multiplied with, from :mod:`perturbify.methods.theta_way`.
         waits: Whether a step waits for its losses before it updates, which costs nothing on the CPU; elsewhere an
             update with a loss that is not finite is made, and found out later.
     """

@@ -151,7 +151,8 @@ def test_the_differences_are_named(undisturbed):
     assert found["training runs", paper][0] == "one, with seed 0"
     assert found["EOT-PGD", paper] == ("2 independent draws a step", "no such column")
     assert torch.__version__ in found["versions", paper][0]
-    assert found["θ at the end", release][0].startswith("0.25")
+    assert found["θ at the end", release][0].startswith("0.2")
+    assert found["θ's learning rate", release] == ("as W's, times 50 for the length of the run", "as W's")
     assert ("weights at the start", paper) not in found  # fresh, as in the paper
     page = (folder / "table1.md").read_text(encoding="utf-8")
     assert "- epochs: 2; the authors' release: 350\n" in page
@@ -385,10 +386,10 @@ def test_what_is_refused(refused, folder):
     assert "There is no method 'pni' in table1" in refused(*ONE, "--methods", "pni", status=2)
     assert "0 epochs train nothing: give 1 or more" in refused(*TABLE1, "--budget", "0", status=2)
     assert "neither 'paper' nor a number" in refused(*TABLE1, "--budget", "-1", status=2)
-    assert "There are no seeds, so nothing would be trained" in refused(*ONE, "--seeds", "0", status=2)
-    assert "The seed 4 is given twice" in refused(*ONE, "--seeds", "4,0,4", status=2)
-    assert "'a,b' is neither a number of seeds, such as 3, nor seeds" in refused(*ONE, "--seeds", "a,b", status=2)
-    assert "give at most 1000" in refused(*ONE, "--seeds", "1001", status=2)
+    assert "0 runs are not from 1 to 1,000" in refused(*ONE, "--seeds", "0", status=2)
+    assert "the seed 4 comes twice" in refused(*ONE, "--seeds", "4,0,4", status=2)
+    assert "'a' is no whole number: give how many runs, 3, or their seeds" in refused(*ONE, "--seeds", "a,b", status=2)
+    assert "1001 runs are not from 1 to 1,000" in refused(*ONE, "--seeds", "1001", status=2)
     assert "not both" in refused(*ONE, "--seeds", "3", "--seed", "1", status=2)
     assert "table4 has no row with rse on cifar_resnet18" in refused(
         *("reproduce", "table4", "--budget", "1", "--networks", "cifar_resnet18", "--methods", "rse"), status=2

@@ -5,7 +5,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from perturbify.methods.learn2perturb import harmonic, regularizer, scaled_gamma
+from perturbify.methods.learn2perturb import regularizer, scaled_gamma
+from perturbify.methods.theta_way import harmonic
 
 
 def test_harmonic_numbers():

@@ -10,7 +10,7 @@ from torch import nn
 
 import perturbify
 from perturbify.attacks import Pgd, attacked, pgd
-from perturbify.methods.learn2perturb import harmonic
+from perturbify.methods.theta_way import harmonic
 from perturbify.training.metrics import StepResult
 from perturbify.training.phases import JOINT_STEP, PLAIN, THETA_STEP, W_STEP, WARM_UP
 from perturbify.training.step import Learner

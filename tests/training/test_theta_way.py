@@ -10,10 +10,12 @@ from torch import nn
 
 import perturbify
 from perturbify import PerturbConfig, methods, recipe
+from perturbify.methods.theta_way import FASTEST, full, pace, planned, reached, said, tau_epoch
 from perturbify.training import step as steps
 from perturbify.training.phases import JOINT_STEP, phase_at
 from perturbify.training.step import Learner
-from perturbify.training.theta_way import FASTEST, full, pace, reached, tau_epoch
+
+X = torch.rand(2, 3, 6, 6)
 
 
 def settings(name="cifar10", **changes):
@@ -37,6 +39,28 @@ def test_pace():
     assert pace(settings("cifar10_short"), 64, warms_up=True) == FASTEST
     assert pace(settings("cifar10_short", train__theta_schedule="plain"), 64, warms_up=True) == 1
     assert pace(settings("cifar10_short"), 64, warms_up=False) == 1
+
+
+def test_it_is_said():
+    assert planned(settings(), 50_000, warms_up=True) is None
+    assert planned(settings(train__epochs=35), 50_000, warms_up=True).startswith(
+        "θ's learning rate is multiplied by 10 "
+    )
+    assert "by 50 for the length of the run, where 305 would" in planned(
+        settings("cifar10_short"), 8_068, warms_up=True
+    )
+    assert planned(settings("cifar10_short"), 8_068, warms_up=False) is None
+    assert said(0.25) == "no farther than the start of the full schedule, 0.25"
+    assert said(full()[99]) == "as far as epoch 100 of 350 of the full schedule"
+    assert said(1.2) == "beyond the end of the full schedule, 1.06"
+
+
+def test_reports_say_how_far_theta_went(data):
+    network = perturbify.wrap(nn.Sequential(nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(48, 3)), example_input=X)
+    for _, perturbation in perturbify.perturbations(network):
+        nn.init.constant_(perturbation.theta, 0.6)
+    plan = perturbify.CheckPlan(attacks=("fgsm",), images=6, draws=2)
+    assert f"θ is 0.600 on average, {said(0.6)}." in perturbify.check(network.eval(), data, plan).remarks
 
 
 @given(st.integers(0, 349), st.integers(1, 400), st.integers(0, 20))

@@ -17,8 +17,10 @@ from bisect import bisect_left
 from functools import cache
 from itertools import accumulate
 
-from perturbify.methods.learn2perturb import REFERENCE_BATCH, harmonic
 from perturbify.settings import Recipe, TrainSettings
+
+REFERENCE_BATCH = 128
+"""Batch size for which γ is given."""
 
 EPOCHS, WARM_UP, STEPS = 350, 20, 391
 """The full schedule: the release's epochs and, at 50,000 images, steps of an epoch; the paper's warm-up."""
@@ -41,6 +43,23 @@ def pace(recipe: Recipe, steps: int, *, warms_up: bool) -> float:
     if not warms_up or recipe.train.theta_schedule == "plain":
         return 1.0
     return min(fewer(recipe, steps), FASTEST)
+
+
+def planned(recipe: Recipe, images: int, *, warms_up: bool) -> str | None:
+    """What a run will do to θ's learning rate, in a sentence; None where that is nothing.
+
+    Args:
+        recipe: The run's.
+        images: Its training images.
+        warms_up: As for :func:`pace`.
+    """
+    whole, rest = divmod(images, recipe.train.batch_size)
+    steps = whole + (rest > 1 or whole == 0)  # a last batch of one image is left out
+    faster = pace(recipe, steps, warms_up=warms_up)
+    if abs(faster - 1) < 0.01:
+        return None
+    bound = "" if faster < FASTEST else f", where {fewer(recipe, steps):.0f} would make up for it"
+    return f"θ's learning rate is multiplied by {faster:.3g} for the length of the run{bound} (train.theta_schedule)"
 
 
 def fewer(recipe: Recipe, steps: int) -> float:
@@ -68,6 +87,17 @@ def tau_epoch(epoch: int, train: TrainSettings, *, warms_up: bool) -> int:
     return math.ceil((k - 0.5) * EPOCHS / train.epochs) if warms_up and train.theta_schedule == "scaled" else k
 
 
+def harmonic(k: int) -> float:
+    """The harmonic number τ = H_k = 1 + 1/2 + … + 1/k (Learn2Perturb, eq. 8).
+
+    Args:
+        k: 1 in the first epoch in which noise is active.
+    """
+    if k < 1:
+        raise ValueError(f"τ is defined from the first noisy epoch, k = 1, on; not for k = {k}")
+    return sum(1 / i for i in range(1, k + 1))
+
+
 @cache
 def full() -> tuple[float, ...]:
     """θ after each epoch of the full schedule, under the regulariser alone."""
@@ -84,3 +114,12 @@ def full() -> tuple[float, ...]:
 def reached(theta: float) -> int:
     """The first epoch of the full schedule, from 1, after which its θ is as great; its last where it never is."""
     return min(bisect_left(full(), theta) + 1, EPOCHS)
+
+
+def said(theta: float) -> str:
+    """How far a mean θ has come on the full schedule's way, in words."""
+    if theta <= START:
+        return f"no farther than the start of the full schedule, {START:g}"
+    if theta > full()[-1]:
+        return f"beyond the end of the full schedule, {full()[-1]:.2f}"
+    return f"as far as epoch {reached(theta)} of {EPOCHS} of the full schedule"
