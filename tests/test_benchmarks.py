@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -84,6 +85,50 @@ def test_the_training_goes_on_where_a_slice_ended(train, tmp_path):
     said = train(10)
     assert "vanilla: check, 2 batches" in said
     assert json.loads(output.read_text(encoding="utf-8"))["runs"]["learn2perturb"] == found["runs"]["learn2perturb"]
+
+
+BARE = """
+import importlib.metadata, runpy, sys
+
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+there = importlib.metadata.version
+
+
+def version(package):
+    if package == "perturbify":
+        raise importlib.metadata.PackageNotFoundError(package)
+    return there(package)
+
+
+importlib.metadata.version = version
+runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_it_runs_from_a_bare_copy_with_nothing_of_ours_installed(tmp_path):
+    for room in ("benchmarks", "cli", "perturbify", "recipes"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("results", "__pycache__", "*.so"))
+
+    def run(*how):
+        done = subprocess.run(
+            [sys.executable, "-c", BARE, "--device", "cpu", *how],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("gpu.json", "--minutes", "0.001")  # what has begun by then
+    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert found["parity"]["cifar_resnet20"] == {"sites": 19, "bf16_finite": True}
+    assert found["failed"] == [] and found["versions"]["perturbify"] is None
+    changes = [f"--set={key}" for key in ("data.train_images=64", "train.epochs=2", "train.warmup_epochs=1")]
+    said = run("--train", "5", "--data", "digits", "--preset", "quick", "--images", "4", "--runs", "runs", *changes)
+    assert "learn2perturb: epoch 2 of 2" in said and "written: " in said
 
 
 def test_a_part_that_fails_does_not_take_the_others_along(gpu, monkeypatch, tmp_path, capsys):
