@@ -63,6 +63,8 @@ class TrainSettings:
         theta_schedule: ``"scaled"``: θ goes the way of the full schedule in as many steps as the run has
             (:mod:`perturbify.methods.theta_way`). ``"plain"``: its learning rate and τ are as they stand, so that
             θ hardly moves in a short run.
+        theta_rate_limit: What ``"scaled"`` multiplies θ's learning rate with at most; at least 1. The gradient of the
+            loss is noise for the most part, and more of it than the network bears moves single θ about.
         tau_from: What τ = H_k counts epochs from: ``"noise"``, the first in which noise is active; or ``"start"``, the
             first of the run.
         gamma_form: ``"optimizer"``: the gradient of the penalty goes through θ's optimiser with that of the loss, as in
@@ -89,6 +91,7 @@ class TrainSettings:
     theta_steps: int = 1
     joint: bool = True
     theta_schedule: Literal["scaled", "plain"] = "scaled"
+    theta_rate_limit: float = 50.0
     tau_from: Literal["noise", "start"] = "noise"
     gamma_form: Literal["optimizer", "literal"] = "optimizer"
     gamma: float | None = None
@@ -266,6 +269,7 @@ RULES: Mapping[type, Rules] = {
             "warmup_epochs": _FROM_ZERO,
             "w_steps": _STEPS,
             "theta_steps": _STEPS,
+            "theta_rate_limit": Range(least=1, limit=MOST_RATE),
             "gamma": Range(least=0, limit=MOST_RATE),
             "held_out_every": _STEPS,
             "save_minutes": _POSITIVE,

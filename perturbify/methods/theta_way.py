@@ -6,8 +6,8 @@ of the full schedule, and nowhere in a run of minutes. A run of another length t
 what its steps are fewer, for the gradient of the loss and of the regulariser alike, and reads τ where the full schedule
 would be at the same share of its way (docs/constants.md).
 
-There is a bound to that. The gradient of the loss is noise for the most part, and what it does to single θ grows with
-the square root of how many times faster they go, against what the regulariser does to all of them.
+There is a limit to that, ``train.theta_rate_limit``. The gradient of the loss is noise for the most part, and what it
+does to single θ grows with the square root of how many times faster they go, against what the regulariser does to all.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ REFERENCE_BATCH = 128
 EPOCHS, WARM_UP, STEPS = 350, 20, 391
 """The full schedule: the release's epochs and, at 50,000 images, steps of an epoch; the paper's warm-up."""
 
-FASTEST = 50.0
-"""The bound: θ of ResNet-20 on CIFAR-10 spreads by a fraction of what it grows by; at 300, over all of its range."""
-
 START = 0.25
 _RATE, _MOMENTUM, _MILESTONES, _DECAY, _GAMMA = 0.1, 0.9, (150, 250), 0.1, 1e-4  # the release's, on θ
 
@@ -42,7 +39,7 @@ def pace(recipe: Recipe, steps: int, *, warms_up: bool) -> float:
     """
     if not warms_up or recipe.train.theta_schedule == "plain":
         return 1.0
-    return min(fewer(recipe, steps), FASTEST)
+    return min(fewer(recipe, steps), recipe.train.theta_rate_limit)
 
 
 def planned(recipe: Recipe, images: int, *, warms_up: bool) -> str | None:
@@ -58,8 +55,9 @@ def planned(recipe: Recipe, images: int, *, warms_up: bool) -> str | None:
     faster = pace(recipe, steps, warms_up=warms_up)
     if abs(faster - 1) < 0.01:
         return None
-    bound = "" if faster < FASTEST else f", where {fewer(recipe, steps):.0f} would make up for it"
-    return f"θ's learning rate is multiplied by {faster:.3g} for the length of the run{bound} (train.theta_schedule)"
+    limited = faster < fewer(recipe, steps)
+    bound = f", where {fewer(recipe, steps):.0f} would make up for it (train.theta_rate_limit)" if limited else ""
+    return f"θ's learning rate is multiplied by {faster:.3g} for the length of the run{bound}"
 
 
 def fewer(recipe: Recipe, steps: int) -> float:

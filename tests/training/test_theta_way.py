@@ -10,7 +10,7 @@ from torch import nn
 
 import perturbify
 from perturbify import PerturbConfig, methods, recipe
-from perturbify.methods.theta_way import FASTEST, full, pace, planned, reached, said, tau_epoch
+from perturbify.methods.theta_way import full, pace, planned, reached, said, tau_epoch
 from perturbify.training import step as steps
 from perturbify.training.phases import JOINT_STEP, phase_at
 from perturbify.training.step import Learner
@@ -36,7 +36,8 @@ def test_pace():
     assert pace(settings(train__batch_size=64), 391, warms_up=True) == 2
     by_turns = settings(train__epochs=70, train__joint=False, train__w_steps=3)
     assert pace(by_turns, 391, warms_up=True) == 20  # one step in four is θ's
-    assert pace(settings("cifar10_short"), 64, warms_up=True) == FASTEST
+    assert pace(settings("cifar10_short"), 64, warms_up=True) == 150  # the recipe's limit
+    assert pace(settings("cifar10_short", train__theta_rate_limit=1000), 64, warms_up=True) == pytest.approx(305, abs=1)
     assert pace(settings("cifar10_short", train__theta_schedule="plain"), 64, warms_up=True) == 1
     assert pace(settings("cifar10_short"), 64, warms_up=False) == 1
 
@@ -46,7 +47,7 @@ def test_it_is_said():
     assert planned(settings(train__epochs=35), 50_000, warms_up=True).startswith(
         "θ's learning rate is multiplied by 10 "
     )
-    assert "by 50 for the length of the run, where 305 would" in planned(
+    assert "by 150 for the length of the run, where 305 would" in planned(
         settings("cifar10_short"), 8_068, warms_up=True
     )
     assert planned(settings("cifar10_short"), 8_068, warms_up=False) is None

@@ -33,7 +33,7 @@ from perturbify.training.folder import RunFolder
 from perturbify.training.seeds import fresh_weights
 from perturbify.zoo.cifar_resnet import cifar_resnet
 
-RESULTS = Path(__file__).parent / "results" / "evidence"
+RESULTS = Path(__file__).parents[1] / "results" / "evidence"
 METHODS = ("vanilla", "learn2perturb", "learn2perturb-r", "pni")
 WARM_UP = {"learn2perturb": 20, "learn2perturb-r": 20}
 WHOLE = {

@@ -1,0 +1,124 @@
+"""The results of ``benchmarks.evidence`` as tables and pictures: ``python -m benchmarks.evidence.page``.
+
+The tables of docs/results.md stand between comments that name their suite; they are written anew, and so are the
+pictures beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perturbify.checks import Report
+from perturbify.checks.runs import Ahead, Pooled, Spread
+from perturbify.methods import theta_way
+from perturbify.text import percent
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "evidence"
+PAGE = ROOT / "docs" / "results.md"
+RIVAL = "vanilla"
+COLUMNS = {"clean": "clean", "pgd": "PGD, one draw", "eot": "EOT-PGD", "margin-long": "margin attack"}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All runs of one name in a suite.
+
+    Attributes:
+        name: What they are called.
+        found: What each of them wrote, by rising seed.
+        reports: The check of each.
+    """
+
+    name: str
+    found: tuple[dict[str, Any], ...]
+    reports: tuple[Report, ...]
+
+    @property
+    def theta(self) -> Spread | None:
+        """θ on average at the end of each."""
+        last = [f["epochs"][-1].get("theta") for f in self.found]
+        return Spread.of([theta["mean"] for theta in last]) if all(last) else None
+
+
+def read(suite: str) -> list[Runs]:
+    """The runs of a suite that are there, the rival first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob(f"{suite}-*.json")):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(values["name"], []).append(values)
+    runs = [
+        Runs(name, tuple(each), tuple(Report.from_dict({**f["report"], "examples": []}) for f in each))
+        for name, each in found.items()
+    ]
+    return sorted(runs, key=lambda r: r.name != RIVAL)
+
+
+def to_markdown(suite: str) -> str:
+    """A suite's table: a row for each name, mean ± sd over its training runs, in percent."""
+    runs = read(suite)
+    rival = next((r for r in runs if r.name == RIVAL), None)
+    heads = ["run", "seeds", "W-steps", "θ at the end", *COLUMNS.values(), "worst case [over images]"]
+    heads += ["ahead of vanilla, over images", "over runs"] if rival is not None else []
+    lines = [heads, ["---"] * len(heads)]
+    for r in runs:
+        cells = [f"`{r.name}`", f"{len(r.found)}", " or ".join(sorted({f"{f['W-steps']:,}" for f in r.found}))]
+        cells.append("–" if r.theta is None else f"{r.theta.mean:.2f}, epoch {theta_way.reached(r.theta.mean)}")
+        cells += [_over_runs(r.reports, id) for id in COLUMNS]
+        shared = any(report.clean.shared for report in r.reports)
+        worst = Pooled.of([report.worst for report in r.reports], shared=shared)
+        cells.append(f"{_spread(worst.over_runs)} {_interval(worst.over_images)}")
+        if rival is not None:
+            cells += ["–", "–"] if r is rival else _ahead(r, rival, shared)
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _over_runs(reports: Sequence[Report], id: str) -> str:
+    """Mean ± sd of one attack; of those that the preset runs in several lengths, the strongest."""
+    results = [[x for x in r.results if x.id == id or x.id.startswith(f"{id}-")] for r in reports]
+    if not all(results):
+        return "–"
+    return _spread(Spread.of([min(x.accuracy for x in found) for found in results]))
+
+
+def _spread(spread: Spread) -> str:
+    sd = "" if spread.sd is None else f" ± {100 * spread.sd:.1f}"
+    return f"{100 * spread.mean:.1f}{sd}"
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return "[{:.1f}, {:.1f}]".format(*(100 * end for end in interval))
+
+
+def _ahead(runs: Runs, rival: Runs, shared: bool) -> list[str]:
+    ahead = Ahead.of([r.worst for r in runs.reports], [r.worst for r in rival.reports], shared=shared)
+    over_runs = "–" if ahead.over_runs is None else _interval(ahead.over_runs)
+    return [percent(ahead.value, ahead.over_images), over_runs]
+
+
+def written(page: str) -> str:
+    """The page with the tables of the results that are there."""
+
+    def table(match: re.Match[str]) -> str:
+        suite = match[1]
+        return f"<!-- {suite} -->\n\n{to_markdown(suite)}\n\n<!-- end of {suite} -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end of \1 -->", table, page, flags=re.S)
+
+
+def main() -> None:
+    """Writes the tables and the pictures."""
+    from benchmarks.evidence import pictures
+
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    pictures.draw(read("digits"), ROOT / "docs" / "results-digits.png")
+
+
+if __name__ == "__main__":
+    main()

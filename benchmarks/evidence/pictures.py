@@ -1,0 +1,50 @@
+"""θ over a run, site by site: how far the loss lets it go, and what it comes to beside what it is added to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.evidence.page import Runs
+
+
+def draw(runs: Sequence[Runs], path: Path) -> None:
+    """Draws Learn2Perturb's θ beside its ablation's, absolute and over the activation; means over seeds.
+
+    Args:
+        runs: Of a suite, ``learn2perturb`` and ``learn2perturb-r`` among them.
+        path: PNG file.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    by_name = {r.name: r for r in runs}
+    ours, alone = by_name["learn2perturb"], by_name["learn2perturb-r"]
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
+    colours = plt.get_cmap("viridis")
+    sites = list(ours.found[0]["epochs"][-1]["sites"])
+    for number, site in enumerate(sites):
+        colour = colours(number / max(1, len(sites) - 1))
+        axes[0].plot(_mean(ours, "sites", site), color=colour, label=site)
+        axes[1].plot(_mean(ours, "relative", site), color=colour)
+    axes[0].plot(_mean(alone, "sites", sites[0]), color="black", linestyle="--", label="regulariser alone")
+    axes[0].set(title="θ, mean over a site", xlabel="epoch", ylim=(0, None))
+    axes[1].set(title="noise over activation", xlabel="epoch", yscale="log")
+    axes[0].legend(fontsize=7)
+    for r in runs:
+        values = [100 * report.headline.accuracy for report in r.reports]
+        axes[2].plot([r.name] * len(values), values, "o", alpha=0.7)
+    axes[2].set(title="worst case of every image, %", ylim=(0, 100))
+    figure.savefig(path, dpi=110, metadata={"Software": "perturbify"})
+    plt.close(figure)
+
+
+def _mean(runs: Runs, key: str, site: str) -> list[float]:
+    """One site's value after every epoch, over the seeds."""
+    each = [[epoch[key][site] for epoch in found["epochs"]] for found in runs.found]
+    return [fmean(v for v in values if v is not None) for values in zip(*each, strict=True)]
