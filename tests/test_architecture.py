@@ -1,4 +1,4 @@
-"""The arrows of the design, which docs/architecture.md draws: nothing knows what stands above it; importing is cheap."""
+"""The arrows of the design, as docs/architecture.md draws them: nothing knows what stands above it."""
 
 import ast
 import re

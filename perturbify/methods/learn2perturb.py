@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @register
 class Learn2Perturb(Method):
-    """Noise behind every convolution whose θ learns against the loss and a regulariser that makes it grow."""
+    """Noise behind every convolution whose θ learns by the loss and by a regulariser that makes it grow."""
 
     name = "learn2perturb"
     source = "Learn2Perturb, CVPR 2020"
