@@ -1,4 +1,4 @@
-"""``perturbify finetune``: train weights and noise in turn, then check what came out."""
+"""``perturbify finetune``: train weights and noise, then check what came out."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def finetune(
     quiet: bool,
     **how: Any,
 ) -> None:
-    """Train a network's weights and its noise in turn, against an adversary, and check the result.
+    """Train a network's weights and its noise against an adversary, and check the result.
 
     The run's folder holds the resolved recipe, metrics, the model with its card, and the state that --resume needs.
     Once the model is written, the exit status is that of its check; 0: the figures are established; 3: a criterion

@@ -24,8 +24,8 @@ class DataSettings:
         root: Its folder; None: where that dataset usually lies.
         image_size: Height and width in pixels the images are brought to; None: as they are.
         train_images: How many training images, evenly over the classes; None: all of them.
-        held_out: How many of these, evenly over the classes, are not trained on but used to choose the best epoch by,
-            so that the test images need not be; None: none.
+        held_out: How many of these, evenly over the classes, are kept out of training to choose the best epoch by, so
+            that the test images need not be; None: none.
         crop_padding: Pixels of zeros on each side before the random crop; 0: no crop. The release's is 4
             (docs/constants.md).
         flip: Whether half of the training images are mirrored, as in the release.
@@ -53,23 +53,24 @@ class TrainSettings:
         epochs: Passes over the training images, warm-up included; at least 1.
         batch_size: Images a step; at least 1. The release's is 128.
         warmup_epochs: The first epochs, in which W alone learns and the noise is off; from 0 to ``epochs``.
-            The paper's is 20. This and the next three mean something to Learn2Perturb alone; the noise of other
-            methods is on from the first step, and W and θ learn in every one.
+            The paper's is 20. This, and the settings from ``w_steps`` to ``tau_from``, mean something to
+            Learn2Perturb's schedule alone; the noise of other methods is on from the first step, and W and θ learn in
+            every one.
         w_steps: W-steps in a row before the θ-steps; at least 1.
         theta_steps: θ-steps in a row before the W-steps; at least 1.
         joint: Both groups step in every step, by gradients at one point and on the same images, as Algorithm 1 has it;
             ``w_steps`` and ``theta_steps`` then mean nothing. False: they learn in turns, on different batches, and W
             takes fewer steps.
-        theta_schedule: ``"scaled"``: θ goes the way of the full schedule in as many steps as the run has
-            (:mod:`perturbify.methods.theta_way`). ``"plain"``: its learning rate and τ are as they stand, so that
-            θ hardly moves in a short run.
-        theta_rate_limit: What ``"scaled"`` multiplies θ's learning rate with at most; at least 1. The gradient of the
-            loss is noise for the most part, and more of it than the network bears moves single θ about.
+        theta_schedule: ``"scaled"``: θ goes the way of the full schedule in the steps that the run has
+            (:mod:`perturbify.methods.theta_way`). ``"plain"``: its learning rate and τ are as they stand, and θ hardly
+            moves in a short run.
+        theta_rate_limit: What ``"scaled"`` multiplies θ's learning rate by at most; at least 1. More than a network
+            bears scatters its θ.
         tau_from: What τ = H_k counts epochs from: ``"noise"``, the first in which noise is active; or ``"start"``, the
             first of the run.
         gamma_form: ``"optimizer"``: the gradient of the penalty goes through θ's optimiser with that of the loss, as in
             the release. ``"literal"``: θ moves by it outright, without learning rate and momentum, as Algorithm 1 is
-            written; they part at the first milestone.
+            written. The two agree until the first milestone.
         gamma: Weight of the method's penalty, at least 0; None: the method's own. Of Learn2Perturb's regulariser g(θ)
             (eq. 7) at batch 128, scaled by batch_size/128; of Adv-BNN's KL divergence, which is divided by the number
             of training images.
@@ -135,8 +136,8 @@ class OptimizerSettings:
         momentum: In [0, 1).
         nesterov: Nesterov's momentum; needs ``momentum``.
         weight_decay: At least 0. The release's is 3e-4 on W and 0 on θ.
-        milestones: Epochs, counted from 0 and increasing, from each of which on ``decay`` applies once more.
-        decay: What the learning rate is multiplied with at each milestone; in (0, 1].
+        milestones: Epochs, counted from 0 and increasing, from each of them on ``decay`` applies once more.
+        decay: What the learning rate is multiplied by at each milestone; in (0, 1].
     """
 
     lr: float

@@ -1,4 +1,4 @@
-"""The arrows of the design: nothing below knows what stands above it, and importing the library costs nothing."""
+"""The arrows of the design, as docs/architecture.md draws them: nothing knows what stands above it."""
 
 import ast
 import re
@@ -12,6 +12,7 @@ import pytest
 from perturbify import methods
 
 ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 STAIR = [
     {"escape", "fused", "generators", "normal", "normalize", "numbers", "ranks", "strict_json"},
     {"errors", "text"},
@@ -137,3 +138,23 @@ def test_every_public_name_is_there():
         assert getattr(perturbify, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         _ = perturbify.nonsense
+
+
+def test_the_page_draws_the_stair():
+    drawing = re.search(r"```\n(.*?)```", PAGE, re.DOTALL)[1]
+    steps = re.split(r"^─+\n", drawing, flags=re.MULTILINE)
+    drawn = [{name for line in step.splitlines() for name in line[:37].split()} for step in steps]  # then what it is
+    assert drawn == STAIR[::-1]
+
+
+def test_what_the_page_names_is_there():
+    paths = re.findall(r"`((?:[\w-]+/)+[\w.-]*|\w+\.toml)`", PAGE)
+    pages = re.findall(r"\]\(([\w-]+\.md)", PAGE)
+    assert len(paths) > 20 and len(pages) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [page for page in pages if not (ROOT / "docs" / page).is_file()] == []
+    held = re.findall(r"`([\w-]+)`(?: and `(\w+)`)? (?:in|to `\w+` in) `([\w/.]+)`", PAGE)
+    assert len(held) > 8
+    for *names, path in held:
+        for name in filter(None, names):
+            assert name in (ROOT / path).read_text(encoding="utf-8"), f"{name} in {path}"

@@ -1,9 +1,11 @@
 """The README keeps its word: its commands run, and its figures are those of the committed reports."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,12 @@ from perturbify.text import percent
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 
 
-def shell_blocks():
-    return re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+def shell_blocks(page=README):
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    return [block for language, block in blocks if language in ("", "sh")]
 
 
 def run(command, cwd):
@@ -49,11 +53,12 @@ def test_the_three_lines_of_python_run(tmp_path, monkeypatch):
     assert (tmp_path / "resnet18.noisy.safetensors").is_file()
 
 
-def test_the_other_commands_are_understood(tmp_path):
-    """Every command line that the README shows parses: its options exist."""
+@pytest.mark.parametrize("page", [README, GUIDE], ids=["README", "guide"])
+def test_the_other_commands_are_understood(page):
+    """Every command line that the page shows parses: its options exist."""
     from perturbify.cli.main import cli
 
-    for block in shell_blocks():
+    for block in shell_blocks(page):
         for line in block.replace(".venv/bin/", "").replace(" && ", "\n").splitlines():
             words = line.partition("#")[0].split()
             if words[:1] != ["perturbify"]:
@@ -64,9 +69,25 @@ def test_the_other_commands_are_understood(tmp_path):
 
 def test_the_guide_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-    first = re.search(r"```python\n(.*?)```", guide, flags=re.DOTALL)[1]
+    first = re.search(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)[1]
     exec(compile(first, "guide.md", "exec"), {})
+
+
+def test_the_guides_settings_have_the_defaults_that_it_says():
+    """Of turns, θ's schedule, attack and speed; of two in a row, both."""
+    from perturbify import settings
+
+    tables = {"train": settings.TrainSettings, "attack": settings.AttackSettings, "speed": settings.SpeedSettings}
+    rows = re.findall(r"^\| (`(?:train|attack|speed)\..*?) \| (.*?) \|", GUIDE, flags=re.MULTILINE)
+    said = {
+        key: value for keys, values in rows for key, value in zip(keys.split(", "), values.split(", "), strict=True)
+    }
+    assert {"`train.joint`", "`train.theta_schedule`", "`train.tau_from`", "`attack.labels`"} <= said.keys()
+    for key, value in said.items():
+        table, name = key.strip("`").split(".")
+        default = {f.name: f.default for f in fields(tables[table])}[name]
+        words = {None: ("none", "the method's")}.get(default, (json.dumps(default),))
+        assert value.strip("`") in words, key
 
 
 COLUMNS = {"learn2perturb": 2, "pgd": 3, "resnet4b_adv": 4}

@@ -1,7 +1,7 @@
 """Adv-BNN: an adversarially trained Bayesian network.
 
 Liu, Li, Wu, Hsieh: "Adv-BNN: Improved Adversarial Defense Through Robust Bayesian Neural Network" (ICLR 2019).
-Constants as docs/constants.md collects them.
+Constants as docs/constants.md has them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @register
 class Learn2Perturb(Method):
-    """Noise behind every convolution whose θ learns against the loss and a regulariser that makes it grow."""
+    """Noise behind every convolution whose θ learns by the loss and by a regulariser that makes it grow."""
 
     name = "learn2perturb"
     source = "Learn2Perturb, CVPR 2020"
@@ -47,8 +47,9 @@ class Learn2Perturb(Method):
         from perturbify.perturbation import perturbations
 
         thetas = [p.theta.detach().double() for _, p in perturbations(network)]
-        theta = sum(float(t.sum()) for t in thetas) / sum(t.numel() for t in thetas)
-        return (f"θ is {theta:.3f} on average, {said(theta)}.",)
+        mean = sum(float(t.sum()) for t in thetas) / sum(t.numel() for t in thetas)
+        least, most = min(float(t.min()) for t in thetas), max(float(t.max()) for t in thetas)
+        return (f"θ is {mean:.3f} on average, from {least:.3f} to {most:.3f}; its mean is {said(mean)}.",)
 
     def penalty(self, sites: Sequence[Noisy], moment: Moment) -> Tensor | None:
         """``γ Σ g(θ)`` (Learn2Perturb, eq. 7)."""

@@ -22,8 +22,8 @@ def load(
 ) -> Perturbed:
     """Reads a network back: with its noise, in eval mode, and the noise is on.
 
-    The architecture is built anew and operated on anew, so what is loaded has been verified on this machine and with
-    these library versions.
+    The network is built and operated on anew, so what is loaded has been verified on this machine and with these
+    library versions.
 
     Args:
         path: A file that :func:`perturbify.save` wrote.

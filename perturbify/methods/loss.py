@@ -84,7 +84,7 @@ def weighted(network: nn.Module, x: Tensor, y: Tensor, adversary: Adversary | No
 
 
 def checked(found: object, method: str) -> Loss:
-    """What a method gave as its loss, which may be a user's.
+    """Makes sure that what a method gave is a loss; the method may be a user's.
 
     Args:
         found: What it gave.

@@ -23,7 +23,8 @@ class Moment:
     """Where training stands, as far as a loss or a penalty may depend on it.
 
     Attributes:
-        k: The epoch, counted from 1 at the first in which noise is active; below 1 in a warm-up.
+        k: The epoch as τ counts it: from 1 at the first in which noise is active, and below 1 before; of the full
+            schedule, where that of θ is scaled (:func:`perturbify.methods.theta_way.tau_epoch`).
         batch_size: Images a step, over all processes.
         images: Training images.
         gamma: The method's ``gamma``, or the recipe's ``train.gamma``.
@@ -51,7 +52,7 @@ class Noisy:
 
 
 class Method:
-    """A defence: where its noise is, what it adds to the loss, what it projects, when what learns, and how it predicts.
+    """A defence: where its noise is, what its loss is, what it projects, what learns when, and how it predicts.
 
     A defence is a subclass that :func:`perturbify.methods.register` knows. What it does not set or override is as here:
     plain training without noise. docs/methods.md has an example.
@@ -60,10 +61,11 @@ class Method:
         name: What recipes, files and commands call it.
         source: Whose it is.
         perturb: Its noise; None: it has none.
-        sites: Other sites that its noise may be put on, beside that of ``perturb``.
+        sites: Other sites that its noise may be put on, besides that of ``perturb``.
         adversarial: Whether it trains on adversarial images as well, by the recipe's ``[attack]``.
-        alternates: Whether W and θ learn in turn, after a warm-up without noise (Learn2Perturb, Algorithm 1). Otherwise
-            both learn in every step, and the noise is on from the first.
+        alternates: Whether its schedule is Learn2Perturb's (Algorithm 1): a warm-up without noise, then W and θ
+            together or in turns, as ``train.joint`` has it. Otherwise both learn in every step, and the noise is on
+            from the first.
         theta_from_loss: Whether θ follows the gradient of the network's loss; otherwise the penalty's alone.
         gamma: The weight of the penalty, or of a term of the loss, where the recipe gives none.
         penalizes_weights: Whether the weights follow the penalty's gradient as well.
@@ -114,7 +116,7 @@ class Method:
                 )
 
     def start_(self, network: Perturbed, normalize: Normalize | None) -> None:
-        """Sets what θ starts from, where its settings cannot say it; called once, when a network has been wrapped.
+        """Sets what θ starts from, where ``perturb`` cannot say it; called once, when a network has been wrapped.
 
         Args:
             network: The network.

@@ -1,7 +1,7 @@
 """PixelDP: certified robustness by differential privacy.
 
 Lecuyer, Atlidakis, Geambasu, Hsu, Jana: "Certified Robustness to Adversarial Examples with Differential Privacy" (IEEE
-S&P 2019). Constants as docs/constants.md collects them.
+S&P 2019). Constants as docs/constants.md has them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PixelDp(Method):
         """Makes sure that the first convolution takes the image itself, and that nothing else does.
 
         Raises:
-            MethodError: It is not so, or the convolution is none whose sensitivity has a known bound.
+            MethodError: It is not so, or no bound on that convolution's sensitivity is known.
         """
         from perturbify.certification import verify
 

@@ -1,7 +1,7 @@
 """PNI: parametric noise injection.
 
 He, Rakin, Fan: "Parametric Noise Injection: Trainable Randomness to Improve Deep Neural Network Robustness Against
-Adversarial Attack" (CVPR 2019). Constants as docs/constants.md collects them.
+Adversarial Attack" (CVPR 2019). Constants as docs/constants.md has them.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def predict(model: nn.Module, images: Tensor, draws: int | None = None) -> Predi
         draws: By default as many as the method takes.
 
     Raises:
-        SurgeryError: ``model`` is not a perturbed network, or ``images`` is no batch of images.
+        SurgeryError: ``model`` is not a perturbed network, or ``images`` are no batch of images.
         MethodError: Its method is not registered here.
     """
     if not isinstance(model, Perturbed):

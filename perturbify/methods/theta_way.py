@@ -2,12 +2,13 @@
 
 The regulariser alone moves θ so that θ^1.5 = θ₀^1.5 + ¾ Σ (step size · γ / τ), summed over the steps: what θ comes to
 depends on their number. With the constants of the authors' release it comes from 0.25 to 1.06 in the 330 noisy epochs
-of the full schedule, and nowhere in a run of minutes. A run of another length therefore takes θ's learning rate times
-what its steps are fewer, for the gradient of the loss and of the regulariser alike, and reads τ where the full schedule
-would be at the same share of its way (docs/constants.md).
+of the full schedule, and nowhere in a run of minutes. A run of another length therefore multiplies θ's learning rate
+by how many times fewer its steps are, for the gradient of the loss and of the regulariser alike, and reads τ where the
+full schedule would be at the same share of its way (docs/constants.md).
 
-There is a limit to that, ``train.theta_rate_limit``. The gradient of the loss is noise for the most part, and what it
-does to single θ grows with the square root of how many times faster they go, against what the regulariser does to all.
+There is a limit to that, ``train.theta_rate_limit``. The gradient of the loss is noise for the most part. What that
+does to a single θ grows with the square root of the factor, while what the regulariser does to all of them stays what
+it is in the full schedule.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _RATE, _MOMENTUM, _MILESTONES, _DECAY, _GAMMA = 0.1, 0.9, (150, 250), 0.1, 1e-4 
 
 
 def pace(recipe: Recipe, steps: int, *, warms_up: bool) -> float:
-    """What θ's learning rate is multiplied with in a run.
+    """What θ's learning rate is multiplied by in a run.
 
     Args:
         recipe: The run's.

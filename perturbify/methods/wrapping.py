@@ -71,7 +71,7 @@ def wrap(
         MethodError: There is no such method, or the noise or the network is none for it.
         NoConvolutions: There is nothing to put noise on.
         AlreadyWrapped: The network has noise modules already.
-        SurgeryError: The settings ask for what this network has not.
+        SurgeryError: The settings ask for what this network does not have.
         TraceError: A convolution inside of a forward that goes on after it, which torch.fx cannot follow.
         ParityError: With the noise off, the result is not the source.
         ModelError: The network fails on the example input, or no input size is known.

@@ -63,7 +63,7 @@ def finetune(
     force: bool = False,
     on_step: OnStep | None = None,
 ) -> Result:
-    """Trains the weights and the noise of a network in turn (Learn2Perturb, Algorithm 1).
+    """Trains the weights and the noise of a network (Learn2Perturb, Algorithm 1).
 
     In processes that torchrun started, each takes its part of every batch, with noise of its own; the first one writes.
 

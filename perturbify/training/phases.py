@@ -34,13 +34,13 @@ PLAIN = Phase("plain", weights=True, thetas=False, noise=False)
 
 
 def phase_at(epoch: int, step: int, steps_per_epoch: int, settings: TrainSettings, method: Method) -> Phase:
-    """Which phase a step belongs to; for methods that alternate by Learn2Perturb, Algorithm 1.
+    """Which phase a step belongs to; for Learn2Perturb's schedule by its Algorithm 1.
 
     Args:
         epoch: From 0.
         step: Step inside the epoch, from 0.
-        steps_per_epoch: Steps of an epoch; the alternation goes on across epochs.
-        settings: Length of the warm-up and of the turns.
+        steps_per_epoch: Steps of an epoch; turns go on across epochs.
+        settings: Length of the warm-up, and whether W and θ learn together or in turns of which length.
         method: The defence; one without noise has one phase.
     """
     if method.perturb is None:

@@ -27,7 +27,7 @@ from perturbify.training.seeds import private_generators
 
 
 class Learner:
-    """A network with the two groups that learn in turn, each with its optimiser: weights W and noise θ.
+    """A network with the two groups that learn, each with its optimiser: weights W and noise θ.
 
     Args:
         model: The perturbed network.
@@ -39,7 +39,7 @@ class Learner:
     Attributes:
         average: The moving average of the network, if the recipe asks for one.
         images: Number of training images, which some penalties depend on.
-        theta_pace: What θ's learning rate is multiplied with, from :mod:`perturbify.methods.theta_way`.
+        theta_pace: What θ's learning rate is multiplied by, from :mod:`perturbify.methods.theta_way`.
         waits: Whether a step waits for its losses before it updates, which costs nothing on the CPU; elsewhere an
             update with a loss that is not finite is made, and found out later.
     """

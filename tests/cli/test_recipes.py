@@ -33,10 +33,12 @@ def test_help(command: str) -> None:
 def test_ls_says_a_line_for_each() -> None:
     lines = output("ls").splitlines()
     assert [line.split()[0] for line in lines] == list(recipe.names())
-    assert lines[0].split("  ", 1)[1].lstrip() == "Learn2Perturb on CIFAR-10, with the paper's network and constants."
+    assert (
+        lines[0].split("  ", 1)[1].lstrip() == "Learn2Perturb on CIFAR-10: the paper's method, its authors' schedule."
+    )
     assert json.loads(output("ls", "--json"))[0] == {
         "name": "cifar10",
-        "description": "Learn2Perturb on CIFAR-10, with the paper's network and constants.",
+        "description": "Learn2Perturb on CIFAR-10: the paper's method, its authors' schedule.",
     }
 
 

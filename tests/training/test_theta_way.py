@@ -61,7 +61,10 @@ def test_reports_say_how_far_theta_went(data):
     for _, perturbation in perturbify.perturbations(network):
         nn.init.constant_(perturbation.theta, 0.6)
     plan = perturbify.CheckPlan(attacks=("fgsm",), images=6, draws=2)
-    assert f"θ is 0.600 on average, {said(0.6)}." in perturbify.check(network.eval(), data, plan).remarks
+    assert (
+        f"θ is 0.600 on average, from 0.600 to 0.600; its mean is {said(0.6)}."
+        in perturbify.check(network.eval(), data, plan).remarks
+    )
 
 
 @given(st.integers(0, 349), st.integers(1, 400), st.integers(0, 20))
