@@ -116,13 +116,12 @@ def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["no
     Raises:
         OutputExists: The folder holds the run of another recipe, or something else.
     """
-    from perturbify import recipe as recipes
     from perturbify.errors import OutputExists
 
     if not (folder.is_run and (folder.can_go_on or folder.model.is_file())):
         folder.check(force=False)
         return "none"
-    before, now = (_settings(r) for r in (recipes.load(folder.recipe), recipe))
+    before, now = (_settings(r) for r in (folder.read_recipe(), recipe))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         raise OutputExists(

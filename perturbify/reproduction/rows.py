@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
-
-import numpy as np
+from statistics import fmean
 
 from perturbify.checks import Report
-from perturbify.checks.results import Figure
+from perturbify.checks.runs import Pooled
 from perturbify.checks.statistics import Right
 from perturbify.reproduction.columns import Column, columns
 from perturbify.reproduction.job import Reproduction
@@ -108,7 +106,6 @@ def without_figures(outcome: Outcome) -> bool:
 
 def _measured(name: str, rights: Sequence[Right], shared: bool, claimed: float | None) -> Measured:
     """The mean over runs; the images are the same in each, so their answers stand side by side."""
-    means = [float(right.mean()) for right in rights]
-    pooled = Figure.of(np.hstack(rights), shared=shared)
-    sd = stdev(means) if len(means) > 1 else None
-    return Measured(name, len(means), fmean(means), sd, pooled.interval, len(rights[0]), claimed)
+    pooled = Pooled.of(rights, shared=shared)
+    runs = pooled.over_runs
+    return Measured(name, runs.runs, runs.mean, runs.sd, pooled.over_images, len(rights[0]), claimed)
