@@ -53,7 +53,7 @@ def trained(
     for name, header in headers.items():
         if header.recipe is None:
             continue
-        recipe = recipes.from_toml(header.recipe, name)
+        recipe = recipes.of_run(header.recipe, name)
         kind = files[name].stem if files[name].stem in _OTHERS else "model"
         same = [recipes.to_toml(replace(recipe, seed=0)), header.model, header.config, header.normalize, kind]
         key = json.dumps(same, sort_keys=True)
@@ -81,7 +81,7 @@ def check_same_data(headers: Mapping[str, Header]) -> None:
         CheckError: Two were not.
     """
     hint = "Compare the networks of one dataset at a time: with others, their figures say nothing of each other."
-    sets = {n: recipes.from_toml(h.recipe, n).data.name for n, h in headers.items() if h.recipe is not None}
+    sets = {n: recipes.of_run(h.recipe, n).data.name for n, h in headers.items() if h.recipe is not None}
     classes = {n: h.classes for n, h in headers.items() if h.classes is not None}
     for name, data in sets.items():
         first, theirs = next(iter(sets.items()))
