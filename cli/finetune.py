@@ -204,7 +204,13 @@ def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> Non
     faster = theta_way.planned(recipe, images, warms_up=methods.get(recipe.method).alternates)
     if faster is not None:
         console.log(faster)
-    if methods.get(recipe.method).alternates and recipe.train.warmup_epochs >= recipe.train.epochs:
+    train = recipe.train
+    if methods.get(recipe.method).alternates and train.joint and (train.w_steps, train.theta_steps) != (1, 1):
+        console.log(
+            "warning: W and θ learn in every step, so train.w_steps and train.theta_steps mean nothing; turns want "
+            "train.joint=false"
+        )
+    if methods.get(recipe.method).alternates and train.warmup_epochs >= train.epochs:
         console.log(
             "warning: every epoch is warm-up: the noise stays off and θ learns nothing; see train.warmup_epochs"
         )

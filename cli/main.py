@@ -148,5 +148,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         _complain(f"Error: {type(error).__name__}: {_on_one_line(error)}")
-        _complain("Hint: This looks like a mistake in perturbify; PERTURBIFY_DEBUG=1 shows the traceback.")
+        _complain(
+            "Hint: This looks like a mistake in perturbify, or in a plug-in of yours; PERTURBIFY_DEBUG=1 shows the "
+            "traceback."
+        )
         return 1

@@ -52,6 +52,7 @@ def named(arguments: tuple[str, ...], model: str | None) -> Networks:
 
     Raises:
         CheckpointError: One is no network, or bare weights whose model is not said.
+        CheckError: One is named twice.
     """
     from perturbify import checkpoint
     from perturbify.checks.compare import check_names
@@ -79,6 +80,7 @@ def named(arguments: tuple[str, ...], model: str | None) -> Networks:
             path = Path(models.file_of(place))
             files[name or distinct(_called(path), [*files, *taken])] = path
     check_names(files)
+    _check_once(files)
     bare = [name for name, path in files.items() if _is_bare(path)]
     if bare and model is None:
         raise CheckpointError(
@@ -88,6 +90,21 @@ def named(arguments: tuple[str, ...], model: str | None) -> Networks:
     if model is not None and not bare:
         raise click.UsageError("--model is for bare weights; each FILE here says itself what it is.")
     return Networks(files, families, {n: checkpoint.read_header(p) for n, p in files.items() if n not in bare})
+
+
+def _check_once(files: dict[str, Path]) -> None:
+    """Makes sure that no file is named twice: it would be counted as a second training run.
+
+    Raises:
+        CheckError: One is.
+    """
+    from perturbify.errors import CheckError
+
+    seen: dict[Path, str] = {}
+    for name, path in files.items():
+        first = seen.setdefault(Path(os.path.realpath(path)), name)
+        if first != name:
+            raise CheckError(f"{first} and {name} are one file, {path}.", "Name each network once.")
 
 
 def folders_of_seeds(folder: Path) -> list[Path]:

@@ -58,10 +58,9 @@ def draw(figure: Any, reproduction: Reproduction, rows: Sequence[Row]) -> None:
     data = " and ".join(dict.fromkeys(report.dataset for row in rows for report in row.reports))
     bars = "; bars: standard deviation over training runs" if len(reproduction.seeds) > 1 else ""
     axes.set_title(
-        escape.figure(
-            f"Accuracy of {names} under {paper.curve}, %: {rows[0].reports[0].n} test images of {data}; "
-            f"bands: 95% intervals over images{bars}; hollow: EOT-PGD"
-        ),
+        escape.figure(f"Accuracy of {names} under {paper.curve}, %: {rows[0].reports[0].n} test images of {data}")
+        + "\n"
+        + escape.figure(f"bands: 95% intervals over images{bars}; hollow: EOT-PGD"),
         loc="left",
         fontsize=9,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -121,8 +121,8 @@ def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["no
     if not (folder.is_run and (folder.can_go_on or folder.model.is_file())):
         folder.check(force=False)
         return "none"
-    before, now = (_settings(r) for r in (folder.read_recipe(), recipe))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    before, now = (_settings(r) for r in (folder.kept_recipe(), recipe))
+    changed = [key for key in _in_order(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
         raise OutputExists(
             f"{folder.path} holds a run of another recipe: {changed[0]} is {before.get(changed[0])!r} there, and "
@@ -248,6 +248,11 @@ def _report(folder: RunFolder) -> Report | None:
         return Report.read(folder.report)
     except CheckError:
         return None
+
+
+def _in_order(keys: Iterable[str]) -> list[str]:
+    """Keys with those first that others follow from, such as the size of the images."""
+    return sorted(keys, key=lambda key: (key not in ("model", "method", "data.name"), key))
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

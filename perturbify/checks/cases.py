@@ -115,7 +115,8 @@ def check_known(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in _FAMILIES and name not in (there := known()):
-            raise ValueError(f"there is no attack {name!r}. {nearest(name, there)} There are {', '.join(there)}")
+            known_ones = f"{nearest(name, there)} There are {', '.join(there)}".lstrip()
+            raise ValueError(f"there is no attack {name!r}. {known_ones}")
 
 
 def rivals(plan: CheckPlan, subject: Subject, name: str) -> tuple[Case, ...]:

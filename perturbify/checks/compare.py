@@ -126,7 +126,8 @@ def check_curve(plan: CheckPlan) -> None:
     """
     missing = [name for name in ("fgsm", "pgd") if "sweep" in plan.attacks and name not in plan.attacks]
     if missing:
-        raise ValueError(f"the curve over ε is that of fgsm and pgd, and {' and '.join(missing)} is not asked for")
+        names = " and ".join(missing)
+        raise ValueError(f"the curve over ε is that of fgsm and pgd, and {names} is not asked for: name both")
 
 
 def _groups(networks: Iterable[str], trained: Mapping[str, Trained]) -> dict[str, dict[str, int | None]]:

@@ -47,7 +47,9 @@ def get(name: str) -> Method:
     if name not in _METHODS:
         raise MethodError(
             f"There is no method {name!r}.",
-            nearest(name, _METHODS) or f"There are {', '.join(_METHODS)}; import the module that registers your own.",
+            nearest(name, _METHODS)
+            or f"There are {', '.join(_METHODS)}; import the module that registers your own, or, for commands, "
+            "install it with an entry point in perturbify.methods.",
         )
     return _METHODS[name]
 

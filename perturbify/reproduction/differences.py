@@ -188,7 +188,8 @@ def _of_turns(recipe: Recipe, done: Steps, theta: float | None) -> list[Differen
     ]
     if theta is not None:
         here = f"{theta:.3f} on average after {counted(done.thetas, 'θ-step')}, {theta_way.said(theta)}"
-        found.append(Difference("θ at the end", RELEASE, f"{theta_way.full()[-1]:.2f}, by the regulariser alone", here))
+        theirs = f"{theta_way.full()[-1]:.2f}, by the regulariser alone"
+        found.append(Difference("θ at the end", ALGORITHM, theirs, here))
     return found
 
 

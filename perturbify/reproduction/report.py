@@ -20,6 +20,10 @@ NONE = "–"
 WORST = "worst case"
 """Of every image over all l∞ attacks within ε."""
 
+_WORST = (
+    "Worst case: every image under whichever l∞ attack within ε leaves the least, the margin attack among them; chosen "
+    "by other draws than those that score it."
+)
 SUPPLEMENT = "The paper's figures for CIFAR-100 are in its supplement, and not at hand."
 
 
@@ -67,7 +71,7 @@ def _below(reproduction: Reproduction, outcomes: Sequence[Outcome], fit: Callabl
         "Where this differs from the paper, or from its authors' release:": _departures(reproduction, found),
         "Remarks of the checks:": _remarks(found),
     }
-    lines: list[str] = []
+    lines = ["", _WORST]
     for head, entries in lists.items():
         lines += ["", head, "", *(f"- {fit(entry)}" for entry in entries)] if entries else []
     return lines

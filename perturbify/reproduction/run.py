@@ -11,7 +11,6 @@ from pathlib import Path
 from torch import nn
 
 from perturbify import checkpoint, zoo
-from perturbify import recipe as recipes
 from perturbify.checks import Progress as CheckProgress
 from perturbify.checks import Report, check
 from perturbify.data import Data
@@ -167,7 +166,7 @@ def _done(
                     watcher.checked(report, run)
                 among.gather(None)  # the report is there
         # A run that an earlier version began goes on under its own settings.
-        job = replace(job, recipe=replace(recipes.load(run.recipe), name=recipe.name))
+        job = replace(job, recipe=replace(run.kept_recipe(), name=recipe.name))
         theta = next((m["theta"] for m in reversed(run.read_metrics())), None)
         return Outcome(job, data, Report.read(run.report), theta=None if theta is None else theta["mean"])
     except PerturbifyError as error:

@@ -230,6 +230,15 @@ class RunFolder:
                 f"{self.path} holds no run that could go on: it was stopped before its first step.",
                 "Start it again as you started it; the folder can be the same.",
             )
+        return self.kept_recipe()
+
+    def kept_recipe(self) -> Recipe:
+        """The recipe in its file, whatever else is left of the run.
+
+        Raises:
+            TrainingError: There is no such file, or it cannot be read.
+            RecipeError: The recipe was changed, and has mistakes.
+        """
         try:
             if not self.recipe.is_file():
                 raise TrainingError(

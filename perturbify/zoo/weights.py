@@ -235,6 +235,8 @@ def _read_torch(path: Path) -> Any:
             f"{path.name!r} holds pickled code besides tensors, and that is never run here.",
             "Save its state_dict() alone where you trust it, best as safetensors.",
         ) from error
+    except LookupError as error:  # whose text is but the byte that stands for nothing
+        raise _unreadable(path, "it is no file that torch.save wrote") from error
     except Exception as error:  # a damaged file fails in as many ways as there are bytes to damage
         raise _unreadable(path, re.split(r"\.\s|\n", str(error))[0] or type(error).__name__) from error
 

@@ -85,3 +85,16 @@ def test_other_data_are_refused(header):
         check_same_data({"a": header(0), "b": header(0, classes=["a", "b", "c"])})
     with pytest.raises(CheckError, match="b tells other classes apart than a: number 1 is 'c' there, and 'b' here"):
         check_same_data({"a": header(0), "b": header(0, classes=["a", "c"])})
+
+
+def test_a_run_of_the_version_before_is_no_run_of_this_recipe(header):
+    """It had no schedule of θ, and was trained without one: what its recipe does not say is not today's default."""
+    before = recipe.to_toml(SMOKE).replace('theta_schedule = "scaled"\n', "")
+    headers = {"a": header(recipe=before), "b": header(1), "c": header(2)}
+    assert {name: t.group for name, t in groups(headers).items()} == {
+        "a": "a",
+        "b": "learn2perturb",
+        "c": "learn2perturb",
+    }
+    plain = header(1, {"train.theta_schedule": "plain"})
+    assert {t.group for t in groups({"a": header(recipe=before), "b": plain}).values()} == {"learn2perturb"}

@@ -304,9 +304,10 @@ def test_attacks_and_radii_are_chosen(cli, side_by_side, files):
 def test_attacks_and_radii_that_are_none(refused, files):
     plain = ("compare", files / "plain.safetensors", "--data", "digits")
     assert "There is no attack 'pdg'. Did you mean 'pgd'" in refused(*plain, "--attacks", "pdg", status=2)
+    assert "There is no attack 'foo'. There are fgsm, " in refused(*plain, "--attacks", "foo", status=2)
     assert "--attacks names none" in refused(*plain, "--attacks", ",", status=2)
     said = refused(*plain, "--attacks", "pgd", "--epsilons", "2/255", status=2)
-    assert "The curve over ε is that of fgsm and pgd, and fgsm is not asked for" in said
+    assert "The curve over ε is that of fgsm and pgd, and fgsm is not asked for: name both" in said
     for epsilons, why in (("0", "outside"), ("2/255,x", "'x' is not a number"), (",", "it names none")):
         assert why in refused(*plain, "--epsilons", epsilons, status=2)
     assert "are two formats" in refused(*plain, "--json", "--format", "csv", status=2)
@@ -328,6 +329,14 @@ def test_runs_of_other_data(refused, runs, files, folder):
     perturbify.save(model, "other.safetensors", recipe=recipe.replace('"digits"', '"cifar10"'))
     said = refused("compare", runs / "noisy", "other.safetensors", "--data", "digits", *FEW)
     assert "other was trained on cifar10, and noisy-seed-0 on digits" in said
+
+
+def test_a_file_that_is_named_twice_is_no_second_run(refused, runs, files, folder):
+    (folder / "link.safetensors").symlink_to(files / "plain.safetensors")
+    more = ("--data", "digits", *FEW)
+    said = refused("compare", runs / "noisy", f"again={runs / 'noisy'}", *more)
+    assert "noisy-seed-0 and again-seed-0 are one file" in said and "Name each network once" in said
+    assert "plain and link are one file" in refused("compare", files / "plain.safetensors", "link.safetensors", *more)
 
 
 def test_data_that_do_not_fit(refused, cli, files, npz):

@@ -133,6 +133,13 @@ def test_set_and_data(cli, folder, npz):
     assert read_header("run/model.safetensors").classes == ["0", "1"]
 
 
+def test_settings_that_mean_nothing_are_told(folder, capsys):
+    for changes, told in ((("train.w_steps=3",), True), (("train.w_steps=3", "train.joint=false"), False), ((), False)):
+        sets = [part for change in changes for part in ("--set", change)]
+        assert run(["finetune", "--recipe", "smoke", *SMALL, *sets]) == 0
+        assert ("train.w_steps and train.theta_steps mean nothing" in capsys.readouterr().err) is told
+
+
 def test_force(cli, refused, folder):
     cli("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
     assert "holds a run already" in refused("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
@@ -505,7 +512,7 @@ def test_seeds_beside_what_contradicts_them(refused, folder):
     assert "--set seed has no place beside it" in refused(*given, status=2)
 
 
-def test_folders_of_other_seeds_and_recipes(cli, refused, trained, folder):
+def test_folders_of_other_seeds_and_recipes(cli, refused, trained, folder, npz):
     shutil.copytree(trained.path, "run")
     assert "run is a run itself" in refused("finetune", "--recipe", "smoke", "--seeds", 2, "-o", "run")
     cli(*RUNS, "--no-check", "--seeds", "0,1", "-o", "a")
@@ -516,6 +523,12 @@ def test_folders_of_other_seeds_and_recipes(cli, refused, trained, folder):
     Path("a/seed-2").mkdir()
     Path("a/seed-2/mine.txt").write_text("mine", encoding="utf-8")
     assert "a/seed-2 is not empty" in refused(*RUNS, "--no-check", "--seeds", "3", "-o", "a")
+    other = npz("mine.npz", [*range(10)] * 5, [*range(10)], (12, 12))
+    said = refused(*RUNS, "--no-check", "--seeds", "0,1", "-o", "a", "--data", other)
+    assert "a/seed-0 holds a run of another recipe: data.name is 'digits' there" in said, "not the size of its images"
     before = Path("a/seed-0/model.safetensors").read_bytes()
     cli(*RUNS, "--no-check", "--seeds", "0,1", "-o", "a", "--set", "optimizer.lr=0.2", "--force")
     assert Path("a/seed-0/model.safetensors").read_bytes() != before
+    Path("a/seed-1/recipe.toml").unlink()
+    said = refused(*RUNS, "--no-check", "--seeds", "0,1", "-o", "a", "--set", "optimizer.lr=0.2")
+    assert "There is no file a/seed-1/recipe.toml, and a run cannot go on without its recipe." in said

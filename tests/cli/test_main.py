@@ -123,7 +123,7 @@ def test_a_mistake_of_ours_is_one_line_and_a_traceback_on_request(monkeypatch, c
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[0] == "Error: ZeroDivisionError: of ours over two lines"
-    assert "PERTURBIFY_DEBUG=1" in err.splitlines()[1]
+    assert "or in a plug-in of yours; PERTURBIFY_DEBUG=1" in err.splitlines()[1]
     monkeypatch.setenv("PERTURBIFY_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         run(["convert", "resnet18"])

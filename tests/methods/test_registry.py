@@ -93,6 +93,8 @@ def test_pni_on_activations_by_its_papers_word():
 def test_an_unknown_defence_names_the_nearest():
     with pytest.raises(MethodError, match=r"no method 'vanila'\. Did you mean 'vanilla'"):
         methods.get("vanila")
+    with pytest.raises(MethodError, match="or, for commands, install it with an entry point"):
+        methods.get("xyzzy")
     with pytest.raises(RecipeError, match="method is unknown: There is no method 'pnii'"):
         recipe.load("digits", ["method=pnii"])
 

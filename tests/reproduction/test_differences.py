@@ -80,7 +80,7 @@ def test_where_noise_is_and_how_it_is_drawn(digits):
 
 
 def test_how_far_theta_went(digits):
-    here, theirs = found(asked("learn2perturb", epochs=7), digits, theta=0.2541)["θ at the end", RELEASE]
+    here, theirs = found(asked("learn2perturb", epochs=7), digits, theta=0.2541)["θ at the end", ALGORITHM]
     assert here.startswith("0.254 on average after ") and "as far as epoch 21 of 350" in here
     assert theirs == "1.06, by the regulariser alone"
 

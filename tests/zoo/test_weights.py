@@ -94,6 +94,7 @@ def test_a_missing_file_gets_the_nearest(tmp_path: Path) -> None:
         ("a.safetensors", b"", "cannot be read as safetensors"),
         ("a.safetensors", b"\x08\0\0\0\0\0\0\0{}      junk", "cannot be read as safetensors"),
         ("a.pth", b"", "cannot be read by torch.load"),
+        ("a.pth", b"hello", "cannot be read by torch.load: it is no file that torch.save wrote"),
         ("a.pth", b"PK\x03\x04 and then nothing", "cannot be read by torch.load"),
         ("a.pth", b"these are no weights", "cannot be read by torch.load"),
         ("a.onnx", b"x", "no weights file by its name"),
