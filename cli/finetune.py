@@ -106,7 +106,8 @@ def finetune(
                 recipe, data, model = set_up(chosen[0])
                 base = run_dir or among.agree(runs.fresh_folder(recipe, seeds_inside=True))
                 how_to = runs.How(device, trust_factory=trust_factory, checked=not no_check, force=force)
-                plan = seeds.Several(base, chosen, runs.resolved(recipe, model), how_to)
+                start = seeds.beginning(model, file=models.is_file(model_name or recipe.model))
+                plan = seeds.Several(base, chosen, runs.resolved(recipe, model), how_to, start)
                 if among.first:
                     plan.look()
                 _announce(console, recipe, data, base)
@@ -168,6 +169,7 @@ def _set_up(
     if model_name is None and not any(o.partition("=")[0].strip() == "model" for o in overrides):
         zoo.check_trusted(name, f"the recipe {recipe_name}", trust_factory=trust_factory)
     if models.is_file(name):
+        name = models.file_of(name)
         if any(how.values()):
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
         model = models.load(console, name, trust_factory=trust_factory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from perturbify import strict_json
 from perturbify.cli import interrupts, runs
 from perturbify.cli.console import Console
 from perturbify.cli.runs import How
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 WORST_FIRST = (1, 3, 4, 0)
 """Exit statuses, the worst first."""
+_ANOTHER = "Choose another folder with -o, or pass --force to replace the runs there."
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,26 @@ class Several:
         seeds: Their seeds; at least one.
         recipe: The recipe of the first, as its folder keeps it.
         how: What was said beside it.
+        start: What they begin with, from :func:`beginning`.
     """
 
     base: Path
     seeds: tuple[int, ...]
     recipe: Recipe
     how: How
+    start: str
+
+    @property
+    def notes(self) -> Path:
+        """What each run began with, by its seed: its recipe does not say that."""
+        return self.base / "perturbify-seeds.json"
+
+    def note(self, seed: int) -> None:
+        """Keeps what a run begins with."""
+        from perturbify.files import write_text
+
+        noted = {**_read(self.notes), str(seed): self.start}
+        write_text(self.notes, json.dumps(noted, indent=1) + "\n")
 
     def folder(self, seed: int) -> RunFolder:
         """The folder of one run."""
@@ -102,7 +119,28 @@ class Several:
         """
         if self.how.force:
             return "none"
-        return standing(self.folder(seed), replace(self.recipe, seed=seed), checked=self.how.checked)
+        from perturbify.errors import OutputExists
+
+        far = standing(self.folder(seed), replace(self.recipe, seed=seed), checked=self.how.checked)
+        began = _read(self.notes).get(str(seed), self.start)
+        if far != "none" and began != self.start:
+            raise OutputExists(
+                f"{self.folder(seed).path} holds a run that began with other weights: {began} there, and {self.start} "
+                "here.",
+                _ANOTHER,
+            )
+        return far
+
+
+def beginning(model: nn.Module, *, file: bool) -> str:
+    """What a run begins with, in a word: a FILE by its digest, another network by where its weights are from."""
+    from perturbify import zoo
+    from perturbify.checks.intake import digest_of_network
+
+    if file:
+        return f"a FILE of digest {digest_of_network(model)}"
+    spec = zoo.describe(model)
+    return "unknown" if spec is None else spec.weights
 
 
 def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["none", "begun", "finished"]:
@@ -127,7 +165,7 @@ def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["no
         raise OutputExists(
             f"{folder.path} holds a run of another recipe: {changed[0]} is {before.get(changed[0])!r} there, and "
             f"{now.get(changed[0])!r} here.",
-            "Choose another folder with -o, or pass --force to replace the runs there.",
+            _ANOTHER,
         )
     if folder.model.is_file() and (not checked or _report(folder) is not None):
         return "finished"
@@ -174,6 +212,8 @@ def run(
             try:
                 # From the first step to the last page of the report, nobody else writes there.
                 with alone:
+                    if among.first and how_far == "none":
+                        several.note(seed)
                     result = runs.train(console, recipe, data, model, folder, how, begun=how_far == "begun")
                     report = runs.check(console, result, recipe, data) if how.checked else None
                     if report is not None and among.first:
@@ -237,6 +277,15 @@ def _figures(reports: Sequence[Report]) -> dict[str, Spread]:
     from perturbify.checks.runs import over_runs
 
     return over_runs(reports) if reports else {}
+
+
+def _read(notes: Path) -> dict[str, str]:
+    """What runs began with, by their seeds, as far as that is noted."""
+    try:
+        noted = strict_json.loads(notes.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {seed: str(start) for seed, start in noted.items()} if isinstance(noted, dict) else {}
 
 
 def _report(folder: RunFolder) -> Report | None:

@@ -423,7 +423,7 @@ def test_seeds_count_from_the_recipes(cli, folder):
     Path("mine.toml").write_text(recipe.text("smoke").replace("seed = 0", "seed = 5"), encoding="utf-8")
     arguments = ("finetune", "--recipe", "mine.toml", *SMALL, "--seeds", 2)
     text = cli(*arguments)
-    assert [p.name for p in sorted(Path("runs/mine-small").iterdir())] == ["seed-5", "seed-6"]
+    assert [p.name for p in sorted(Path("runs/mine-small").glob("seed-*"))] == ["seed-5", "seed-6"]
     assert "not checked" in text and "±" not in text
     networks = [load_file(f"runs/mine-small/seed-{seed}/model.safetensors") for seed in (5, 6)]
     assert not torch.equal(networks[0]["0.weight"], networks[1]["0.weight"])
@@ -464,6 +464,22 @@ def test_a_file_of_ours_is_trained_with_several_seeds(cli, folder):
     few = ("--set", "data.train_images=50", "--set", "train.epochs=1", "--set", "train.warmup_epochs=0")
     said = cli(*arguments, *few, "--seeds", 2, "--json")
     assert cli(*arguments, *few, "--seeds", 2, "--json") == said
+
+
+def test_other_weights_at_the_start_are_other_runs(cli, refused, folder):
+    """No recipe says what a run began with: what is finished would be kept as if it had begun with these."""
+    small = ("--set", "data.train_images=50", "--no-check", "--trust-factory")
+    common = ("finetune", "--recipe", "smoke", *small, "--seeds", 1, "-o", "a")
+    cli(*RUNS, "--no-check", "--seeds", 1, "-o", "a")
+    cli("convert", "factories:small", "--input-size", "3x8x8", "-o", "mine.safetensors")
+    said = refused(*common, "--model", "mine.safetensors")
+    assert "a/seed-0 holds a run that began with other weights: " in said and "a FILE of digest" in said
+    cli(*common, "--model", "mine.safetensors", "--force")
+    kept = Path("a/seed-0/model.safetensors").stat().st_mtime_ns
+    cli(*common, "--model", "mine.safetensors")
+    assert Path("a/seed-0/model.safetensors").stat().st_mtime_ns == kept
+    said = refused(*common, "--model", "a/seed-0")  # the network of a run is a FILE as well
+    assert "began with other weights: a FILE of digest" in said
 
 
 def test_the_worst_status_of_the_runs(folder, monkeypatch, capsys):
