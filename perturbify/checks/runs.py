@@ -113,7 +113,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float
         second: The same for other runs; there need not be as many.
 
     Returns:
-        None where a side has one run, which says nothing of another.
+        None where a side has one run, or where no two of a side differ: that says nothing of another.
     """
     if min(len(first), len(second)) < 2:
         return None
@@ -122,7 +122,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float
     parts = [stdev(values) ** 2 / len(values) for values in (first, second)]
     value, variance = fmean(first) - fmean(second), sum(parts)
     if variance == 0:
-        return value, value
+        return None
     freedom = variance**2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (first, second), strict=True))
     reach = float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(variance)
     return value - reach, value + reach
