@@ -44,9 +44,6 @@ WHOLE = {
     "theta_optimizer.milestones": [150, 250],
 }
 CHANGES: dict[str, dict[str, Any]] = {
-    "plain": {"train.theta_schedule": "plain"},
-    "turns": {"train.joint": False},
-    "literal": {"train.gamma_form": "literal"},
     "norm": {"perturb.site": "norm"},
     "addition": {"perturb.site": "addition"},
     "batch": {"perturb.share": "batch"},
@@ -82,7 +79,13 @@ def _of(method: str, **more: Any) -> dict[str, Any]:
 SUITES = {
     "digits": Suite("digits", WHOLE, {method: _of(method) for method in METHODS}, "standard"),
     "change": Suite("digits", WHOLE, {name: _of("learn2perturb") | dict(c) for name, c in CHANGES.items()}, "quick"),
-    "cifar": Suite("cifar10_short", {}, {m: {"method": m} for m in METHODS[:3]}, "standard", {"images": 1017}),
+    "cifar": Suite(
+        "cifar10_short",
+        {"speed.precision": "bfloat16"},
+        {method: {"method": method} for method in METHODS[:3]},
+        "quick",
+        {"images": 1017, "attacks": ("fgsm", "pgd", "margin", "eot", "twin"), "eot_draws": 20},
+    ),
 }
 
 
