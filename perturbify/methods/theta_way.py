@@ -30,17 +30,17 @@ START = 0.25
 _RATE, _MOMENTUM, _MILESTONES, _DECAY, _GAMMA = 0.1, 0.9, (150, 250), 0.1, 1e-4  # the release's, on θ
 
 
-def pace(recipe: Recipe, steps: int, *, warms_up: bool) -> float:
+def pace(recipe: Recipe, images: int, *, warms_up: bool) -> float:
     """What θ's learning rate is multiplied by in a run.
 
     Args:
         recipe: The run's.
-        steps: Its steps of an epoch.
+        images: Its training images.
         warms_up: Whether the noise is off in the first ``warmup_epochs``, as in the method whose schedule this is.
     """
     if not warms_up or recipe.train.theta_schedule == "plain":
         return 1.0
-    return min(fewer(recipe, steps), recipe.train.theta_rate_limit)
+    return min(fewer(recipe, images), recipe.train.theta_rate_limit)
 
 
 def planned(recipe: Recipe, images: int, *, warms_up: bool) -> str | None:
@@ -51,24 +51,24 @@ def planned(recipe: Recipe, images: int, *, warms_up: bool) -> str | None:
         images: Its training images.
         warms_up: As for :func:`pace`.
     """
-    whole, rest = divmod(images, recipe.train.batch_size)
-    steps = whole + (rest > 1 or whole == 0)  # a last batch of one image is left out
-    faster = pace(recipe, steps, warms_up=warms_up)
+    faster = pace(recipe, images, warms_up=warms_up)
     if abs(faster - 1) < 0.01:
         return None
-    limited = faster < fewer(recipe, steps)
-    bound = f", where {fewer(recipe, steps):.0f} would make up for it (train.theta_rate_limit)" if limited else ""
-    return f"θ's learning rate is multiplied by {faster:.3g} for the length of the run{bound}"
+    whole = fewer(recipe, images)
+    limit = f", where {whole:.0f} would make up for it (train.theta_rate_limit)" if faster < whole else ""
+    return f"θ's learning rate is multiplied by {faster:.3g} for the length of the run{limit}"
 
 
-def fewer(recipe: Recipe, steps: int) -> float:
+def fewer(recipe: Recipe, images: int) -> float:
     """How many times as many images θ's steps see in the full schedule as in a run.
 
     Args:
         recipe: The run's.
-        steps: Its steps of an epoch.
+        images: Its training images.
     """
     train = recipe.train
+    whole, rest = divmod(images, train.batch_size)
+    steps = whole + (rest > 1 or whole == 0)  # a last batch of one image is left out
     share = 1.0 if train.joint else train.theta_steps / (train.w_steps + train.theta_steps)
     return EPOCHS * STEPS * REFERENCE_BATCH / (train.epochs * steps * train.batch_size * share)
 

@@ -72,11 +72,12 @@ def differences(
         found += _of_noise(recipe, original, method, own)
     if method.adversarial:
         found += _of_attack(recipe, original, method, PAPER if job.method in RELEASED else own)
-    done = steps(recipe, method, training_images(recipe, data))
+    images = training_images(recipe, data)
+    done = steps(recipe, method, images)
     full = replace(original, train=replace(original.train, joint=True))
     found += _of_steps(done, steps(full, method, TRAINING_IMAGES), ALGORITHM if method.alternates else own)
     if method.alternates:
-        found += _of_turns(recipe, done, theta)
+        found += _of_turns(recipe, images, done, theta)
     found += [
         Difference(
             "recipe",
@@ -168,7 +169,7 @@ def _of_steps(done: Steps, full: Steps, own: str) -> list[Difference]:
     ]
 
 
-def _of_turns(recipe: Recipe, done: Steps, theta: float | None) -> list[Difference]:
+def _of_turns(recipe: Recipe, images: int, done: Steps, theta: float | None) -> list[Difference]:
     """What is Learn2Perturb's alone: its warm-up, its Algorithm 1, and the way that θ goes."""
     train = recipe.train
     turns = f"in turn, {counted(train.w_steps, 'W-step')} and {counted(train.theta_steps, 'θ-step')}"
@@ -178,7 +179,7 @@ def _of_turns(recipe: Recipe, done: Steps, theta: float | None) -> list[Differen
         Difference("epochs of warm-up, noise off", RELEASE, f"{RELEASE_NOISE}", f"{train.warmup_epochs}"),
         Difference("updates of W and θ", PAPER, joint, joint if train.joint else turns),
     ]
-    faster = theta_way.pace(recipe, done.batches // train.epochs, warms_up=True)
+    faster = theta_way.pace(recipe, images, warms_up=True)
     rate = "as W's" if faster == 1 else f"as W's, times {faster:.3g} for the length of the run"
     found += [
         Difference("θ's learning rate", RELEASE, "as W's", rate),

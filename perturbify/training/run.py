@@ -75,7 +75,7 @@ class Run:
             self._images, self._apart = images.divided(settings.held_out)
         learner.images = len(self._images)
         self._steps = _steps_per_epoch(len(self._images), self._recipe.train.batch_size, self._among.world)
-        learner.theta_pace = theta_way.pace(self._recipe, self._steps, warms_up=learner.method.alternates)
+        learner.theta_pace = theta_way.pace(self._recipe, learner.images, warms_up=learner.method.alternates)
         self._device = next(learner.model.parameters()).device
         if _kept_on_device(self._images, self._device, self._recipe.speed.data_on_device):
             self._images = self._images.to(self._device)

@@ -31,15 +31,17 @@ def test_the_full_schedule():
 
 
 def test_pace():
-    assert pace(settings(), 391, warms_up=True) == 1
-    assert pace(settings(train__epochs=35), 391, warms_up=True) == 10
-    assert pace(settings(train__batch_size=64), 391, warms_up=True) == 2
+    assert pace(settings(), 50_000, warms_up=True) == 1
+    assert pace(settings(train__epochs=35), 50_000, warms_up=True) == 10
+    assert pace(settings(train__batch_size=64), 25_024, warms_up=True) == 2
     by_turns = settings(train__epochs=70, train__joint=False, train__w_steps=3)
-    assert pace(by_turns, 391, warms_up=True) == 20  # one step in four is θ's
-    assert pace(settings("cifar10_short"), 64, warms_up=True) == 150  # the recipe's limit
-    assert pace(settings("cifar10_short", train__theta_rate_limit=1000), 64, warms_up=True) == pytest.approx(305, abs=1)
-    assert pace(settings("cifar10_short", train__theta_schedule="plain"), 64, warms_up=True) == 1
-    assert pace(settings("cifar10_short"), 64, warms_up=False) == 1
+    assert pace(by_turns, 50_000, warms_up=True) == 20  # one step in four is θ's
+    assert pace(settings("cifar10_short"), 8_068, warms_up=True) == 150  # the recipe's limit
+    assert pace(settings("cifar10_short", train__theta_rate_limit=1000), 8_068, warms_up=True) == pytest.approx(
+        305, abs=1
+    )
+    assert pace(settings("cifar10_short", train__theta_schedule="plain"), 8_068, warms_up=True) == 1
+    assert pace(settings("cifar10_short"), 8_068, warms_up=False) == 1
 
 
 def test_it_is_said():
@@ -91,7 +93,7 @@ def regularised(epochs, in_each, **changes):
     wrapped = perturbify.wrap(network, PerturbConfig(grain="layer"), example_input=torch.rand(2, 3, 4, 4))
     method = methods.get(chosen.method)
     learner = Learner(wrapped.train(), chosen, method)
-    learner.theta_pace = pace(chosen, in_each, warms_up=method.alternates)
+    learner.theta_pace = pace(chosen, 128 * in_each, warms_up=method.alternates)
     for epoch in range(epochs):
         learner.set_epoch(epoch)
         for i in range(in_each):
