@@ -171,12 +171,12 @@ class Learner:
         if not self.method.adversarial or not attack.weight or epoch < attack.from_epoch:
             return None
         if attack.labels == "predicted":
-            return lambda network, x, _: pgd(network, x, self._predicted(network, x), self._attack)
+            return lambda network, x, _: pgd(network, x, self._predicted(x), self._attack)
         return lambda network, x, y: pgd(network, x, y, self._attack)
 
-    def _predicted(self, network: nn.Module, x: Tensor) -> Tensor:
+    def _predicted(self, x: Tensor) -> Tensor:
         with attacked(self.model), torch.no_grad():
-            return logits(network, x).argmax(1)
+            return logits(self.model, x).argmax(1)
 
     def _parts(self, whole: Tensor) -> tuple[Tensor, ...]:
         return whole.tensor_split(min(self.recipe.train.accumulate, len(whole) // 2 or 1))
