@@ -34,7 +34,7 @@ def test_the_figures_are_the_same():
     eager = figures(check(net, split, PLAN))
     with untouched(net):
         report = check(net, split, PLAN, compile=True)
-    assert not report.remarks
+    assert not any("compile" in remark for remark in report.remarks)
     fast = figures(report)
     assert fast.keys() == eager.keys()
     for trial, accuracy in eager.items():
