@@ -18,6 +18,9 @@ def uncompiled(network: nn.Module) -> nn.Module:
 def compiled(network: nn.Module, x: Tensor, y: Tensor, *, cuda_graphs: bool = False) -> nn.Module:
     """The network with its forward and backward compiled, its parameters and noise modules the same objects.
 
+    What was compiled before is forgotten, and compiled again where it is still in use: dynamo takes the forwards of all
+    our networks for one, and leaves off compiling it after a few times.
+
     Args:
         network: A classifier; it is left as it is.
         x: A batch of images to try it on, shape (N, C, H, W).
@@ -27,6 +30,7 @@ def compiled(network: nn.Module, x: Tensor, y: Tensor, *, cuda_graphs: bool = Fa
     Raises:
         Exception: Whatever torch.compile makes of a network that it cannot compile, of a class of its own for each.
     """
+    torch.compiler.reset()
     before = set(vars(network))
     try:
         fast = cast(nn.Module, torch.compile(network, dynamic=False, mode="reduce-overhead" if cuda_graphs else None))

@@ -47,9 +47,11 @@ class Learn2Perturb(Method):
         from perturbify.perturbation import perturbations
 
         thetas = [p.theta.detach().double() for _, p in perturbations(network)]
+        config = network.surgery.plan.config
+        start = None if config is None else config.theta_init
         mean = sum(float(t.sum()) for t in thetas) / sum(t.numel() for t in thetas)
         least, most = min(float(t.min()) for t in thetas), max(float(t.max()) for t in thetas)
-        return (f"θ is {mean:.3f} on average, from {least:.3f} to {most:.3f}; its mean is {said(mean)}.",)
+        return (f"θ is {mean:.3f} on average, from {least:.3f} to {most:.3f}; its mean is {said(mean, start)}.",)
 
     def penalty(self, sites: Sequence[Noisy], moment: Moment) -> Tensor | None:
         """``γ Σ g(θ)`` (Learn2Perturb, eq. 7)."""

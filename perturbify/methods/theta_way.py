@@ -115,8 +115,15 @@ def reached(theta: float) -> int:
     return min(bisect_left(full(), theta) + 1, EPOCHS)
 
 
-def said(theta: float) -> str:
-    """How far a mean θ has come on the full schedule's way, in words."""
+def said(theta: float, start: float | str | None) -> str:
+    """How far a mean θ has come on the full schedule's way, in words.
+
+    Args:
+        theta: The mean.
+        start: What θ started from, ``theta_init``; from elsewhere, it is on no such way.
+    """
+    if start != START:
+        return f"from a start at {start}, not at the full schedule's {START:g}"
     if theta <= START:
         return f"no farther than the start of the full schedule, {START:g}"
     if theta > full()[-1]:

@@ -188,7 +188,8 @@ def _of_turns(recipe: Recipe, images: int, done: Steps, theta: float | None) -> 
         Difference("τ counts epochs from the first", PAPER, "with noise", _TAU[train.tau_from]),
     ]
     if theta is not None:
-        here = f"{theta:.3f} on average after {counted(done.thetas, 'θ-step')}, {theta_way.said(theta)}"
+        way = theta_way.said(theta, recipe.perturb.theta_init)
+        here = f"{theta:.3f} on average after {counted(done.thetas, 'θ-step')}, {way}"
         theirs = f"{theta_way.full()[-1]:.2f}, by the regulariser alone"
         found.append(Difference("θ at the end", ALGORITHM, theirs, here))
     return found

@@ -98,7 +98,6 @@ def finetune(
         network = _place(prepare(model, chosen, data, method), target, chosen, among)
         if network.surgery.plan.config is not None:
             chosen = replace(chosen, perturb=network.surgery.plan.config)
-        torch.compiler.reset()  # what was compiled for runs before counts towards the limit that this one has
         learner = Learner(network, chosen, method, among)
         run = Run(learner, data, folder, on_step)
         run.rehearse()
@@ -156,7 +155,6 @@ def resume(
                     set_aside(folder.state)
                 keep_copy(folder.state_before, folder.state)
         saved.freeze(network)
-        torch.compiler.reset()
         learner = Learner(network, recipe, methods.get(recipe.method), among)
         saved.restore(learner)
         return Result(network, folder, Run(learner, data, folder, on_step).go_on(saved.position, saved.metrics))

@@ -138,8 +138,9 @@ class Learner:
             self.optimizers["weights"].step()
         if phase.thetas and self.thetas:
             self.optimizers["thetas"].step()
-        for theta, gradient in zip(self.thetas, outright, strict=False):
-            theta.data.sub_(gradient, alpha=self.theta_pace)
+        with torch.no_grad():
+            for theta, gradient in zip(self.thetas if outright else (), outright, strict=True):
+                theta.sub_(gradient, alpha=self.theta_pace)
         self.method.project_(self.model)
 
     def _penalize(self, phase: Phase, epoch: int) -> Sequence[Tensor]:

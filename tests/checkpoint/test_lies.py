@@ -411,7 +411,7 @@ def test_a_network_that_does_not_come_to_an_end(path, tmp_path):
     started = time.process_time()
     with pytest.raises(CheckpointError, match="does not come to an end"):
         perturbify.load(endless, model=Refining())
-    assert time.process_time() - started < 10  # of rounds that would take days
+    assert time.process_time() - started < 4
 
 
 class Mixed(torch.nn.Module):

@@ -31,9 +31,11 @@ def figures(report):
 def test_the_figures_are_the_same():
     """Noise of θ = 5 on logits that lie 5 apart where the attack is done: about a coin for each."""
     net, split = noisy(theta=5.0), brightness(far=60, near=60)
-    eager = figures(check(net, split, PLAN))
+    uncompiled = check(net, split, PLAN)
+    eager = figures(uncompiled)
     with untouched(net):
         report = check(net, split, PLAN, compile=True)
+    assert report.remarks == uncompiled.remarks  # and none on compiling
     assert not any("compile" in remark for remark in report.remarks)
     fast = figures(report)
     assert fast.keys() == eager.keys()

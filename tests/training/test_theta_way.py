@@ -53,9 +53,11 @@ def test_it_is_said():
         settings("cifar10_short"), 8_068, warms_up=True
     )
     assert planned(settings("cifar10_short"), 8_068, warms_up=False) is None
-    assert said(0.25) == "no farther than the start of the full schedule, 0.25"
-    assert said(full()[99]) == "as far as epoch 100 of 350 of the full schedule"
-    assert said(1.2) == "beyond the end of the full schedule, 1.06"
+    assert said(0.25, 0.25) == "no farther than the start of the full schedule, 0.25"
+    assert said(full()[99], 0.25) == "as far as epoch 100 of 350 of the full schedule"
+    assert said(1.2, 0.25) == "beyond the end of the full schedule, 1.06"
+    for start in (1.0, "0.1x"):
+        assert said(1.0, start) == f"from a start at {start}, not at the full schedule's 0.25"
 
 
 def test_reports_say_how_far_theta_went(data):
@@ -64,7 +66,7 @@ def test_reports_say_how_far_theta_went(data):
         nn.init.constant_(perturbation.theta, 0.6)
     plan = perturbify.CheckPlan(attacks=("fgsm",), images=6, draws=2)
     assert (
-        f"θ is 0.600 on average, from 0.600 to 0.600; its mean is {said(0.6)}."
+        f"θ is 0.600 on average, from 0.600 to 0.600; its mean is {said(0.6, 0.25)}."
         in perturbify.check(network.eval(), data, plan).remarks
     )
 
