@@ -123,7 +123,7 @@ def said(theta: float, start: float | str | None) -> str:
         start: What θ started from, ``theta_init``; from elsewhere, it is on no such way.
     """
     if start != START:
-        return f"from a start at {start}, not at the full schedule's {START:g}"
+        return f"not on the full schedule's way, which begins at {START:g}, not at {start}"
     if theta <= START:
         return f"no farther than the start of the full schedule, {START:g}"
     if theta > full()[-1]:

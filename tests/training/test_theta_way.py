@@ -57,7 +57,7 @@ def test_it_is_said():
     assert said(full()[99], 0.25) == "as far as epoch 100 of 350 of the full schedule"
     assert said(1.2, 0.25) == "beyond the end of the full schedule, 1.06"
     for start in (1.0, "0.1x"):
-        assert said(1.0, start) == f"from a start at {start}, not at the full schedule's 0.25"
+        assert said(1.0, start) == f"not on the full schedule's way, which begins at 0.25, not at {start}"
 
 
 def test_reports_say_how_far_theta_went(data):
