@@ -106,7 +106,7 @@ def finetune(
                 recipe, data, model = set_up(chosen[0])
                 base = run_dir or among.agree(runs.fresh_folder(recipe, seeds_inside=True))
                 how_to = runs.How(device, trust_factory=trust_factory, checked=not no_check, force=force)
-                start = seeds.beginning(model, file=models.is_file(model_name or recipe.model))
+                start = seeds.beginning(model, data, file=models.is_file(model_name or recipe.model))
                 plan = seeds.Several(base, chosen, runs.resolved(recipe, model), how_to, start)
                 if among.first:
                     plan.look()

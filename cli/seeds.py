@@ -125,22 +125,23 @@ class Several:
         began = _read(self.notes).get(str(seed), self.start)
         if far != "none" and began != self.start:
             raise OutputExists(
-                f"{self.folder(seed).path} holds a run that began with other weights: {began} there, and {self.start} "
-                "here.",
+                f"{self.folder(seed).path} holds a run that began otherwise: {began} there, and {self.start} here.",
                 _ANOTHER,
             )
         return far
 
 
-def beginning(model: nn.Module, *, file: bool) -> str:
-    """What a run begins with, in a word: a FILE by its digest, another network by where its weights are from."""
+def beginning(model: nn.Module, data: Data, *, file: bool) -> str:
+    """What a run begins with, in words: a FILE by its digest, another network by where its weights are from; images."""
     from perturbify import zoo
     from perturbify.checks.intake import digest_of_network
 
     if file:
-        return f"a FILE of digest {digest_of_network(model)}"
-    spec = zoo.describe(model)
-    return "unknown" if spec is None else spec.weights
+        weights = f"a FILE of digest {digest_of_network(model)}"
+    else:
+        spec = zoo.describe(model)
+        weights = f"weights {'unknown' if spec is None else spec.weights}"
+    return f"{weights}, images of digest {data.fingerprint['digest']}"
 
 
 def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["none", "begun", "finished"]:

@@ -1,8 +1,8 @@
 """What Learn2Perturb buys, by runs that fit two cores: ``python -m benchmarks.evidence SUITE [NAME ...]``.
 
 ``digits``: the full schedule in epochs, 350, on scikit-learn's digits by a ResNet-8, θ's rate scaled to the full
-number of θ-steps. ``change``: the same with one thing changed at a time. ``cifar``: a ResNet-20 from public weights on
-CIFAR-10 images (``--data F --weights F``), in as many W-steps for every method.
+number of θ-steps. ``change``: the same with one thing changed at a time, under fewer attacks. ``cifar``: a ResNet-20
+from public weights on CIFAR-10 images (``--data F --weights F``), in as many W-steps for every method.
 
 Each run has its folder below ``--runs`` and goes on where it stopped; when it is trained and checked, its JSON is
 written to benchmarks/results/evidence: recipe, θ and accuracies of every epoch, and the report. Two calls share the
@@ -44,6 +44,7 @@ WHOLE = {
     "theta_optimizer.milestones": [150, 250],
 }
 CHANGES: dict[str, dict[str, Any]] = {
+    "nothing": {},
     "norm": {"perturb.site": "norm"},
     "addition": {"perturb.site": "addition"},
     "batch": {"perturb.share": "batch"},
@@ -89,10 +90,10 @@ SUITES = {
 }
 
 
-def network(suite: str, seed: int, weights: Path | None) -> nn.Module:
-    """What a suite trains, with the fresh weights of a seed or those given."""
+def network(seed: int, weights: Path | None) -> nn.Module:
+    """A ResNet-8 with the fresh weights of a seed, or the ResNet-20 that weights are given for."""
     with fresh_weights(seed):
-        return zoo.create("cifar_resnet20", weights=weights) if suite == "cifar" else cifar_resnet(8)
+        return cifar_resnet(8) if weights is None else zoo.create("cifar_resnet20", weights=weights)
 
 
 def examine(suite: str, name: str, seed: int, given: argparse.Namespace) -> bool:
@@ -108,7 +109,7 @@ def examine(suite: str, name: str, seed: int, given: argparse.Namespace) -> bool
     settings = recipe.load(what.recipe, changes)
     images = datasets.load(settings.data.name)
     print(f"{output.stem}: begins", flush=True)
-    model = network(suite, seed, given.weights)
+    model = network(seed, given.weights)
     try:
         if folder.can_go_on:
             result = perturbify.resume(folder.path, data=images, model=model, device=given.device)

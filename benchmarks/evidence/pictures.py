@@ -7,15 +7,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from perturbify.methods import theta_way
+
 if TYPE_CHECKING:
     from benchmarks.evidence.page import Runs
 
 
 def draw(runs: Sequence[Runs], path: Path) -> None:
-    """Draws Learn2Perturb's θ beside its ablation's, absolute and over the activation; means over seeds.
+    """Draws Learn2Perturb's θ, absolute and over the activation, means over seeds; and every run's worst case.
 
     Args:
-        runs: Of a suite, ``learn2perturb`` and ``learn2perturb-r`` among them.
+        runs: Of a suite, ``learn2perturb`` among them.
         path: PNG file.
     """
     import matplotlib
@@ -23,8 +25,7 @@ def draw(runs: Sequence[Runs], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    by_name = {r.name: r for r in runs}
-    ours, alone = by_name["learn2perturb"], by_name["learn2perturb-r"]
+    ours = next(r for r in runs if r.name == "learn2perturb")
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
     colours = plt.get_cmap("viridis")
     sites = list(ours.found[0]["epochs"][-1]["sites"])
@@ -32,14 +33,15 @@ def draw(runs: Sequence[Runs], path: Path) -> None:
         colour = colours(number / max(1, len(sites) - 1))
         axes[0].plot(_mean(ours, "sites", site), color=colour, label=site)
         axes[1].plot(_mean(ours, "relative", site), color=colour)
-    axes[0].plot(_mean(alone, "sites", sites[0]), color="black", linestyle="--", label="regulariser alone")
+    axes[0].plot(theta_way.full(), color="black", linestyle="--", label="regulariser alone")
     axes[0].set(title="θ, mean over a site", xlabel="epoch", ylim=(0, None))
     axes[1].set(title="noise over activation", xlabel="epoch", yscale="log")
     axes[0].legend(fontsize=7)
     for r in runs:
         values = [100 * report.headline.accuracy for report in r.reports]
         axes[2].plot([r.name] * len(values), values, "o", alpha=0.7)
-    axes[2].set(title="worst case of every image, %", ylim=(0, 100))
+    axes[2].set(title="worst case of every image, %")
+    axes[2].margins(x=0.2)
     figure.savefig(path, dpi=110, metadata={"Software": "perturbify"})
     plt.close(figure)
 
