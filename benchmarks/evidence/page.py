@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"
 PAGE = ROOT / "docs" / "results.md"
 RIVAL = "vanilla"
+OURS, ALONE = "learn2perturb", "learn2perturb-r"
 COLUMNS = {
     "clean": "clean",
     "fgsm": "FGSM",
@@ -84,7 +85,12 @@ def to_markdown(suite: str) -> str:
         if rival is not None:
             cells += ["–", "–"] if r is rival else _ahead(r, rival, shared)
         lines.append(cells)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    by_name = {r.name: r for r in runs}
+    if not {OURS, ALONE} <= by_name.keys():
+        return table
+    over_images, over_runs = _ahead(by_name[OURS], by_name[ALONE], shared=False)
+    return f"{table}\n\n`{OURS}` is ahead of `{ALONE}` by {over_images} over images, and {over_runs} over runs."
 
 
 def _over_runs(reports: Sequence[Report], id: str) -> str:

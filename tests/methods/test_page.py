@@ -20,7 +20,8 @@ def newest(name):
 
 
 NAME, RESULT = newest("methods")
-ROWS = {row["name"]: row for row in RESULT["rows"]}
+OF_RSE, RSE = newest("rse")
+ROWS = {row["name"]: row for row in (*RESULT["rows"], *RSE["rows"])}
 
 
 def gain(found):
@@ -35,7 +36,7 @@ def table(columns):
 
 
 def test_the_page_links_to_its_result():
-    assert NAME in SECTION
+    assert NAME in SECTION and OF_RSE in SECTION
     assert set(methods.names()) <= set(ROWS)
     assert {row["n"] for row in ROWS.values()} == {1017} and "1,017" in SECTION
     assert RESULT["protocol"]["EOT draws"] >= 20
