@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from perturbify.text import percent
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"
 PAGE = ROOT / "docs" / "results.md"
-RIVAL = "vanilla"
+RIVALS = ("vanilla", "nothing")
 OURS, ALONE = "learn2perturb", "learn2perturb-r"
 COLUMNS = {
     "clean": "clean",
@@ -64,26 +65,25 @@ def read(suite: str) -> list[Runs]:
         Runs(name, tuple(each), tuple(Report.from_dict({**f["report"], "examples": []}) for f in each))
         for name, each in found.items()
     ]
-    return sorted(runs, key=lambda r: r.name != RIVAL)
+    return sorted(runs, key=lambda r: r.name not in RIVALS)
 
 
 def to_markdown(suite: str) -> str:
     """A suite's table: a row for each name, mean ± sd over its training runs, in percent; attacks that any run met."""
     runs = read(suite)
-    rival = next((r for r in runs if r.name == RIVAL), None)
-    met = [id for id in COLUMNS if any(report.result(id) for r in runs for report in r.reports)]
+    rival = runs[0]
+    met = [id for id in COLUMNS if any(_figures(r.reports, id) for r in runs)]
     heads = ["run", "seeds", "W-steps", "θ at the end", *(COLUMNS[id] for id in met), "worst case [over images]"]
-    heads += [f"ahead of {RIVAL}, over images", "over runs"] if rival is not None else []
+    heads += [f"ahead of `{rival.name}`, over images", "over runs"]
     lines = [heads, ["---"] * len(heads)]
     for r in runs:
         cells = [f"`{r.name}`", f"{len(r.found)}", " or ".join(sorted({f"{f['W-steps']:,}" for f in r.found}))]
-        cells.append("–" if r.theta is None else f"{r.theta.mean:.2f}, epoch {theta_way.reached(r.theta.mean)}")
+        cells.append(_theta(r))
         cells += [_over_runs(r.reports, id) for id in met]
         shared = any(report.clean.shared for report in r.reports)
         worst = Pooled.of([report.worst for report in r.reports], shared=shared)
         cells.append(f"{_spread(worst.over_runs)} {_interval(worst.over_images)}")
-        if rival is not None:
-            cells += ["–", "–"] if r is rival else _ahead(r, rival, shared)
+        cells += ["–", "–"] if r is rival else _ahead(r, rival, shared)
         lines.append(cells)
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     by_name = {r.name: r for r in runs}
@@ -93,9 +93,26 @@ def to_markdown(suite: str) -> str:
     return f"{table}\n\n`{OURS}` is ahead of `{ALONE}` by {over_images} over images, and {over_runs} over runs."
 
 
-def _over_runs(reports: Sequence[Report], id: str) -> str:
+def _theta(runs: Runs) -> str:
+    """Its mean at the end and, if it began where the full schedule does, the epoch of that at which it is as great."""
+    if runs.theta is None:
+        return "–"
+    began = tomllib.loads(runs.found[0]["recipe"])["perturb"]["theta_init"]
+    far = f", epoch {theta_way.reached(runs.theta.mean)}" if began == theta_way.START else ""
+    return f"{runs.theta.mean:.2f}{far}"
+
+
+def _figures(reports: Sequence[Report], id: str) -> list[float]:
+    """What one attack left of each run; nothing unless it was run on all, and on all images."""
     results = [report.result(id) for report in reports]
-    return _spread(Spread.of([x.accuracy for x in results if x is not None])) if all(results) else "–"
+    found = [x.accuracy for x, report in zip(results, reports, strict=True) if x is not None and x.n == report.n]
+    return found if len(found) == len(reports) else []
+
+
+def _over_runs(reports: Sequence[Report], id: str) -> str:
+    """Mean ± sd of one attack."""
+    found = _figures(reports, id)
+    return _spread(Spread.of(found)) if found else "–"
 
 
 def _spread(spread: Spread) -> str:
@@ -104,13 +121,13 @@ def _spread(spread: Spread) -> str:
 
 
 def _interval(interval: tuple[float, float]) -> str:
-    return "[{:.1f}, {:.1f}]".format(*(100 * end for end in interval))
+    return "[{:.1f}, {:.1f}]".format(*(100 * end for end in interval)).replace("-", "−")
 
 
 def _ahead(runs: Runs, rival: Runs, shared: bool) -> list[str]:
     ahead = Ahead.of([r.worst for r in runs.reports], [r.worst for r in rival.reports], shared=shared)
     over_runs = "–" if ahead.over_runs is None else _interval(ahead.over_runs)
-    return [percent(ahead.value, ahead.over_images), over_runs]
+    return [percent(ahead.value, ahead.over_images).replace("-", "−"), over_runs]
 
 
 def written(page: str) -> str:

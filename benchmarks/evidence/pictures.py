@@ -35,7 +35,7 @@ def draw(runs: Sequence[Runs], path: Path) -> None:
         axes[1].plot(_mean(ours, "relative", site), color=colour)
     axes[0].plot(theta_way.full(), color="black", linestyle="--", label="regulariser alone")
     axes[0].set(title="θ, mean over a site", xlabel="epoch", ylim=(0, None))
-    axes[1].set(title="noise over activation", xlabel="epoch", yscale="log")
+    axes[1].set(title="noise over activation", xlabel="epoch", ylim=(0, None))
     axes[0].legend(fontsize=7)
     for r in runs:
         values = [100 * report.headline.accuracy for report in r.reports]
