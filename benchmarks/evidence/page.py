@@ -97,9 +97,10 @@ def _theta(runs: Runs) -> str:
     """Its mean at the end and, if it began where the full schedule does, the epoch of that at which it is as great."""
     if runs.theta is None:
         return "–"
-    began = tomllib.loads(runs.found[0]["recipe"])["perturb"]["theta_init"]
-    far = f", epoch {theta_way.reached(runs.theta.mean)}" if began == theta_way.START else ""
-    return f"{runs.theta.mean:.2f}{far}"
+    mean = runs.theta.mean
+    if tomllib.loads(runs.found[0]["recipe"])["perturb"]["theta_init"] != theta_way.START:
+        return f"{mean:.2f}"
+    return f"{mean:.2f}, " + (f"epoch {theta_way.reached(mean)}" if mean > theta_way.START else "below the start")
 
 
 def _figures(reports: Sequence[Report], id: str) -> list[float]:
