@@ -94,13 +94,14 @@ def to_markdown(suite: str) -> str:
 
 
 def _theta(runs: Runs) -> str:
-    """Its mean at the end and, if it began where the full schedule does, the epoch of that at which it is as great."""
+    """Its mean at the end and, if it went the way of the full schedule, the epoch of that at which it is as great."""
     if runs.theta is None:
         return "–"
-    mean = runs.theta.mean
-    if tomllib.loads(runs.found[0]["recipe"])["perturb"]["theta_init"] != theta_way.START:
-        return f"{mean:.2f}"
-    return f"{mean:.2f}, " + (f"epoch {theta_way.reached(mean)}" if mean > theta_way.START else "below the start")
+    recipe, mean = tomllib.loads(runs.found[0]["recipe"]), f"{runs.theta.mean:.2f}".replace("-0.00", "0.00")
+    if recipe["method"] not in (OURS, ALONE) or recipe["perturb"]["theta_init"] != theta_way.START:
+        return mean
+    far = theta_way.reached(runs.theta.mean)
+    return f"{mean}, " + (f"epoch {far}" if runs.theta.mean > theta_way.START else "below the start")
 
 
 def _figures(reports: Sequence[Report], id: str) -> list[float]:
