@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence import page
+from perturbify.checks import Report
+from perturbify.checks.runs import Ahead
+from perturbify.text import percent
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXT = page.PAGE.read_text(encoding="utf-8")
 SUITES = ("digits", "cifar", "change")
 
@@ -28,3 +32,26 @@ def test_the_verdicts_that_the_text_tells():
     assert verdicts["digits"] == {"established"} and verdicts["cifar"] == {"not established"}
     short = [c for runs in page.read("cifar") for r in runs.reports for c in r.criteria]
     assert {c.outcome for c in short} == {"pass", "not measured"}
+
+
+@pytest.mark.parametrize(
+    ("suite", "name", "rival"),
+    [
+        ("cifar", "learn2perturb", "vanilla"),
+        ("cifar", "learn2perturb", "learn2perturb-r"),
+        ("digits", "learn2perturb", "vanilla"),
+        ("digits", "learn2perturb-r", "vanilla"),
+    ],
+)
+def test_the_readme_says_the_same(suite, name, rival):
+    runs = {r.name: r for r in page.read(suite)}
+    over_images, over_runs = page.ahead(runs[name], runs[rival])
+    said = " ".join(README.split())
+    assert over_images in said and over_runs in said
+
+
+def test_the_longer_attack_of_one_run_each():
+    ours, theirs = (Report.read(ROOT / "docs" / "reports" / f"{name}.json") for name in ("learn2perturb", "pgd"))
+    found = Ahead.of([ours.worst], [theirs.worst], shared=False)
+    pairs = percent(found.value, found.over_images), percent(ours.headline.ahead.value, ours.headline.ahead.interval)
+    assert all(pair.replace("-", "−") in TEXT.replace(" points [", " [") for pair in pairs)

@@ -54,6 +54,11 @@ class Runs:
         last = [f["epochs"][-1].get("theta") for f in self.found]
         return Spread.of([theta["mean"] for theta in last]) if all(last) else None
 
+    @property
+    def shares(self) -> bool:
+        """Whether the images of a draw have it in common."""
+        return any(report.clean.shared for report in self.reports)
+
 
 def read(suite: str) -> list[Runs]:
     """The runs of a suite that are there, the rival first."""
@@ -80,16 +85,15 @@ def to_markdown(suite: str) -> str:
         cells = [f"`{r.name}`", f"{len(r.found)}", " or ".join(sorted({f"{f['W-steps']:,}" for f in r.found}))]
         cells.append(_theta(r))
         cells += [_over_runs(r.reports, id) for id in met]
-        shared = any(report.clean.shared for report in r.reports)
-        worst = Pooled.of([report.worst for report in r.reports], shared=shared)
+        worst = Pooled.of([report.worst for report in r.reports], shared=r.shares)
         cells.append(f"{_spread(worst.over_runs)} {_interval(worst.over_images)}")
-        cells += ["–", "–"] if r is rival else _ahead(r, rival, shared)
+        cells += ["–", "–"] if r is rival else ahead(r, rival)
         lines.append(cells)
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     by_name = {r.name: r for r in runs}
     if not {OURS, ALONE} <= by_name.keys():
         return table
-    over_images, over_runs = _ahead(by_name[OURS], by_name[ALONE], shared=False)
+    over_images, over_runs = ahead(by_name[OURS], by_name[ALONE])
     return f"{table}\n\n`{OURS}` is ahead of `{ALONE}` by {over_images} over images, and {over_runs} over runs."
 
 
@@ -126,10 +130,12 @@ def _interval(interval: tuple[float, float]) -> str:
     return "[{:.1f}, {:.1f}]".format(*(100 * end for end in interval)).replace("-", "−")
 
 
-def _ahead(runs: Runs, rival: Runs, shared: bool) -> list[str]:
-    ahead = Ahead.of([r.worst for r in runs.reports], [r.worst for r in rival.reports], shared=shared)
-    over_runs = "–" if ahead.over_runs is None else _interval(ahead.over_runs)
-    return [percent(ahead.value, ahead.over_images).replace("-", "−"), over_runs]
+def ahead(runs: Runs, rival: Runs) -> list[str]:
+    """What one is ahead of another in the worst case: the difference and its interval over images; that over runs."""
+    answers = [[report.worst for report in each.reports] for each in (runs, rival)]
+    found = Ahead.of(*answers, shared=runs.shares or rival.shares)
+    over_runs = "–" if found.over_runs is None else _interval(found.over_runs)
+    return [percent(found.value, found.over_images).replace("-", "−"), over_runs]
 
 
 def written(page: str) -> str:
