@@ -42,6 +42,7 @@ def draw(runs: Sequence[Runs], path: Path) -> None:
         axes[2].plot([r.name] * len(values), values, "o", alpha=0.7)
     axes[2].set(title="worst case of every image, %")
     axes[2].margins(x=0.2)
+    axes[2].tick_params(axis="x", labelrotation=15)
     figure.savefig(path, dpi=110, metadata={"Software": "perturbify"})
     plt.close(figure)
 
