@@ -1,5 +1,7 @@
 """docs/results.md and the README say what the runs of ``benchmarks.evidence`` gave."""
 
+import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from benchmarks.evidence import page
 from perturbify.checks import Report
 from perturbify.checks.runs import Ahead
 from perturbify.text import percent
+from perturbify.training import state
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,3 +58,13 @@ def test_the_longer_attack_of_one_run_each():
     found = Ahead.of([ours.worst], [theirs.worst], shared=False)
     pairs = percent(found.value, found.over_images), percent(ours.headline.ahead.value, ours.headline.ahead.interval)
     assert all(pair.replace("-", "−") in TEXT.replace(" points [", " [") for pair in pairs)
+
+
+def test_the_training_that_was_begun_can_go_on_from_where_the_page_says(tmp_path):
+    with tarfile.open(max((ROOT / "benchmarks" / "results").glob("*-train.tar.xz"))) as packed:
+        packed.extractall(tmp_path, filter="data")
+    run = tmp_path / "learn2perturb"
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    position = state.read(run / "state.safetensors").position
+    assert (position.epoch, position.step, len(epochs)) == (20, 0, 20) and "20 epochs of warm-up" in TEXT
+    assert round(sum(e["seconds"] for e in epochs) / 60) == 6 and "about six minutes" in TEXT

@@ -64,6 +64,7 @@ class Suite:
         runs: What it is changed in for each, by name.
         preset: Of the checks.
         plan: What the preset is changed in.
+        brings: Whether its images and the weights of its network have to be given.
     """
 
     recipe: str
@@ -71,6 +72,7 @@ class Suite:
     runs: Mapping[str, Mapping[str, Any]]
     preset: str
     plan: Mapping[str, Any] = field(default_factory=dict)
+    brings: bool = False
 
 
 def _of(method: str, **more: Any) -> dict[str, Any]:
@@ -86,6 +88,7 @@ SUITES = {
         {method: {"method": method} for method in METHODS[:3]},
         "quick",
         {"images": 1017, "batch_size": 1017, "attacks": ("fgsm", "pgd", "margin", "eot", "twin"), "eot_draws": 20},
+        brings=True,
     ),
 }
 
@@ -104,7 +107,7 @@ def examine(suite: str, name: str, seed: int, given: argparse.Namespace) -> bool
     what = SUITES[suite]
     folder = RunFolder(given.runs / suite / f"{name}-{seed}")
     changes = {**what.changes, **what.runs[name], "seed": seed}
-    if given.data is not None:
+    if what.brings:
         changes["data.name"] = str(given.data)
     settings = recipe.load(what.recipe, changes)
     images = datasets.load(settings.data.name)
@@ -165,6 +168,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
+    if SUITES[given.suite].brings != (given.data is not None) or (given.data is None) != (given.weights is None):
+        parser.error("--data and --weights are for the suite cifar, which wants both")
     torch.set_num_threads(1)
     given.output.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
