@@ -38,7 +38,7 @@ def test_the_verdicts_that_the_text_tells():
 
 
 @pytest.mark.parametrize(
-    ("suite", "name", "rival"),
+    ("suite", "name", "baseline"),
     [
         ("cifar", "learn2perturb", "vanilla"),
         ("cifar", "learn2perturb", "learn2perturb-r"),
@@ -46,9 +46,9 @@ def test_the_verdicts_that_the_text_tells():
         ("digits", "learn2perturb-r", "vanilla"),
     ],
 )
-def test_the_readme_says_the_same(suite, name, rival):
+def test_the_readme_says_the_same(suite, name, baseline):
     runs = {r.name: r for r in page.read(suite)}
-    over_images, over_runs = page.ahead(runs[name], runs[rival])
+    over_images, over_runs = page.ahead(runs[name], runs[baseline])
     said = " ".join(README.split())
     assert over_images in said and over_runs in said
 
