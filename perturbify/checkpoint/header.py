@@ -186,7 +186,8 @@ class Header:
         """The settings of the surgery; None for a baseline."""
         if self.config is None:
             return None
-        return PerturbConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.config.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config.items()}
+        return PerturbConfig(**settings)
 
     def normalization(self) -> Normalize | None:
         """The layer inside, if there is one."""
