@@ -18,10 +18,10 @@ States = dict[str, dict[str, Tensor]]
 """State dicts by where they lie in a file: ``""`` at the top, ``"model"``, ``"state.params"``."""
 
 # Averages stand before raw weights, as timm has it; then what stands earlier in these lists.
-_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model_state_dict", "params_ema", "ema_params")
-_AVERAGES += ("ema", "ema_model", "swa_model", "average_model", "averaged_model", "average")
-_RAW = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "params", "weights", "module")
-_RAW += ("backbone", "encoder", "generator", "classifier")
+_AVERAGES = ["state_dict_ema", "model_ema", "ema_state_dict", "ema_model_state_dict", "params_ema", "ema_params"]
+_AVERAGES += ["ema", "ema_model", "swa_model", "average_model", "averaged_model", "average"]
+_RAW = ["state_dict", "model", "model_state_dict", "model_state", "net", "network", "params", "weights", "module"]
+_RAW += ["backbone", "encoder", "generator", "classifier"]
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # of torch; nobody calls a layer so
 _COUNTERS = {"n_averaged"}  # of torch's AveragedModel
