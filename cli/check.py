@@ -104,6 +104,7 @@ def check(
             file = models.file_of(file)
             if embed and console.first:
                 click.get_current_context().with_resource(_to_be_changed(Path(file)))
+            normalization.refuse(how, file)
             if any(how.values()):
                 raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
             read = identity(Path(file))

@@ -130,9 +130,13 @@ def compare(
     options = {key: settings.pop(key) for key in ("weights_key", *normalization.OPTIONS)}
     normalization.asked(options)
     found = networks.named(arguments, model_name, model_args, trust_factory=trust_factory)
-    if any(options.values()) and not found.bare:
-        raise click.UsageError("--weights-key, --mean, --std and --no-normalize are for bare weights; there are none.")
+    if found.bare and model_name is None:
+        console.log(f"bare weights ({', '.join(found.bare)}) are taken as {found.model}, as the FILEs beside them are")
     paths, headers = found.files, found.headers
+    if not found.bare:
+        normalization.refuse(options, next(iter(paths.values())).name)
+        if options["weights_key"] is not None:
+            raise click.UsageError("--weights-key is for bare weights; each FILE here brings its own.")
     check_same_data(headers)
     runs = trained(headers, paths, found.families)
     first = headers.get(next(iter(paths)))

@@ -173,6 +173,7 @@ def _set_up(
         zoo.check_trusted(name, f"the recipe {recipe_name}", trust_factory=trust_factory)
     if models.is_file(name):
         name = models.file_of(name)
+        normalization.refuse(how, name)
         if any(how.values()):
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
         model = models.load(console, name, trust_factory=trust_factory)

@@ -190,10 +190,10 @@ def _as_beside(network: nn.Module, headers: dict[str, Header]) -> Normalization 
         return None
     for name, header in headers.items():
         if header.model is not None and header.model["weights"] == spec.weights:
-            return Normalization(header.normalization(), f"as inside {name}, which began with these weights")
+            return Normalization(header.normalization(), f"as {name} has it, which began with these weights")
     for name, header in headers.items():
         if header.model is not None and header.model["name"] == spec.name:
-            said = f"GUESSED from what is inside {name}, of the same architecture"
+            said = f"GUESSED: as {name} has it, of the same architecture"
             return Normalization(header.normalization(), said, guess=True)
     return None
 

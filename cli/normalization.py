@@ -75,6 +75,19 @@ def asked(options: dict[str, Any]) -> Given:
     return Normalize(mean, std)
 
 
+def refuse(options: dict[str, Any], file: str) -> None:
+    """Makes sure that nothing is said of the pixels of a FILE.
+
+    Raises:
+        UsageError: Something is.
+    """
+    if any(options[name] for name in OPTIONS):
+        raise click.UsageError(
+            f"{file} is taken as it is, with what normalises inside of it; --mean, --std and --no-normalize are for "
+            "bare weights, so convert those again."
+        )
+
+
 def settle(
     console: Console,
     network: nn.Module,
@@ -118,14 +131,14 @@ def _trial(network: nn.Module, decided: Normalization, data: Data | None) -> str
     unknown = f"that normalisation is a guess; say what the network was trained with: {_WAYS}"
     if data is None:
         return unknown
-    some = data.test.interleaved().subset(
-        torch.arange(min(_IMAGES, len(data.test)))
-    )  # time may be up before the last class
-    found = tried(network, decided, Statistics(data.name, data.mean, data.std), some.batches(_AT_ONCE))
+    few = torch.arange(min(_IMAGES, len(data.test)))  # time may be up before the last class, so the classes take turns
+    batches = data.test.interleaved().subset(few).batches(_AT_ONCE)
+    found = tried(network, decided, Statistics(data.name, data.mean, data.std), batches)
     if found is None:
         return unknown
     if found.better is None:
-        return f"{unknown} (on {found.images} test images it is right on {found.right}, and nothing usual does clearly better)"
+        seen = f"on {found.images} test images it is right on {found.right}, and nothing usual does clearly better"
+        return f"{unknown} ({seen})"
     better, right = found.better
     return (
         f"that normalisation is a guess, and probably wrong: with {_option(better)} the network is right on {right} of "

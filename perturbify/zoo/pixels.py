@@ -23,7 +23,7 @@ Given = Normalize | Literal["inside"] | None
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-_CONSTANTS = (("mean", "std"), ("mu", "sigma"), ("mean", "sd"), ("image_mean", "image_std"))  # as such layers call them
+_CONSTANTS = (("mean", "std"), ("mu", "sigma"), ("mean", "sd"))  # as such layers call them
 _SECONDS = 8.0  # that a trial takes at most
 _SURE = 1e-4  # how improbable a better candidate must be by the luck of the images
 _CLEARLY = 0.05  # and by which share of them it must be ahead
@@ -224,9 +224,11 @@ def _inside(model: nn.Module) -> str | None:
         vars(model) | dict(model.named_buffers(recurse=False)) | dict(model.named_parameters(recurse=False))
     ):
         return f"constants of {type(model).__name__}"
+    if transform := next((c for c in model.children() if hasattr(c, "image_mean")), None):  # of torchvision's detectors
+        return type(transform).__name__
     for name, child in model.named_children():
         said = type(child).__name__.lower()
-        if any(word in said for word in ("normaliz", "normalis")) or hasattr(child, "image_mean"):
+        if "normaliz" in said or "normalis" in said:
             parts = vars(child) | dict(child.named_buffers(recurse=False)) | dict(child.named_parameters(recurse=False))
             if _has_constants(parts):
                 return f"{type(child).__name__} ({name!r})"
