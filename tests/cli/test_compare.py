@@ -234,7 +234,8 @@ def bare(files, path, **metadata):
         ({}, "go into the network as they are, in [0, 1] (GUESSED: as noisy has it, of the same architecture)"),
         (
             {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]"},
-            "are normalised before the network: mean 0.1, 0.2, 0.3, std 1, 1, 1 (from the weights file's own mean and std)",
+            "are normalised before the network: mean 0.1, 0.2, 0.3, std 1, 1, 1 (from the weights file's own mean and "
+            "std)",
         ),
     ],
 )
