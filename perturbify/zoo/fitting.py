@@ -13,6 +13,8 @@ from perturbify.errors import WeightsError
 _WHOLE = {torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64}
 _WHOLE.add(torch.int64)
 _IS = ("is", "are")
+_RESET_HEAD = "`--reset-head` loads the rest and leaves the head fresh."
+_SAME_NEEDED = "The weights of the same architecture, with the same arguments, are needed."
 
 
 def fit_weights(
@@ -53,7 +55,7 @@ def fit_weights(
         parts += [f"{_first(unexpected)} {_IS[len(unexpected) > 1]} unknown to the model"] * bool(unexpected)
         raise WeightsError(
             f"{source} does not fit this model: {', and '.join(parts)}.",
-            "The weights of the same architecture, with the same arguments, are needed.",
+            _RESET_HEAD if not unexpected and head() >= set(missing) else _SAME_NEEDED,
         )
     differing = [name for name in wanted if name in state and name not in skipped and _differs(state, wanted, name)]
     if differing:
@@ -78,15 +80,13 @@ def _refuse_shapes(
         here, there = (tensors[differing[0]].shape[0] for tensors in (state, wanted))
         raise WeightsError(
             f"{source} does not fit this model: its head has {here} classes, the model {there}.",
-            f"`--num-classes {here}` builds the model for them" * other_heads
-            + "; " * other_heads
-            + "`--reset-head` loads the rest and leaves the head fresh.",
+            f"`--num-classes {here}` builds the model for them" * other_heads + "; " * other_heads + _RESET_HEAD,
         )
     shapes = [f"{n} is {tuple(state[n].shape)}, not {tuple(wanted[n].shape)}" for n in differing[:3]]
     raise WeightsError(
         f"{source} does not fit this model: {len(differing)} shapes differ ({'; '.join(shapes)}"
         f"{'; …' if len(differing) > 3 else ''}).",
-        "The weights of the same architecture, with the same arguments, are needed.",
+        _SAME_NEEDED,
     )
 
 

@@ -429,6 +429,14 @@ def test_a_head_says_its_class_count(tmp_path: Path) -> None:
         zoo.create("timm:test_resnet", weights=tmp_path / "four.safetensors")
 
 
+def test_weights_without_a_head_say_so(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    body = {name: tensor for name, tensor in state.items() if not name.startswith("linear.")}
+    torch.save(prefixed(body, "backbone."), tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"lacks 2 names \(linear\.weight, linear\.bias\)\. `--reset-head`"):
+        zoo.create("cifar_resnet20", weights=tmp_path / "net.pth")
+    assert zoo.create("cifar_resnet20", weights=tmp_path / "net.pth", reset_head=True)
+
+
 def test_a_number_too_large_for_half_precision(state: dict[str, Tensor]) -> None:
     model = zoo.create("cifar_resnet20").half()
     with pytest.raises(WeightsError, match=r"conv1\.weight has NaN or infinity in 432 of 432"):
