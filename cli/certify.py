@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from perturbify import numbers
-from perturbify.cli import certificates, models
+from perturbify.cli import certificates, models, normalization
 from perturbify.cli.console import Console
 from perturbify.cli.options import IMAGES, SEED, STEPS, Number, data_options, output_options
 
@@ -81,6 +81,7 @@ class _Probability(Number):
 @click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--trust-factory", is_flag=True, help="Run the factory that FILE names; only if you trust it.")
+@normalization.normalization_options
 @output_options
 def certify(
     file: str,
@@ -100,6 +101,7 @@ def certify(
     trust_factory: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Certify the answers of FILE, a PixelDP network's checkpoint, or of a finished RUN, on test images.
 
@@ -117,6 +119,7 @@ def certify(
     console = Console(quiet=quiet, as_json=as_json)
     if force and output is None:
         raise click.UsageError("--force is about a folder: give it with -o FOLDER.")
+    normalization.refuse(options, file)
     target, file = choose_device(device), models.file_of(file)
     with console.aside():
         network = models.load(console, file, trust_factory=trust_factory).to(target)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, reports
+from perturbify.cli import interrupts, models, normalization, reports
 from perturbify.cli.console import Console
 from perturbify.cli.options import attack_options, data_options, model_options, output_options
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @attack_options
 @model_options
+@normalization.normalization_options
 @output_options
 def check(
     file: str,
@@ -92,16 +93,18 @@ def check(
         reports.look(output, resume=resume, force=force)
     file = models.file_of(file)
     target = choose_device(device)
-    how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
+    how = {key: settings.pop(key) for key in (*models.BUILDING, *normalization.OPTIONS)}
+    said_of_pixels = normalization.asked(how)
     preset = settings.pop("preset")
     given = {key: value for key, value in settings.items() if value is not None}
     about: dict[str, Any] = {}
-    read = None
+    read = layer = None
     with console.aside():
         if models.is_file(file):
             file = models.file_of(file)
             if embed and console.first:
                 click.get_current_context().with_resource(_to_be_changed(Path(file)))
+            normalization.refuse(how, file)
             if any(how.values()):
                 raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
             read = identity(Path(file))
@@ -115,6 +118,8 @@ def check(
             if data_name is None:
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
             model, data = _named(console, file, data_name, data_root, image_size, download, how)
+            settled = normalization.settle(console, model, data, said_of_pixels)
+            layer, about = settled.layer, {"normalisation": str(settled)}
         named = dict.fromkeys(n for n in (*sources, against) if n)
         others = {n: models.load(console, n, trust_factory=trust_factory).to(target) for n in named}
     # By the names of their files, where those differ.
@@ -135,6 +140,7 @@ def check(
             plan,
             name=models.called(file) if models.is_file(file) else file,
             about=about,
+            normalize=layer,
             sources={called[n]: others[n] for n in sources},
             against=(called[against], others[against]) if against else None,
             folder=output,
@@ -226,11 +232,7 @@ def _named(
     download: bool,
     how: dict[str, Any],
 ) -> tuple[nn.Module, Data]:
-    from torch import nn
-
-    from perturbify import data, zoo
-    from perturbify.normalize import Normalize
+    from perturbify import data
 
     images = data.load(data_name, root=root, image_size=image_size, download=download)
-    model = models.create(console, name, num_classes=len(images.classes), **how)
-    return nn.Sequential(zoo.normalization(model) or Normalize(images.mean, images.std), model), images
+    return models.create(console, name, num_classes=len(images.classes), **how), images

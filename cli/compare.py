@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, networks, reports
+from perturbify.cli import interrupts, models, networks, normalization, reports
 from perturbify.cli.console import Console
 from perturbify.cli.options import (
     IMAGES,
@@ -20,6 +20,7 @@ from perturbify.cli.options import (
     output_options,
     pixels,
     several_pixels,
+    weights_key_option,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ _RECIPE = "; default: what the first network's recipe says, else "
 @click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names; only if you trust it.")
-@click.option("--model", "model_name", help="Of which model bare weights are, as their FILE does not say.")
+@click.option("--model", "model_name", help="Of which model bare weights are; default: that of the FILEs.")
 @click.option(
     "--model-arg",
     "model_args",
@@ -77,6 +78,8 @@ _RECIPE = "; default: what the first network's recipe says, else "
     callback=key_values,
     help="For that model's builder.",
 )
+@weights_key_option
+@normalization.normalization_options
 @click.option(
     "--format",
     "form",
@@ -105,11 +108,11 @@ def compare(
     """Run the same adversaries on the same images of several networks, and set their figures side by side.
 
     Each is a FILE of perturbify's, the folder of a RUN, or a folder of RUNS, one a seed (`finetune --seeds`), called by
-    its name or by the NAME before it; with --model, a FILE of bare weights. Runs that differ only in their seed make
-    one line: mean ± sd over them, beside the interval over images. FGSM, PGD, the margin attack and EOT-PGD with the
-    noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer. Differences are to the first, in the
-    worst case of every image. Exit status 3 says that one of them failed a criterion of `check`; whether their figures
-    are established is for `check` to say.
+    its name or by the NAME before it; or a FILE of bare weights, of --model or of the model that the others are. Runs
+    that differ only in their seed make one line: mean ± sd over them, beside the interval over images. FGSM, PGD, the
+    margin attack and EOT-PGD with the noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer.
+    Differences are to the first, in the worst case of every image. Exit status 3 says that one of them failed a
+    criterion of `check`; whether their figures are established is for `check` to say.
     """
     from dataclasses import replace
 
@@ -124,10 +127,16 @@ def compare(
         raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
     if as_json and form is not None:
         raise click.UsageError(f"--json and --format {form} are two formats: give one.")
-    found = networks.named(arguments, model_name)
-    if model_args and model_name is None:
-        raise click.UsageError("--model-arg is for the builder of --model.")
+    options = {key: settings.pop(key) for key in ("weights_key", *normalization.OPTIONS)}
+    normalization.asked(options)
+    found = networks.named(arguments, model_name, model_args, trust_factory=trust_factory)
+    if found.bare and model_name is None:
+        console.log(f"bare weights ({', '.join(found.bare)}) are taken as {found.model}, as the FILEs beside them are")
     paths, headers = found.files, found.headers
+    if not found.bare:
+        normalization.refuse(options, next(iter(paths.values())).name)
+        if options["weights_key"] is not None:
+            raise click.UsageError("--weights-key is for bare weights; each FILE here brings its own.")
     check_same_data(headers)
     runs = trained(headers, paths, found.families)
     first = headers.get(next(iter(paths)))
@@ -144,7 +153,7 @@ def compare(
                 models.check_size(name, header, images)
         loaded = {
             name: (
-                networks.load_bare(console, name, path, str(model_name), images, dict(model_args))
+                networks.load_bare(console, name, found, images, options)
                 if name in found.bare
                 else models.load(console, str(path), trust_factory=trust_factory)
             ).to(target)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from perturbify import methods
-from perturbify.cli import models
+from perturbify.cli import models, normalization
 from perturbify.cli.console import Console
 from perturbify.cli.options import CLASSES, SEED, Number, image_size, model_options, output_options, start
 from perturbify.escape import terminal
@@ -42,6 +42,7 @@ from perturbify.escape import terminal
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these modules.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these modules.")
 @model_options
+@normalization.normalization_options
 @output_options
 def convert(
     name: str,
@@ -74,7 +75,6 @@ def convert(
     from perturbify.errors import ModelError
     from perturbify.files import check_output
     from perturbify.methods.wrapping import plan, wrap
-    from perturbify.training.prepare import normalization
     from perturbify.training.seeds import fresh_weights
 
     if data_name is not None and num_classes is not None:
@@ -93,7 +93,8 @@ def convert(
     target = output or Path(f"{name.rpartition(':')[2]}.perturbed.safetensors")
     if not dry_run:
         check_output(target, force=force)
-    how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
+    how = {key: settings.pop(key) for key in models.BUILDING}
+    given = normalization.asked({key: settings.pop(key) for key in normalization.OPTIONS})
     config = methods.get(method).perturb
     noise = {key: value for key, value in settings.items() if value not in (None, ())}
     if config is None and noise:
@@ -126,8 +127,8 @@ def convert(
             if config is not None and not the_plan.sites:
                 wrap(model, config, method=method, example_input=example)  # which says why
         else:
-            normalize = normalization(model, data) if data else zoo.normalization(model)
-            network = wrap(model, config, method=method, example_input=example, normalize=normalize)
+            settled = normalization.settle(console, model, data, given, channels=size[0])
+            network = wrap(model, config, method=method, example_input=example, normalize=settled.layer)
             the_plan = network.surgery.plan
     if not dry_run:
         checkpoint.save(network, target, overwrite=force, classes=list(data.classes) if data else None)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, reports, runs, seeds
+from perturbify.cli import interrupts, models, normalization, reports, runs, seeds
 from perturbify.cli.console import Console, metrics_table
 from perturbify.cli.options import model_options, output_options, seeds_from, several_seeds
 from perturbify.escape import terminal
 from perturbify.text import times
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from perturbify.checks import Report
     from perturbify.data import Data
     from perturbify.ranks import Ranks
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--no-check", is_flag=True, help="Leave out the robustness check at the end.")
 @click.option("--force", is_flag=True, help="Replace a run in the folder.")
 @model_options
+@normalization.normalization_options
 @output_options
 def finetune(
     recipe_name: str | None,
@@ -178,6 +181,7 @@ def _set_up(
         zoo.check_trusted(name, f"the recipe {recipe_name}", trust_factory=trust_factory)
     if models.is_file(name):
         name = models.file_of(name)
+        normalization.refuse(how, name)
         if any(how.values()):
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
         model = models.load(console, name, trust_factory=trust_factory)
@@ -190,10 +194,27 @@ def _set_up(
             how["model_args"] = {**recipe.model_args, **how["model_args"]}
         with fresh_weights(recipe.seed):
             model = models.create(console, name, num_classes=len(data.classes), **how)
+        recipe = _normalized(console, recipe, data, model, how)
     spec = zoo.describe(model)
     if spec is not None:
         recipe = replace(recipe, model=spec.name, model_args=dict(spec.kwargs))
     return recipe, data, model
+
+
+def _normalized(console: Console, recipe: Recipe, data: Data, model: nn.Module, how: dict[str, Any]) -> Recipe:
+    """A recipe that says how pixels reach a plain network, so that its run can be done again."""
+    from dataclasses import replace
+
+    from perturbify.normalize import Normalize
+
+    given = normalization.asked(how)
+    mean, std = recipe.data.mean, recipe.data.std
+    if given is None and mean is not None and std is not None:
+        given = Normalize(mean, std)
+    layer = normalization.settle(console, model, data, given).layer
+    channels = data.input_size[0]  # by which pixels stay as they are
+    mean, std = ((0.0,) * channels, (1.0,) * channels) if layer is None else layer.constants
+    return replace(recipe, data=replace(recipe.data, mean=mean, std=std))
 
 
 def _same(name: str, of_recipe: str) -> bool:

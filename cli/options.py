@@ -89,13 +89,24 @@ def output_options(command: Command) -> Command:
     return click.option("-q", "--quiet", is_flag=True, help="No log and no progress.")(command)
 
 
+weights_key_option = click.option(
+    "--weights-key",
+    metavar="KEY",
+    help="Where in the file the weights lie, such as state_dict; default: where they fit, an average first.",
+)
+
+
 def model_options(command: Command) -> Command:
     """How a named model is built and where its weights come from."""
     for option in (
         click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names; only if you trust it."),
         click.option("--reset-head", is_flag=True, help="With --weights: leave a head of other size fresh."),
+        weights_key_option,
         click.option(
-            "--weights", type=click.Path(), metavar="FILE", help="Weights: .safetensors, or .pth (weights_only)."
+            "--weights",
+            type=click.Path(),
+            metavar="FILE",
+            help="Weights: .safetensors, or .pth, .ckpt, … (weights_only).",
         ),
         click.option("--pretrained", is_flag=True, help="Fetch the library's pretrained weights."),
         click.option(

@@ -25,6 +25,7 @@ from perturbify.checks.runs import Ahead
 from perturbify.data import Data, Split
 from perturbify.errors import CheckError, PerturbifyError
 from perturbify.generators import seeded
+from perturbify.normalize import Normalize, normalized
 from perturbify.perturbation import perturbations
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
@@ -43,6 +44,7 @@ def compare(
     images: Images,
     plan: CheckPlan = PLAN,
     *,
+    normalize: Mapping[str, Normalize] | None = None,
     trained: Mapping[str, Trained] | None = None,
     folder: Path | None = None,
     on_start: Callable[[str, Estimate], None] | None = None,
@@ -58,6 +60,7 @@ def compare(
         images: The images, as :func:`perturbify.check` takes them.
         plan: The adversaries; with ``sweep``, the curve over ε, ``fgsm`` and ``pgd`` among them. A network that
             averages draws for an answer is scored by as few answers as take ``draws`` of them.
+        normalize: A layer to run before a plain network, by its name, where that takes normalised images.
         trained: Which networks are runs that differ only in their seed; the others stand alone, each by its name.
         folder: An existing folder, in which each network gets one of its name for its records. What is there of the
             same comparison is not done again.
@@ -74,6 +77,12 @@ def compare(
         raise ValueError("a comparison takes at least one network")
     check_curve(plan)
     check_names(networks)
+    layers = dict(normalize or {})
+    if foreign := layers.keys() - networks.keys():
+        raise ValueError(f"a normalisation is given for {min(foreign)!r}, and no network is called so")
+    if inside := [name for name in layers if isinstance(networks[name], Perturbed)]:
+        raise CheckError(f"{inside[0]} is wrapped, and normalises inside.", "Give the layer to perturbify.wrap.")
+    networks = {n: normalized(m, layers[n]) if n in layers else m for n, m in networks.items()}
     members = _groups(networks, trained or {})
     with ranks() as part:
         if part.world > 1:

@@ -27,16 +27,18 @@ from perturbify.checks.plan import PRESETS, CheckPlan
 from perturbify.checks.probe import Asked, ask
 from perturbify.checks.records import Records
 from perturbify.checks.report import Report
+from perturbify.checks.results import Result
 from perturbify.data import Data, Split
 from perturbify.errors import CheckError
 from perturbify.generators import seeded
 from perturbify.methods import get
 from perturbify.methods.prediction import predictor
+from perturbify.normalize import Normalize, normalized
 from perturbify.perturbation import drawing_per, noise
 from perturbify.prediction import Ensemble
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
-from perturbify.text import first_line
+from perturbify.text import first_line, percent
 
 PROBED, FEW = 128, 16
 """Images whose gradients are tested, and those that are asked under different circumstances."""
@@ -58,6 +60,7 @@ def check(
     about: Mapping[str, Any] | None = None,
     sources: Mapping[str, nn.Module] | None = None,
     against: tuple[str, nn.Module] | None = None,
+    normalize: Normalize | None = None,
     folder: Path | None = None,
     compile: bool = False,
     on_start: Callable[[Estimate], None] | None = None,
@@ -79,6 +82,7 @@ def check(
         about: What the report says of where the network comes from, as JSON values.
         sources: Other classifiers of the same images, by name, to transfer attacks from.
         against: Name and network that this one is held against, attacked in the same way.
+        normalize: A layer to run before ``model``, where that takes normalised images.
         folder: An existing folder for the records. What it holds of the same check is not done again.
         compile: Whether the attacks run compiled (torch.compile): several times faster on a GPU, after a minute or so.
             A network that does not compile runs as it is, and the report says so.
@@ -93,6 +97,11 @@ def check(
     """
     if attacks is not None:
         plan = replace(plan, attacks=tuple(attacks), preset="custom" if plan.preset in PRESETS else plan.preset)
+    architecture, own_remarks = _architecture(model), _of_method(model) + _answers(model)
+    if normalize is not None:
+        if isinstance(model, Perturbed):
+            raise CheckError("A wrapped network normalises inside.", "Give the layer to perturbify.wrap(normalize=…).")
+        model = normalized(model, normalize)
     with seeded(seed_of(plan.seed, "images")):  # a loader shuffles by the global generator
         split, dataset, class_names = images_of(images, plan.images)
     split = split.interleaved()
@@ -150,7 +159,7 @@ def check(
     results = bench.results(records)
     return Report(
         name=name or type(model).__name__,
-        architecture=_architecture(model),
+        architecture=architecture,
         dataset=dataset,
         classes=classes,
         preset=plan.preset,
@@ -173,7 +182,7 @@ def check(
         baseline=None if against is None else against[0],
         examples=bench.examples(records),
         example_attack=None if bench.shown is None else bench.shown.id,
-        remarks=tuple(remarks + _remarks(kind, plan, liveness) + _of_method(model) + _answers(model)),
+        remarks=tuple(remarks + _remarks(kind, plan, liveness) + _near_chance(results, classes) + own_remarks),
         about=dict(about or {}),
     )
 
@@ -278,6 +287,17 @@ def _remarks(kind: str, plan: CheckPlan, liveness: Liveness) -> list[str]:
             "changes nothing for an image by itself."
         )
     return said
+
+
+def _near_chance(results: Sequence[Result], classes: int) -> list[str]:
+    """What to look at first where a network is hardly better than guessing."""
+    clean, chance = next(r for r in results if r.id == "clean"), 1 / classes
+    if clean.interval[0] > chance and clean.accuracy > min(2 * chance, chance + 0.1 * (1 - chance)):
+        return []
+    return [
+        f"Clean accuracy, {percent(clean.accuracy)}%, is near chance ({percent(chance)}%). Is the normalisation right "
+        "(--mean and --std, or --no-normalize)? Are the classes in the order that the network was trained with?"
+    ]
 
 
 def _architecture(model: nn.Module) -> str:

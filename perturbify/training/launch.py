@@ -28,6 +28,7 @@ from perturbify.training.prepare import prepare
 from perturbify.training.run import OnStep, Run
 from perturbify.training.state import Position, Saved
 from perturbify.training.step import Trainer
+from perturbify.zoo.pixels import Given
 
 _FREE = {
     *("name", "data.name", "data.root", "train.save_minutes", "train.tensorboard"),
@@ -58,6 +59,7 @@ def finetune(
     run_dir: str | Path,
     *,
     data: Data | None = None,
+    normalize: Given = None,
     device: str = "auto",
     download: bool = False,
     force: bool = False,
@@ -73,6 +75,8 @@ def finetune(
         recipe: A recipe, or the name or file of one.
         run_dir: A folder for the run; it must be empty or absent.
         data: The images; by default those that the recipe names.
+        normalize: How pixels in [0, 1] reach a plain network: a layer, or ``"inside"`` where it takes them as they are.
+            By default what the recipe says, else what is known of its weights, else a guess, which is logged.
         device: ``"auto"`` takes a GPU where there is one; else as torch names devices.
         download: Whether a dataset that is not on this machine may be fetched.
         force: Whether a run in the folder may be replaced.
@@ -95,7 +99,7 @@ def finetune(
         if processes.first:
             folder.check(force=force)
         data = data or processes.after_first(lambda: load_data(chosen, download=download))
-        network = _place(prepare(model, chosen, data, method), target, chosen, processes)
+        network = _place(prepare(model, chosen, data, method, normalize), target, chosen, processes)
         if network.surgery.plan.config is not None:
             chosen = replace(chosen, perturb=network.surgery.plan.config)
         trainer = Trainer(network, chosen, method, processes)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
-from perturbify import zoo
 from perturbify.data import Data
 from perturbify.errors import MethodError, ModelError, TrainingError
 from perturbify.methods import Method
@@ -15,9 +16,12 @@ from perturbify.settings import Recipe
 from perturbify.surgery.config import relative_start
 from perturbify.surgery.noisy import Perturbed
 from perturbify.text import times
+from perturbify.zoo.pixels import Given, Statistics, decide
+
+_LOG = logging.getLogger(__name__)
 
 
-def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Perturbed:
+def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method, normalize: Given = None) -> Perturbed:
     """Wraps a network for a run, unless it is wrapped already, and checks that it fits data and method.
 
     Args:
@@ -25,6 +29,7 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
         recipe: Where noise goes and what θ starts from.
         data: Gives the size of the images and the classes.
         method: Whether there is noise at all.
+        normalize: How pixels reach a plain network, as for :func:`perturbify.finetune`.
 
     Raises:
         SurgeryError: The network cannot be wrapped.
@@ -40,14 +45,17 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
         measured = relative_start(recipe.perturb.theta_init) is not None
         order = torch.arange(min(recipe.train.batch_size if measured else 2, len(data.train)))
         images, _ = next(data.train.batches(len(order), order=order))
-        normalize = _of_recipe(recipe) or normalization(model, data)
+        given = normalize or _of_recipe(recipe)
+        decided = decide(model, Statistics(data.name, data.mean, data.std), given, channels=data.input_size[0])
+        if decided.guess:
+            _LOG.warning("%s; say it with finetune(normalize=…)", decided)
         try:
             network = wrap(
                 model,
                 recipe.perturb if method.noisy else None,
                 method=method.name,
                 example_input=images,
-                normalize=normalize,
+                normalize=decided.layer,
             )
         except ModelError as error:
             raise ModelError(
@@ -75,13 +83,6 @@ def _check_dtype(model: nn.Module) -> None:
     other = next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32), None)
     if other is not None:
         raise TrainingError(f"The weights are {other}; training takes float32.", "Call model.float() first.")
-
-
-def normalization(model: nn.Module, data: Data) -> Normalize:
-    """The layer a plain network gets: as its weights were trained with, where they say so, else as the data are."""
-    spec = zoo.describe(model)
-    learned = zoo.normalization(model) if spec is not None and spec.weights != "fresh" else None
-    return learned or Normalize(data.mean, data.std)
 
 
 def _of_recipe(recipe: Recipe) -> Normalize | None:

@@ -231,21 +231,46 @@ def bare(files, path, **metadata):
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
-        ({}, "mean (0.5, 0.5, 0.5) and std (0.5, 0.5, 0.5), as timm:test_resnet is"),
+        ({}, "go into the network as they are, in [0, 1] (GUESSED: as noisy has it, of the same architecture)"),
         (
             {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]"},
-            "mean (0.1, 0.2, 0.3) and std (1, 1, 1), as mine.safetensors says",
+            "are normalised before the network: mean 0.1, 0.2, 0.3, std 1, 1, 1 (from the weights file's own mean and "
+            "std)",
         ),
     ],
 )
-def test_bare_weights_take_part(metadata, said, files, folder, capsys):
+@pytest.mark.parametrize("model", [("--model", "timm:test_resnet"), ()], ids=["model", "as the other"])
+def test_bare_weights_take_part(model, metadata, said, files, folder, capsys):
     bare(files, "mine.safetensors", **metadata)
-    given = ["compare", str(files / "noisy.safetensors"), "mine.safetensors", "--model", "timm:test_resnet"]
+    given = ["compare", str(files / "noisy.safetensors"), "plain=mine.safetensors", *model]
     assert run([*given, "--data", "digits", *map(str, FEW), "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)["networks"][1]
-    assert (found["name"], found["method"], found["weights"], found["deterministic"]) == ("mine", None, WEIGHTS, True)
-    assert f"mine: no noise; pixels are normalised by {said}" in err and "weights: file:mine.safetensors" in err
+    assert (found["name"], found["method"], found["weights"], found["deterministic"]) == ("plain", None, WEIGHTS, True)
+    assert f"plain, without noise: Pixels {said}" in err
+    assert ("bare weights (plain) are taken as timm:test_resnet, as the FILEs beside" in err) == (not model)
+    assert "weights: file:mine.safetensors" in err
+    assert ("warning: plain, without noise: that normalisation is a guess" in err) == (not metadata)
+
+
+def test_the_weights_a_file_began_with(cli, called, files):
+    bare(files, "mine.safetensors")
+    constants = ("--mean", "0.25", "--std", "0.5")
+    convert = ("convert", "timm:test_resnet", "--weights", "mine.safetensors", "--data", "digits")
+    cli(*convert, *constants, "-o", "noisy.safetensors", "-q")
+    done = called("compare", "plain=mine.safetensors", "noisy.safetensors", "--data", "digits", *FEW)
+    assert done.status == 0, done.err
+    said = "mean 0.25, 0.25, 0.25, std 0.5, 0.5, 0.5 (as noisy has it, which began with these weights)"
+    assert said in done.err and "warning" not in done.err
+    given = called("compare", "plain=mine.safetensors", "noisy.safetensors", "--data", "digits", *FEW, "--no-normalize")
+    assert "plain, without noise: Pixels go into the network as they are, in [0, 1] (as given)" in given.err
+
+
+def test_bare_weights_beside_several_models(refused, cli, files, folder):
+    bare(files, "mine.safetensors")
+    cli("convert", "cifar_resnet20", "--data", "digits", "-o", "other.safetensors", "-q")
+    said = refused("compare", "mine.safetensors", files / "noisy.safetensors", "other.safetensors", "--data", "digits")
+    assert "mine.safetensors holds bare weights, and the FILEs beside it are of several models" in said
 
 
 def test_bare_weights_of_a_model_that_says_nothing_are_normalised_as_the_data_are(folder, capsys, monkeypatch):
@@ -256,7 +281,7 @@ def test_bare_weights_of_a_model_that_says_nothing_are_normalised_as_the_data_ar
     arguments = ("compare", "a=small.pth", "--model", "factories:small", "--model-arg", "num_classes=10")
     assert run([*arguments, "--data", "digits", *map(str, FEW), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["networks"][0]["figures"]["clean"] and "as digits is" in err
+    assert json.loads(out)["networks"][0]["figures"]["clean"] and "GUESSED from the statistics of digits" in err
 
 
 def test_converted_without_noise_it_answers_the_same(cli, files, folder):

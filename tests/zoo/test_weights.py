@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import json
 import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,7 +18,8 @@ from torch import Tensor, nn
 
 from perturbify import zoo
 from perturbify.errors import WeightsError
-from perturbify.zoo.weights import fit_weights, read_weights
+from perturbify.zoo.fitting import fit_weights
+from perturbify.zoo.weights import read_weights
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def wrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"module.{name}": tensor for name, tensor in state.items()}
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th", ".bin"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar"])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -276,7 +280,7 @@ def test_names_that_do_not_fit(state: dict[str, Tensor]) -> None:
     del state["bn1.weight"]
     state["fc.weight"] = torch.zeros(1)
     said = fit("cifar_resnet20", state)
-    assert "it lacks 1 name (bn1.weight) and has unknown 1 name (fc.weight)" in said
+    assert "it lacks 1 name (bn1.weight), and 1 name (fc.weight) is unknown to the model." in said
     said = fit("cifar_resnet32", zoo.create("cifar_resnet20").state_dict())
     assert "it lacks 60 names (layer1.3.conv1.weight, layer1.3.bn1.weight, layer1.3.bn1.bias, …)." in said
 
@@ -317,3 +321,153 @@ def test_reset_head_loads_all_but_the_head(tmp_path: Path, name: str, head: str)
 def test_reset_head_needs_a_head_that_can_be_told(state: dict[str, Tensor]) -> None:
     with pytest.raises(WeightsError, match="cannot be told"):
         fit_weights(zoo.create("cifar_resnet20"), state, source="'net.pth'", head=lambda: frozenset(), reset_head=True)
+
+
+# Weights as trainings leave them
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def inside(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Names as a part that torch has wrapped by itself leaves them."""
+    return {name.replace("layer2.", f"layer2.{part}"): tensor for name, tensor in state.items()}
+
+
+LEFT = {
+    "compiled": (lambda s: prefixed(s, "_orig_mod."), "stripped '_orig_mod.'"),
+    "compiled in parallel": (
+        lambda s: {"state_dict": prefixed(s, "module._orig_mod.")},
+        "stripped '_orig_mod.' and 'module.'",
+    ),
+    "a part compiled": (lambda s: inside(s, "_orig_mod."), "stripped '_orig_mod.'"),
+    "sharded": (lambda s: inside(prefixed(s, "_fsdp_wrapped_module."), "_fsdp_wrapped_module."), "stripped '_fsdp_"),
+    "Lightning": (
+        lambda s: {"state_dict": {**prefixed(s, "net."), "loss.weight": torch.ones(10)}, "epoch": 1},
+        "stripped 'net.'; ignored loss.weight",
+    ),
+    "any prefix": (lambda s: prefixed(s, "learner.body."), "stripped 'learner.body.'"),
+    "SWA": (
+        lambda s: {"n_averaged": torch.tensor(3), **prefixed(s, "module.")},
+        "stripped 'module.'; ignored n_averaged",
+    ),
+    "a counter alone": (lambda s: {"n_averaged": torch.tensor(3), **s}, "ignored n_averaged"),
+    "an optimizer": (
+        lambda s: {"params": s, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{}]}},
+        "took 'params'",
+    ),
+    "deep": (lambda s: {"trainer": {"agent": s}}, "took 'trainer.agent'"),
+    "mixed": (lambda s: {**s, "epoch": 3, "best": "93.1"}, ""),
+    "an average": (
+        lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "model_ema": prefixed(s, "module.")},
+        "took 'model_ema' of 'model_ema', 'state_dict'; stripped 'module.'",
+    ),
+    "an average by prefix": (
+        lambda s: prefixed({k: v + 1 for k, v in s.items()}, "online_model.") | prefixed(s, "ema_model."),
+        "took 'ema_model' of 'ema_model', 'online_model'; stripped 'ema_model.'; ignored online_model.",
+    ),
+    "one of two architectures": (
+        lambda s: {"teacher": zoo.create("cifar_resnet20_x2").state_dict(), "student": s},
+        "took 'student'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_weights_as_trainings_leave_them(tmp_path: Path, state: dict[str, Tensor], kind: str) -> None:
+    held, said = LEFT[kind]
+    torch.save(held(state), tmp_path / "net.pth")
+    model = zoo.create("cifar_resnet20", weights=tmp_path / "net.pth")
+    assert same(model, state)
+    spec = zoo.describe(model)
+    assert spec is not None
+    notes = spec.weights.partition("…)")[2]
+    assert notes.startswith(f"; {said}") if said else not notes
+
+
+def test_two_networks_are_a_question(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    other = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save(prefixed(state, "query.") | prefixed(other, "key."), tmp_path / "net.pth")
+    with pytest.raises(
+        WeightsError, match=r"several networks that fit this model: 'key' and 'query'\. .*--weights-key"
+    ):
+        zoo.create("cifar_resnet20", weights=tmp_path / "net.pth")
+    assert same(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth", weights_key="query"), state)
+
+
+def test_a_key_is_taken_before_an_average(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    average = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"state_dict": prefixed(state, "module."), "state_dict_ema": average}, tmp_path / "net.pth")
+    assert same(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth"), average)
+    assert same(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth", weights_key="state_dict"), state)
+    with pytest.raises(WeightsError, match=r"no weights under 'ema'\. It holds 'state_dict', .*'state_dict_ema'"):
+        zoo.create("cifar_resnet20", weights=tmp_path / "net.pth", weights_key="ema")
+
+
+def test_data_beside_weights_are_no_code(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    beside = {"args": argparse.Namespace(lr=0.1, out=tmp_path), "best": np.float64(0.9), "log": np.arange(3)}
+    torch.save({"state_dict": state, **beside, "at": datetime.datetime.now()}, tmp_path / "net.pth.tar")
+    assert same(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth.tar"), state)
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": zoo.create("cifar_resnet20")}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="pickled code"):
+        zoo.create("cifar_resnet20", weights=tmp_path / "net.pth")
+
+
+def test_an_index_of_parts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"lists the parts of weights .* Load the parts with"):
+        zoo.create("cifar_resnet20", weights=tmp_path / "model.safetensors.index.json")
+
+
+def test_a_head_says_its_class_count(tmp_path: Path) -> None:
+    save_file(zoo.create("timm:test_resnet", num_classes=4).state_dict(), tmp_path / "four.safetensors")
+    with pytest.raises(WeightsError, match=r"head has 4 classes, the model 1000\. `--num-classes 4` .*`--reset-head`"):
+        zoo.create("timm:test_resnet", weights=tmp_path / "four.safetensors")
+
+
+def test_weights_without_a_head_say_so(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    body = {name: tensor for name, tensor in state.items() if not name.startswith("linear.")}
+    torch.save(prefixed(body, "backbone."), tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"lacks 2 names \(linear\.weight, linear\.bias\)\. `--reset-head`"):
+        zoo.create("cifar_resnet20", weights=tmp_path / "net.pth")
+    assert zoo.create("cifar_resnet20", weights=tmp_path / "net.pth", reset_head=True)
+
+
+def test_a_number_too_large_for_half_precision(state: dict[str, Tensor]) -> None:
+    model = zoo.create("cifar_resnet20").half()
+    with pytest.raises(WeightsError, match=r"conv1\.weight has NaN or infinity in 432 of 432"):
+        fit_weights(model, first(state, lambda w: w + 1e5), source="'net.pth'", head=lambda: frozenset())
+    fit_weights(model, first(state, lambda w: w * -0.0), source="'net.pth'", head=lambda: frozenset())
+
+
+STATED = {
+    "beside": lambda s: {"state_dict": s, "mean": [0.1, 0.2, 0.3], "std": torch.tensor([0.4, 0.5, 0.6])},
+    "a layer": lambda s: (
+        prefixed(s, "1.") | {"0.mean": torch.tensor([0.1, 0.2, 0.3]), "0.std": torch.tensor([0.4, 0.5, 0.6])}
+    ),
+    "mu and sigma": lambda s: (
+        prefixed(s, "net.")
+        | {
+            "mu": torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1),
+            "sigma": torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1),
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STATED)
+def test_a_normalisation_in_a_torch_file(tmp_path: Path, state: dict[str, Tensor], kind: str) -> None:
+    torch.save(STATED[kind](state), tmp_path / "net.pth")
+    found = zoo.normalization(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth"))
+    assert found is not None and found.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert found.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
+
+
+def test_statistics_of_something_else_are_no_normalisation(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save({"state_dict": state, "mean": 12.5, "std": 3.0}, tmp_path / "net.pth")
+    found = zoo.normalization(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth"))
+    assert found is not None and found.mean.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465])
