@@ -107,7 +107,7 @@ class Attack(Protocol):
 
 
 def role_of(attack: Attack) -> Role:
-    """An attack's attribute ``role``; by default ``"white box"`` if its cost includes gradients, else ``"black box"``."""
+    """An attack's ``role``; by default ``"white box"`` if its cost includes gradients, else ``"black box"``."""
     role: Role | None = getattr(attack, "role", None)
     return role if role is not None else "white box" if attack.passes.gradient > 0 else "black box"
 

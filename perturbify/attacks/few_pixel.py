@@ -98,9 +98,9 @@ class FewPixel:
         return _pick(finalists, errors.argmax(1, keepdim=True)).squeeze(1)
 
 
-# A candidate holds the row, column and colour of each pixel, all in [0, 1]: shape (pixels, 2 + C). The populations of all
-# images are searched together, shape (N, population, pixels, 2 + C), in at least single precision: bfloat16 cannot tell the
-# columns of a large image apart.
+# A candidate holds the row, column and colour of each pixel, all in [0, 1]: shape (pixels, 2 + C). The populations of
+# all images are searched together, shape (N, population, pixels, 2 + C), in at least single precision: bfloat16 cannot
+# tell the columns of a large image apart.
 
 
 def _first(x: Tensor, population: int, pixels: int) -> Tensor:

@@ -113,6 +113,6 @@ def need_classes(attack: Attack, model: nn.Module, logits: Tensor) -> None:
     least = 4 if "4 classes" in needs else 3 if "3 classes" in needs else 2
     if logits.shape[1] < least:
         raise CheckError(
-            f"{type(attack).__name__} needs at least {least} classes, and {type(model).__name__} has {logits.shape[1]}.",
+            f"{type(attack).__name__} needs {least} or more classes, and {type(model).__name__} has {logits.shape[1]}.",
             "Attack it with MarginPgd, or APGD on the cross-entropy.",
         )
