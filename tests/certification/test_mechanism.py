@@ -324,7 +324,7 @@ class Sometimes(nn.Module):
 
 def test_a_convolution_that_other_images_do_not_reach():
     with pytest.raises(
-        MethodError, match=r"is called 0\.14 times and the noise behind it added 0\.14 times, rather than once"
+        MethodError, match=r"is called 0\.14 times and the noise behind it is added 0\.14 times, instead of once"
     ):
         perturbify.wrap(Sometimes(), method="pixeldp", example_input=torch.zeros(2, 3, 8, 8))
 
