@@ -35,7 +35,10 @@ def test_a_name_that_is_taken_is_refused():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"role": "grey box"}, "role of 'x' must be one of one step"), ({"needs": ["a GPU"]}, "needs of 'x' must be among grad")],
+    [
+        ({"role": "grey box"}, "role of 'x' must be one of one step"),
+        ({"needs": ["a GPU"]}, "needs of 'x' must be among grad"),
+    ],
     ids=["role", "needs"],
 )
 def test_roles_and_needs_are_known_ones(wrong, message):

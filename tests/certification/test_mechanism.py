@@ -370,7 +370,7 @@ def test_weights_that_changed_and_other_sizes_are_looked_at_again():
 def test_answers_that_depend_on_the_batch():
     first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.MaxPool2d(6))
     network = nn.Sequential(*first, nn.Flatten(), nn.Linear(4, 3))
-    assert "depends on the others of its batch" in refusal(network)
+    assert "depends on the rest of its batch" in refusal(network)
 
 
 def test_hooks_that_came_later():
