@@ -308,7 +308,7 @@ class Twice(nn.Module):
 
 
 def test_a_convolution_that_is_called_twice():
-    for how in ({}, {"shared": "module"}):
+    for how in ({}, {"theta_per": "module"}):
         config = perturbify.PerturbConfig(grain="layer", theta_min=None, learnable=False, extent="first", **how)
         assert "conv is called 2 times" in refusal(Twice(), config=config)
 
