@@ -69,10 +69,10 @@ def test_a_changed_byte_of_the_header_is_never_another_exception(data, good, pat
 
 def test_a_foreign_safetensors_file(path):
     save_file({"w": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match=r"not one of perturbify's.*--weights FILE"):
+    with pytest.raises(CheckpointError, match=r"not a perturbify checkpoint.*--weights FILE"):
         load(path)
     save_file({"w": torch.zeros(2)}, path, {"format": "pt", "theirs": "x"})
-    with pytest.raises(CheckpointError, match="not one of perturbify's"):
+    with pytest.raises(CheckpointError, match="not a perturbify checkpoint"):
         checkpoint.read_header(path)
 
 
@@ -93,7 +93,7 @@ def test_a_missing_file_names_the_nearest(good):
 
 @pytest.mark.parametrize("version", [4, 99, 1e9])
 def test_a_newer_file(version, good, path):
-    with pytest.raises(CheckpointError, match=r"has checkpoint format .*reads up to 3.*newer perturbify"):
+    with pytest.raises(CheckpointError, match=r"has checkpoint format .*reads formats up to 3.*newer perturbify"):
         load(rewritten(good, path, format=version, unheard_of=[1]))
 
 

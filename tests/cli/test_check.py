@@ -284,7 +284,7 @@ def test_files_that_are_none(refused, trained, folder):
         assert "no file nois.safetensors. Hint: Did you mean 'noise.safetensors'" in refused(name, "nois.safetensors")
         assert "not a complete safetensors file" in refused(name, "noise.safetensors")
         assert "not a complete safetensors file" in refused(name, "half.safetensors")
-        assert "not one of perturbify's" in refused(name, "bare.safetensors")
+        assert "not a perturbify checkpoint" in refused(name, "bare.safetensors")
         assert "factories.py" in refused(name, "factories.py")
 
 
