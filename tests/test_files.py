@@ -177,7 +177,7 @@ def test_an_output_that_can_be_written(old, tmp_path):
 
 
 def test_an_existing_output(old):
-    with pytest.raises(OutputExists, match=r"exists already.*--force, overwrite=True"):
+    with pytest.raises(OutputExists, match=r"already exists.*--force, overwrite=True"):
         check_output(old)
 
 

@@ -1,4 +1,4 @@
-"""θ over a run, site by site: how far the loss lets it go, and what it comes to beside what it is added to."""
+"""θ over a run, site by site: absolute, and relative to the activation that it is added to."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def draw(runs: Sequence[Runs], path: Path) -> None:
-    """Draws Learn2Perturb's θ, absolute and over the activation, means over seeds; and every run's worst case.
+    """Plots Learn2Perturb's θ, absolute and relative, averaged over seeds; and every run's worst case.
 
     Args:
-        runs: Of a suite, ``learn2perturb`` among them.
+        runs: Runs of a suite, including ``learn2perturb``.
         path: PNG file.
     """
     import matplotlib

@@ -1,4 +1,4 @@
-"""Answers with a certificate: many noisy forwards vote, and their counts bound what a perturbation can do."""
+"""Certified answers: many noisy forward passes vote, and their counts bound what a perturbation can do."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from perturbify.prediction import Prediction
 from perturbify.surgery.noisy import Perturbed
 
 CONFIDENCE = 0.95
-"""Probability that a certificate holds, where nothing else is said."""
+"""Default probability that a certificate holds."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the draws said of N images, on the CPU.
+    """The certified answers for N images, on the CPU.
 
     Attributes:
         classes: The class with the most votes, shape (N,), int64.
-        votes: How many draws chose each class, shape (N, K), int64; one with NaN among its logits chose none.
+        votes: Number of draws that chose each class, shape (N, K), int64; a draw with NaN among its logits chooses
+            none.
         probabilities: Mean softmax over the draws, shape (N, K).
         radii: Certified l2 radius of each answer in pixels of [0, 1], shape (N,), float64; 0: none.
         certain: Whether the class is the most probable one, at the stated confidence; shape (N,), bool.
-        draws: How many draws.
+        draws: Number of draws.
     """
 
     classes: Tensor
@@ -46,19 +47,19 @@ class Certificate:
 
     @classmethod
     def joined(cls, parts: Sequence[Certificate]) -> Certificate:
-        """Certificates by the same number of draws as one."""
+        """Concatenates certificates from the same number of draws."""
         fields = ("classes", "votes", "probabilities", "radii", "certain")
         return cls(**{f: torch.cat([getattr(p, f) for p in parts]) for f in fields}, draws=parts[0].draws)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the certification of many images stands.
+    """Progress of certifying many images.
 
     Attributes:
-        done: Images that are done.
-        total: All of them.
-        seconds_left: Until all are done, by the pace so far.
+        done: Images done so far.
+        total: All images.
+        seconds_left: Estimated time until all are done.
     """
 
     done: int
@@ -67,15 +68,15 @@ class Progress:
 
 
 def predict_certified(network: Perturbed, images: Tensor, draws: int) -> Prediction:
-    """Classifies images by the votes of so many draws, with the certified radius of each answer at 95% confidence.
+    """Classifies images by a vote over ``draws`` draws, with the certified radius of each answer at 95% confidence.
 
     Args:
         network: With noise that certifies; while that is off, all radii are 0.
         images: Shape (N, C, H, W), in [0, 1].
-        draws: At least 1; a few hundred are needed for a radius near the greatest.
+        draws: At least 1; a few hundred are needed for a radius near the limit.
 
     Raises:
-        MethodError: The network is none that can be certified.
+        MethodError: The network cannot be certified.
     """
     found = certify(network, images, draws)
     where = images.device
@@ -93,21 +94,21 @@ def certify(
     confidence: float = CONFIDENCE,
     on_draw: Callable[[int], None] | None = None,
 ) -> Certificate:
-    """Classifies images by the votes of so many draws, and says how far each answer holds.
+    """Classifies images by a vote over ``draws`` draws, with the certified radius of each answer.
 
     The bounds on the classes' probabilities hold for all classes of an image at once, by Bonferroni's correction, so
-    the choice of the class by the same votes costs nothing. Each image has draws of its own. The network runs in eval
-    mode; its modes are afterwards what they were. Random numbers come from torch's global generator.
+    choosing the class with the same votes needs no further correction. Each image has draws of its own. The network
+    runs in eval mode; its modes are restored afterwards. Random numbers come from torch's global generator.
 
     Args:
         network: With noise that certifies; while that is off, all radii are 0.
         images: Shape (N, C, H, W), in [0, 1].
         draws: At least 1.
         confidence: Probability, in (0, 1), that the certificate of an image holds.
-        on_draw: Called after each forward, with how many there have been.
+        on_draw: Called after each forward pass, with the number so far.
 
     Raises:
-        MethodError: The network is none that can be certified; :func:`verify` runs it first on images of this size.
+        MethodError: The network cannot be certified; :func:`verify` first runs it on images of this size.
         ValueError: ``draws`` or ``confidence`` is outside its range.
     """
     if draws < 1:
@@ -158,14 +159,14 @@ def certify_split(
     Args:
         network: With noise that certifies.
         split: The images.
-        draws: For each, at least 1.
+        draws: Per image, at least 1.
         confidence: Probability, in (0, 1), that the certificate of an image holds.
-        batch_size: Images at once.
-        seed: Of all draws; the caller's generators are afterwards what they were.
-        on_progress: Called after each forward.
+        batch_size: Images per batch.
+        seed: Seed of all draws; the caller's generators are restored afterwards.
+        on_progress: Called after each forward pass.
 
     Raises:
-        MethodError: The network is none that can be certified.
+        MethodError: The network cannot be certified.
         ValueError: ``draws`` or ``confidence`` is outside its range.
     """
     device = find_mechanism(network).convolution.weight.device

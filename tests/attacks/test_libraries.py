@@ -369,7 +369,7 @@ class Deaf(nn.Module):
     "attack", [Apgd(), ApgdT(), FabT(), CarliniWagner(), StockAutoAttack()], ids=lambda a: type(a).__name__
 )
 def test_a_network_without_a_gradient_is_not_called_robust(attack):
-    with pytest.raises(ModelError, match="gives no gradient for its images"):
+    with pytest.raises(ModelError, match="has no gradient with respect to its images"):
         attack.craft(Deaf(), torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))
 
 
@@ -380,7 +380,7 @@ def test_a_network_without_a_gradient_is_not_called_robust(attack):
 )
 def test_too_few_classes_are_refused(attack, least):
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, least - 1))
-    with pytest.raises(CheckError, match=f"compares {least} classes, and Sequential has {least - 1}"):
+    with pytest.raises(CheckError, match=f"needs {least} or more classes, and Sequential has {least - 1}"):
         attack.craft(net, torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))
     assert f"{least} classes" in attack.needs
 

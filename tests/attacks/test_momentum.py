@@ -285,7 +285,7 @@ class Rounded(nn.Module):
 
 
 def test_a_network_without_a_gradient_is_not_called_robust():
-    with pytest.raises(ModelError, match="gives no gradient for its images"):
+    with pytest.raises(ModelError, match="has no gradient with respect to its images"):
         MarginPgd().craft(Rounded(), torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))
 
 

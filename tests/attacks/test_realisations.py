@@ -200,7 +200,7 @@ def test_a_caller_does_not_meet_the_realisations_by_chance():
 
 
 def test_what_no_seed_decides_cannot_be_frozen():
-    with pytest.raises(ModelError, match="Unseeded gives other logits after the same seed"):
+    with pytest.raises(ModelError, match="Unseeded returns different logits for the same seed"):
         Frozen(Unseeded())(X)
 
 

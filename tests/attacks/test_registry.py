@@ -29,13 +29,16 @@ def test_a_users_own():
 
 def test_a_name_that_is_taken_is_refused():
     attacks.register("mine", mine, about="three steps", role="white box")
-    with pytest.raises(ValueError, match=rf"'mine' already, from {__name__}"):
+    with pytest.raises(ValueError, match=rf"'mine' is already registered by {__name__}"):
         attacks.register("mine", Pgd, about="another", role="white box")
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"role": "grey box"}, "role of 'x' is one of one step"), ({"needs": ["a GPU"]}, "needs of 'x' are any of grad")],
+    [
+        ({"role": "grey box"}, "role of 'x' must be one of one step"),
+        ({"needs": ["a GPU"]}, "needs of 'x' must be among grad"),
+    ],
     ids=["role", "needs"],
 )
 def test_roles_and_needs_are_known_ones(wrong, message):
@@ -93,7 +96,7 @@ def test_a_package_that_declares_an_attack_is_found_when_it_is_asked_for(install
 
 def test_a_package_that_does_not_load_is_named(install):
     install("import nothing_of_that_name\n")
-    expected = r"The attacks of the package their-package do not load \(their_attack\): ModuleNotFoundError"
+    expected = r"The attacks of the package their-package cannot be loaded \(their_attack\): ModuleNotFoundError"
     for ask in (attacks.registered, lambda: attacks.get("theirs")):
         with pytest.raises(CheckError, match=expected) as error:
             ask()

@@ -137,7 +137,7 @@ class Deaf(nn.Module):
 
 @pytest.mark.parametrize("net", [Rounded(), Deaf()], ids=["rounded", "deaf"])
 def test_a_network_without_a_gradient_is_not_called_robust(net):
-    with pytest.raises(ModelError, match="gives no gradient for its images"):
+    with pytest.raises(ModelError, match="has no gradient with respect to its images"):
         pgd(net, X, Y)
 
 

@@ -118,11 +118,11 @@ def test_processes_notes_and_going_on(tmp_path):
 def test_notes_of_other_versions_are_not_mixed_in(tmp_path):
     notes = tmp_path / "notes.jsonl"
     notes.write_text(json.dumps(versions() | {"timm": "0.1"}) + "\n")
-    with pytest.raises(PerturbifyError, match=r"census of other versions: timm 0\.1 there"):
+    with pytest.raises(PerturbifyError, match=r"is a census of other versions: timm 0\.1 there"):
         take(["timm:test_resnet"], notes=notes)
     for mine in ("my shopping list\n", "one line that does not end", "[1]\n", '"x"\n{"name": "timm:test_vit", "stat'):
         notes.write_text(mine)
-        with pytest.raises(PerturbifyError, match="holds no census"):
+        with pytest.raises(PerturbifyError, match="is not a census"):
             take(["timm:test_resnet"], notes=notes)
         assert notes.read_text() == mine
     for nowhere in (tmp_path, tmp_path / "no" / "folder"):

@@ -127,7 +127,7 @@ def test_a_network_that_cannot_run_is_incomplete(library):
     library(lambda _: Network(nn.Conv2d(3, 4, 3), (images(5, 8, 8),)))
     row = examine("mine:net")
     assert row.status == "incomplete"
-    assert row.error.startswith("It fails by itself: RuntimeError")
+    assert row.error.startswith("The unwrapped model fails: RuntimeError")
 
 
 def test_a_network_without_convolutions(library):

@@ -55,7 +55,7 @@ def test_bonferronis_bounds_cover_all_classes_at_once():
     ("k", "trials", "confidence"), [([3], 2, 0.95), ([-1], 2, 0.95), ([0], 0, 0.95), ([1], 2, 0), ([1], 2, 1)]
 )
 def test_what_is_no_proportion(k, trials, confidence):
-    with pytest.raises(ValueError, match=r"proportions|confidence"):
+    with pytest.raises(ValueError, match=r"must be counts|confidence"):
         clopper_pearson(k, trials, confidence)
 
 

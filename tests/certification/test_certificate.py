@@ -126,7 +126,7 @@ def test_a_louder_convolution_certifies_less():
     find_mechanism(network).convolution.weight.data.mul_(2)
     assert certify(network, image, 40).radii.item() == pytest.approx(radius / 2)
     find_mechanism(network).convolution.weight.data.zero_()
-    with pytest.raises(MethodError, match="is 0, so it gives the same for every image"):
+    with pytest.raises(MethodError, match="is 0, so its output is the same for every image"):
         certify(network, image, 40)
 
 

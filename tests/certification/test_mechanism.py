@@ -308,7 +308,7 @@ class Twice(nn.Module):
 
 
 def test_a_convolution_that_is_called_twice():
-    for how in ({}, {"shared": "module"}):
+    for how in ({}, {"theta_per": "module"}):
         config = perturbify.PerturbConfig(grain="layer", theta_min=None, learnable=False, extent="first", **how)
         assert "conv is called 2 times" in refusal(Twice(), config=config)
 
@@ -324,7 +324,7 @@ class Sometimes(nn.Module):
 
 def test_a_convolution_that_other_images_do_not_reach():
     with pytest.raises(
-        MethodError, match=r"is called 0\.14 times and the noise behind it added 0\.14 times, rather than once"
+        MethodError, match=r"is called 0\.14 times and the noise behind it is added 0\.14 times, instead of once"
     ):
         perturbify.wrap(Sometimes(), method="pixeldp", example_input=torch.zeros(2, 3, 8, 8))
 
@@ -370,7 +370,7 @@ def test_weights_that_changed_and_other_sizes_are_looked_at_again():
 def test_answers_that_depend_on_the_batch():
     first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.MaxPool2d(6))
     network = nn.Sequential(*first, nn.Flatten(), nn.Linear(4, 3))
-    assert "depends on the others of its batch" in refusal(network)
+    assert "depends on the rest of its batch" in refusal(network)
 
 
 def test_hooks_that_came_later():

@@ -171,7 +171,7 @@ def test_a_network_of_ones_own_needs_to_be_handed_in(tmp_path):
     assert_same_network(net, loaded)
     assert mine.training and mine.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[k]) for k, v in mine.state_dict().items())
-    with pytest.raises(CheckpointError, match=r"does not fit its network: flat has the shape \[12\], not \[15\]"):
+    with pytest.raises(CheckpointError, match=r"does not fit its network: flat has shape \[12\], not \[15\]"):
         perturbify.load(path, model=Own(width=5))
 
 
@@ -209,7 +209,7 @@ def test_a_factory_runs_only_where_it_is_trusted(tmp_path):
     path = tmp_path / "factory.safetensors"
     header = perturbify.save(net, path)
     assert header.model == {"name": "my_nets:make", "kwargs": {"width": 6}, "weights": "fresh"}
-    with pytest.raises(CheckpointError, match=r"wants to run my_nets:make.*trust_factory=True"):
+    with pytest.raises(CheckpointError, match=r"needs to run my_nets:make.*trust_factory=True"):
         perturbify.load(path)
     assert_same_network(net, perturbify.load(path, trust_factory=True))
     assert_same_network(net, perturbify.load(path, model=zoo.create("my_nets:make", width=6)))

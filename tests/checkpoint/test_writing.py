@@ -19,7 +19,7 @@ from perturbify.errors import CheckpointError, OutputExists, PerturbifyError
 
 def test_an_existing_file_is_not_overwritten_unasked(good, path):
     path.write_text("precious")
-    with pytest.raises(OutputExists, match="exists already"):
+    with pytest.raises(OutputExists, match="already exists"):
         perturbify.save(own(), path)
     assert path.read_text() == "precious"
     perturbify.save(own(), path, overwrite=True)

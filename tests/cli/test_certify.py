@@ -99,7 +99,7 @@ def test_what_is_kept(cli, refused, file, found, folder):
         colours = {c[:3]: n for n, c in picture.convert("RGB").getcolors(1 << 20)}
     assert colours[ImageColor.getrgb("#1b5fbf")] > 200
     shutil.copytree(found.folder, "out")
-    assert "certificate.json exists already" in refused("certify", file, *FEW, "-o", "out")
+    assert "certificate.json already exists" in refused("certify", file, *FEW, "-o", "out")
     again = cli("certify", file, *FEW, "--seed", "1", "-o", "out", "--force", "--json")
     assert json.loads(Path("out/certificate.json").read_text(encoding="utf-8")) == again
     assert [i["votes"] for i in again["images"]] != [i["votes"] for i in found.said["images"]]

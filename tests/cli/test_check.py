@@ -230,7 +230,7 @@ def test_transfer_and_a_baseline(check, refused, trained, folder):
     assert "no file othr.safetensors" in refused("check", trained.model, *FEW, "--from", "othr.safetensors")
 
 
-@pytest.mark.parametrize(("value", "said"), [(0.0, "is to be positive"), (float("nan"), "not finite")])
+@pytest.mark.parametrize(("value", "said"), [(0.0, "must be positive"), (float("nan"), "not finite")])
 def test_noise_that_cannot_be_is_refused(value, said, refused, trained, folder):
     rewrite(trained.model, "dead.safetensors", lambda tensors: tensors["conv1.perturb.theta"].fill_(value))
     assert said in refused("check", "dead.safetensors", *FEW)
@@ -284,7 +284,7 @@ def test_files_that_are_none(refused, trained, folder):
         assert "no file nois.safetensors. Hint: Did you mean 'noise.safetensors'" in refused(name, "nois.safetensors")
         assert "not a complete safetensors file" in refused(name, "noise.safetensors")
         assert "not a complete safetensors file" in refused(name, "half.safetensors")
-        assert "not one of perturbify's" in refused(name, "bare.safetensors")
+        assert "not a perturbify checkpoint" in refused(name, "bare.safetensors")
         assert "factories.py" in refused(name, "factories.py")
 
 

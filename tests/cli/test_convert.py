@@ -112,7 +112,7 @@ def test_what_others_print_goes_to_the_log(folder, capsys):
 def test_force_replaces_and_nothing_else_does(cli, refused, folder):
     arguments = ("convert", "factories:small", "--input-size", "3x8x8", "-o", "out.safetensors")
     Path("out.safetensors").write_bytes(b"mine")
-    assert "out.safetensors exists already" in refused(*arguments)
+    assert "out.safetensors already exists" in refused(*arguments)
     cli(*arguments, "--force")
     assert read_header("out.safetensors").sites
 

@@ -52,7 +52,7 @@ def test_without_noise_there_is_no_theta_to_draw(cli, folder):
 
 def test_a_file_that_is_there_is_not_replaced_unasked(cli, refused, run):
     Path("mine.png").write_text("precious")
-    assert "mine.png exists already" in refused("plot", "run", "-o", "mine.png")
+    assert "mine.png already exists" in refused("plot", "run", "-o", "mine.png")
     assert Path("mine.png").read_text() == "precious"
     cli("plot", "run", "-o", "mine.png", "--force")
     colours("mine.png")

@@ -152,7 +152,7 @@ TRAIN = ("finetune", "--recipe", "mine.toml", "-o", "run", "-q", "--no-check")
 def test_a_recipe_s_function_is_neither_called_nor_imported(theirs, refused):
     for more in ((), ("--model-arg", "width=5"), ("--set", "seed=1"), ("--set", "model_args.width=5")):
         said = refused(*TRAIN, *more)
-        assert "The recipe mine.toml wants to run theirs:build to build its network. Hint: If you trust it" in said
+        assert "The recipe mine.toml needs to run theirs:build to build its network. Hint: If you trust it" in said
     assert not theirs.exists()
 
 
@@ -191,9 +191,9 @@ def test_trusted_it_is_trained_checked_and_resumed(theirs, cli, refused):
     theirs.unlink()
     sys.modules.pop("theirs")
     # Whoever sends the run's folder has named the function; the one who resumes it has not.
-    assert "wants to run theirs:build" in refused("finetune", "--resume", "run", "-q")
-    assert "wants to run theirs:build" in refused("finetune", "--recipe", "run/recipe.toml", "-o", "again", "-q")
-    assert "wants to run theirs:build" in refused("check", "run", "-q")
+    assert "needs to run theirs:build" in refused("finetune", "--resume", "run", "-q")
+    assert "needs to run theirs:build" in refused("finetune", "--recipe", "run/recipe.toml", "-o", "again", "-q")
+    assert "needs to run theirs:build" in refused("check", "run", "-q")
     assert not theirs.exists()
     cli("finetune", "--resume", "run", "-q", "--no-check", "--trust-factory")
     assert theirs.exists()
