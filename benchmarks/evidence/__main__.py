@@ -1,6 +1,6 @@
 """What Learn2Perturb buys, by runs that fit two cores: ``python -m benchmarks.evidence SUITE [NAME ...]``.
 
-``digits``: the full schedule in epochs, 350, on scikit-learn's digits by a ResNet-8, θ's rate scaled to the full
+``digits``: the full schedule in epochs, 350, on the 8×8 digits by a ResNet-8, θ's rate scaled to the full
 number of θ-steps. ``change``: the same with one thing changed at a time, under fewer attacks. ``cifar``: a ResNet-20
 from public weights on CIFAR-10 images (``--data F --weights F``), in as many W-steps for every method.
 
