@@ -15,7 +15,7 @@ from perturbify.checks.render import to_text
 class Brightness:
     """Makes every pixel lighter or darker by the same amount, whichever is worse."""
 
-    epsilon: float = 0.1
+    epsilon: float = 8 / 255
     tries: int = 8
     norm = "linf"
 
@@ -38,7 +38,7 @@ def main():
     settings = recipe.load("digits", {"method": "none", "train.epochs": 2, "optimizer.milestones": [1]})
     run = perturbify.finetune(perturbify.zoo.create("cifar_resnet20"), settings, "runs/own_attack")
     plan = CheckPlan(images=64, epsilon=0.1)
-    print(to_text(check(run.model, "digits", plan, attacks=["fgsm", "pgd", Brightness()])))
+    print(to_text(check(run.model, "digits", plan, attacks=["fgsm", "pgd", Brightness(plan.epsilon)])))
 
 
 if __name__ == "__main__":

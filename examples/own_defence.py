@@ -17,9 +17,9 @@ class Widening(methods.Method):
     gamma = 1e-4  # train.gamma, where a recipe sets none
     draws = 8  # predict() averages so many
 
-    def penalty(self, sites, moment):
+    def penalty(self, sites, stage):
         """-γ Σ ln θ, added to the loss of every step."""
-        return -moment.gamma * sum(site.theta.log().sum() for site in sites)
+        return -stage.gamma * sum(site.theta.log().sum() for site in sites)
 
 
 def main():
