@@ -1,4 +1,4 @@
-"""A defence of your own, trained and checked: ``python examples/own_defence.py``. docs/methods.md has what it may set."""
+"""A defence of your own, trained and checked: ``python examples/own_defence.py`` (docs/methods.md)."""
 
 import perturbify
 from perturbify import PerturbConfig, methods, recipe

@@ -1,4 +1,4 @@
-"""Your own photographs, a folder a class: ``python examples/own_photographs.py [FOLDER]``; without one, it makes some."""
+"""Your own photographs, a folder a class: ``python examples/own_photographs.py [FOLDER]``; it makes some, if need be."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def main(folder):
     images = data.load(str(folder), image_size=32)
     print(f"{len(images.train)} images to train on, {len(images.test)} to test; classes: {', '.join(images.classes)}")
     net = zoo.create("timm:resnet10t", num_classes=len(images.classes))  # pretrained=True, where there is a network
-    changes = {"train.epochs": 4, "train.warmup_epochs": 1, "train.batch_size": 10, "attack.epsilon": 8 / 255}
+    changes = {"train.epochs": 3, "train.warmup_epochs": 1, "train.batch_size": 10, "attack.epsilon": 8 / 255}
     run = perturbify.finetune(net, recipe.load("smoke", changes), "runs/own_photographs", data=images)
     batch, labels = next(images.test.batches(20))
     answer = perturbify.predict(run.model, batch)

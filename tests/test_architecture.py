@@ -145,7 +145,9 @@ def test_every_public_name_is_there():
 def test_the_drawing_is_of_the_stair():
     drawn = ElementTree.parse(ROOT / "docs" / "architecture.svg")
     steps = drawn.iterfind(".//{*}g[@class='step']")
-    rooms = [{name for text in step.iterfind("{*}text[@class='rooms']") for name in text.text.split()} for step in steps]
+    rooms = [
+        {name for text in step.iterfind("{*}text[@class='rooms']") for name in text.text.split()} for step in steps
+    ]
     assert rooms == STAIR[::-1]
     assert "](architecture.svg)" in PAGE
 

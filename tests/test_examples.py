@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,12 +35,12 @@ def test_an_example_runs_as_written(name, tmp_path):
 
 
 def test_photographs_may_be_ones_own(tmp_path):
-    made = [sys.executable, EXAMPLES / "own_photographs.py"]
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import own_photographs as o, pathlib; o.make(pathlib.Path('mine'))"
-    subprocess.run([sys.executable, "-c", code, EXAMPLES], cwd=tmp_path, check=True)
-    (tmp_path / "mine" / "train" / "rails").rename(tmp_path / "mine" / "train" / "bars")
-    (tmp_path / "mine" / "val" / "rails").rename(tmp_path / "mine" / "val" / "bars")
-    done = subprocess.run([*made, "mine"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    example = EXAMPLES / "own_photographs.py"
+    runpy.run_path(str(example), run_name="own_photographs")["make"](tmp_path / "mine")
+    for part in ("train", "val"):
+        (tmp_path / "mine" / part / "rails").rename(tmp_path / "mine" / part / "bars")
+    command = [sys.executable, example, "mine"]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert "classes: bars, planks" in done.stdout
 
 
