@@ -1,4 +1,4 @@
-"""Your own photographs, a folder a class: ``python examples/own_photographs.py [FOLDER]``; it makes some, if need be."""
+"""Your own photographs, a folder a class: ``python examples/own_photographs.py [FOLDER]``; by default it makes some."""
 
 import sys
 from pathlib import Path
