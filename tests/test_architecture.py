@@ -2,10 +2,12 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -140,16 +142,25 @@ def test_every_public_name_is_there():
         _ = perturbify.nonsense
 
 
-def test_the_page_draws_the_stair():
-    drawing = re.search(r"```\n(.*?)```", PAGE, re.DOTALL)[1]
-    steps = re.split(r"^─+\n", drawing, flags=re.MULTILINE)
-    drawn = [{name for line in step.splitlines() for name in line[:37].split()} for step in steps]  # then what it is
-    assert drawn == STAIR[::-1]
+def test_the_drawing_is_of_the_stair():
+    drawn = ElementTree.parse(ROOT / "docs" / "architecture.svg")
+    steps = drawn.iterfind(".//{*}g[@class='step']")
+    rooms = [
+        {name for text in step.iterfind("{*}text[@class='rooms']") for name in text.text.split()} for step in steps
+    ]
+    assert rooms == STAIR[::-1]
+    assert "](architecture.svg)" in PAGE
+
+
+def test_the_drawing_is_drawn_by_its_script(tmp_path):
+    shutil.copy(ROOT / "docs" / "drawing.py", tmp_path)
+    subprocess.run([sys.executable, tmp_path / "drawing.py"], check=True)
+    assert (tmp_path / "architecture.svg").read_bytes() == (ROOT / "docs" / "architecture.svg").read_bytes()
 
 
 def test_what_the_page_names_is_there():
     paths = re.findall(r"`((?:[\w-]+/)+[\w.-]*|\w+\.toml)`", PAGE)
-    pages = re.findall(r"\]\(([\w-]+\.md)", PAGE)
+    pages = re.findall(r"\]\(([\w./-]+)", PAGE)
     assert len(paths) > 20 and len(pages) > 10
     assert [path for path in paths if not (ROOT / path).exists()] == []
     assert [page for page in pages if not (ROOT / "docs" / page).is_file()] == []

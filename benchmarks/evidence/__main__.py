@@ -1,6 +1,6 @@
 """What Learn2Perturb gains, in runs that fit two cores: ``python -m benchmarks.evidence SUITE [NAME ...]``.
 
-``digits``: the full schedule of 350 epochs on scikit-learn's digits with a ResNet-8, with θ's learning rate scaled to
+``digits``: the full schedule of 350 epochs on the 8×8 digits with a ResNet-8, with θ's learning rate scaled to
 the full number of θ-steps. ``change``: ablations of it, one change at a time, under fewer attacks. ``cifar``: a
 ResNet-20 from public weights on CIFAR-10 images (``--data F --weights F``), with equally many W-steps for every method.
 

@@ -1,7 +1,8 @@
 """The torch.fx pass: a graph goes in, and comes out with a perturbation node at every convolution node.
 
-It runs on the graphs of single modules whose forward goes on after its convolution (:class:`Inside`), on graph modules
-that somebody traced elsewhere (:func:`insert_noise`), and :func:`graph` gives a whole wrapped network as one graph.
+It runs on the graphs of single modules whose forward goes on after its convolution
+(:class:`~perturbify.surgery.sites.inside.Inside`), on graph modules that somebody traced elsewhere
+(:func:`insert_noise`), and :func:`graph` gives a whole wrapped network as one graph.
 """
 
 from __future__ import annotations

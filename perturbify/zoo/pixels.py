@@ -118,13 +118,13 @@ def in_words(layer: Normalize) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a guess and its rivals came to on the same labelled images.
+    """What a guess and its alternatives came to on the same labelled images.
 
     Attributes:
         images: How many.
         right: Of them by the guess.
-        better: The best rival that is ahead beyond the luck of the images, and how many it is right on; or None.
-        tried: How many rivals there were.
+        better: The best alternative that is ahead beyond the luck of the images, and how many it is right on; or None.
+        tried: How many alternatives there were.
     """
 
     images: int
@@ -148,15 +148,15 @@ def tried(
     Returns:
         What came out; None where the network does not give logits for these labels, or there are no images.
     """
-    rivals = _rivals(guess, data)
-    hits: list[list[Tensor]] = [[] for _ in range(1 + len(rivals))]
+    alternatives = _alternatives(guess, data)
+    hits: list[list[Tensor]] = [[] for _ in range(1 + len(alternatives))]
     started, modes = time.monotonic(), {module: module.training for module in model.modules()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model.eval()
     try:
         with torch.random.fork_rng(devices=[]):
             for x, y in batches:
-                for hit, candidate in zip(hits, (guess, *rivals), strict=True):
+                for hit, candidate in zip(hits, (guess, *alternatives), strict=True):
                     layer = candidate.layer
                     logits = model((x if layer is None else layer(x)).to(device))
                     hit.append(logits.argmax(1).cpu() == y)
@@ -172,13 +172,13 @@ def tried(
     first, *others = (torch.cat(hit) for hit in hits)
     ahead = [
         (candidate, int(hit.sum()))
-        for candidate, hit in zip(rivals, others, strict=True)
-        if _clearly_better(first, hit, len(rivals))
+        for candidate, hit in zip(alternatives, others, strict=True)
+        if _clearly_better(first, hit, len(alternatives))
     ]
-    return Trial(len(first), int(first.sum()), max(ahead, key=lambda found: found[1], default=None), len(rivals))
+    return Trial(len(first), int(first.sum()), max(ahead, key=lambda found: found[1], default=None), len(alternatives))
 
 
-def _rivals(guess: Normalization, data: Statistics | None) -> list[Normalization]:
+def _alternatives(guess: Normalization, data: Statistics | None) -> list[Normalization]:
     """What is usual and is not the guess."""
     channels = len(data.mean) if data else 3
     usual: list[tuple[Normalize | None, str]] = [
@@ -196,13 +196,13 @@ def _same(one: Normalize | None, other: Normalize | None) -> bool:
     return one is other if one is None or other is None else one.constants == other.constants
 
 
-def _clearly_better(first: Tensor, other: Tensor, rivals: int) -> bool:
-    """Whether the other is right more often, beyond the luck of the images (McNemar's exact test) and of the rivals."""
+def _clearly_better(first: Tensor, other: Tensor, alternatives: int) -> bool:
+    """Whether the other is right more often, beyond the luck of the images (McNemar's exact test) and of the alternatives."""
     won, lost = int((other & ~first).sum()), int((first & ~other).sum())
     n = won + lost
     if won - lost < _CLEARLY * len(first):
         return False
-    return rivals * sum(math.comb(n, k) for k in range(won, n + 1)) / 2**n < _SURE
+    return alternatives * sum(math.comb(n, k) for k in range(won, n + 1)) / 2**n < _SURE
 
 
 def _for_channels(layer: Normalize, channels: int | None) -> Normalize:

@@ -26,7 +26,7 @@ PLAN = CheckPlan(
 
 @pytest.fixture(scope="module")
 def digits():
-    """Handwritten zeros and ones of scikit-learn."""
+    """Handwritten zeros and ones."""
     split = data.load("digits").train
     return split.subset((split.labels < 2).nonzero().flatten())
 

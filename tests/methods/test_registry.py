@@ -1,6 +1,7 @@
 """The defences by name, and one of the user's own."""
 
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,8 @@ from perturbify import PerturbConfig, methods, recipe, zoo
 from perturbify.errors import CheckpointError, MethodError, RecipeError
 from perturbify.methods import registry
 
-PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "methods.md").read_text()
 OURS = ("none", "vanilla", "learn2perturb", "learn2perturb-r", "pni", "rse", "adv-bnn", "pixeldp")
 
 
@@ -25,11 +27,8 @@ def untouched(monkeypatch):
 
 @pytest.fixture
 def own(untouched):
-    """The example of the page."""
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "class Widening" in block)
-    scope = {"__name__": "their_module"}
-    exec(code, scope)
-    return scope["Widening"]
+    """The one of examples/."""
+    return runpy.run_path(str(ROOT / "examples" / "own_defence.py"), run_name="their_module")["Widening"]
 
 
 def test_all_eight_are_there_and_on_the_page():
