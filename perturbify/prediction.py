@@ -1,4 +1,4 @@
-"""What a network with noise answers: by one draw, or by the mean of several."""
+"""The predictions of a network with noise: by one draw, or by the mean of several."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answers for a batch.
+    """The predictions for a batch.
 
     Attributes:
         classes: The predicted class of each image, shape (N,), int64.
         probabilities: Mean softmax over the draws, shape (N, K).
-        draws: How many draws.
-        radii: Certified radius of each answer, shape (N,): no perturbation of smaller l2 norm, in pixels of [0, 1],
-            changes it, at the stated confidence; 0 where nothing is certified. None for methods that certify nothing.
+        draws: Number of draws.
+        radii: Certified radius of each prediction, shape (N,): no perturbation of smaller l2 norm, in pixels of [0, 1],
+            changes it, at the stated confidence; 0 where nothing is certified. None for methods that do not certify.
     """
 
     classes: Tensor
@@ -28,7 +28,7 @@ class Prediction:
 
 
 def predict_mean(network: nn.Module, images: Tensor, draws: int) -> Prediction:
-    """The mean softmax of several draws, and its greatest entry."""
+    """The mean softmax of several draws, and its most likely class."""
     probabilities = Ensemble(network, draws)(images).exp()
     return Prediction(probabilities.argmax(1), probabilities, draws)
 
@@ -38,7 +38,7 @@ class Ensemble(nn.Module):
 
     Args:
         network: A classifier.
-        draws: Forwards a prediction takes; at least 1.
+        draws: Forwards per prediction; at least 1.
     """
 
     def __init__(self, network: nn.Module, draws: int) -> None:
@@ -50,7 +50,7 @@ class Ensemble(nn.Module):
         self.draws = draws
 
     def forward(self, images: Tensor) -> Tensor:
-        """Gives log-probabilities, shape (N, K), each call by fresh draws."""
+        """Returns log-probabilities, shape (N, K), from fresh draws at each call."""
         # In logarithms and float32: a class that underflows in a softmax would have a gradient of NaN.
         total = self.network(images).float().log_softmax(1)
         for _ in range(self.draws - 1):

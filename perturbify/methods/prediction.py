@@ -1,4 +1,4 @@
-"""How a network with noise answers: as its method does."""
+"""The predictions of a network with noise, as its method makes them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from perturbify.surgery.noisy import Perturbed
 def predict(model: nn.Module, images: Tensor, draws: int | None = None) -> Prediction:
     """Classifies images as the network's method does.
 
-    RSE and Adv-BNN answer by the mean softmax of 50 draws, PixelDP by the votes of as many, the others by one draw. The
-    network runs in eval mode, without gradients; its modes are afterwards what they were.
+    RSE and Adv-BNN predict by the mean softmax of 50 draws, PixelDP by the votes of 50, the others by one draw. The
+    network runs in eval mode, without gradients; its modes are restored afterwards.
 
     Args:
         model: What :func:`perturbify.wrap` or :func:`perturbify.load` returned.
         images: Shape (N, C, H, W), in [0, 1].
-        draws: By default as many as the method takes.
+        draws: Number of draws; by default the method's.
 
     Raises:
-        SurgeryError: ``model`` is not a perturbed network, or ``images`` are no batch of images.
+        SurgeryError: ``model`` is not a perturbed network, or ``images`` are not a batch of images.
         MethodError: Its method is not registered here.
     """
     if not isinstance(model, Perturbed):
@@ -46,12 +46,12 @@ def predict(model: nn.Module, images: Tensor, draws: int | None = None) -> Predi
 
 
 def predictor(model: nn.Module) -> nn.Module:
-    """The network as its method predicts: itself where one draw does, an :class:`Ensemble` where the method averages.
+    """The network as its method predicts: itself if one draw suffices, an :class:`Ensemble` if the method averages.
 
     It can be differentiated, so PixelDP's is an :class:`Ensemble` as well; votes have no gradient.
 
     Args:
-        model: Any network; one that is none of ours predicts by itself.
+        model: Any network; one that is not ours predicts by itself.
     """
     if not isinstance(model, Perturbed) or model.surgery.plan.config is None:
         return model

@@ -1,4 +1,4 @@
-"""The tables of the Learn2Perturb paper again: trained, checked, and printed beside the paper's figures."""
+"""The tables of the Learn2Perturb paper reproduced: trained, checked, and printed beside the paper's figures."""
 
 from perturbify.reproduction.job import Job, Reproduction, jobs
 from perturbify.reproduction.run import Outcome, Watcher, reproduce

@@ -35,7 +35,7 @@ _FREE = {
     *(f"speed.{f.name}" for f in fields(SpeedSettings)),
     *(f"check.{f.name}" for f in fields(CheckSettings)),
 }
-"""Settings that may change between a run and its resumption; the data are held against those it began with."""
+"""Settings that may change when a run is resumed; the data are compared with those it began with."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Result:
 
     Attributes:
         model: The network, in eval mode, noise on.
-        folder: Where the run lies.
+        folder: The run's folder.
         metrics: One entry an epoch, as in ``metrics.jsonl``.
     """
 
@@ -67,29 +67,29 @@ def finetune(
 ) -> Result:
     """Trains the weights and the noise of a network (Learn2Perturb, Algorithm 1).
 
-    In processes that torchrun started, each takes its part of every batch, with noise of its own; the first one writes.
+    In processes that torchrun started, each takes its part of every batch, with its own noise; the first one writes.
 
     Args:
-        model: A plain network, which is wrapped on a copy by the recipe's settings, with a normalisation layer inside;
-            or one that :func:`perturbify.wrap` or :func:`perturbify.load` returned, which is trained itself.
+        model: A plain network, which is copied and wrapped by the recipe's settings, with a normalisation layer inside;
+            or one that :func:`perturbify.wrap` or :func:`perturbify.load` returned, which is trained in place.
         recipe: A recipe, or the name or file of one.
         run_dir: A folder for the run; it must be empty or absent.
         data: The images; by default those that the recipe names.
         normalize: How pixels in [0, 1] reach a plain network: a layer, or ``"inside"`` where it takes them as they are.
             By default what the recipe says, else what is known of its weights, else a guess, which is logged.
-        device: ``"auto"`` takes a GPU where there is one; else as torch names devices.
-        download: Whether a dataset that is not on this machine may be fetched.
+        device: ``"auto"`` takes a GPU if there is one; else a torch device name.
+        download: Whether a dataset that is not on this machine may be downloaded.
         force: Whether a run in the folder may be replaced.
         on_step: Called after every step.
 
-    On SIGINT (Ctrl-C) and SIGTERM the step is finished and the state saved, before either has its usual effect.
+    On SIGINT (Ctrl-C) and SIGTERM the step finishes and the state is saved before the signal takes effect.
 
     Returns:
-        The trained network and where its files lie.
+        The trained network and its files.
 
     Raises:
         Diverged: A loss, a weight or θ is no longer finite; the last good state is kept in the folder.
-        PerturbifyError: Anything else that is wrong with model, recipe, data, device, or folder, before training.
+        PerturbifyError: Anything else is wrong with model, recipe, data, device, or folder; before training.
     """
     chosen = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     method = methods.get(chosen.method)
@@ -122,7 +122,7 @@ def resume(
     trust_factory: bool = False,
     on_step: OnStep | None = None,
 ) -> Result:
-    """Goes on with a run from its last saved state; on the CPU its results are those of the undisturbed run.
+    """Resumes a run from its last saved state; on the CPU its results are those of an uninterrupted run.
 
     Args:
         run_dir: The folder of the run.
@@ -134,12 +134,12 @@ def resume(
         on_step: Called after every step.
 
     Raises:
-        TrainingError: There is no run in the folder, or another process is at it, or its recipe was changed in more
-            than speed and what is looked at, or the images are others than it began with.
+        TrainingError: The folder holds no run, another process is using it, its recipe was changed in more
+            than speed and what is displayed, or the images are not those it began with.
         CheckpointError: Its state is damaged.
     """
     folder = RunFolder(Path(run_dir))
-    folder.read_recipe()  # or there is nothing to be locked
+    folder.read_recipe()  # raises if there is nothing to lock
     target = choose_device(device)
     with ranks() as processes, folder.busy() if processes.first else nullcontext():
         recipe, saved = folder.read_recipe(), state.read_last(folder)
@@ -153,8 +153,8 @@ def resume(
         processes.gather(None)  # all have read what the first one may replace
         if processes.first:
             folder.sweep()
-            folder.mark()  # one of an earlier version has no mark
-            if saved.path == folder.state_before:  # or the next save would put the damaged one over it
+            folder.mark()  # a folder of an earlier version has no mark
+            if saved.path == folder.state_before:  # or the next save would overwrite it with the damaged one
                 if os.path.lexists(folder.state) and not owned.is_state(folder.state):
                     set_aside(folder.state)
                 keep_copy(folder.state_before, folder.state)
@@ -177,7 +177,7 @@ def load_data(recipe: Recipe, *, download: bool = False, default_size: int | Non
 
 
 def choose_device(name: str) -> torch.device:
-    """The device a name means; ``"auto"`` is a GPU where there is one, and each of torchrun's processes has its own.
+    """The device of a name; ``"auto"`` is a GPU if there is one, and each of torchrun's processes has its own.
 
     Raises:
         TrainingError: There is no such device here.
@@ -192,8 +192,8 @@ def choose_device(name: str) -> torch.device:
             device = torch.device("cpu")
         elif device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.zeros(1, device=device).item()  # which a device without numbers, such as meta, does not have
-    except Exception as error:  # each kind of device is missing in its own way
+        torch.zeros(1, device=device).item()  # fails on a device without values, such as meta
+    except Exception as error:  # every kind of device fails in its own way when it is missing
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainingError(
             f"There is no device {name!r} here ({reason[:150]}).", "Use --device cpu, or auto."
@@ -206,12 +206,12 @@ def _place(network: Perturbed, device: torch.device, recipe: Recipe, processes: 
         if device.type != "cuda":
             raise TrainingError(
                 f"train.sync_batchnorm needs GPUs, and this is {device}.",
-                "Turn it off: statistics are of each process's own images then, and their running means are averaged.",
+                "Set it to false: each process then normalises by its own images, and running means are averaged.",
             )
         network = convert_sync_batchnorm(network)
     if not recipe.speed.channels_last:
         return network.to(device)
-    # Convolutions are faster with the channels innermost; what is computed is the same.
+    # Convolutions are faster in channels-last memory; the result is the same.
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -234,7 +234,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_same_data(saved: Saved, data: Data, folder: RunFolder) -> None:
-    """The images must be those that the run began with, wherever they lie by now."""
+    """The images must be those that the run began with, wherever they are now."""
     began_with, classes = saved.recipe.data.name, saved.header.classes or []
     hint = "Resume it with the data it began with, or start a new run."
     if data.name != began_with or list(data.classes) != classes:
@@ -250,7 +250,7 @@ def _check_same_data(saved: Saved, data: Data, folder: RunFolder) -> None:
     other = [f"{said}: {before.get(k)} then, {now[k]} now" for k, said in words.items() if before.get(k) != now[k]]
     raise TrainingError(
         f"The run in {folder.path} began with other images of {began_with} ("
-        + ("; ".join(other) or "as many and of the same size, but not the same")
+        + ("; ".join(other) or "the same number and size, but different content")
         + ").",
         hint,
     )

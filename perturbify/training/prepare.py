@@ -22,18 +22,18 @@ _LOG = logging.getLogger(__name__)
 
 
 def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method, normalize: Given = None) -> Perturbed:
-    """Wraps a network for a run, unless it is wrapped already, and checks that it fits data and method.
+    """Wraps a network for a run, unless it is already wrapped, and checks that it fits data and method.
 
     Args:
         model: A plain network, which gets noise and a normalisation layer, or a perturbed one, used as it is.
-        recipe: Where noise goes and what θ starts from.
-        data: Gives the size of the images and the classes.
-        method: Whether there is noise at all.
+        recipe: Where noise goes and θ's initial value.
+        data: Determines the size of the images and the classes.
+        method: Determines whether there is noise at all.
         normalize: How pixels reach a plain network, as for :func:`perturbify.finetune`.
 
     Raises:
         SurgeryError: The network cannot be wrapped.
-        ModelError: The network does not take the images.
+        ModelError: The network does not accept the images.
         MethodError: A wrapped network does not fit the method.
         TrainingError: It does not fit the images or the classes.
     """
@@ -60,7 +60,7 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method, normal
         except ModelError as error:
             raise ModelError(
                 error.message,
-                f"The images of {data.name} are {times(data.input_size)}; data.image_size fits them to another size.",
+                f"The images of {data.name} are {times(data.input_size)}; set data.image_size to resize them.",
             ) from error
     _check_head(network, data)
     return network
@@ -75,7 +75,7 @@ def _for_method(model: Perturbed, method: str) -> Perturbed:
             raise
         raise MethodError(
             f"The network was wrapped for the method {own}, and the recipe's is {method}. {error.message}",
-            f"Train it by its own (--method {own}), or start from the plain network.",
+            f"Train it with its own method (--method {own}), or start from the plain network.",
         ) from error
 
 
@@ -110,7 +110,7 @@ def _check_head(network: Perturbed, data: Data) -> None:
     network.train(was)
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise TrainingError(
-            f"{type(network).__name__} is not a classifier: it does not give one row of logits an image."
+            f"{type(network).__name__} is not a classifier: it does not return one row of logits per image."
         )
     if logits.shape[1] != len(data.classes):
         raise TrainingError(

@@ -137,7 +137,7 @@ def test_settings_that_mean_nothing_are_told(folder, capsys):
 
 def test_force(cli, refused, folder):
     cli("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
-    assert "holds a run already" in refused("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
+    assert "already holds a run" in refused("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
     before = Path("run/model.safetensors").read_bytes()
     cli("finetune", "--recipe", "smoke", *SMALL, "-o", "run", "--force", "--set", "seed=3")
     assert Path("run/model.safetensors").read_bytes() != before

@@ -194,4 +194,4 @@ def test_folders_of_other_seeds_and_recipes(cli, refused, trained, folder, npz):
     assert Path("a/seed-0/model.safetensors").read_bytes() != before
     Path("a/seed-1/recipe.toml").unlink()
     said = refused(*RUNS, "--no-check", "--seeds", "0,1", "-o", "a", "--set", "optimizer.lr=0.2")
-    assert "There is no file a/seed-1/recipe.toml, and a run cannot go on without its recipe." in said
+    assert "There is no file a/seed-1/recipe.toml, and a run cannot be resumed without its recipe." in said

@@ -212,7 +212,7 @@ def test_a_table_s_networks_are_not_those_of_its_recipe(theirs):
 @pytest.mark.parametrize("key", ["pretrained", "weights", "reset_head"])
 def test_where_weights_come_from_is_not_for_a_recipe_to_say(key, refused):
     said = refused("finetune", "--recipe", "smoke", "--set", f"model_args.{key}=true", status=2)
-    assert f"model_args.{key} is not for a recipe to say: --{key.replace('_', '-')}" in said
+    assert f"model_args.{key} does not belong in a recipe: use --{key.replace('_', '-')}" in said
 
 
 def test_timm_s_own_place_for_weights_is_not_for_an_argument_to_say(refused):

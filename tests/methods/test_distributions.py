@@ -141,7 +141,7 @@ def test_activation_pni_is_relative_to_the_whole_batch():
     each = values.flatten(1).std(1)
     assert (each / (0.25 * deviation) - 1).abs().max() < 5 / math.sqrt(2 * values[0].numel())
     assert_apart(values[1:], values[:-1])
-    with pytest.raises(MethodError, match="takes site weight, output, input, norm or addition, not parameter"):
+    with pytest.raises(MethodError, match="takes the site weight, output, input, norm or addition, not parameter"):
         made("pni", PerturbConfig(site="parameter", scale="relative", theta_min=None))
 
 

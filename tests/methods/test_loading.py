@@ -35,5 +35,5 @@ def test_a_file_that_names_none(config, method, file):
 
 
 def test_a_file_that_names_another(file):
-    with pytest.raises(MethodError, match="The method rse has noise with learnable=False, this one has True"):
+    with pytest.raises(MethodError, match="The noise of the method rse has learnable=False, but this noise has True"):
         perturbify.load(file(perturbify.PerturbConfig("channel"), "rse"), model=network())

@@ -129,14 +129,14 @@ def test_noise_of_another_kind_is_refused():
         (
             "adv-bnn",
             PerturbConfig(site="input", scale="posterior"),
-            "adv-bnn takes site parameter or weight, not input",
+            "adv-bnn takes the site parameter or weight, not input",
         ),
-        ("rse", PerturbConfig(site="weight"), "rse takes site input, output, norm or addition, not weight"),
+        ("rse", PerturbConfig(site="weight"), "rse takes the site input, output, norm or addition, not weight"),
         ("pni", PerturbConfig(site="weight"), "scale='relative', this one has 'absolute'"),
         ("rse", PerturbConfig(site="input"), "learnable=False, this one has True"),
         ("pixeldp", PerturbConfig(learnable=False), "extent='first', this one has 'all'"),
         ("learn2perturb", PerturbConfig(theta_min=None), "needs a floor for θ"),
-        ("vanilla", PerturbConfig(), "vanilla has no noise, this network has some"),
+        ("vanilla", PerturbConfig(), "vanilla has no noise, but this network has some"),
     ):
         with pytest.raises(MethodError, match=re.escape(said)):
             perturbify.wrap(model, config, method=method, example_input=x)

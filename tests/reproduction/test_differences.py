@@ -35,7 +35,7 @@ def test_a_short_run_says_what_became_of_its_schedule(digits):
     assert said["W-steps", ALGORITHM] == ("42", "136,850")
     assert said["θ-steps", ALGORITHM] == ("42", "129,030")
     assert said["W-steps in so many batches", PAPER] == ("42 of 84", "84 of 84")
-    assert said["updates of W and θ", PAPER][0] == "in turn, 1 W-step and 1 θ-step"
+    assert said["updates of W and θ", PAPER][0] == "alternating, 1 W-step and 1 θ-step"
 
 
 def test_joint_steps_are_the_papers(digits):

@@ -111,7 +111,7 @@ def test_force_removes_runs_and_tables(folder):
 def test_a_file_of_the_users_is_left_and_with_it_all_else(name, folder):
     (folder.path / name).write_text("mine")
     before = contents(folder.path)
-    with pytest.raises(OutputExists, match=rf"{name} is not as a r\w+ wrote it"):
+    with pytest.raises(OutputExists, match=rf"{name} was changed since a r\w+ wrote it"):
         folder.open(ABOUT | {"seeds": [1]}, force=True)
     assert contents(folder.path) == before
 
@@ -131,7 +131,7 @@ def test_notes_that_lead_elsewhere(name, folder, tmp_path):
     for change in ({"recipes": {name.format(elsewhere=elsewhere.path): ""}}, {"table": "../x"}, {"table": None}):
         folder.notes.write_text(json.dumps(ABOUT | change))
         before = contents(tmp_path)
-        with pytest.raises(PerturbifyError, match="is not of a reproduction"):
+        with pytest.raises(PerturbifyError, match="is not a reproduction's"):
             folder.open(ABOUT, force=True)
         assert contents(tmp_path) == before
 
@@ -140,7 +140,7 @@ def test_a_link_that_leads_elsewhere(folder, tmp_path):
     elsewhere = begin(tmp_path / "elsewhere")
     (folder.path / "job").rename(folder.path / "gone")
     (folder.path / "job").symlink_to(elsewhere.path)
-    with pytest.raises(OutputExists, match="job leads elsewhere"):
+    with pytest.raises(OutputExists, match="job links elsewhere"):
         folder.open(ABOUT | {"seeds": [1]}, force=True)
     assert elsewhere.recipe.is_file()
 
@@ -148,14 +148,14 @@ def test_a_link_that_leads_elsewhere(folder, tmp_path):
 @pytest.mark.parametrize("text", ["[", "[]", "{}", '{"recipes": []}', '{"recipes": {}, "recipes": {}}', "\ufffd", ""])
 def test_notes_that_are_none(text, folder):
     folder.notes.write_text(text, encoding="utf-8")
-    with pytest.raises(PerturbifyError, match=r"is damaged|is not of a reproduction"):
+    with pytest.raises(PerturbifyError, match=r"is damaged|is not a reproduction's"):
         folder.open(ABOUT, force=True)
 
 
 def test_a_folder_of_the_users(tmp_path):
     folder = ReproductionFolder(tmp_path)
     (tmp_path / "letter").write_text("dear")
-    with pytest.raises(OutputExists, match="not empty, and it holds no reproduction"):
+    with pytest.raises(OutputExists, match="not empty and holds no reproduction"):
         folder.busy()
     assert [p.name for p in tmp_path.iterdir()] == ["letter"]
     with pytest.raises(OutputExists, match="is a file"):
@@ -176,4 +176,4 @@ def test_somebody_else_is_at_it(folder):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert said == [f"Another process is reproducing in {folder.path} already."]
+    assert said == [f"Another process is already reproducing in {folder.path}."]

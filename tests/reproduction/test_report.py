@@ -29,7 +29,7 @@ def test_every_cell_of_the_paper_is_printed_with_its_remarks(name, digits):
     for remark in TABLES[name].remarks:
         assert f"- {remark}" in page and f"- {remark}" in text
     for written in (page, text):
-        assert "\nWorst case: every image under whichever l∞ attack within ε leaves the least, " in written
+        assert "\nWorst case: every image under the l∞ attack within ε that leaves the lowest accuracy, " in written
     found = to_dict(asked, begun(asked, digits))
     assert not found["complete"]
     assert found["remarks"] == list(TABLES[name].remarks)

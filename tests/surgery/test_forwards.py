@@ -186,7 +186,7 @@ def test_a_part_with_several_calls_that_is_computed_again_in_a_backward_pass():
         if works:
             out.backward()
         else:
-            with pytest.raises(SurgeryError, match=r'cannot be told which call this is.*theta_per="module"'):
+            with pytest.raises(SurgeryError, match=r'the current call is unknown.*theta_per="module"'):
                 out.backward()
 
 

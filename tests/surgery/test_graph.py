@@ -57,7 +57,7 @@ def test_a_whole_network_as_a_graph(name, training):
 
 def test_a_network_that_torch_fx_cannot_follow_is_named():
     wrapped = perturbify.wrap(timm.create_model("efficientvit_b0"), PerturbConfig(grain="channel"))
-    with pytest.raises(TraceError, match=r"torch\.fx cannot follow stages\.\d\S*: "):
+    with pytest.raises(TraceError, match=r"torch\.fx cannot trace stages\.\d\S*: "):
         perturbify.graph(wrapped)
 
 

@@ -139,7 +139,7 @@ def test_inference_mode():
         perturbify.wrap(Net(), example_input=X)
     with torch.inference_mode():
         made_there = Net()
-    with pytest.raises(SurgeryError, match="outside of inference_mode"):
+    with pytest.raises(SurgeryError, match="outside inference_mode"):
         perturbify.wrap(made_there, example_input=X)
     wrapped = perturbify.wrap(Net(), example_input=X).eval()
     with torch.inference_mode():

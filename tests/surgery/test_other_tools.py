@@ -105,7 +105,7 @@ def test_pruning_averaging_and_parametrizations(pair):
         parametrize.register_parametrization(network.conv1, "weight", Double())
     assert torch.equal(silent(wrapped, X), seeded(source, X))
     assert alive(wrapped)
-    with pytest.raises(perturbify.PerturbifyError, match=r"was made a ParametrizedConv2d after it had been wrapped"):
+    with pytest.raises(perturbify.PerturbifyError, match=r"became a ParametrizedConv2d after wrapping"):
         perturbify.unwrap(wrapped)
     parametrize.remove_parametrizations(wrapped.conv1, "weight")
     assert alive(wrapped)

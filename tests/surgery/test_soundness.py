@@ -23,7 +23,7 @@ def network() -> nn.Sequential:
 def test_nan_is_named(name: str, verify: bool) -> None:
     model = network()
     model.state_dict()[name].view(-1)[1] = torch.nan
-    with pytest.raises(ModelError, match=rf"Sequential has weights that are no numbers: {name} holds NaN .* in 1 of"):
+    with pytest.raises(ModelError, match=rf"Sequential has weights that are not finite: {name} holds NaN .* in 1 of"):
         perturbify.wrap(model, example_input=IMAGES, verify=verify)
 
 
@@ -91,7 +91,7 @@ class Complex(nn.Module):
 
 
 def test_a_complex_convolution_is_named_and_can_be_left_out() -> None:
-    with pytest.raises(SurgeryError, match=r"second convolves complex numbers, where the noise is real\. Leave it out"):
+    with pytest.raises(SurgeryError, match=r"second convolves complex numbers, but the noise is real\. Leave it out"):
         perturbify.wrap(Complex(), example_input=IMAGES)
     wrapped = perturbify.wrap(Complex(), perturbify.PerturbConfig(exclude=("second",)), example_input=IMAGES)
     assert len(list(perturbify.perturbations(wrapped))) == 1

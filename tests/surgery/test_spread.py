@@ -159,7 +159,7 @@ def test_on_the_meta_device_nothing_is_measured():
 
 @pytest.mark.parametrize("wrong", ["0.1", "x", "-1x", "0x", "infx", "0.1 x"])
 def test_starts_that_mean_nothing(wrong):
-    with pytest.raises(ValueError, match=r'theta_init must be a number, or such as "0.1x"'):
+    with pytest.raises(ValueError, match=r'theta_init must be a number or a string such as "0.1x"'):
         PerturbConfig(theta_init=wrong)
     with pytest.raises(ValueError, match=r"theta_init '0.1x' measures activations"):
         PerturbConfig(theta_init="0.1x", scale="posterior", theta_min=None)

@@ -65,7 +65,7 @@ def test_a_convolution_inside_of_a_custom_function_keeps_its_gradient_or_is_refu
         for network in (source, wrapped):
             network(IMAGES).sum().backward()
     assert torch.equal(wrapped.weight.grad, source.weight.grad)
-    assert "torch.fx, which cannot follow it" in refusal(Scaled(), TraceError)
+    assert "torch.fx, which cannot trace it" in refusal(Scaled(), TraceError)
     assert "gradients do" in refusal(Reversing(), ParityError)
     plan = perturbify.plan(Scaled(), PerturbConfig(exclude=("",)), example_input=IMAGES)
     assert [s.name for s in plan.sites] == ["stem"]

@@ -190,7 +190,7 @@ def test_include_exclude_and_the_first():
     assert names(include=("b", "fc"), exclude=("f*",)) == ["b.weight"]
     with pytest.raises(NoConvolutions, match=r"Small has nothing to put noise on\. All 3 of its sites"):
         wrap(Small(), PerturbConfig(**{**vars(WEIGHT), "exclude": ("*",)}), example_input=X)
-    with pytest.raises(NoConvolutions, match="Sites of the kind 'weight' are asked for, and this network has none"):
+    with pytest.raises(NoConvolutions, match="ask for sites of the kind 'weight', and this network has none"):
         wrap(nn.Sequential(nn.BatchNorm2d(3)), WEIGHT, example_input=X)
     first = wrap(Small(), PerturbConfig(**{**vars(WEIGHT), "extent": "first", "exclude": ("a",)}), example_input=X)
     assert [s.name for s in first.surgery.plan.sites] == ["b.weight"]

@@ -63,7 +63,7 @@ def test_the_last_two_states_are_kept(stopped):
 def test_a_damaged_state_is_said_aloud_and_the_one_before_is_taken(damage, stopped, start, continue_run):
     whole = start("whole")
     DAMAGES[damage](stopped.state)
-    with pytest.warns(UserWarning, match=r"state\.safetensors.*Going on from the state.*before it, epoch 1, step 2"):
+    with pytest.warns(UserWarning, match=r"state\.safetensors.*Resuming from the previous state, epoch 1, step 2"):
         assert_same_run(continue_run("stopped"), whole)
 
 
@@ -135,7 +135,7 @@ def test_a_disk_that_is_really_full(start, continue_run, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     how = f"perturbify finetune --resume {tmp_path / 'stopped'}"
-    assert raised.value.hint == f"The last state is kept. Make room, and go on: {how}"
+    assert raised.value.hint == f"The last state is kept. Free some space, then resume: {how}"
     assert position(RunFolder(tmp_path / "stopped").state) == (1, 2)
     assert_same_run(continue_run("stopped"), whole)
 
@@ -155,7 +155,7 @@ def test_a_disk_that_is_full_at_the_end(start, continue_run, tmp_path):
             continue_run("stopped", on_step=on_step)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "go on: perturbify finetune --resume" in raised.value.hint
+    assert "resume: perturbify finetune --resume" in raised.value.hint
     resumed = continue_run("stopped")
     assert_same_run(resumed, whole)
     assert resumed.folder.model.is_file() and resumed.folder.card.is_file()

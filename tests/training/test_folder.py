@@ -95,7 +95,7 @@ def test_so_do_files_of_ours_that_were_changed(checked, make_recipe):
 def assert_nothing_goes(folder, recipe, name):
     before = contents(folder.path)
     for attempt in (lambda: folder.begin(recipe, force=True), folder.remove):
-        with pytest.raises(OutputExists, match=rf"{name} is not as a run wrote it"):
+        with pytest.raises(OutputExists, match=rf"{name} was changed since a run wrote it"):
             attempt()
     assert contents(folder.path) == before
 
@@ -131,14 +131,14 @@ def test_a_run_that_was_stopped_before_its_first_state_is_begun_anew(tmp_path, m
     folder = RunFolder(tmp_path / "run")
     with folder.busy():
         folder.begin(make_recipe(), force=False)
-    with pytest.raises(TrainingError, match=r"stopped before its first step.*as you started it"):
+    with pytest.raises(TrainingError, match=r"stopped before its first step.*with the same command"):
         continue_run("run")
     assert start("run", train__epochs=1, train__warmup_epochs=0).folder.model.is_file()
     folder.state.unlink()
     folder.state_before.unlink()
     with pytest.raises(TrainingError, match=r"its state is gone.*--force"):
         continue_run("run")
-    with pytest.raises(OutputExists, match=r"holds a run already.*Its state is gone"):
+    with pytest.raises(OutputExists, match=r"already holds a run.*its state is gone"):
         start("run")
 
 
@@ -199,7 +199,7 @@ def test_a_live_run_is_left_alone(checked, start, continue_run):
         assert other.stdout.readline() == "held\n"
         before = contents(checked.path)
         for attempt in (lambda: start("run", force=True), lambda: continue_run("run"), checked.remove):
-            with pytest.raises(TrainingError, match=rf"Another process is training in {checked.path} already"):
+            with pytest.raises(TrainingError, match=rf"Another process is already training in {checked.path}"):
                 attempt()
         assert contents(checked.path) == before
     finally:

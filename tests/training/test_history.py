@@ -104,7 +104,7 @@ KINDS = {
 def test_no_file(kind, path):
     path.unlink()
     KINDS[kind](path)
-    with pytest.warns(UserWarning, match="is not as the run wrote it"):
+    with pytest.warns(UserWarning, match="was changed since the run wrote it"):
         assert history.settle(path, EPOCHS, 3) == EPOCHS
     assert path.read_text() == "".join(LINES)
     assert os.path.lexists(path.with_name("metrics.jsonl.aside"))

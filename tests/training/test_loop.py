@@ -77,7 +77,7 @@ def test_the_model_file_names_no_place_on_this_machine(train, tmp_path):
 def test_an_existing_run_is_replaced_only_when_forced(train):
     first = train(train__epochs=2)
     before = {p.name: p.read_bytes() for p in first.folder.path.iterdir()}
-    with pytest.raises(OutputExists, match=r"holds a run already.*--resume.*--force"):
+    with pytest.raises(OutputExists, match=r"already holds a run.*--resume.*--force"):
         train(seed=1)
     assert {p.name: p.read_bytes() for p in first.folder.path.iterdir()} == before
     first.folder.report.write_text("{}")
@@ -246,7 +246,7 @@ def test_no_such_device(train):
 
 
 @pytest.mark.parametrize(
-    ("fits", "said"), [(3, "One on 2 does: --set train.batch_size=2"), (0, "Lower train.batch_size")]
+    ("fits", "said"), [(3, "A step on 2 does: --set train.batch_size=2"), (0, "Lower train.batch_size")]
 )
 def test_a_batch_that_does_not_fit_names_one_that_does(fits, said, train, monkeypatch):
     step = perturbify.training.step.Trainer.step

@@ -146,7 +146,7 @@ def test_two_processes_cannot_train_in_one_folder(start, continue_run, tmp_path)
     )
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(TrainingError, match=r"Another process is training in .*run already"):
+        with pytest.raises(TrainingError, match=r"Another process is already training in .*run"):
             continue_run("run")
     finally:
         other.kill()

@@ -78,9 +78,9 @@ def test_a_channel_grained_network_takes_any_size(ready, build):
 def test_method_and_network_must_agree(ready, build, data):
     noisy = perturbify.wrap(build(), example_input=torch.rand(2, *data.input_size))
     still = perturbify.wrap(build(), None, example_input=torch.rand(2, *data.input_size))
-    with pytest.raises(MethodError, match="vanilla has no noise, this network has some"):
+    with pytest.raises(MethodError, match="vanilla has no noise, but this network has some"):
         ready(noisy, method="vanilla")
-    with pytest.raises(MethodError, match="learn2perturb needs noise, this network has none"):
+    with pytest.raises(MethodError, match="learn2perturb needs noise, but this network has none"):
         ready(still)
     assert ready(still, method="none") is still
 

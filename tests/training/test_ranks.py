@@ -67,7 +67,7 @@ def test_the_same_two_processes_go_on_as_if_nothing_had_happened(tmp_path):
 
 
 def test_a_batch_that_is_too_small_to_share_is_refused():
-    with pytest.raises(TrainingError, match="A batch of 5 images cannot be shared out among 3 processes"):
+    with pytest.raises(TrainingError, match="A batch of 5 images cannot be divided among 3 processes"):
         _steps_per_epoch(100, 5, 3)
     assert _steps_per_epoch(101, 10, 1) == 10 and _steps_per_epoch(102, 10, 1) == 11
     assert _steps_per_epoch(103, 10, 2) == 10 and _steps_per_epoch(104, 10, 2) == 11

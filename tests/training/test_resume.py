@@ -98,7 +98,7 @@ def test_halves_of_files_are_swept_away(start, continue_run, tmp_path):
 def test_a_folder_without_a_run(continue_run, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "nowhere"):
-        with pytest.raises(TrainingError, match=f"{folder} holds no run that could go on"):
+        with pytest.raises(TrainingError, match=f"{folder} holds no run that can be resumed"):
             continue_run(folder)
 
 

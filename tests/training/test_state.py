@@ -61,13 +61,13 @@ IMPOSSIBLE = {
     "a step behind the end": (trained(3, 3), "epoch 3, step 3, in a run of 3 epochs"),
     "a step that is not": (trained(1, 4), "step 4, with batches of 5"),
     "a step below none": (trained(1, -1), "trained|a count"),
-    "a step by half": (put("position", "step", value=3.0), "a count that is none"),
+    "a step by half": (put("position", "step", value=3.0), "a count that is not one"),
     "another epoch than the network's": (put("position", "epoch", value=0), "a network trained for"),
     "sums of other steps": (put("position", "sums", "images", value=10), "10 images before step 3"),
     "more hits than images": (put("position", "sums", "clean_correct", value=16), "more hits than images"),
     "an infinite loss": (put("position", "sums", "clean_loss", value=1e999), "the number Infinity"),
-    "a text for a loss": (put("position", "sums", "clean_loss", value="1"), "a sum that is none"),
-    "a loss that is none": (put("position", "sums", "clean_loss", value=None), "a sum that is none"),
+    "a text for a loss": (put("position", "sums", "clean_loss", value="1"), "a sum that is not one"),
+    "a loss that is none": (put("position", "sums", "clean_loss", value=None), "a sum that is not one"),
     "a sum too much": (put("position", "sums", "other", value=1), "unexpected keyword"),
     "no sums": (put("position", "sums", value=[]), "must be a mapping"),
     "no position": (put("position", value=None), "not subscriptable"),
@@ -77,7 +77,7 @@ IMPOSSIBLE = {
     "no format": (put("format", value="2"), "state of format '2'"),
     "metrics of an epoch to come": (
         lambda about, _: about["metrics"].append(about["metrics"][0] | {"epoch": 1}),
-        "metrics of an epoch that is not complete",
+        "metrics of an incomplete epoch",
     ),
     "names that are none": (put("frozen", value=[1]), "a parameter without a name"),
     "a header that is none": (put("header", value="{}"), "metadata"),
@@ -96,7 +96,7 @@ def test_what_cannot_be_is_refused(what, stopped):
 def test_the_one_before_is_taken_then(stopped, start, continue_run):
     whole = start("whole")
     resealed(stopped.state, trained(99, 0))
-    with pytest.warns(UserWarning, match=r"no sound state of a run: epoch 99.*Going on from the state"):
+    with pytest.warns(UserWarning, match=r"not a valid state of a run: epoch 99.*Resuming from the previous state"):
         assert_same_run(continue_run("stopped"), whole)
 
 
@@ -187,7 +187,7 @@ def test_the_same_images_by_another_way(stopped, start, continue_run, data):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"pixels": 1}, "as many and of the same size, but not the same"),
+        ({"pixels": 1}, "the same number and size, but different content"),
         ({"count": 25}, "training images: 26 then, 25 now"),
         ({"side": 5}, r"their size: \[3, 6, 6\] then, \[3, 5, 5\] now"),
     ],

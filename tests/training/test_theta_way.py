@@ -49,7 +49,7 @@ def test_it_is_said():
     assert planned(settings(train__epochs=35), 50_000, warms_up=True).startswith(
         "θ's learning rate is multiplied by 10 "
     )
-    assert "by 150 for the length of the run, where 305 would" in planned(
+    assert "by 150 for the length of the run, limited from 305 by" in planned(
         settings("cifar10_short"), 8_068, warms_up=True
     )
     assert planned(settings("cifar10_short"), 8_068, warms_up=False) is None
@@ -57,7 +57,7 @@ def test_it_is_said():
     assert said(full()[99], 0.25) == "as far as epoch 100 of 350 of the full schedule"
     assert said(1.2, 0.25) == "beyond the end of the full schedule, 1.06"
     for start in (1.0, "0.1x"):
-        assert said(1.0, start) == f"not on the full schedule's way, which begins at 0.25, not at {start}"
+        assert said(1.0, start) == f"not comparable with the full schedule, which starts at 0.25, not at {start}"
 
 
 def test_reports_say_how_far_theta_went(data):
