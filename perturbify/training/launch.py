@@ -15,7 +15,8 @@ from torch import nn
 from perturbify import checkpoint, methods
 from perturbify import data as datasets
 from perturbify import recipe as recipes
-from perturbify.data import Data
+from perturbify.channels import channels
+from perturbify.data import Data, as_data
 from perturbify.errors import TrainingError
 from perturbify.files import keep_copy, set_aside
 from perturbify.methods.wrapping import for_file
@@ -57,7 +58,7 @@ def finetune(
     recipe: Recipe | str | Path,
     run_dir: str | Path,
     *,
-    data: Data | None = None,
+    data: Any = None,
     device: str = "auto",
     download: bool = False,
     force: bool = False,
@@ -72,7 +73,8 @@ def finetune(
             or one that :func:`perturbify.wrap` or :func:`perturbify.load` returned, which is trained itself.
         recipe: A recipe, or the name or file of one.
         run_dir: A folder for the run; it must be empty or absent.
-        data: The images; by default those that the recipe names.
+        data: The images, as :func:`perturbify.data.as_data` takes them: a :class:`~perturbify.data.Data`, a name or
+            path, a pair (train, test) of data sets, loaders or tensors; by default those that the recipe names.
         device: ``"auto"`` takes a GPU where there is one; else as torch names devices.
         download: Whether a dataset that is not on this machine may be fetched.
         force: Whether a run in the folder may be replaced.
@@ -94,12 +96,12 @@ def finetune(
     with ranks() as among:
         if among.first:
             folder.check(force=force)
-        data = data or among.after_first(lambda: load_data(chosen, download=download))
-        network = _place(prepare(model, chosen, data, method), target, chosen, among)
+        images = _images(data, chosen, model, among, download=download)
+        network = _place(prepare(model, chosen, images, method), target, chosen, among)
         if network.surgery.plan.config is not None:
             chosen = replace(chosen, perturb=network.surgery.plan.config)
         learner = Learner(network, chosen, method, among)
-        run = Run(learner, data, folder, on_step)
+        run = Run(learner, images, folder, on_step)
         run.rehearse()
         with folder.busy() if among.first else nullcontext():
             if among.first:
@@ -112,7 +114,7 @@ def resume(
     run_dir: str | Path,
     *,
     model: nn.Module | None = None,
-    data: Data | None = None,
+    data: Any = None,
     device: str = "auto",
     download: bool = False,
     trust_factory: bool = False,
@@ -123,7 +125,7 @@ def resume(
     Args:
         run_dir: The folder of the run.
         model: The source network, where it did not come from the zoo.
-        data: The images, where the recipe does not name them.
+        data: The images, as for :func:`finetune`, where the recipe does not name them.
         device: As for :func:`finetune`.
         download: As for :func:`finetune`.
         trust_factory: As for :func:`perturbify.load`.
@@ -140,11 +142,11 @@ def resume(
     with ranks() as among, folder.busy() if among.first else nullcontext():
         recipe, saved = folder.read_recipe(), state.read_last(folder)
         _check_same_recipe(saved, recipe, folder)
-        data = data or among.after_first(lambda: load_data(recipe, download=download))
-        _check_same_data(saved, data, folder)
         network = checkpoint.build(
             saved.header, saved.shapes, saved.path, model, for_method=for_file, trust_factory=trust_factory
         )
+        images = _images(data, recipe, network, among, download=download)
+        _check_same_data(saved, images, folder)
         network = _place(network, target, recipe, among)
         among.gather(None)  # all have read what the first one may replace
         if among.first:
@@ -157,17 +159,28 @@ def resume(
         saved.freeze(network)
         learner = Learner(network, recipe, methods.get(recipe.method), among)
         saved.restore(learner)
-        return Result(network, folder, Run(learner, data, folder, on_step).go_on(saved.position, saved.metrics))
+        return Result(network, folder, Run(learner, images, folder, on_step).go_on(saved.position, saved.metrics))
 
 
-def load_data(recipe: Recipe, *, download: bool = False, default_size: int | None = None) -> Data:
-    """The dataset a recipe names; ``default_size`` as for :func:`perturbify.data.load`."""
+def _images(data: Any, recipe: Recipe, model: nn.Module, among: Ranks, *, download: bool) -> Data:
+    """The images that are given, or those that the recipe names, with as many channels as the network takes."""
+    if data is None:
+        data = among.after_first(lambda: load_data(recipe, download=download))
+    return as_data(data, channels=channels(model))
+
+
+def load_data(
+    recipe: Recipe, *, download: bool = False, default_size: int | None = None, channels: int | None = None
+) -> Data:
+    """The dataset a recipe names; ``default_size`` and ``channels`` as for :func:`perturbify.data.load`."""
     settings = recipe.data
     return datasets.load(
         settings.name,
         root=settings.root,
         image_size=settings.image_size,
-        default_size=default_size or datasets.DEFAULT_SIZE,
+        default_size=default_size,
+        channels=channels,
+        class_order=settings.class_order,
         download=download,
     )
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from perturbify import zoo
+from perturbify.channels import channels
 from perturbify.data import Data
 from perturbify.errors import MethodError, ModelError, TrainingError
 from perturbify.methods import Method
@@ -50,9 +51,12 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
                 normalize=normalize,
             )
         except ModelError as error:
+            wanted, has = channels(model), data.input_size[0]
+            hint = "data.image_size fits them to another size."
+            if wanted not in (None, has):
+                hint = f"the network takes {wanted} channels: build it for {has}, or give images of {wanted}."
             raise ModelError(
-                error.message,
-                f"The images of {data.name} are {times(data.input_size)}; data.image_size fits them to another size.",
+                error.message, f"The images of {data.name} are {times(data.input_size)}; {hint}"
             ) from error
     _check_head(network, data)
     return network
