@@ -176,7 +176,7 @@ def _part(given: Any, most: int | None) -> Part:
             f"{type(given).__name__} is a stream that cannot be indexed, and training needs to shuffle and resume.",
             "Give a data set with __len__ and __getitem__, or tensors: (x, y).",
         )
-    return Part(_held(*_gathered(given, most)), "own images", None, notes)
+    return Part(_held(*_gathered(iter(given), most)), "own images", None, notes)
 
 
 def _plain(loader: DataLoader[Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -39,7 +40,7 @@ class _Row:
     part: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Named:
     """Image files that a manifest names.
 
@@ -204,13 +205,13 @@ def _text(path: Path) -> Iterator[list[str]]:
 def _parquet(path: Path) -> Iterator[list[str]]:
     """The header and the rows of a .parquet file."""
     try:
-        import pyarrow.parquet
+        parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise DataError(
             f"{path} needs the package pyarrow.", "Install it with pip install pyarrow, or write a .csv file."
         ) from None
     try:
-        table: Any = pyarrow.parquet.read_table(path)
+        table: Any = parquet.read_table(path)
     except Exception as error:  # each library below has a family of its own
         raise DataError(f"{path} cannot be read as parquet: {first_line(error)}.") from error
     yield list(table.column_names)

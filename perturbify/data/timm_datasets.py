@@ -19,11 +19,12 @@ from perturbify.data.looking import at_images, size_for
 from perturbify.data.names import told_apart
 from perturbify.data.split import DecodedSplit, Split
 from perturbify.data.stored import split_of
+from perturbify.data.streams import load_streams
 from perturbify.errors import DataError, nearest
 from perturbify.text import first_line
 
-_STREAMS = ("hfids", "tfds", "wds")
-SCHEMES = ("torch", "hfds", *_STREAMS)
+_STREAMS = ("hfids", "tfds")
+SCHEMES = ("torch", "hfds", "wds", *_STREAMS)
 # For the hint alone; what timm knows decides.
 _TORCH_NAMES = (
     "cifar10",
@@ -43,7 +44,8 @@ def load_timm(
     """Loads the training and validation splits of a dataset that timm reads.
 
     Args:
-        name: ``torch/NAME`` for one of torchvision's, ``hfds/NAME`` for one of the Hugging Face hub. The
+        name: ``torch/NAME`` for one of torchvision's, ``wds/NAME`` for a folder of WebDataset's shards,
+            ``hfds/NAME`` for one of the Hugging Face hub. The
             latter's library looks into the network for itself, whatever ``download`` says.
         root: Where the files lie.
         image_size: Side to fit the images to, in pixels; by default the size that they have in common.
@@ -61,8 +63,10 @@ def load_timm(
     if scheme in _STREAMS:
         raise DataError(
             f"{name} is a stream that cannot be indexed, and training needs to shuffle and resume.",
-            "Use a torch/ or hfds/ dataset, a .npz file or an image folder.",
+            "Use a torch/, hfds/ or wds/ dataset, a .npz file or an image folder.",
         )
+    if scheme == "wds":
+        return _load_shards(name, root, image_size, default_size)
     if name in ("torch/folder", "torch/image_folder"):
         # Where timm finds no folder of a split's name it takes the whole root, also for both splits.
         return load_folder(root, image_size, default_size, class_order)
@@ -90,6 +94,24 @@ def load_timm(
         DecodedSplit(part, torch.from_numpy(y), fitted or side) for part, y in zip(images, labels, strict=True)
     ]
     return assemble(name, splits, classes, side, notes=(said,))
+
+
+def _load_shards(name: str, root: Path, image_size: int | None, default_size: int | None) -> Data:
+    """WebDataset's shards in ``root``, or in the folder there that the name says, by their ``_info.json``."""
+    if importlib.util.find_spec("webdataset") is None:
+        raise DataError(f"{name} needs the package webdataset.", "Install it with pip install webdataset.")
+    folder = (root / name.partition("/")[2]).resolve()
+    if not any((folder / info).is_file() for info in ("_info.json", "info.json")):
+        raise DataError(
+            f"{name} has no _info.json in {folder}, which says its splits.",
+            "Name the folder of the shards, --data wds/NAME with --data-root above it.",
+        )
+    train = _create("wds/", folder, "train", False)
+    try:
+        test = _create("wds/", folder, "validation", False)
+    except DataError:
+        test = _create("wds/", folder, "test", False)
+    return load_streams(name, (train, test), image_size, default_size, _named(train))
 
 
 def _create(name: str, root: Path, split: str, download: bool) -> Any:
@@ -126,10 +148,13 @@ def _classes(dataset: Any, labels: np.ndarray) -> tuple[str, ...]:
     """Class names in the order of their labels; numbers where the dataset has no names."""
     if hasattr(dataset, "classes"):
         return told_apart(dataset.classes)
-    index_of = getattr(dataset.reader, "class_to_idx", None)
-    if index_of:
-        return tuple(map(str, sorted(index_of, key=index_of.get)))
-    return tuple(map(str, range(labels.max(initial=-1) + 1)))
+    return _named(dataset) or tuple(map(str, range(labels.max(initial=-1) + 1)))
+
+
+def _named(dataset: Any) -> tuple[str, ...]:
+    """Class names as timm's reader has them; none where it has none."""
+    index_of = getattr(dataset.reader, "class_to_idx", None) or {}
+    return tuple(map(str, sorted(index_of, key=index_of.get)))
 
 
 def _is_array(dataset: Any) -> bool:

@@ -252,7 +252,7 @@ def test_an_unknown_torchvision_set_is_told_the_nearest(tmp_path: Path) -> None:
         load("torch/qmnits", root=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["tfds/mnist", "wds/x", "hfids/user/name"])
+@pytest.mark.parametrize("name", ["tfds/mnist", "hfids/user/name"])
 def test_streams_are_refused(name: str) -> None:
     with pytest.raises(DataError, match="is a stream that cannot be indexed"):
         load(name)
