@@ -122,7 +122,7 @@ def decode(content: bytes) -> Image.Image:
                 )
             if width * height > PIXELS:
                 raise _too_large(f"it has {width:,}×{height:,} pixels, more than {PIXELS:,} in all")
-            return as_rgb(_turned(image))
+            return as_rgb(_turned(image), image.format)
 
 
 def turned_size(image: Image.Image) -> tuple[int, int]:
@@ -147,8 +147,12 @@ def _too_large(reason: str) -> Unreadable:
     return Unreadable(reason, "Make it smaller, or remove it.")
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image, file_format: str | None = None) -> Image.Image:
     """Converts an image of any mode to eight-bit RGB; transparency is dropped.
+
+    Args:
+        image: The image.
+        file_format: Of its file, where the image no longer says it.
 
     Raises:
         Unreadable: Its values have no white: integers of more than 16 bits, or floats outside of [0, 1].
@@ -156,7 +160,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow would clip every value above 255 to white.
-        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode, image.format))
+        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode, file_format or image.format))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -37,9 +37,8 @@ def load_streams(
         DataError: They take more memory than there is, their images differ in size and none was asked for, or fewer
             could be read than there should be.
     """
-    sizes = {
-        (i.height, i.width): f"image {k}" for k, (i, _) in enumerate(islice(_images(name, streams[0]), _LOOKED_AT))
-    }
+    some = islice(_images(name, streams[0]), _LOOKED_AT)
+    sizes = {(image.height, image.width): f"image {number}" for number, (image, _) in enumerate(some)}
     side, fitted, said = size_for(name, sizes, image_size, default_size)
     splits = [_read(name, stream, side, fitted) for stream in streams]
     classes = names or tuple(map(str, range(int(splits[0].labels.max()) + 1)))

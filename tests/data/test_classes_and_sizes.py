@@ -156,6 +156,7 @@ def test_a_parquet_manifest(tmp_path: Path) -> None:
     assert load(str(tmp_path / "m.parquet")).classes == ("cat", "dog")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
 def test_shards_are_read_into_memory(tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     splits = {}
