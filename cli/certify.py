@@ -9,6 +9,7 @@ import click
 
 from perturbify import numbers
 from perturbify.cli import certificates, models, normalization
+from perturbify.cli import images as loading
 from perturbify.cli.console import Console
 from perturbify.cli.options import IMAGES, SEED, STEPS, Number, data_options, output_options
 
@@ -88,6 +89,7 @@ def certify(
     data_name: str,
     data_root: str | None,
     image_size: int | None,
+    class_order: str | None,
     download: bool,
     images: int | None,
     draws: int,
@@ -110,7 +112,7 @@ def certify(
     """
     import time
 
-    from perturbify import checkpoint, data
+    from perturbify import checkpoint
     from perturbify.certification import certify_split, verify
     from perturbify.checks.intake import count_classes
     from perturbify.surgery.noisy import Perturbed
@@ -127,8 +129,17 @@ def certify(
         _check_method(network.surgery.method)
         mechanism = verify(network)
         header = checkpoint.read_header(file)
-        size = header.image_size() or data.DEFAULT_SIZE
-        source = data.load(data_name, root=data_root, image_size=image_size, default_size=size, download=download)
+        source = loading.load(
+            console,
+            data_name,
+            channels=loading.channels_of(header),
+            side=header.image_size(),
+            root=data_root,
+            image_size=image_size,
+            class_order=class_order,
+            download=download,
+        )
+        loading.check_order(models.called(file), header, source)
         if image_size is None:
             models.check_size(models.called(file), header, source)
         chosen = certificates.chosen(source.test, images)

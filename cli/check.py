@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perturbify.cli import images as loading
 from perturbify.cli import interrupts, models, normalization, reports
 from perturbify.cli.console import Console
 from perturbify.cli.options import attack_options, data_options, model_options, output_options
@@ -48,6 +49,7 @@ def check(
     data_name: str | None,
     data_root: str | None,
     image_size: int | None,
+    class_order: str | None,
     download: bool,
     sources: tuple[str, ...],
     against: str | None,
@@ -97,6 +99,7 @@ def check(
     said_of_pixels = normalization.asked(how)
     preset = settings.pop("preset")
     given = {key: value for key, value in settings.items() if value is not None}
+    where = {"root": data_root, "image_size": image_size, "class_order": class_order, "download": download}
     about: dict[str, Any] = {}
     read = layer = None
     with console.aside():
@@ -110,14 +113,14 @@ def check(
             read = identity(Path(file))
             header = checkpoint.read_header(file)
             model = models.load(console, file, trust_factory=trust_factory)
-            data = _data_for_file(file, header, data_name, data_root, image_size, download)
+            data = _data_for_file(console, file, header, data_name, where)
             about = header.provenance()
             given = models.threat_model(header, given)
         else:
             zoo.resolve(file)  # a mistyped path is said to be none before anything is asked
             if data_name is None:
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
-            model, data = _named(console, file, data_name, data_root, image_size, download, how)
+            model, data = _named(console, file, data_name, where, how)
             settled = normalization.settle(console, model, data, said_of_pixels)
             layer, about = settled.layer, {"normalisation": str(settled)}
         named = dict.fromkeys(n for n in (*sources, against) if n)
@@ -197,28 +200,27 @@ def _plan(preset: str, given: dict[str, Any]) -> CheckPlan:
     return plan if same else replace(plan, preset=f"{preset}, changed")
 
 
-def _data_for_file(
-    file: str, header: Header, name: str | None, root: str | None, image_size: int | None, download: bool
-) -> Data:
+def _data_for_file(console: Console, file: str, header: Header, name: str | None, where: dict[str, Any]) -> Data:
     """The images a checkpoint takes, in the size it was made for."""
-    from perturbify import data, recipe
+    from perturbify import recipe
     from perturbify.errors import DataError
 
     if name is None:
         if header.recipe is None:
             raise DataError(f"{file} has not been trained, so it names no data.", "Say on which images: --data NAME.")
         settings = recipe.of_run(header.recipe, "checkpoint").data
-        name, root, image_size = settings.name, root or settings.root, image_size or settings.image_size
-        if name.startswith(("npz:", "folder:")):
+        name = settings.name
+        where = where | {key: where[key] or getattr(settings, key) for key in ("root", "image_size", "class_order")}
+        if name.startswith(("npz:", "npy:", "folder:", "manifest:")):
             raise DataError(f"{file} was trained on {name}, and does not keep where that lies.", "Give it with --data.")
-    size = header.image_size() or data.DEFAULT_SIZE
-    images = data.load(name, root=root, image_size=image_size, default_size=size, download=download)
+    images = loading.load(console, name, channels=loading.channels_of(header), side=header.image_size(), **where)
     if header.classes is not None and len(header.classes) != len(images.classes):
         raise DataError(
             f"{file} tells {len(header.classes)} classes apart, {images.name} has {len(images.classes)}.",
             "Check it on the data it was made for.",
         )
-    if image_size is None:
+    loading.check_order(models.called(file), header, images)
+    if where["image_size"] is None:
         models.check_size(models.called(file), header, images)
     return images
 
@@ -227,12 +229,9 @@ def _named(
     console: Console,
     name: str,
     data_name: str,
-    root: str | None,
-    image_size: int | None,
-    download: bool,
+    where: dict[str, Any],
     how: dict[str, Any],
 ) -> tuple[nn.Module, Data]:
-    from perturbify import data
-
-    images = data.load(data_name, root=root, image_size=image_size, download=download)
+    channels, side = loading.taken_by(name, how["model_args"])
+    images = loading.load(console, data_name, channels=channels, side=side, **where)
     return models.create(console, name, num_classes=len(images.classes), **how), images

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perturbify.cli import images as loading
 from perturbify.cli import interrupts, models, networks, normalization, reports
 from perturbify.cli.console import Console
 from perturbify.cli.options import (
@@ -92,6 +93,7 @@ def compare(
     data_name: str,
     data_root: str | None,
     image_size: int | None,
+    class_order: str | None,
     download: bool,
     output: Path | None,
     resume: bool,
@@ -116,7 +118,6 @@ def compare(
     """
     from dataclasses import replace
 
-    from perturbify import data
     from perturbify.checks.compare import compare as run_comparison
     from perturbify.checks.groups import check_same_data, trained
     from perturbify.text import duration
@@ -146,10 +147,19 @@ def compare(
         plan = replace(plan, at_once=8)
     with console.aside():
         sizes = (header.image_size() for header in headers.values())
-        size = next((side for side in sizes if side is not None), data.DEFAULT_SIZE)
-        images = data.load(data_name, root=data_root, image_size=image_size, default_size=size, download=download)
-        if image_size is None:
-            for name, header in headers.items():
+        images = loading.load(
+            console,
+            data_name,
+            channels=loading.taken_by(str(model_name), model_args)[0] if first is None else loading.channels_of(first),
+            side=next((side for side in sizes if side is not None), None),
+            root=data_root,
+            image_size=image_size,
+            class_order=class_order,
+            download=download,
+        )
+        for name, header in headers.items():
+            loading.check_order(name, header, images)
+            if image_size is None:
                 models.check_size(name, header, images)
         loaded = {
             name: (

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from perturbify import methods
+from perturbify.cli import images as loading
 from perturbify.cli import models, normalization
 from perturbify.cli.console import Console
-from perturbify.cli.options import CLASSES, SEED, Number, image_size, model_options, output_options, start
+from perturbify.cli.options import CLASSES, SEED, Number, class_order, image_size, model_options, output_options, start
 from perturbify.escape import terminal
 
 
@@ -20,6 +21,7 @@ from perturbify.escape import terminal
 @click.option("--dry-run", is_flag=True, help="Print the sites and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--data", "data_name", help="Fit input size, classes and normalisation to a dataset.")
+@class_order
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of fresh weights.")
 @click.option("--num-classes", type=CLASSES, help="Classes of the model's head.")
 @click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: what the model says.")
@@ -50,6 +52,7 @@ def convert(
     dry_run: bool,
     force: bool,
     data_name: str | None,
+    class_order: str | None,
     seed: int,
     num_classes: int | None,
     input_size: tuple[int, ...] | None,
@@ -71,7 +74,6 @@ def convert(
     from dataclasses import replace
 
     from perturbify import checkpoint, zoo
-    from perturbify import data as datasets
     from perturbify.errors import ModelError
     from perturbify.files import check_output
     from perturbify.methods.wrapping import plan, wrap
@@ -111,7 +113,16 @@ def convert(
     measured = config is not None and isinstance(config.theta_init, str)
     if measured and data_name is None:
         raise click.UsageError(f"--theta-init {settings['theta_init']} is measured on images; name them with --data.")
-    data = None if data_name is None else datasets.load(data_name, image_size=input_size[1] if input_size else None)
+    data = None
+    if data_name is not None:
+        with console.aside():
+            channels, side = loading.taken_by(name, how["model_args"])
+            if input_size:
+                channels, side = input_size[0], input_size[1]
+            asked = side if input_size else None
+            data = loading.load(
+                console, data_name, channels=channels, side=side, image_size=asked, class_order=class_order
+            )
     classes = num_classes if data is None else len(data.classes)
     with console.aside():
         with fresh_weights(seed):

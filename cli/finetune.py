@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perturbify.cli import images as loading
 from perturbify.cli import interrupts, models, normalization, reports, runs, seeds
 from perturbify.cli.console import Console, metrics_table
-from perturbify.cli.options import model_options, output_options, seeds_from, several_seeds
+from perturbify.cli.options import class_order, model_options, output_options, seeds_from, several_seeds
 from perturbify.escape import terminal
 from perturbify.text import times
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@class_order
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
 @click.option("--no-check", is_flag=True, help="Leave out the robustness check at the end.")
 @click.option("--force", is_flag=True, help="Replace a run in the folder.")
@@ -53,6 +56,7 @@ def finetune(
     model_name: str | None,
     method: str | None,
     data_name: str | None,
+    class_order: str | None,
     run_dir: Path | None,
     resumed: Path | None,
     wanted: int | tuple[int, ...] | None,
@@ -87,13 +91,15 @@ def finetune(
 
     with ranks() as processes:
         if resumed is not None:
-            if model_name or method or data_name or run_dir or overrides or force or any(how.values()):
+            if model_name or method or data_name or class_order or run_dir or overrides or force or any(how.values()):
                 raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
             folder = RunFolder(resumed)
             folder.read_recipe()  # or there is nothing to be locked
         else:
             launch.choose_device(device)
             overrides = (*((f'method="{method}"',) if method else ()), *overrides)
+            if class_order is not None:
+                overrides = (*overrides, f"data.class_order={json.dumps(class_order)}")
 
             def set_up(seed: int | None = None) -> tuple[Recipe, Data, Any]:
                 changed = overrides if seed is None else (*overrides, f"seed={seed}")
@@ -170,6 +176,7 @@ def _set_up(
 
     from perturbify import checkpoint, zoo
     from perturbify import recipe as recipes
+    from perturbify.data import suited
     from perturbify.training import launch
     from perturbify.training.seeds import fresh_weights
 
@@ -185,8 +192,12 @@ def _set_up(
         if any(how.values()):
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
         model = models.load(console, name, trust_factory=trust_factory)
-    size = checkpoint.read_header(name).image_size() if models.is_file(name) else None
-    data = processes.after_first(lambda: launch.load_data(recipe, download=download, default_size=size))
+    header = checkpoint.read_header(name) if models.is_file(name) else None
+    arguments = {**(recipe.model_args if name == recipe.model else {}), **how["model_args"]}
+    wanted = (loading.channels_of(header), header.image_size()) if header else loading.taken_by(name, arguments)
+    data = processes.after_first(lambda: launch.load_data(recipe, download=download, default_size=wanted[1]))
+    data = suited(data, wanted[0])
+    loading.told(console, data)
     if data.input_size[1] == data.input_size[2]:
         recipe = replace(recipe, data=replace(recipe.data, image_size=data.input_size[1]))
     if not models.is_file(name):

@@ -122,9 +122,17 @@ def model_options(command: Command) -> Command:
     return command
 
 
+class_order = click.option(
+    "--class-order",
+    metavar="sorted|natural|FILE",
+    help="How a folder's classes are numbered: by name, as timm does, or as a FILE with a name a line says.",
+)
+
+
 def data_options(command: Command) -> Command:
-    """Where the images of ``--data`` are, and of which size."""
+    """Where the images of ``--data`` are, of which size, and how their classes are numbered."""
     for option in (
+        class_order,
         click.option("--download", is_flag=True, help="Fetch the dataset if it is not here."),
         click.option("--image-size", type=SIDE, help="Fit images to a square of so many pixels a side."),
         click.option("--data-root", type=click.Path(), help="Folder of a named dataset."),

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from perturbify.channels import channels
 from perturbify.errors import ModelError, SurgeryError
 from perturbify.text import times
 
@@ -230,6 +231,8 @@ def _said_by(model: nn.Module, first: nn.Parameter | None) -> Any:
     config, size = getattr(model, "pretrained_cfg", None), None
     if isinstance(config, Mapping):
         size = config.get("input_size")
+        if size is not None:  # which timm does not change with in_chans
+            size = (channels(model) or size[0], *size[1:])
     theirs = getattr(model, "config", None)
     side = getattr(theirs, "image_size", None)
     if size is None and side is not None and getattr(model, "main_input_name", None) == "pixel_values":

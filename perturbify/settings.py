@@ -23,6 +23,8 @@ class DataSettings:
         name: The dataset, as ``perturbify.data`` knows it.
         root: Its folder; None: that dataset's usual location.
         image_size: Height and width in pixels that the images are resized to; None: unchanged.
+        class_order: How named classes are numbered: "sorted", "natural" as timm does, or a file with a name a line;
+            None: sorted, with a warning where timm's order differs.
         train_images: How many training images, evenly over the classes; None: all of them.
         held_out: How many of these, evenly over the classes, are kept out of training to choose the best epoch by, so
             that the test images are not needed for it; None: none.
@@ -37,6 +39,7 @@ class DataSettings:
     name: str
     root: str | None = None
     image_size: int | None = None
+    class_order: str | None = None
     train_images: int | None = None
     held_out: int | None = None
     crop_padding: int = 4

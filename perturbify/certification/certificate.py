@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from perturbify.attacks import frozen_eval
 from perturbify.certification.bounds import certified_radius, clopper_pearson
 from perturbify.certification.mechanism import find_mechanism, usable, verify
-from perturbify.data import Split
+from perturbify.channels import channels
+from perturbify.data import as_test
 from perturbify.generators import seeded
 from perturbify.perturbation import drawing_per
 from perturbify.prediction import Prediction
@@ -146,7 +148,7 @@ def certify(
 
 def certify_split(
     network: Perturbed,
-    split: Split,
+    images: Any,
     draws: int,
     *,
     confidence: float = CONFIDENCE,
@@ -154,11 +156,11 @@ def certify_split(
     seed: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Certificate:
-    """Certifies the answers for all images of a split, batch by batch.
+    """Certifies the answers for all test images, batch by batch.
 
     Args:
         network: With noise that certifies.
-        split: The images.
+        images: Test images as :func:`perturbify.data.as_test` takes them.
         draws: Per image, at least 1.
         confidence: Probability, in (0, 1), that the certificate of an image holds.
         batch_size: Images per batch.
@@ -167,20 +169,22 @@ def certify_split(
 
     Raises:
         MethodError: The network cannot be certified.
+        DataError: There are no images, or they are not pixels in [0, 1] with labels.
         ValueError: ``draws`` or ``confidence`` is outside its range.
     """
     device = find_mechanism(network).convolution.weight.device
+    split = as_test(images, channels=channels(network)).split
     started = time.perf_counter()
     parts: list[Certificate] = []
     with seeded(seed, {device}):
-        for images, _ in split.batches(batch_size):
+        for x, _ in split.batches(batch_size):
             done = sum(len(p.classes) for p in parts)
 
-            def step(draw: int, done: int = done, now: int = len(images)) -> None:
+            def step(draw: int, done: int = done, now: int = len(x)) -> None:
                 if on_progress is not None:
                     fraction = (done + now * draw / draws) / len(split)
                     left = (time.perf_counter() - started) * (1 / fraction - 1)
                     on_progress(Progress(done + now * (draw == draws), len(split), left))
 
-            parts.append(certify(network, images.to(device), draws, confidence=confidence, on_draw=step))
+            parts.append(certify(network, x.to(device), draws, confidence=confidence, on_draw=step))
     return Certificate.joined(parts)

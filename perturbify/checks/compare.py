@@ -12,17 +12,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from perturbify.channels import channels
 from perturbify.checks.comparison import Comparison, Entry, Group
 from perturbify.checks.estimate import Estimate
 from perturbify.checks.evaluate import Progress, seed_of
 from perturbify.checks.groups import Trained
-from perturbify.checks.intake import count_classes, images_of
+from perturbify.checks.intake import count_classes
 from perturbify.checks.latency import Latency, draws_of_an_answer, latencies
 from perturbify.checks.plan import CheckPlan
 from perturbify.checks.report import Report
 from perturbify.checks.run import Images, check, machine
 from perturbify.checks.runs import Ahead
-from perturbify.data import Data, Split
+from perturbify.data import Data, Split, as_test, load
 from perturbify.errors import CheckError, PerturbifyError
 from perturbify.generators import seeded
 from perturbify.normalize import Normalize, normalized
@@ -87,8 +88,10 @@ def compare(
     with ranks() as part:
         if part.world > 1:
             raise CheckError(f"A comparison runs in one process, and this is one of {part.world}.")
-    if not isinstance(images, Data | Split | str):
-        images, *_ = images_of(images, plan.images)  # once: a loader that shuffles would give each network others
+    if isinstance(images, str | Path):
+        images = load(str(images))
+    if not isinstance(images, Data | Split):
+        images = as_test(images, most=plan.images).split  # once: a loader that shuffles would give each network others
     x = _fitting(networks, images, plan)
     reports: dict[str, Report] = {}
     for name, network in networks.items():
@@ -153,14 +156,14 @@ def _groups(networks: Iterable[str], trained: Mapping[str, Trained]) -> dict[str
 
 def _fitting(networks: Mapping[str, nn.Module], images: Images, plan: CheckPlan) -> torch.Tensor:
     """Makes sure, before any long work, that every network classifies the images; gives a batch of them."""
-    split, _, classes = images_of(images, plan.images)
     device = next((p.device for network in networks.values() for p in network.parameters()), torch.device("cpu"))
-    x, _ = next(split.interleaved().batches(min(TIMED, len(split))))
+    part = as_test(images, channels=channels(next(iter(networks.values()))), most=plan.images)
+    x, _ = next(part.split.interleaved().batches(min(TIMED, len(part.split))))
     x = x.to(device)
     with seeded(seed_of(plan.seed, "fitting"), [device]):
         for name, network in networks.items():
             with _naming(name):
-                count_classes(network, x[:4], split, None if classes is None else len(classes))
+                count_classes(network, x[:4], part.split, None if part.classes is None else len(part.classes))
     return x
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from perturbify.attacks import Attack, randomness
 from perturbify.attacks.libraries import missing
+from perturbify.channels import channels
 from perturbify.checks.answers import answers, borders, differing, turned
 from perturbify.checks.cases import ITSELF, Case, Subject, baseline_cases, cases
 from perturbify.checks.criteria import criteria
@@ -21,14 +22,14 @@ from perturbify.checks.estimate import Estimate
 from perturbify.checks.evaluate import SHARE, Attacked, Bench, Progress, seed_of
 from perturbify.checks.evidence import Criterion, never
 from perturbify.checks.gradients import gradients
-from perturbify.checks.intake import classifier, count_classes, digest_of_images, digest_of_network, images_of
+from perturbify.checks.intake import classifier, count_classes, digest_of_images, digest_of_network
 from perturbify.checks.liveness import Liveness, examine
 from perturbify.checks.plan import PRESETS, CheckPlan
 from perturbify.checks.probe import Asked, ask
 from perturbify.checks.records import Records
 from perturbify.checks.report import Report
 from perturbify.checks.results import Result
-from perturbify.data import Data, Split
+from perturbify.data import Data, Split, as_test
 from perturbify.errors import CheckError
 from perturbify.generators import seeded
 from perturbify.methods import get
@@ -46,7 +47,7 @@ PROBED, FEW = 128, 16
 DRAWS = 10
 """Draws that a random network's gradients are averaged over when they are tested."""
 
-Images = Data | Split | str | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
+Images = Data | Split | str | Path | tuple[Any, Any] | Mapping[str, Any] | Dataset[Any] | DataLoader[Any]
 """Test images in any form, as :func:`check` takes them."""
 
 
@@ -74,8 +75,8 @@ def check(
 
     Args:
         model: Any classifier that takes pixels in [0, 1], with or without noise of ours or of its own.
-        images: A :class:`~perturbify.data.Data` or split, the name of a data set, a pair of images and labels, a data
-            set of pairs, or a loader of batches.
+        images: Test images as :func:`perturbify.data.as_test` takes them: a :class:`~perturbify.data.Data`, a name or
+            path, a pair of images and labels, a data set, a loader.
         plan: Which attacks, and how many images.
         attacks: Other attacks than the plan's: names, your own, or cases; ``[*preset("quick"), MyAttack()]`` adds one.
         name: What the report calls the network.
@@ -90,8 +91,9 @@ def check(
         on_progress: Called after every batch.
 
     Raises:
-        CheckError: There are no images, a network does not take them or is no classifier, its classes are not those of
-            the data, or the folder holds another check.
+        DataError: There are no images, or they are not pixels in [0, 1] with labels.
+        CheckError: A network does not take the images or is no classifier, its classes are not those of the data, or
+            the folder holds another check.
         ModelError: The network was made for images of another size.
         ValueError: There is no attack of a name.
     """
@@ -103,8 +105,8 @@ def check(
             raise CheckError("A wrapped network normalises inside.", "Give the layer to perturbify.wrap(normalize=…).")
         model = normalized(model, normalize)
     with seeded(seed_of(plan.seed, "images")):  # a loader shuffles by the global generator
-        split, dataset, class_names = images_of(images, plan.images)
-    split = split.interleaved()
+        given = as_test(images, channels=channels(model), most=plan.images)
+    split, dataset, class_names = given.split.interleaved(), given.name, given.classes
     if plan.images is not None and plan.images < len(split):
         split = split.subset(torch.arange(plan.images))
     others = {**dict([against] if against else []), **dict(sources or {})}
@@ -182,7 +184,13 @@ def check(
         baseline=None if against is None else against[0],
         examples=bench.examples(records),
         example_attack=None if bench.shown is None else bench.shown.id,
-        remarks=tuple(remarks + _remarks(kind, plan, liveness) + _near_chance(results, classes) + own_remarks),
+        remarks=(
+            *given.notes,
+            *remarks,
+            *_remarks(kind, plan, liveness),
+            *_near_chance(results, classes),
+            *own_remarks,
+        ),
         about=dict(about or {}),
     )
 

@@ -23,7 +23,7 @@ def predict(model: nn.Module, images: Tensor, draws: int | None = None) -> Predi
         draws: Number of draws; by default the method's.
 
     Raises:
-        SurgeryError: ``model`` is not a perturbed network, or ``images`` are not a batch of images.
+        SurgeryError: ``model`` is not a perturbed network, or ``images`` are not a batch of images, or are uint8.
         MethodError: Its method is not registered here.
     """
     if not isinstance(model, Perturbed):
@@ -34,6 +34,10 @@ def predict(model: nn.Module, images: Tensor, draws: int | None = None) -> Predi
         raise SurgeryError(
             f"The network takes a batch of images, a tensor of {len(shapes[0]) + 1} dimensions, not {given}.",
             "One image is a batch of one: image[None].",
+        )
+    if images.dtype == torch.uint8:
+        raise SurgeryError(
+            "The pixels are uint8, and the network takes floats in [0, 1].", "Give images.float() / 255."
         )
     modes = [(m, m.training) for m in model.modules()]
     try:

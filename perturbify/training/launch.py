@@ -15,7 +15,8 @@ from torch import nn
 from perturbify import checkpoint, methods
 from perturbify import data as datasets
 from perturbify import recipe as recipes
-from perturbify.data import Data
+from perturbify.channels import channels
+from perturbify.data import Data, as_data
 from perturbify.errors import TrainingError
 from perturbify.files import keep_copy, set_aside
 from perturbify.methods.wrapping import for_file
@@ -58,7 +59,7 @@ def finetune(
     recipe: Recipe | str | Path,
     run_dir: str | Path,
     *,
-    data: Data | None = None,
+    data: Any = None,
     normalize: Given = None,
     device: str = "auto",
     download: bool = False,
@@ -74,7 +75,8 @@ def finetune(
             or one that :func:`perturbify.wrap` or :func:`perturbify.load` returned, which is trained in place.
         recipe: A recipe, or the name or file of one.
         run_dir: A folder for the run; it must be empty or absent.
-        data: The images; by default those that the recipe names.
+        data: The images, as :func:`perturbify.data.as_data` takes them: a :class:`~perturbify.data.Data`, a name or
+            path, a pair (train, test) of datasets, loaders or tensors; by default those that the recipe names.
         normalize: How pixels in [0, 1] reach a plain network: a layer, or ``"inside"`` where it takes them as they are.
             By default what the recipe says, else what is known of its weights, else a guess, which is logged.
         device: ``"auto"`` takes a GPU if there is one; else a torch device name.
@@ -98,12 +100,12 @@ def finetune(
     with ranks() as processes:
         if processes.first:
             folder.check(force=force)
-        data = data or processes.after_first(lambda: load_data(chosen, download=download))
-        network = _place(prepare(model, chosen, data, method, normalize), target, chosen, processes)
+        images = _images(data, chosen, model, processes, download=download)
+        network = _place(prepare(model, chosen, images, method, normalize), target, chosen, processes)
         if network.surgery.plan.config is not None:
             chosen = replace(chosen, perturb=network.surgery.plan.config)
         trainer = Trainer(network, chosen, method, processes)
-        run = Run(trainer, data, folder, on_step)
+        run = Run(trainer, images, folder, on_step)
         run.rehearse()
         with folder.busy() if processes.first else nullcontext():
             if processes.first:
@@ -116,7 +118,7 @@ def resume(
     run_dir: str | Path,
     *,
     model: nn.Module | None = None,
-    data: Data | None = None,
+    data: Any = None,
     device: str = "auto",
     download: bool = False,
     trust_factory: bool = False,
@@ -127,7 +129,7 @@ def resume(
     Args:
         run_dir: The folder of the run.
         model: The source network, where it did not come from the zoo.
-        data: The images, where the recipe does not name them.
+        data: The images, as for :func:`finetune`, where the recipe does not name them.
         device: As for :func:`finetune`.
         download: As for :func:`finetune`.
         trust_factory: As for :func:`perturbify.load`.
@@ -144,11 +146,11 @@ def resume(
     with ranks() as processes, folder.busy() if processes.first else nullcontext():
         recipe, saved = folder.read_recipe(), state.read_last(folder)
         _check_same_recipe(saved, recipe, folder)
-        data = data or processes.after_first(lambda: load_data(recipe, download=download))
-        _check_same_data(saved, data, folder)
         network = checkpoint.build(
             saved.header, saved.shapes, saved.path, model, for_method=for_file, trust_factory=trust_factory
         )
+        images = _images(data, recipe, network, processes, download=download)
+        _check_same_data(saved, images, folder)
         network = _place(network, target, recipe, processes)
         processes.gather(None)  # all have read what the first one may replace
         if processes.first:
@@ -161,17 +163,28 @@ def resume(
         saved.freeze(network)
         trainer = Trainer(network, recipe, methods.get(recipe.method), processes)
         saved.restore(trainer)
-        return Result(network, folder, Run(trainer, data, folder, on_step).train(saved.position, saved.metrics))
+        return Result(network, folder, Run(trainer, images, folder, on_step).train(saved.position, saved.metrics))
 
 
-def load_data(recipe: Recipe, *, download: bool = False, default_size: int | None = None) -> Data:
-    """The dataset a recipe names; ``default_size`` as for :func:`perturbify.data.load`."""
+def _images(data: Any, recipe: Recipe, model: nn.Module, processes: Ranks, *, download: bool) -> Data:
+    """The images that are given, or those that the recipe names, with as many channels as the network takes."""
+    if data is None:
+        data = processes.after_first(lambda: load_data(recipe, download=download))
+    return as_data(data, channels=channels(model))
+
+
+def load_data(
+    recipe: Recipe, *, download: bool = False, default_size: int | None = None, channels: int | None = None
+) -> Data:
+    """The dataset a recipe names; ``default_size`` and ``channels`` as for :func:`perturbify.data.load`."""
     settings = recipe.data
     return datasets.load(
         settings.name,
         root=settings.root,
         image_size=settings.image_size,
-        default_size=default_size or datasets.DEFAULT_SIZE,
+        default_size=default_size,
+        channels=channels,
+        class_order=settings.class_order,
         download=download,
     )
 

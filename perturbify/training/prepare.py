@@ -7,6 +7,7 @@ import logging
 import torch
 from torch import nn
 
+from perturbify.channels import channels
 from perturbify.data import Data
 from perturbify.errors import MethodError, ModelError, TrainingError
 from perturbify.methods import Method
@@ -58,9 +59,12 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method, normal
                 normalize=decided.layer,
             )
         except ModelError as error:
+            wanted, has = channels(model), data.input_size[0]
+            hint = "set data.image_size to resize them."
+            if wanted not in (None, has):
+                hint = f"the network takes {wanted} channels: build it for {has}, or give images of {wanted}."
             raise ModelError(
-                error.message,
-                f"The images of {data.name} are {times(data.input_size)}; set data.image_size to resize them.",
+                error.message, f"The images of {data.name} are {times(data.input_size)}; {hint}"
             ) from error
     _check_head(network, data)
     return network

@@ -197,7 +197,7 @@ def _same(one: Normalize | None, other: Normalize | None) -> bool:
 
 
 def _clearly_better(first: Tensor, other: Tensor, alternatives: int) -> bool:
-    """Whether the other is right more often, beyond the luck of the images (McNemar's exact test) and of the alternatives."""
+    """Whether the other is right more often, beyond chance (McNemar's exact test, corrected for the alternatives)."""
     won, lost = int((other & ~first).sum()), int((first & ~other).sum())
     n = won + lost
     if won - lost < _CLEARLY * len(first):

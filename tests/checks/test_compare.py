@@ -28,7 +28,7 @@ from perturbify.checks.render.comparison_csv import to_csv
 from perturbify.checks.render.comparison_latex import to_latex
 from perturbify.checks.runs import Ahead, Spread, welch
 from perturbify.checks.statistics import difference_interval
-from perturbify.errors import CheckError, InputSizeError
+from perturbify.errors import CheckError, DataError, InputSizeError
 from perturbify.escape import terminal
 
 PLAN = replace(
@@ -263,7 +263,7 @@ def test_nothing_to_compare():
         compare({}, brightness(4, 4), PLAN)
     with pytest.raises(ValueError, match="the curve over ε is that of fgsm and pgd, and pgd is not asked for"):
         compare(two(), brightness(4, 4), replace(PLAN, attacks=("fgsm", "sweep")))
-    with pytest.raises(CheckError, match="no test images"):
+    with pytest.raises(DataError, match="no test images"):
         compare(two(), brightness(0, 0), PLAN)
 
 

@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from perturbify import check
-from perturbify.checks.intake import Logits, classifier, digest_of_images, digest_of_network, images_of, logits_of
-from perturbify.data.split import FloatSplit, MemorySplit
+from perturbify.checks.intake import Logits, classifier, digest_of_images, digest_of_network, logits_of
+from perturbify.data import as_test
+from perturbify.data.split import MemorySplit
 from perturbify.errors import CheckError, DataError, InputSizeError
 
 CLEAN = replace(PLAN, attacks=())
@@ -50,40 +51,33 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_images_in_any_form_are_the_same(form):
-    split, name, classes = images_of(FORMS[form] or stream())
-    x, y = next(split.batches(len(split)))
+    part = as_test(FORMS[form] or stream())
+    x, y = next(part.split.batches(len(part.split)))
     assert torch.equal(x, X) and torch.equal(y, Y) and y.dtype == torch.int64
-    assert (name, classes) == ("own images", None)
+    assert (part.name, part.classes) == ("own images", None)
 
 
 def test_pixels_are_taken_as_they_are():
     """No rounding to grey levels on the way."""
-    split, _, _ = images_of((X, Y))
+    split = as_test((X, Y)).split
     ((x, _),) = split.interleaved().subset(torch.arange(4)).batches(4)
     assert not torch.equal((x * 255).round() / 255, x)
 
 
-def test_grey_levels_are_taken_as_pixels():
-    split, _, _ = images_of(((255 * X).byte(), Y))
-    ((x, _),) = split.batches(12)
-    assert isinstance(split, MemorySplit) and not isinstance(split, FloatSplit)
-    assert torch.equal(x, (255 * X).byte() / 255)
-
-
 def test_a_data_of_ours_gives_its_test_images_and_its_names():
     data = replace(named(brightness(4, 4)), train=brightness(100, 0), test=brightness(6, 2))
-    split, name, classes = images_of(data)
-    assert (len(split), name, classes) == (8, "greys", ("dark", "bright"))
-    assert images_of(data.test)[1:] == ("own images", None)
+    part = as_test(data)
+    assert (len(part.split), part.name, part.classes) == (8, "greys", ("dark", "bright"))
+    assert (as_test(data.test).name, as_test(data.test).classes) == ("own images", None)
     report = check(Brightness(), data, CLEAN, name="lamp")
     assert (report.n, report.dataset, report.name) == (8, "greys", "lamp")
 
 
 def test_a_name():
-    split, name, classes = images_of("digits")
-    assert name == "digits" and len(classes) == 10 and len(split) > 100
+    part = as_test("digits")
+    assert part.name == "digits" and len(part.classes) == 10 and len(part.split) > 100
     with pytest.raises(DataError):
-        images_of("no such data set")
+        as_test("no such data set")
 
 
 def test_no_more_are_read_than_are_wanted():
@@ -94,10 +88,8 @@ def test_no_more_are_read_than_are_wanted():
             read.append(i)
             return X[i % 12], Y[i % 12]
 
-    split, _, _ = images_of(Endless(), 7)
-    assert len(split) == 7 and max(read) <= 7
-    split, _, _ = images_of(DataLoader(TensorDataset(X, Y), 5), 7)
-    assert len(split) == 7
+    assert len(as_test(Endless(), most=7).split) == 7 and max(read) <= 7
+    assert len(as_test(DataLoader(TensorDataset(X, Y), 5), most=7).split) == 7
 
 
 @pytest.mark.parametrize("form", ["tensors", "a data set", "a loader"])
@@ -119,7 +111,10 @@ WRONG = {
     "a number": (3, "no images to be had from int"),
     "None": (None, "no images to be had from NoneType"),
     "pictures that are no tensors": ([("picture", 0)], "come as tuple.*ToTensor"),
-    "a dict": ([{"image": X[0], "label": 0}], "come as dict.*ToTensor"),
+    "a dict without a label": ([{"image": X[0], "id": 0}], "a dict with image, id, in which no image and label"),
+    "grey levels": (((255 * X).byte(), Y), r"pixels are uint8.*x\.float\(\) / 255"),
+    "one-hot labels": ((X, torch.eye(12)), r"a label is one number.*argmax"),
+    "channels last": ((X.permute(0, 2, 3, 1), Y), r"channels last.*permute"),
     "images of two sizes": ([(X[0], 0), (X[0, :, :5], 1)], "do not go together.*of one size"),
     "a split without images": (brightness(0, 0), "no test images"),
 }
@@ -128,14 +123,14 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_images_that_are_none(what):
     given, said = WRONG[what]
-    with pytest.raises(CheckError, match=said) as caught:
-        images_of(given)
+    with pytest.raises(DataError, match=said) as caught:
+        as_test(given)
     assert "\n" not in caught.value.message and (caught.value.hint or what in ("nothing", "a split without images"))
 
 
 @pytest.mark.parametrize("given", [(X[:0], Y[:0]), (X, Y - 1)], ids=["no images", "a label of -1"])
 def test_edges_that_are_refused_in_words(given):
-    with pytest.raises(CheckError):
+    with pytest.raises(DataError):
         check(Brightness(), given, CLEAN)
 
 
@@ -223,9 +218,9 @@ class Half(nn.Module):
 
 
 class Grey(Half):
-    def __init__(self):
+    def __init__(self, channels=1):
         super().__init__()
-        self.conv = nn.Conv2d(1, 2, 1)
+        self.conv = nn.Conv2d(channels, 2, 1)
 
 
 def labelled(*labels):
@@ -258,7 +253,7 @@ REFUSED = {
     "one row for all": (Answering(lambda z: z.mean(0, keepdim=True)), None, "not a classifier"),
     "whole numbers": (Answering(lambda z: z.long()), None, "not a classifier"),
     "another precision": (Half(), None, "does not take 3×6×6 images in float32.*float"),
-    "another number of channels": (Grey(), None, "does not take 3×6×6 images"),
+    "another number of channels": (Grey(4), None, "does not take 3×6×6 images.*It takes 4 channels"),
 }
 
 

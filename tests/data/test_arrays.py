@@ -235,10 +235,11 @@ def test_images_left_in_their_file_are_the_same_to_the_bit(
     content = honest(shape=shape) | {"classes": np.array(["cat", "dog", "cow"])}
     np.savez(tmp_path / "mine.npz", **content)
     ways = [str(tmp_path / "mine.npz"), str(as_folder(tmp_path / "mine", content))]
-    held = [load(way, image_size=image_size) for way in ways]
+    channels = 3 if shape[2:] == (3,) else 1
+    held = [load(way, image_size=image_size, channels=channels) for way in ways]
     assert [data.name for data in held] == ["npz:mine", "npy:mine"]
     monkeypatch.setattr(arrays, "STAYS", 0)
-    for data in [load(way, image_size=image_size) for way in ways]:
+    for data in [load(way, image_size=image_size, channels=channels) for way in ways]:
         train = data.train
         assert isinstance(train, StoredSplit) and isinstance(held[0].train, MemorySplit)
         assert all(same(data, one) and data.fingerprint == one.fingerprint for one in held)

@@ -159,7 +159,7 @@ def test_what_lies_or_asks_for_too_much_is_refused_with_a_reason(name: str) -> N
     [
         *(("png", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
         *(("jpeg", mode) for mode in ("L", "RGB", "CMYK")),
-        *(("tiff", mode) for mode in ("1", "L", "RGB", "CMYK", "LAB", "I", "F", "I;16")),
+        *(("tiff", mode) for mode in ("1", "L", "RGB", "CMYK", "LAB", "I;16")),
         *(("gif", "P"), ("bmp", "RGB"), ("ppm", "RGB"), ("webp", "RGBA")),
     ],
 )
@@ -194,9 +194,9 @@ def test_what_stands_in_the_other_parts_of_a_jpeg_is_no_pass() -> None:
 def test_an_honest_progressive_jpeg_with_exif_is_read() -> None:
     exif = Image.Exif()
     exif[0x010E] = "a picture"
-    exif[0x0112] = 6  # turned, which is left alone
+    exif[0x0112] = 6  # the camera was held sideways
     content = saved(Image.new("RGB", (64, 48)), "jpeg", progressive=True, exif=exif, icc_profile=bytes(200_000))
-    assert decode(content).size == (64, 48)
+    assert decode(content).size == (48, 64)
 
 
 @given(st.data())

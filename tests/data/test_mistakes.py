@@ -186,8 +186,12 @@ def test_an_image_folder_is_read_whatever_its_images_are(folder: Path) -> None:
     assert data.mean[0] == pytest.approx(x[:, 0].mean().item(), abs=1e-4)
 
 
-def test_an_image_folder_defaults_to_224(folder: Path) -> None:
-    assert load(str(folder)).input_size == (3, 224, 224)
+def test_images_of_several_sizes_need_one(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.png is 30×40, .* is .*--image-size"):
+        load(str(folder))
+    data = load(str(folder), default_size=20)
+    assert data.input_size == (3, 20, 20)
+    assert "Images of several sizes are fitted to the network's 20×20." in data.notes
 
 
 def test_a_folder_is_named_without_its_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
