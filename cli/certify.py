@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from perturbify import numbers
-from perturbify.cli import certificates, models
+from perturbify.cli import certificates, models, spelling
 from perturbify.cli.console import Console
 from perturbify.cli.options import IMAGES, SEED, STEPS, Number, data_options, output_options
 
@@ -106,6 +106,10 @@ def certify(
     Noisy forwards vote for a class, and exact bounds on the votes give each image a radius: no perturbation of smaller
     l2 norm, by whatever attack, changes its answer. The limit is the radius at which the theorem's ε is 1.
     """
+    spelling.device(device)
+    spelling.data(data_name)
+    file = models.file_of(file)
+
     import time
 
     from perturbify import checkpoint, data
@@ -117,7 +121,7 @@ def certify(
     console = Console(quiet=quiet, as_json=as_json)
     if force and output is None:
         raise click.UsageError("--force is about a folder: give it with -o FOLDER.")
-    target, file = choose_device(device), models.file_of(file)
+    target = choose_device(device)
     with console.aside():
         network = models.load(console, file, trust_factory=trust_factory).to(target)
         assert isinstance(network, Perturbed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, reports
+from perturbify.cli import interrupts, models, reports, spelling
 from perturbify.cli.console import Console
 from perturbify.cli.options import attack_options, data_options, model_options, output_options
 
@@ -74,6 +75,13 @@ def check(
 
     Under torchrun the batches are shared out among the processes.
     """
+    spelling.attacks(settings["attacks"])
+    spelling.device(device)
+    spelling.model(file)
+    spelling.weights(settings["weights"])
+    spelling.data(data_name)
+    for other in (*sources, *filter(None, [against])):
+        spelling.file(other)
 
     from perturbify import checkpoint, zoo
     from perturbify.checks import check as run_check
@@ -90,7 +98,8 @@ def check(
     if output is not None:
         click.get_current_context().with_resource(reports.alone(output))
         reports.look(output, resume=resume, force=force)
-    file = models.file_of(file)
+    if os.path.isdir(file):  # noqa: PTH112 (any text)
+        file = models.file_of(file)
     target = choose_device(device)
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
     preset = settings.pop("preset")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, networks, reports
+from perturbify.cli import interrupts, models, networks, reports, spelling
 from perturbify.cli.console import Console
 from perturbify.cli.options import (
     IMAGES,
@@ -111,6 +111,11 @@ def compare(
     worst case of every image. Exit status 3 says that one of them failed a criterion of `check`; whether their figures
     are established is for `check` to say.
     """
+    spelling.attacks(settings["attacks"])
+    spelling.device(device)
+    spelling.data(data_name)
+    given = networks.split(arguments)
+
     from dataclasses import replace
 
     from perturbify import data
@@ -124,7 +129,7 @@ def compare(
         raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
     if as_json and form is not None:
         raise click.UsageError(f"--json and --format {form} are two formats: give one.")
-    found = networks.named(arguments, model_name)
+    found = networks.named(given, model_name)
     if model_args and model_name is None:
         raise click.UsageError("--model-arg is for the builder of --model.")
     paths, headers = found.files, found.headers

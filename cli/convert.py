@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from perturbify import methods
-from perturbify.cli import models
+from perturbify.cli import models, spelling
 from perturbify.cli.console import Console
 from perturbify.cli.options import CLASSES, SEED, Number, image_size, model_options, output_options, start
 from perturbify.escape import terminal
@@ -67,6 +67,11 @@ def convert(
     networks (cifar_resnet20), or your own package.module:factory. Weights are fresh unless --pretrained or --weights is
     given.
     """
+    default = methods.get(method).perturb
+    spelling.model(name)
+    spelling.weights(settings["weights"])
+    spelling.data(data_name)
+
     from dataclasses import replace
 
     from perturbify import checkpoint, zoo
@@ -94,7 +99,7 @@ def convert(
     if not dry_run:
         check_output(target, force=force)
     how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
-    config = methods.get(method).perturb
+    config = default
     noise = {key: value for key, value in settings.items() if value not in (None, ())}
     if config is None and noise:
         raise click.UsageError(

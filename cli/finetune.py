@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, reports, runs, seeds
+from perturbify.cli import interrupts, models, reports, runs, seeds, spelling
 from perturbify.cli.console import Console, metrics_table
 from perturbify.cli.options import model_options, output_options, seeds_from, several_seeds
 from perturbify.escape import terminal
@@ -78,19 +78,29 @@ def finetune(
     if (resumed is None) == (recipe_name is None):
         raise click.UsageError("Give --recipe to start a run, or --resume to go on with one.")
 
+    from perturbify import recipe as recipes
+    from perturbify.training.folder import RunFolder
+
+    spelling.device(device)
+    if resumed is not None:
+        if model_name or method or data_name or run_dir or overrides or force or any(how.values()):
+            raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
+        RunFolder(resumed).read_recipe()  # or there is nothing to be locked
+    else:
+        overrides = (*((f'method="{method}"',) if method else ()), *overrides)
+        asked = recipes.load(str(recipe_name), overrides)
+        spelling.data(data_name or asked.data.name)
+        spelling.model(model_name or asked.model)
+        spelling.weights(how["weights"])
+
     from perturbify.ranks import ranks
     from perturbify.training import launch
-    from perturbify.training.folder import RunFolder
 
     with ranks() as among:
         if resumed is not None:
-            if model_name or method or data_name or run_dir or overrides or force or any(how.values()):
-                raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
             folder = RunFolder(resumed)
-            folder.read_recipe()  # or there is nothing to be locked
         else:
             launch.choose_device(device)
-            overrides = (*((f'method="{method}"',) if method else ()), *overrides)
 
             def set_up(seed: int | None = None) -> tuple[Recipe, Data, Any]:
                 changed = overrides if seed is None else (*overrides, f"seed={seed}")
@@ -100,9 +110,7 @@ def finetune(
                     )
 
             if wanted is not None:
-                from perturbify import recipe as recipes
-
-                chosen = seeds_from(wanted, recipes.load(str(recipe_name), overrides).seed)
+                chosen = seeds_from(wanted, asked.seed)
                 recipe, data, model = set_up(chosen[0])
                 base = run_dir or among.agree(runs.fresh_folder(recipe, seeds_inside=True))
                 how_to = runs.How(device, trust_factory=trust_factory, checked=not no_check, force=force)

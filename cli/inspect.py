@@ -25,12 +25,15 @@ def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool
     RUN stands for the model of a finished run. Nothing of the file is run, and the network is not built, but for
     --data: then each site also shows the ratio of its noise to what it is added to.
     """
+    from perturbify.cli import models, spelling
+
+    file = models.file_of(file)
+    spelling.data(data_name)
+
     from dataclasses import asdict
 
     from perturbify import checkpoint
-    from perturbify.cli import models
 
-    file = models.file_of(file)
     console = Console(quiet=quiet, as_json=as_json)
     header, contents = checkpoint.read(file)
     keys = [f"{site['path']}.theta" for site in header.sites]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perturbify import escape, numbers
-from perturbify.cli import interrupts, reports
+from perturbify.cli import interrupts, reports, spelling
 from perturbify.cli.console import Console
 from perturbify.cli.options import IMAGES, SEED, names, output_options, seeds_from, several_seeds
 
@@ -107,6 +107,8 @@ def reproduce(
     Exits with 1 if a row could not be run, and with 3 if a check failed. A table's attacks are too few to establish
     anything, so no row leaves with 4.
     """
+    _spelled(table, wishes, device)
+
     from perturbify import reproduction as rooms
     from perturbify.errors import PerturbifyError
 
@@ -126,6 +128,26 @@ def reproduce(
         _estimate(console, asked, device, download)
     else:
         _run(console, asked, output or Path("reproductions") / table, device, download, force)
+
+
+def _spelled(table: str, wishes: dict[str, Any], device: str) -> None:
+    """Makes sure, before torch is imported, that what is named is there."""
+    from perturbify import recipe as recipes
+    from perturbify.errors import PerturbifyError
+    from perturbify.reproduction import paper
+
+    asked = paper.table(table)
+    try:
+        for key in ("networks", "methods"):
+            paper.check_known(asked, key.removesuffix("s"), wishes[key] or (), getattr(asked, key))
+    except PerturbifyError as error:
+        raise click.UsageError(str(error)) from error
+    if wishes["equal_schedule"] is not None:
+        recipes.load(wishes["equal_schedule"])
+    spelling.data(wishes["data"])
+    for file in wishes["weights"].values():
+        spelling.weights(file)
+    spelling.device(device)
 
 
 def _run(console: Console, asked: Reproduction, folder: Path, device: str, download: bool, force: bool) -> None:

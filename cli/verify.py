@@ -20,11 +20,14 @@ def verify(file: str, trust_factory: bool, as_json: bool, quiet: bool) -> None:
     4: something could not be proved, such as the seal of a file that an earlier version wrote; 1: the file is damaged,
     was changed, or contradicts itself.
     """
-    from perturbify.checks import verify as prove
     from perturbify.cli import models
+
+    file = models.file_of(file)
+
+    from perturbify.checks import verify as prove
 
     console = Console(quiet=quiet, as_json=as_json)
     with console.aside():
-        found = prove(models.file_of(file), trust_factory=trust_factory)
+        found = prove(file, trust_factory=trust_factory)
     console.result(str(found), found.to_dict())
     click.get_current_context().exit(found.status)

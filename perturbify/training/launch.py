@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from perturbify import checkpoint, methods
@@ -204,6 +203,8 @@ def _place(network: Perturbed, device: torch.device, recipe: Recipe, among: Rank
                 f"train.sync_batchnorm needs GPUs, and this is {device}.",
                 "Turn it off: statistics are of each process's own images then, and their running means are averaged.",
             )
+        from timm.layers.norm_act import convert_sync_batchnorm
+
         network = convert_sync_batchnorm(network)
     if not recipe.speed.channels_last:
         return network.to(device)
