@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from perturbify.cli.console import Console
-from perturbify.cli.options import IMAGES, SEED, output_options
+from perturbify.cli.options import IMAGES, SEED, output_options, wide_option
 
 LIBRARIES = (
     "timm",
@@ -40,6 +40,7 @@ LIBRARIES = (
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write every row to this file as it is found, and go on from there when started again.",
 )
+@wide_option
 @output_options
 def census(
     libraries: tuple[str, ...],
@@ -71,6 +72,8 @@ def census(
     console.log(f"{len(names)} models, {workers} at a time")
     with console.counting() as show:
         rows = take(names, workers=workers, notes=notes, progress=show)
-    console.result(f"{rows_table(rows)}\n\n{summary_table(rows)}", to_dict(rows, versions(names)))
+    console.result(
+        f"{rows_table(rows, console.width)}\n\n{summary_table(rows, console.width)}", to_dict(rows, versions(names))
+    )
     if any(row.status == "incomplete" for row in rows):
         click.get_current_context().exit(1)

@@ -12,7 +12,7 @@ import click
 
 from perturbify.cli import interrupts, models, reports, spelling
 from perturbify.cli.console import Console
-from perturbify.cli.options import attack_options, data_options, model_options, output_options
+from perturbify.cli.options import attack_options, data_options, model_options, output_options, wide_option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @attack_options
 @model_options
+@wide_option
 @output_options
 def check(
     file: str,
@@ -162,7 +163,7 @@ def check(
                     raise CheckError(f"{file} was changed while it was checked: the figures are not kept in it.")
                 reports.embed(report, Path(file))
         finally:  # what was measured is told, also where no room is left for it
-            console.result(reports.text(report), report.to_dict())
+            console.result(reports.text(report, console.width), report.to_dict())
     if report.status and console.first:  # torchrun would end the first one while it writes
         click.get_current_context().exit(report.status)
 

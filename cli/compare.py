@@ -20,6 +20,7 @@ from perturbify.cli.options import (
     output_options,
     pixels,
     several_pixels,
+    wide_option,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ _RECIPE = "; default: what the first network's recipe says, else "
     type=click.Choice(["markdown", "csv", "latex"]),
     help="Print that; default: text for a terminal.",
 )
+@wide_option
 @output_options
 def compare(
     arguments: tuple[str, ...],
@@ -213,10 +215,10 @@ def _print(console: Console, comparison: Comparison, form: str | None) -> None:
     if form == "csv":
         click.echo(to_csv(comparison), nl=False)  # whose lines end as RFC 4180 says, which the console would change
     elif form is None:
-        console.result(pages.to_text(comparison), comparison.to_dict())
+        console.result(pages.to_text(comparison, console.width), comparison.to_dict())
     else:
         text = pages.to_markdown(comparison) if form == "markdown" else to_latex(comparison)
-        console.result(text.removesuffix("\n"), None)
+        console.result(text.removesuffix("\n"), None, verbatim=True)
 
 
 def _prepare(folder: Path, names: list[str], *, resume: bool, force: bool) -> None:

@@ -10,7 +10,7 @@ import click
 from perturbify import methods
 from perturbify.cli import models, spelling
 from perturbify.cli.console import Console
-from perturbify.cli.options import CLASSES, SEED, Number, image_size, model_options, output_options, start
+from perturbify.cli.options import CLASSES, SEED, Number, image_size, model_options, output_options, start, wide_option
 from perturbify.escape import terminal
 
 
@@ -42,6 +42,7 @@ from perturbify.escape import terminal
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these modules.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these modules.")
 @model_options
+@wide_option
 @output_options
 def convert(
     name: str,
@@ -140,5 +141,6 @@ def convert(
             f"parity: with the noise off, the source's outputs bit for bit, in {' and '.join(the_plan.modes)} mode"
         )
     written = None if dry_run else str(target)
-    text = str(the_plan) if dry_run else f"{the_plan}\nwritten: {terminal(target)}"
+    sites = the_plan.to_text(console.width)
+    text = sites if dry_run else f"{sites}\nwritten: {terminal(target)}"
     console.result(text, the_plan.to_dict() | {"written": written})

@@ -11,7 +11,7 @@ import click
 
 from perturbify.cli import interrupts, models, reports, runs, seeds, spelling
 from perturbify.cli.console import Console, metrics_table
-from perturbify.cli.options import model_options, output_options, seeds_from, several_seeds
+from perturbify.cli.options import model_options, output_options, seeds_from, several_seeds, wide_option
 from perturbify.escape import terminal
 from perturbify.text import times
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--no-check", is_flag=True, help="Leave out the robustness check at the end.")
 @click.option("--force", is_flag=True, help="Replace a run in the folder.")
 @model_options
+@wide_option
 @output_options
 def finetune(
     recipe_name: str | None,
@@ -254,10 +255,10 @@ def _finish(console: Console, result: Result, report: Report | None) -> None:
     from perturbify.training.held_out import best_epoch
 
     folder = result.folder
-    text = metrics_table(result.metrics)
+    text = metrics_table(result.metrics, console.width)
     best = best_epoch(result.metrics)
     if report is not None:
-        text += "\n\n" + reports.text(report)
+        text += "\n\n" + reports.text(report, console.width)
     try:
         if report is not None and console.first:
             runs.keep(report, folder)

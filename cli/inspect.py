@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from perturbify.cli.console import Console
-from perturbify.cli.options import output_options
+from perturbify.cli.options import output_options, wide_option
 from perturbify.escape import terminal
 from perturbify.text import counted, input_in_words, listed, noise_in_words, table, times
 
@@ -18,6 +18,7 @@ from perturbify.text import counted, input_in_words, listed, noise_in_words, tab
     "--data", "data_name", help="Measure what θ is added to on these images: their training images, noise off."
 )
 @click.option("--trust-factory", is_flag=True, help="With --data: run the factory that FILE names.")
+@wide_option
 @output_options
 def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool, quiet: bool) -> None:
     """Say what FILE is: its network, its noise sites with the statistics of θ, its last check.
@@ -44,7 +45,7 @@ def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool
             ratios = _relative(file, data_name, trust_factory)
         sites = [site | {"relative": ratios.get(site["name"])} for site in sites]
     values = asdict(header) | {"sealed": contents.sealed, "sites": sites}
-    console.result(_text(values, sites), values)
+    console.result(_text(values, sites, console.width), values)
 
 
 def _relative(file: str, data_name: str, trust_factory: bool) -> dict[str, float | None]:
@@ -72,7 +73,7 @@ def _statistics(theta: Any) -> dict[str, float]:
     }
 
 
-def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
+def _text(header: dict[str, Any], sites: list[dict[str, Any]], width: int | None) -> str:
     model = header["model"] or {"name": header["source_class"], "kwargs": {}, "weights": "unknown"}
     config = header["config"]
     facts = [
@@ -117,5 +118,5 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
             if measured:
                 row.append("-" if s["relative"] is None else f"{s['relative']:.3f}")
             rows.append(tuple(row))
-        lines += ["", table(rows)]
+        lines += ["", table(rows, width, ("std", "min", "max", name))]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from perturbify import numbers
+from perturbify.cli.console import WIDE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -87,6 +88,17 @@ def output_options(command: Command) -> Command:
     """``--json`` and ``-q``."""
     command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
     return click.option("-q", "--quiet", is_flag=True, help="No log and no progress.")(command)
+
+
+def wide_option(command: Command) -> Command:
+    """``--wide``, which a command's console looks up."""
+
+    def keep(context: click.Context, _option: click.Parameter, wide: bool) -> None:
+        context.meta[WIDE] = wide
+
+    return click.option(
+        "--wide", is_flag=True, expose_value=False, callback=keep, help="Tables with all their columns, however wide."
+    )(command)
 
 
 def model_options(command: Command) -> Command:

@@ -42,7 +42,7 @@ def ls(as_json: bool, quiet: bool) -> None:
 def show(name: str, as_json: bool, quiet: bool) -> None:
     """Print the recipe NAME as it was written, or with --json every setting that it comes to."""
     settings = asdict(recipe.load(name)) if as_json else None  # a recipe with mistakes can be shown as it is
-    Console(quiet=quiet, as_json=as_json).result(recipe.text(name).removesuffix("\n"), settings)
+    Console(quiet=quiet, as_json=as_json).result(recipe.text(name).removesuffix("\n"), settings, verbatim=True)
 
 
 @recipes.command()

@@ -11,7 +11,7 @@ import click
 from perturbify import escape, numbers
 from perturbify.cli import interrupts, reports, spelling
 from perturbify.cli.console import Console
-from perturbify.cli.options import IMAGES, SEED, names, output_options, seeds_from, several_seeds
+from perturbify.cli.options import IMAGES, SEED, names, output_options, seeds_from, several_seeds, wide_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +79,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
 @click.option("--force", is_flag=True, help="Replace another reproduction in FOLDER.")
 @click.option("--dry-run", is_flag=True, help="List the jobs and how long they may take; write nothing.")
+@wide_option
 @output_options
 def reproduce(
     table: str,
@@ -177,7 +178,8 @@ def _run(console: Console, asked: Reproduction, folder: Path, device: str, downl
         watcher = Watcher(begins, steps, checks, checked, ends)
         outcomes = run(asked, folder, watcher, device=device, download=download, force=force)
     console.result(
-        f"{to_text(asked, outcomes)}\n\ntable: {escape.terminal(folder / asked.table)}.md", to_dict(asked, outcomes)
+        f"{to_text(asked, outcomes, console.width)}\n\ntable: {escape.terminal(folder / asked.table)}.md",
+        to_dict(asked, outcomes),
     )
     if console.first and any(o.report is None for o in outcomes):
         click.get_current_context().exit(1)
@@ -243,7 +245,7 @@ def _estimate(console: Console, asked: Reproduction, device: str, download: bool
         f"each with {IMAGES} images; too much rather than too little"
     )
     console.result(
-        f"{aligned(lines)}\n\n{said if timed else 'none of them can be run'}",
+        f"{aligned(lines, console.width, ('recipe', 'epochs', 'seed'))}\n\n{said if timed else 'none of them can be run'}",
         {"seconds": sum(timed), "jobs": found},
     )
     if len(timed) < len(found):

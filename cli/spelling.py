@@ -120,7 +120,7 @@ def model(name: str) -> None:
     library, colon, bare = name.partition(":")
     if _there(name):
         return
-    if name.endswith(_FILES):
+    if name.endswith(_FILES) and name not in _source("timm"):  # where .pt is a tag, too
         file(name)
     if colon and library not in ("perturbify", *_LIBRARIES):
         _module(library, name)

@@ -47,12 +47,16 @@ class Progress:
         done: Batches of that attack that are done.
         total: Batches it has.
         seconds_left: Until the whole check is done, by the pace so far.
+        batch: Which batch of the whole check it is, of those that were left to do; from 1.
+        batches: How many those are.
     """
 
     case: str
     done: int
     total: int
     seconds_left: float
+    batch: int
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,15 @@ class Bench:
         if on_start is not None:
             on_start(expected)
         started, spent = time.perf_counter(), 0.0
-        for (case, batch), cost in zip(todo, expected.costs, strict=True):
+        for number, ((case, batch), cost) in enumerate(zip(todo, expected.costs, strict=True), 1):
             records.add(self._record(records, case, batch))
             spent += cost
             if on_progress is not None:
                 pace = (time.perf_counter() - started) / spent
                 of_case = [(c.id, b) for c, b in jobs if c is case]
                 done = sum(job in records for job in of_case)
-                on_progress(Progress(case.name, done, len(of_case), pace * (sum(expected.costs) - spent)))
+                left = pace * (sum(expected.costs) - spent)
+                on_progress(Progress(case.name, done, len(of_case), left, number, len(todo)))
 
     def results(self, records: Records) -> tuple[Result, ...]:
         """What each case left, from its records."""
