@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from perturbify.data import Data
 
 
-@click.command()
+@click.command(short_help="Measure how robust a network is.")
 @click.argument("file", metavar="FILE|RUN|NAME")
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: what FILE was trained on.")
 @data_options
@@ -75,6 +75,10 @@ def check(
       --preset paper      all images, the paper's settings, 80 draws a step
 
     Under torchrun the batches are shared out among the processes.
+
+    \b
+      perturbify check model.safetensors
+      perturbify check resnet18 --weights mine.pth --data photos/
     """
     spelling.attacks(settings["attacks"])
     spelling.device(device)
@@ -83,6 +87,8 @@ def check(
     spelling.data(data_name)
     for other in (*sources, *filter(None, [against])):
         spelling.file(other)
+    console = Console(quiet=quiet, as_json=as_json)
+    console.log(f"reading: {file}")
 
     from perturbify import checkpoint, zoo
     from perturbify.checks import check as run_check
@@ -91,7 +97,6 @@ def check(
     from perturbify.text import duration
     from perturbify.training.launch import choose_device
 
-    console = Console(quiet=quiet, as_json=as_json)
     if embed and not models.is_file(file):
         raise click.UsageError("--embed writes into a FILE of perturbify's; there is none.")
     if (resume or force) and output is None:

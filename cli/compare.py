@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _RECIPE = "; default: what the first network's recipe says, else "
 
 
-@click.command()
+@click.command(short_help="Set several networks side by side.")
 @click.argument("arguments", nargs=-1, required=True, metavar="[NAME=]FILE|RUN|RUNS...")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
 @data_options
@@ -112,11 +112,17 @@ def compare(
     noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer. Differences are to the first, in the
     worst case of every image. Exit status 3 says that one of them failed a criterion of `check`; whether their figures
     are established is for `check` to say.
+
+    \b
+      perturbify compare plain=vanilla.safetensors noisy=runs/digits --data digits
+      perturbify compare runs/a runs/b --data cifar10 -o comparison
     """
     spelling.attacks(settings["attacks"])
     spelling.device(device)
     spelling.data(data_name)
     given = networks.split(arguments)
+    console = Console(quiet=quiet, as_json=as_json)
+    console.log(f"reading: {', '.join(place for _, place in given)}")
 
     from dataclasses import replace
 
@@ -126,7 +132,6 @@ def compare(
     from perturbify.text import duration
     from perturbify.training.launch import choose_device
 
-    console = Console(quiet=quiet, as_json=as_json)
     if (resume or force) and output is None:
         raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
     if as_json and form is not None:

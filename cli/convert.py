@@ -14,7 +14,7 @@ from perturbify.cli.options import CLASSES, SEED, Number, image_size, model_opti
 from perturbify.escape import terminal
 
 
-@click.command()
+@click.command(short_help="Make a model noisy, in one file.")
 @click.argument("name")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.perturbed.safetensors here.")
 @click.option("--dry-run", is_flag=True, help="Print the sites and write nothing.")
@@ -61,17 +61,24 @@ def convert(
 ) -> None:
     """Put a noise module behind every convolution of the model NAME and write it to one file.
 
-    With --method the noise is another defence's: on weights (pni, adv-bnn), before convolutions (rse), behind the first
-    (pixeldp); with none or vanilla there is none, and the file is a baseline for `compare` and `check`.
-
     NAME is a timm or torchvision model (resnet18, timm:resnet18, torchvision:resnet18), one of the paper's CIFAR
     networks (cifar_resnet20), or your own package.module:factory. Weights are fresh unless --pretrained or --weights is
     given.
+
+    With --method the noise is another defence's: on weights (pni, adv-bnn), before convolutions (rse), behind the first
+    (pixeldp); with none or vanilla there is none, and the file is a baseline for `compare` and `check`.
+
+    \b
+      perturbify convert resnet18 --pretrained
+      perturbify convert cifar_resnet20 --num-classes 10 --dry-run
+      perturbify convert mypackage.nets:build --weights mine.pth
     """
     default = methods.get(method).perturb
     spelling.model(name)
     spelling.weights(settings["weights"])
     spelling.data(data_name)
+    console = Console(quiet=quiet, as_json=as_json)
+    console.log(f"building: {name}")
 
     from dataclasses import replace
 
@@ -92,7 +99,6 @@ def convert(
         )
     if trust_factory:
         raise click.UsageError("--trust-factory is for reading files; a factory that you name yourself is run anyway.")
-    console = Console(quiet=quiet, as_json=as_json)
     if output is None:  # a file is called after the model: there must be one
         with console.aside():
             zoo.resolve(name)

@@ -12,7 +12,7 @@ from perturbify.escape import terminal
 from perturbify.text import counted, input_in_words, listed, noise_in_words, table, times
 
 
-@click.command()
+@click.command(short_help="Say what a file is, and show its θ.")
 @click.argument("file", metavar="FILE|RUN", type=click.Path())
 @click.option(
     "--data", "data_name", help="Measure what θ is added to on these images: their training images, noise off."
@@ -25,6 +25,10 @@ def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool
 
     RUN stands for the model of a finished run. Nothing of the file is run, and the network is not built, but for
     --data: then each site also shows the ratio of its noise to what it is added to.
+
+    \b
+      perturbify inspect model.safetensors
+      perturbify inspect model.safetensors --data cifar10
     """
     from perturbify.cli import models, spelling
 

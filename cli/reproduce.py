@@ -45,7 +45,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
     return {network: file for network, _, file in pairs}
 
 
-@click.command()
+@click.command(short_help="Run a table or figure of the paper again.")
 @click.argument("table", type=click.Choice(TABLES))
 @click.option(
     "--budget",
@@ -177,10 +177,8 @@ def _run(console: Console, asked: Reproduction, folder: Path, device: str, downl
     with interrupts.safe(said), console.training() as steps, console.checking() as checks:
         watcher = Watcher(begins, steps, checks, checked, ends)
         outcomes = run(asked, folder, watcher, device=device, download=download, force=force)
-    console.result(
-        f"{to_text(asked, outcomes, console.width)}\n\ntable: {escape.terminal(folder / asked.table)}.md",
-        to_dict(asked, outcomes),
-    )
+    text = to_text(asked, outcomes, console.width)
+    console.result(f"{text}\n\ntable: {escape.terminal(folder / asked.table)}.md", to_dict(asked, outcomes))
     if console.first and any(o.report is None for o in outcomes):
         click.get_current_context().exit(1)
     if console.first and any(o.report is not None and o.report.verdict == "failed" for o in outcomes):
@@ -244,8 +242,9 @@ def _estimate(console: Console, asked: Reproduction, device: str, download: bool
         f"about {duration(sum(timed))} for {len(timed)} of {len(found)} jobs on this machine, by four small steps of "
         f"each with {IMAGES} images; too much rather than too little"
     )
+    shown = aligned(lines, console.width, ("recipe", "epochs", "seed"))
     console.result(
-        f"{aligned(lines, console.width, ('recipe', 'epochs', 'seed'))}\n\n{said if timed else 'none of them can be run'}",
+        f"{shown}\n\n{said if timed else 'none of them can be run'}",
         {"seconds": sum(timed), "jobs": found},
     )
     if len(timed) < len(found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -36,6 +37,9 @@ _FREE = {
 """Settings that may change between a run and its resumption; the data are held against those it began with."""
 
 
+OnReady = Callable[[Perturbed, Data], None]
+
+
 @dataclass(frozen=True)
 class Result:
     """A finished run.
@@ -60,6 +64,7 @@ def finetune(
     device: str = "auto",
     download: bool = False,
     force: bool = False,
+    on_ready: OnReady | None = None,
     on_step: OnStep | None = None,
 ) -> Result:
     """Trains the weights and the noise of a network (Learn2Perturb, Algorithm 1).
@@ -75,6 +80,7 @@ def finetune(
         device: ``"auto"`` takes a GPU where there is one; else as torch names devices.
         download: Whether a dataset that is not on this machine may be fetched.
         force: Whether a run in the folder may be replaced.
+        on_ready: Called with the network and the images before the first step, by torchrun's first process.
         on_step: Called after every step.
 
     On SIGINT (Ctrl-C) and SIGTERM the step is finished and the state saved, before either has its usual effect.
@@ -103,6 +109,8 @@ def finetune(
         with folder.busy() if processes.first else nullcontext():
             if processes.first:
                 folder.begin(chosen, force=force)
+                if on_ready is not None:
+                    on_ready(network, data)
             run.save(Position.start())
             return Result(network, folder, run.train(Position.start()))
 
@@ -115,6 +123,7 @@ def resume(
     device: str = "auto",
     download: bool = False,
     trust_factory: bool = False,
+    on_ready: OnReady | None = None,
     on_step: OnStep | None = None,
 ) -> Result:
     """Goes on with a run from its last saved state; on the CPU its results are those of the undisturbed run.
@@ -126,6 +135,7 @@ def resume(
         device: As for :func:`finetune`.
         download: As for :func:`finetune`.
         trust_factory: As for :func:`perturbify.load`.
+        on_ready: Called with the network and the images before the first step, by torchrun's first process.
         on_step: Called after every step.
 
     Raises:
@@ -156,6 +166,8 @@ def resume(
         saved.freeze(network)
         trainer = Trainer(network, recipe, methods.get(recipe.method), processes)
         saved.restore(trainer)
+        if on_ready is not None and processes.first:
+            on_ready(network, data)
         return Result(network, folder, Run(trainer, data, folder, on_step).train(saved.position, saved.metrics))
 
 
