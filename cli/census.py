@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from perturbify.cli.console import Console
-from perturbify.cli.options import IMAGES, SEED, output_options
+from perturbify.cli.options import IMAGES, SEED, output_options, wide_option
 
 LIBRARIES = (
     "timm",
@@ -21,7 +21,7 @@ LIBRARIES = (
 )
 
 
-@click.command()
+@click.command(short_help="Wrap all models of a library, and count.")
 @click.option(
     "--library",
     "libraries",
@@ -40,6 +40,7 @@ LIBRARIES = (
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write every row to this file as it is found, and go on from there when started again.",
 )
+@wide_option
 @output_options
 def census(
     libraries: tuple[str, ...],
@@ -57,6 +58,10 @@ def census(
     smallest input with the same calls; outputs and buffers are compared bit for bit in both modes. Networks of other
     libraries than timm and torchvision are built small from their configurations. Exits with 1 if a model is not
     complete.
+
+    \b
+      perturbify census --library timm --filter 'resnet*'
+      perturbify census --sample 50 --workers 4
     """
     from perturbify.census import model_names, sample, take
     from perturbify.census.pool import versions
@@ -71,6 +76,7 @@ def census(
     console.log(f"{len(names)} models, {workers} at a time")
     with console.counting() as show:
         rows = take(names, workers=workers, notes=notes, progress=show)
-    console.result(f"{rows_table(rows)}\n\n{summary_table(rows)}", to_dict(rows, versions(names)))
+    tables = rows_table(rows, console.width), summary_table(rows, console.width)
+    console.result("\n\n".join(tables), to_dict(rows, versions(names)))
     if any(row.status == "incomplete" for row in rows):
         click.get_current_context().exit(1)

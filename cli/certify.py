@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from perturbify import numbers
-from perturbify.cli import certificates, models, normalization
+from perturbify.cli import certificates, models, normalization, spelling
 from perturbify.cli import images as loading
 from perturbify.cli.console import Console
 from perturbify.cli.options import IMAGES, SEED, STEPS, Number, data_options, output_options
@@ -56,7 +56,7 @@ class _Probability(Number):
         return number
 
 
-@click.command()
+@click.command(short_help="Certify a PixelDP network's answers.")
 @click.argument("file", metavar="FILE|RUN")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
 @data_options
@@ -109,7 +109,17 @@ def certify(
 
     Noisy forwards vote for a class, and exact bounds on the votes give each image a radius: no perturbation of smaller
     l2 norm, by whatever attack, changes its answer. The limit is the radius at which the theorem's ε is 1.
+
+    \b
+      perturbify certify runs/cifar10_pixeldp-cifar_resnet20 --data cifar10
+      perturbify certify model.safetensors --data cifar10 --images 500 -o out
     """
+    spelling.device(device)
+    spelling.data(data_name)
+    file = models.file_of(file)
+    console = Console(quiet=quiet, as_json=as_json)
+    console.log(f"reading: {file}")
+
     import time
 
     from perturbify import checkpoint
@@ -118,11 +128,10 @@ def certify(
     from perturbify.surgery.noisy import Perturbed
     from perturbify.training.launch import choose_device
 
-    console = Console(quiet=quiet, as_json=as_json)
     if force and output is None:
         raise click.UsageError("--force is about a folder: give it with -o FOLDER.")
     normalization.refuse(options, file)
-    target, file = choose_device(device), models.file_of(file)
+    target = choose_device(device)
     with console.aside():
         network = models.load(console, file, trust_factory=trust_factory).to(target)
         assert isinstance(network, Perturbed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perturbify.cli import images as loading
-from perturbify.cli import interrupts, models, normalization, reports
+from perturbify.cli import interrupts, models, normalization, reports, spelling
 from perturbify.cli.console import Console
-from perturbify.cli.options import attack_options, data_options, model_options, output_options
+from perturbify.cli.options import attack_options, data_options, model_options, output_options, wide_option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from perturbify.data import Data
 
 
-@click.command()
+@click.command(short_help="Measure how robust a network is.")
 @click.argument("file", metavar="FILE|RUN|NAME")
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: what FILE was trained on.")
 @data_options
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @attack_options
 @model_options
 @normalization.normalization_options
+@wide_option
 @output_options
 def check(
     file: str,
@@ -76,7 +78,20 @@ def check(
       --preset paper      all images, the paper's settings, 80 draws a step
 
     Under torchrun the batches are shared out among the processes.
+
+    \b
+      perturbify check model.safetensors
+      perturbify check resnet18 --weights mine.pth --data photos/
     """
+    spelling.attacks(settings["attacks"])
+    spelling.device(device)
+    spelling.model(file)
+    spelling.weights(settings["weights"])
+    spelling.data(data_name)
+    for other in (*sources, *filter(None, [against])):
+        spelling.file(other)
+    console = Console(quiet=quiet, as_json=as_json)
+    console.log(f"reading: {file}")
 
     from perturbify import checkpoint, zoo
     from perturbify.checks import check as run_check
@@ -85,7 +100,6 @@ def check(
     from perturbify.text import duration
     from perturbify.training.launch import choose_device
 
-    console = Console(quiet=quiet, as_json=as_json)
     if embed and not models.is_file(file):
         raise click.UsageError("--embed writes into a FILE of perturbify's; there is none.")
     if (resume or force) and output is None:
@@ -93,7 +107,8 @@ def check(
     if output is not None:
         click.get_current_context().with_resource(reports.alone(output))
         reports.look(output, resume=resume, force=force)
-    file = models.file_of(file)
+    if os.path.isdir(file):  # noqa: PTH112 (any text)
+        file = models.file_of(file)
     target = choose_device(device)
     how = {key: settings.pop(key) for key in (*models.BUILDING, *normalization.OPTIONS)}
     said_of_pixels = normalization.asked(how)
@@ -162,7 +177,7 @@ def check(
                     raise CheckError(f"{file} was changed while it was checked: the figures are not kept in it.")
                 reports.embed(report, Path(file))
         finally:  # what was measured is told, also where no room is left for it
-            console.result(reports.text(report), report.to_dict())
+            console.result(reports.text(report, console.width), report.to_dict())
     if report.status and console.first:  # torchrun would end the first one while it writes
         click.get_current_context().exit(report.status)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perturbify.cli import images as loading
-from perturbify.cli import interrupts, models, networks, normalization, reports
+from perturbify.cli import interrupts, models, networks, normalization, reports, spelling
 from perturbify.cli.console import Console
 from perturbify.cli.options import (
     IMAGES,
@@ -22,6 +22,7 @@ from perturbify.cli.options import (
     pixels,
     several_pixels,
     weights_key_option,
+    wide_option,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _RECIPE = "; default: what the first network's recipe says, else "
 
 
-@click.command()
+@click.command(short_help="Set several networks side by side.")
 @click.argument("arguments", nargs=-1, required=True, metavar="[NAME=]FILE|RUN|RUNS...")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
 @data_options
@@ -87,6 +88,7 @@ _RECIPE = "; default: what the first network's recipe says, else "
     type=click.Choice(["markdown", "csv", "latex"]),
     help="Print that; default: text for a terminal.",
 )
+@wide_option
 @output_options
 def compare(
     arguments: tuple[str, ...],
@@ -115,7 +117,18 @@ def compare(
     margin attack and EOT-PGD with the noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer.
     Differences are to the first, in the worst case of every image. Exit status 3 says that one of them failed a
     criterion of `check`; whether their figures are established is for `check` to say.
+
+    \b
+      perturbify compare plain=vanilla.safetensors noisy=runs/digits --data digits
+      perturbify compare runs/a runs/b --data cifar10 -o comparison
     """
+    spelling.attacks(settings["attacks"])
+    spelling.device(device)
+    spelling.data(data_name)
+    given = networks.split(arguments)
+    console = Console(quiet=quiet, as_json=as_json)
+    console.log(f"reading: {', '.join(place for _, place in given)}")
+
     from dataclasses import replace
 
     from perturbify.checks.compare import compare as run_comparison
@@ -123,14 +136,13 @@ def compare(
     from perturbify.text import duration
     from perturbify.training.launch import choose_device
 
-    console = Console(quiet=quiet, as_json=as_json)
     if (resume or force) and output is None:
         raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
     if as_json and form is not None:
         raise click.UsageError(f"--json and --format {form} are two formats: give one.")
     options = {key: settings.pop(key) for key in ("weights_key", *normalization.OPTIONS)}
     normalization.asked(options)
-    found = networks.named(arguments, model_name, model_args, trust_factory=trust_factory)
+    found = networks.named(given, model_name, model_args, trust_factory=trust_factory)
     if found.bare and model_name is None:
         console.log(f"bare weights ({', '.join(found.bare)}) are taken as {found.model}, as the FILEs beside them are")
     paths, headers = found.files, found.headers
@@ -227,10 +239,10 @@ def _print(console: Console, comparison: Comparison, form: str | None) -> None:
     if form == "csv":
         click.echo(to_csv(comparison), nl=False)  # whose lines end as RFC 4180 says, which the console would change
     elif form is None:
-        console.result(pages.to_text(comparison), comparison.to_dict())
+        console.result(pages.to_text(comparison, console.width), comparison.to_dict())
     else:
         text = pages.to_markdown(comparison) if form == "markdown" else to_latex(comparison)
-        console.result(text.removesuffix("\n"), None)
+        console.result(text.removesuffix("\n"), None, verbatim=True)
 
 
 def _prepare(folder: Path, names: list[str], *, resume: bool, force: bool) -> None:

@@ -12,16 +12,31 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perturbify import escape
+from perturbify.cli import terminal
 from perturbify.text import duration, percent, table
 
 if TYPE_CHECKING:
     from perturbify import census, certification, checks
     from perturbify.training.metrics import Progress
 
+WIDE = "perturbify.wide"
+"""Where a command's context keeps whether tables are to have all their columns."""
 
-def say(text: str, *, err: bool = False) -> None:
-    """Prints lines; what is foreign in them has been made fit before, so that here the line breaks are ours."""
-    click.echo(escape.terminal(text, None, lines=True), err=err)
+
+def say(text: str, *, err: bool = False, fitting: bool = True) -> None:
+    """Prints lines; what is foreign in them has been made fit before, so that here the line breaks are ours.
+
+    Args:
+        text: The lines.
+        err: Whether they go to stderr.
+        fitting: Whether a terminal shows them broken between words.
+    """
+    stream = sys.stderr if err else sys.stdout
+    shown = escape.terminal(text, None, lines=True)
+    if fitting and stream.isatty():
+        shown = terminal.wrapped(shown, terminal.width())
+    with terminal.bars_away(stream):
+        click.echo(terminal.coloured(shown, stream), err=err)
 
 
 class Console:
@@ -37,17 +52,29 @@ class Console:
         self.quiet = quiet or not self.first
         self.as_json = as_json
 
-    def log(self, message: str) -> None:
-        """One line for the reader, on stderr; a line break at its beginning ends a line that moved."""
-        if not self.quiet:
-            line = message.removeprefix("\n")
-            with suppress(OSError):  # a log that cannot be written is no reason to lose the work
-                say(("\n" if line != message else "") + escape.terminal(line), err=True)
+    @property
+    def width(self) -> int | None:
+        """Columns that a table may take; None: as many as it has, by ``--wide``."""
+        context = click.get_current_context(silent=True)
+        return None if context is not None and context.meta.get(WIDE) else terminal.width()
 
-    def result(self, text: str, values: Any) -> None:
-        """The command's result, on stdout: text for people, with nothing foreign unfit in it, or its values as JSON."""
+    def log(self, message: str) -> None:
+        """One line for the reader, on stderr."""
+        if not self.quiet:
+            with suppress(OSError):  # a log that cannot be written is no reason to lose the work
+                say(escape.terminal(message), err=True)
+
+    def result(self, text: str, values: Any, *, verbatim: bool = False) -> None:
+        """The command's result, on stdout.
+
+        Args:
+            text: For people; nothing foreign in it is unfit.
+            values: The same for ``--json``.
+            verbatim: Whether lines stay as they are, however long: for what is to be copied.
+        """
         if self.first:
-            say(escape.json(values) if self.as_json else text)
+            fitting = not (verbatim or self.as_json or self.width is None)
+            say(escape.json(values) if self.as_json else text, fitting=fitting)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -57,79 +84,77 @@ class Console:
 
     @contextmanager
     def training(self) -> Iterator[Callable[[Progress], None]]:
-        """Shows the progress of a run: a line that moves on a terminal, and a line an epoch."""
-        with self._moving_line() as move:
+        """Shows the progress of a run: a bar on a terminal, and a line an epoch."""
+        with self._bar("step") as bar:
+            begun = False
 
             def show(p: Progress) -> None:
-                move(_step_line(p))
+                nonlocal begun
+                if not (bar.live or begun):
+                    self.log(f"first step done, {duration(p.seconds_left)} left")
+                begun = True
+                what = f"epoch {p.epoch + 1}/{p.epochs} {p.phase}"
+                bar.show(what, p.epoch * p.steps + p.step + 1, p.epochs * p.steps, p.seconds_left, _step(p))
                 if p.epoch_summary is not None:
-                    move("")
                     self.log(_epoch_line(p))
 
             yield show
 
     @contextmanager
     def checking(self) -> Iterator[Callable[[checks.Progress], None]]:
-        """Shows the progress of a check: a line that moves on a terminal, and a line an attack."""
-        with self._moving_line() as move:
+        """Shows the progress of a check: a bar on a terminal, and a line an attack."""
+        with self._bar("batch") as bar:
 
             def show(p: checks.Progress) -> None:
-                left = f"{duration(p.seconds_left)} left"
-                move(f"checking: {p.case}, {p.done} of {p.total} batches, {left}")
+                bar.show(p.case, p.batch, p.batches, p.seconds_left)
                 if p.done == p.total:
-                    move("")
-                    self.log(f"checked: {p.case}, {left}")
+                    self.log(f"checked: {p.case}, {duration(p.seconds_left)} left")
 
             yield show
 
     @contextmanager
     def certifying(self) -> Iterator[Callable[[certification.Progress], None]]:
-        """Shows the progress of a certification: a line that moves on a terminal, and a line a batch."""
-        with self._moving_line() as move:
+        """Shows the progress of a certification: a bar on a terminal, else a line a batch."""
+        with self._bar("image") as bar:
             logged = 0
 
             def show(p: certification.Progress) -> None:
                 nonlocal logged
-                left = f"{p.done} of {p.total} images, {duration(p.seconds_left)} left"
-                move(f"certifying: {left}")
-                if p.done > logged:
-                    logged = p.done
-                    move("")
-                    self.log(f"certified: {left}")
+                bar.show("certifying", p.done, p.total, p.seconds_left)
+                if p.done > logged and not bar.live:
+                    self.log(f"certified: {p.done} of {p.total} images, {duration(p.seconds_left)} left")
+                logged = p.done
 
             yield show
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[census.Progress], None]]:
-        """Shows the progress of a census: a line that moves on a terminal, and a line a model."""
-        with self._moving_line() as move:
+        """Shows the progress of a census: a bar on a terminal, and a line a model."""
+        with self._bar("model") as bar:
 
             def show(p: census.Progress) -> None:
-                move("")
                 found = f"{p.row.output} output, {p.row.inner} inner, {p.row.graph} graph, {p.row.skipped} skipped"
                 self.log(f"{p.row.name}: {p.row.status}, {p.row.error or found}, {duration(p.row.seconds)}")
-                move(f"{p.done} of {p.total} models, {duration(p.seconds_left)} left")
+                bar.show("census", p.done, p.total, p.seconds_left)
 
             yield show
 
     @contextmanager
-    def _moving_line(self) -> Iterator[Callable[[str], None]]:
-        """A line on stderr that every call writes anew; where there is no terminal, nothing."""
-        moving = not self.quiet and sys.stderr.isatty()
-
-        def move(text: str) -> None:
-            if moving:
-                click.echo(f"\r\033[K{escape.terminal(text)}", err=True, nl=False)
-
+    def _bar(self, unit: str) -> Iterator[terminal.Bar]:
+        """A bar for a block, in which what is printed goes to the log."""
+        bar = terminal.Bar(unit, shown=not self.quiet)
         try:
             with self.aside():
-                yield move
+                yield bar
         finally:
-            move("")
+            bar.close()
 
 
-def metrics_table(metrics: list[dict[str, Any]]) -> str:
-    """A run's epochs as people read them: at most 20, evenly spaced, with the first and the last."""
+def metrics_table(metrics: list[dict[str, Any]], width: int | None = None) -> str:
+    """A run's epochs as people read them: at most 20, evenly spaced, with the first and the last.
+
+    ``width`` is as for :func:`perturbify.text.table`.
+    """
     last = len(metrics) - 1
     chosen = sorted({round(i * last / 19) for i in range(20)}) if last > 19 else range(last + 1)
     head = ("epoch (from 0)", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")
@@ -146,19 +171,16 @@ def metrics_table(metrics: list[dict[str, Any]]) -> str:
                 *(_number(theta[k]) for k in ("mean", "min", "max")),
             )
         )
-    return table(rows)
+    return table(rows, width, ("θ min", "θ max", "clean loss", "adversarial loss", "θ mean"))
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _step_line(p: Progress) -> str:
-    attacked = "" if p.adversarial_loss is None else f", adversarial {p.adversarial_loss:.3f}"
-    return (
-        f"epoch {p.epoch + 1}/{p.epochs}, {p.phase} {p.step + 1}/{p.steps}, loss {p.clean_loss:.3f}{attacked}, "
-        f"{p.images_per_second:.0f} images/s, {duration(p.seconds_left)} left"
-    )
+def _step(p: Progress) -> str:
+    adversarial = "" if p.adversarial_loss is None else f", adversarial {p.adversarial_loss:.3f}"
+    return f" loss {p.clean_loss:.3f}{adversarial}"
 
 
 def _epoch_line(p: Progress) -> str:

@@ -9,13 +9,23 @@ import click
 
 from perturbify import methods
 from perturbify.cli import images as loading
-from perturbify.cli import models, normalization
+from perturbify.cli import models, normalization, spelling
 from perturbify.cli.console import Console
-from perturbify.cli.options import CLASSES, SEED, Number, class_order, image_size, model_options, output_options, start
+from perturbify.cli.options import (
+    CLASSES,
+    SEED,
+    Number,
+    class_order,
+    image_size,
+    model_options,
+    output_options,
+    start,
+    wide_option,
+)
 from perturbify.escape import terminal
 
 
-@click.command()
+@click.command(short_help="Make a model noisy, in one file.")
 @click.argument("name")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.perturbed.safetensors here.")
 @click.option("--dry-run", is_flag=True, help="Print the sites and write nothing.")
@@ -45,6 +55,7 @@ from perturbify.escape import terminal
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these modules.")
 @model_options
 @normalization.normalization_options
+@wide_option
 @output_options
 def convert(
     name: str,
@@ -64,13 +75,25 @@ def convert(
 ) -> None:
     """Put a noise module behind every convolution of the model NAME and write it to one file.
 
-    With --method the noise is another defence's: on weights (pni, adv-bnn), before convolutions (rse), behind the first
-    (pixeldp); with none or vanilla there is none, and the file is a baseline for `compare` and `check`.
-
     NAME is a timm or torchvision model (resnet18, timm:resnet18, torchvision:resnet18), one of the paper's CIFAR
     networks (cifar_resnet20), or your own package.module:factory. Weights are fresh unless --pretrained or --weights is
     given.
+
+    With --method the noise is another defence's: on weights (pni, adv-bnn), before convolutions (rse), behind the first
+    (pixeldp); with none or vanilla there is none, and the file is a baseline for `compare` and `check`.
+
+    \b
+      perturbify convert resnet18 --pretrained
+      perturbify convert cifar_resnet20 --num-classes 10 --dry-run
+      perturbify convert mypackage.nets:build --weights mine.pth
     """
+    default = methods.get(method).perturb
+    spelling.model(name)
+    spelling.weights(settings["weights"])
+    spelling.data(data_name)
+    console = Console(quiet=quiet, as_json=as_json)
+    console.log(f"building: {name}")
+
     from dataclasses import replace
 
     from perturbify import checkpoint, zoo
@@ -88,7 +111,6 @@ def convert(
         )
     if trust_factory:
         raise click.UsageError("--trust-factory is for reading files; a factory that you name yourself is run anyway.")
-    console = Console(quiet=quiet, as_json=as_json)
     if output is None:  # a file is called after the model: there must be one
         with console.aside():
             zoo.resolve(name)
@@ -97,7 +119,7 @@ def convert(
         check_output(target, force=force)
     how = {key: settings.pop(key) for key in models.BUILDING}
     given = normalization.asked({key: settings.pop(key) for key in normalization.OPTIONS})
-    config = methods.get(method).perturb
+    config = default
     noise = {key: value for key, value in settings.items() if value not in (None, ())}
     if config is None and noise:
         raise click.UsageError(
@@ -147,5 +169,6 @@ def convert(
             f"parity: with the noise off, the source's outputs bit for bit, in {' and '.join(the_plan.modes)} mode"
         )
     written = None if dry_run else str(target)
-    text = str(the_plan) if dry_run else f"{the_plan}\nwritten: {terminal(target)}"
+    sites = the_plan.to_text(console.width)
+    text = sites if dry_run else f"{sites}\nwritten: {terminal(target)}"
     console.result(text, the_plan.to_dict() | {"written": written})

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perturbify.cli import images as loading
-from perturbify.cli import interrupts, models, normalization, reports, runs, seeds
+from perturbify.cli import interrupts, models, normalization, reports, runs, seeds, spelling
 from perturbify.cli.console import Console, metrics_table
-from perturbify.cli.options import class_order, model_options, output_options, seeds_from, several_seeds
+from perturbify.cli.options import (
+    class_order,
+    model_options,
+    output_options,
+    seeds_from,
+    several_seeds,
+    wide_option,
+)
 from perturbify.escape import terminal
 from perturbify.text import times
 
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from perturbify.training.folder import RunFolder
 
 
-@click.command()
+@click.command(short_help="Train weights and noise, then check.")
 @click.option("--recipe", "recipe_name", help="A built-in recipe, or a .toml file; see `perturbify recipes ls`.")
 @click.option("--model", "model_name", help="A model's name, or a FILE of perturbify's; default: the recipe's.")
 @click.option("--method", help="The defence, with its own noise; default: the recipe's.")
@@ -46,10 +53,16 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @class_order
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
-@click.option("--no-check", is_flag=True, help="Leave out the robustness check at the end.")
+@click.option(
+    "--check/--no-check",
+    "checked",
+    default=None,
+    help="Check its robustness at the end; a resumed run: as it began.",
+)
 @click.option("--force", is_flag=True, help="Replace a run in the folder.")
 @model_options
 @normalization.normalization_options
+@wide_option
 @output_options
 def finetune(
     recipe_name: str | None,
@@ -63,7 +76,7 @@ def finetune(
     overrides: tuple[str, ...],
     device: str,
     download: bool,
-    no_check: bool,
+    checked: bool | None,
     force: bool,
     trust_factory: bool,
     as_json: bool,
@@ -76,6 +89,11 @@ def finetune(
     Once the model is written, the exit status is that of its check; 0: the figures are established; 3: a criterion
     failed; 4: they could not be established. With --seeds there is a run in seed-0, seed-1, … each, one after the
     other; what is finished is kept, a table says mean ± sd over the runs, and the exit status is the worst of theirs.
+
+    \b
+      perturbify finetune --recipe digits
+      perturbify finetune --recipe cifar10 --model resnet18 --data photos/
+      perturbify finetune --resume runs/digits-cifar_resnet20
     """
     console = Console(quiet=quiet, as_json=as_json)
     if wanted is not None and resumed is not None:
@@ -85,21 +103,33 @@ def finetune(
     if (resumed is None) == (recipe_name is None):
         raise click.UsageError("Give --recipe to start a run, or --resume to go on with one.")
 
+    from perturbify import recipe as recipes
+    from perturbify.training.folder import RunFolder
+
+    spelling.device(device)
+    if resumed is not None:
+        if model_name or method or data_name or class_order or run_dir or overrides or force or any(how.values()):
+            raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
+        console.log(f"reading: {resumed}")
+        RunFolder(resumed).read_recipe()  # or there is nothing to be locked
+    else:
+        overrides = (*((f'method="{method}"',) if method else ()), *overrides)
+        if class_order is not None:
+            overrides = (*overrides, f"data.class_order={json.dumps(class_order)}")
+        asked = recipes.load(str(recipe_name), overrides)
+        spelling.data(data_name or asked.data.name)
+        spelling.model(model_name or asked.model)
+        spelling.weights(how["weights"])
+        console.log(f"recipe: {recipe_name}, {asked.method} on {model_name or asked.model}")
+
     from perturbify.ranks import ranks
     from perturbify.training import launch
-    from perturbify.training.folder import RunFolder
 
     with ranks() as processes:
         if resumed is not None:
-            if model_name or method or data_name or class_order or run_dir or overrides or force or any(how.values()):
-                raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
             folder = RunFolder(resumed)
-            folder.read_recipe()  # or there is nothing to be locked
         else:
             launch.choose_device(device)
-            overrides = (*((f'method="{method}"',) if method else ()), *overrides)
-            if class_order is not None:
-                overrides = (*overrides, f"data.class_order={json.dumps(class_order)}")
 
             def set_up(seed: int | None = None) -> tuple[Recipe, Data, Any]:
                 changed = overrides if seed is None else (*overrides, f"seed={seed}")
@@ -117,12 +147,10 @@ def finetune(
                     )
 
             if wanted is not None:
-                from perturbify import recipe as recipes
-
-                chosen = seeds_from(wanted, recipes.load(str(recipe_name), overrides).seed)
+                chosen = seeds_from(wanted, asked.seed)
                 recipe, data, model = set_up(chosen[0])
                 base = run_dir or processes.agree(runs.fresh_folder(recipe, seeds_inside=True))
-                how_to = runs.How(device, trust_factory=trust_factory, checked=not no_check, force=force)
+                how_to = runs.How(device, trust_factory=trust_factory, checked=checked is not False, force=force)
                 start = seeds.beginning(model, data, file=models.is_file(model_name or recipe.model))
                 plan = seeds.Several(base, chosen, runs.resolved(recipe, model), how_to, start)
                 if processes.first:
@@ -139,25 +167,28 @@ def finetune(
         alone = folder.busy() if processes.first else nullcontext()
         with interrupts.safe(_standing(folder, resumed=resumed is not None)), alone:
             if resumed is not None:
-                result, recipe, data = _resume(console, resumed, device, download, trust_factory)
+                checked = folder.checked if checked is None else checked
+                result, recipe, data = _resume(console, folder, device, download, trust_factory, checked)
             else:
-                with console.training() as show:
-                    result = launch.finetune(
-                        model, recipe, folder.path, data=data, device=device, force=force, on_step=show
-                    )
-            report = None if no_check else runs.check(console, result, recipe, data)
+                checked = checked is not False
+                how_to = runs.How(device, trust_factory=trust_factory, checked=checked, force=force)
+                result = runs.train(console, recipe, data, model, folder, how_to, begun=False)
+            report = None if not checked else runs.check(console, result, recipe, data)
             _finish(console, result, report)
 
 
 def _resume(
-    console: Console, run: Path, device: str, download: bool, trust_factory: bool
+    console: Console, folder: RunFolder, device: str, download: bool, trust_factory: bool, checked: bool
 ) -> tuple[Result, Recipe, Data]:
     from perturbify.training import launch
 
-    console.log(f"run: {run}, resumed")
+    console.log(f"run: {folder.path}, resumed")
+    recipe = folder.read_recipe()
+    tell = runs.ready(console, recipe, folder, checked=checked)
     with console.training() as show:
-        result = launch.resume(run, device=device, download=download, trust_factory=trust_factory, on_step=show)
-    recipe = result.folder.read_recipe()
+        result = launch.resume(
+            folder.path, device=device, download=download, trust_factory=trust_factory, on_ready=tell, on_step=show
+        )
     return result, recipe, launch.load_data(recipe, download=download)
 
 
@@ -268,7 +299,7 @@ def _standing(folder: RunFolder, *, resumed: bool) -> Callable[[], str]:
         if identity(folder.state) == before:  # which may be that of a run that was to be replaced
             return interrupts.NOTHING_LOST
         if folder.model.is_file():
-            return f"The model is finished and safe in {folder.model}; to check it: {folder.how_to_resume}"
+            return f"The model is finished and safe in {folder.model}; to check it: {folder.how_to_check}"
         return f"Go on from the last saved state: {folder.how_to_resume}"
 
     return said
@@ -278,10 +309,10 @@ def _finish(console: Console, result: Result, report: Report | None) -> None:
     from perturbify.training.held_out import best_epoch
 
     folder = result.folder
-    text = metrics_table(result.metrics)
+    text = metrics_table(result.metrics, console.width)
     best = best_epoch(result.metrics)
     if report is not None:
-        text += "\n\n" + reports.text(report)
+        text += "\n\n" + reports.text(report, console.width)
     try:
         if report is not None and console.first:
             runs.keep(report, folder)

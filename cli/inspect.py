@@ -7,30 +7,38 @@ from typing import Any
 import click
 
 from perturbify.cli.console import Console
-from perturbify.cli.options import output_options
+from perturbify.cli.options import output_options, wide_option
 from perturbify.escape import terminal
 from perturbify.text import counted, input_in_words, listed, noise_in_words, table, times
 
 
-@click.command()
+@click.command(short_help="Say what a file is, and show its θ.")
 @click.argument("file", metavar="FILE|RUN", type=click.Path())
 @click.option(
     "--data", "data_name", help="Measure what θ is added to on these images: their training images, noise off."
 )
 @click.option("--trust-factory", is_flag=True, help="With --data: run the factory that FILE names.")
+@wide_option
 @output_options
 def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool, quiet: bool) -> None:
     """Say what FILE is: its network, its noise sites with the statistics of θ, its last check.
 
     RUN stands for the model of a finished run. Nothing of the file is run, and the network is not built, but for
     --data: then each site also shows the ratio of its noise to what it is added to.
+
+    \b
+      perturbify inspect model.safetensors
+      perturbify inspect model.safetensors --data cifar10
     """
+    from perturbify.cli import models, spelling
+
+    file = models.file_of(file)
+    spelling.data(data_name)
+
     from dataclasses import asdict
 
     from perturbify import checkpoint
-    from perturbify.cli import models
 
-    file = models.file_of(file)
     console = Console(quiet=quiet, as_json=as_json)
     header, contents = checkpoint.read(file)
     keys = [f"{site['path']}.theta" for site in header.sites]
@@ -41,7 +49,7 @@ def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool
             ratios = _relative(file, data_name, trust_factory)
         sites = [site | {"relative": ratios.get(site["name"])} for site in sites]
     values = asdict(header) | {"sealed": contents.sealed, "sites": sites}
-    console.result(_text(values, sites), values)
+    console.result(_text(values, sites, console.width), values)
 
 
 def _relative(file: str, data_name: str, trust_factory: bool) -> dict[str, float | None]:
@@ -71,7 +79,7 @@ def _statistics(theta: Any) -> dict[str, float]:
     }
 
 
-def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
+def _text(header: dict[str, Any], sites: list[dict[str, Any]], width: int | None) -> str:
     model = header["model"] or {"name": header["source_class"], "kwargs": {}, "weights": "unknown"}
     config = header["config"]
     facts = [
@@ -116,5 +124,5 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]]) -> str:
             if measured:
                 row.append("-" if s["relative"] is None else f"{s['relative']:.3f}")
             rows.append(tuple(row))
-        lines += ["", table(rows)]
+        lines += ["", table(rows, width, ("std", "min", "max", name))]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perturbify.cli import spelling
 from perturbify.cli.console import Console
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ def file_of(name: str) -> str:
     """The checkpoint that a FILE is, or that a run's folder holds.
 
     Raises:
-        CheckpointError: It is a folder without one.
+        CheckpointError: It is a folder without one, or there is no such file.
     """
     from perturbify.errors import CheckpointError
 
+    spelling.file(name)
     if not os.path.isdir(name):  # noqa: PTH112
         return name
     model = _model_of_run(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import models, normalization
+from perturbify.cli import models, normalization, spelling
 from perturbify.cli.console import Console
 
 if TYPE_CHECKING:
@@ -48,13 +48,33 @@ class Networks:
         return [name for name in self.files if name not in self.headers]
 
 
+def split(arguments: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The name, or none, and the place of each ``[NAME=]FILE|RUN|RUNS`` argument.
+
+    Raises:
+        CheckpointError: There is nothing at a place.
+        UsageError: Two have one name.
+    """
+    given: list[tuple[str, str]] = []
+    for argument in arguments:
+        name, _, place = argument.partition("=")
+        said = bool(name and place) and not os.path.exists(argument)  # noqa: PTH110 (any text)
+        given.append((name, place) if said else ("", argument))
+        spelling.file(given[-1][1])
+    taken = [name for name, _ in given if name]
+    twice = next((name for name in taken if taken.count(name) > 1), None)
+    if twice is not None:
+        raise click.UsageError(f"Two networks are called {twice!r}.")
+    return given
+
+
 def named(
-    arguments: tuple[str, ...], model: str | None, model_args: dict[str, Any], *, trust_factory: bool
+    given: list[tuple[str, str]], model: str | None, model_args: dict[str, Any], *, trust_factory: bool
 ) -> Networks:
-    """Reads ``[NAME=]FILE|RUN|RUNS`` arguments.
+    """Reads what lies at the places.
 
     Args:
-        arguments: As they were typed.
+        given: From :func:`split`.
         model: Of which model bare weights are; None: of that of the files beside them.
         model_args: For its builder.
         trust_factory: Whether a factory that a file names may be run.
@@ -67,15 +87,7 @@ def named(
     from perturbify.checks.compare import check_names
     from perturbify.checks.groups import distinct
 
-    given: list[tuple[str, str]] = []
-    for argument in arguments:
-        name, _, place = argument.partition("=")
-        said = bool(name and place) and not os.path.exists(argument)  # noqa: PTH110 (any text)
-        given.append((name, place) if said else ("", argument))
     taken = [name for name, _ in given if name]
-    twice = next((name for name in taken if taken.count(name) > 1), None)
-    if twice is not None:
-        raise click.UsageError(f"Two networks are called {twice!r}.")
     files: dict[str, Path] = {}
     families: dict[str, str] = {}
     for name, place in given:

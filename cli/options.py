@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from perturbify import numbers
+from perturbify.cli.console import WIDE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -94,6 +95,17 @@ weights_key_option = click.option(
     metavar="KEY",
     help="Where in the file the weights lie, such as state_dict; default: where they fit, an average first.",
 )
+
+
+def wide_option(command: Command) -> Command:
+    """``--wide``, which a command's console looks up."""
+
+    def keep(context: click.Context, _option: click.Parameter, wide: bool) -> None:
+        context.meta[WIDE] = wide
+
+    return click.option(
+        "--wide", is_flag=True, expose_value=False, callback=keep, help="Tables with all their columns, however wide."
+    )(command)
 
 
 def model_options(command: Command) -> Command:

@@ -23,7 +23,7 @@ NAMED = 8
 """Sites that a legend can still name."""
 
 
-@click.command()
+@click.command(short_help="Draw a run's losses, accuracies and θ.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -39,6 +39,10 @@ def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool
     """Draw the losses, accuracies and θ of RUN over its epochs, as one picture.
 
     A run that still goes on, or was stopped, is drawn as far as it has come.
+
+    \b
+      perturbify plot runs/digits-cifar_resnet20
+      perturbify plot runs/digits-cifar_resnet20 -o curves.pdf
     """
     from perturbify.errors import PerturbifyError, TrainingError
     from perturbify.files import check_output

@@ -14,14 +14,20 @@ from perturbify.cli.options import output_options
 from perturbify.errors import OutputExists, PerturbifyError, RecipeError
 from perturbify.escape import terminal
 from perturbify.settings import Recipe
+from perturbify.text import table
 
 
-@click.group()
+@click.group(short_help="List, show, copy, and validate recipes.")
 def recipes() -> None:
     """List, show, copy, and validate recipes.
 
     A recipe is a TOML file with all settings of a run. NAME is that of a built-in recipe, or a path to a
     .toml file.
+
+    \b
+      perturbify recipes ls
+      perturbify recipes cp digits mine.toml
+      perturbify recipes validate mine.toml
     """
 
 
@@ -30,10 +36,9 @@ def recipes() -> None:
 def ls(as_json: bool, quiet: bool) -> None:
     """List the built-in recipes."""
     listed = {name: _description(name) for name in recipe.names()}
-    width = max(map(len, listed))
-    text = "\n".join(f"{name:{width}}  {said}" for name, said in listed.items())
+    console = Console(quiet=quiet, as_json=as_json)
     values = [{"name": name, "description": said} for name, said in listed.items()]
-    Console(quiet=quiet, as_json=as_json).result(text, values)
+    console.result(table([("recipe", "description"), *listed.items()], console.width), values)
 
 
 @recipes.command()
@@ -42,7 +47,7 @@ def ls(as_json: bool, quiet: bool) -> None:
 def show(name: str, as_json: bool, quiet: bool) -> None:
     """Print the recipe NAME as it was written, or with --json every setting that it comes to."""
     settings = asdict(recipe.load(name)) if as_json else None  # a recipe with mistakes can be shown as it is
-    Console(quiet=quiet, as_json=as_json).result(recipe.text(name).removesuffix("\n"), settings)
+    Console(quiet=quiet, as_json=as_json).result(recipe.text(name).removesuffix("\n"), settings, verbatim=True)
 
 
 @recipes.command()

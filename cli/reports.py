@@ -85,11 +85,11 @@ def prepare(folder: Path, *, resume: bool, force: bool) -> None:
         path.unlink()
 
 
-def text(report: Report) -> str:
-    """A report for the terminal."""
+def text(report: Report, width: int | None) -> str:
+    """A report for a terminal of so many columns; None: with every column."""
     from perturbify.checks.render import to_text
 
-    return to_text(report)
+    return to_text(report, width)
 
 
 def write(report: Report, folder: Path) -> None:

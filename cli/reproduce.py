@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perturbify import escape, numbers
-from perturbify.cli import interrupts, reports
+from perturbify.cli import interrupts, reports, spelling
 from perturbify.cli.console import Console
-from perturbify.cli.options import IMAGES, SEED, names, output_options, seeds_from, several_seeds
+from perturbify.cli.options import IMAGES, SEED, names, output_options, seeds_from, several_seeds, wide_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
     return {network: file for network, _, file in pairs}
 
 
-@click.command()
+@click.command(short_help="Run a table or figure of the paper again.")
 @click.argument("table", type=click.Choice(TABLES))
 @click.option(
     "--budget",
@@ -79,6 +79,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
 @click.option("--force", is_flag=True, help="Replace another reproduction in FOLDER.")
 @click.option("--dry-run", is_flag=True, help="List the jobs and how long they may take; write nothing.")
+@wide_option
 @output_options
 def reproduce(
     table: str,
@@ -107,6 +108,8 @@ def reproduce(
     Exits with 1 if a row could not be run, and with 3 if a check failed. A table's attacks are too few to establish
     anything, so no row leaves with 4.
     """
+    _spelled(table, wishes, device)
+
     from perturbify import reproduction as rooms
     from perturbify.errors import PerturbifyError
 
@@ -126,6 +129,26 @@ def reproduce(
         _estimate(console, asked, device, download)
     else:
         _run(console, asked, output or Path("reproductions") / table, device, download, force)
+
+
+def _spelled(table: str, wishes: dict[str, Any], device: str) -> None:
+    """Makes sure, before torch is imported, that what is named is there."""
+    from perturbify import recipe as recipes
+    from perturbify.errors import PerturbifyError
+    from perturbify.reproduction import paper
+
+    asked = paper.table(table)
+    try:
+        for key in ("networks", "methods"):
+            paper.check_known(asked, key.removesuffix("s"), wishes[key] or (), getattr(asked, key))
+    except PerturbifyError as error:
+        raise click.UsageError(str(error)) from error
+    if wishes["equal_schedule"] is not None:
+        recipes.load(wishes["equal_schedule"])
+    spelling.data(wishes["data"])
+    for file in wishes["weights"].values():
+        spelling.weights(file)
+    spelling.device(device)
 
 
 def _run(console: Console, asked: Reproduction, folder: Path, device: str, download: bool, force: bool) -> None:
@@ -154,9 +177,8 @@ def _run(console: Console, asked: Reproduction, folder: Path, device: str, downl
     with interrupts.safe(said), console.training() as steps, console.checking() as checks:
         watcher = Watcher(begins, steps, checks, checked, ends)
         outcomes = run(asked, folder, watcher, device=device, download=download, force=force)
-    console.result(
-        f"{to_text(asked, outcomes)}\n\ntable: {escape.terminal(folder / asked.table)}.md", to_dict(asked, outcomes)
-    )
+    text = to_text(asked, outcomes, console.width)
+    console.result(f"{text}\n\ntable: {escape.terminal(folder / asked.table)}.md", to_dict(asked, outcomes))
     if console.first and any(o.report is None for o in outcomes):
         click.get_current_context().exit(1)
     if console.first and any(o.report is not None and o.report.verdict == "failed" for o in outcomes):
@@ -220,8 +242,9 @@ def _estimate(console: Console, asked: Reproduction, device: str, download: bool
         f"about {duration(sum(timed))} for {len(timed)} of {len(found)} jobs on this machine, by four small steps of "
         f"each with {IMAGES} images; too much rather than too little"
     )
+    shown = aligned(lines, console.width, ("recipe", "epochs", "seed"))
     console.result(
-        f"{aligned(lines)}\n\n{said if timed else 'none of them can be run'}",
+        f"{shown}\n\n{said if timed else 'none of them can be run'}",
         {"seconds": sum(timed), "jobs": found},
     )
     if len(timed) < len(found):

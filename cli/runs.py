@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturbify.cli import reports
 from perturbify.cli.console import Console
+from perturbify.text import duration
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from perturbify.checks import Report
     from perturbify.data import Data
     from perturbify.settings import Recipe
+    from perturbify.surgery.noisy import Perturbed
     from perturbify.training import Result
     from perturbify.training.folder import RunFolder
 
@@ -53,6 +55,25 @@ def _numbered(path: Path) -> Iterator[Path]:
     while True:
         yield path.with_name(f"{path.name}-{number}")
         number += 1
+
+
+def ready(console: Console, recipe: Recipe, folder: RunFolder, *, checked: bool) -> Callable[[Perturbed, Data], None]:
+    """What is done before the first step: it is kept, and told, whether the run is to be checked at its end."""
+
+    def tell(network: Perturbed, data: Data) -> None:
+        from dataclasses import asdict
+
+        from perturbify.checks import CheckPlan
+        from perturbify.checks.forecast import forecast
+
+        folder.keep_checked(checked)
+        if checked and not console.quiet:
+            seconds = forecast(network, data, CheckPlan(**asdict(recipe.check)))
+            console.log(
+                f"after training: a check of about {duration(seconds)} on this machine (--no-check leaves it out)"
+            )
+
+    return tell
 
 
 def check(console: Console, result: Result, recipe: Recipe, data: Data) -> Report:
@@ -111,10 +132,19 @@ def train(
     from perturbify import zoo
     from perturbify.training import launch
 
+    console.log("preparing: the network is wrapped and one step is tried")
+    tell = ready(console, recipe, folder, checked=how.checked)
     with console.training() as show:
         if not begun:
             return launch.finetune(
-                model, recipe, folder.path, data=data, device=how.device, force=how.force, on_step=show
+                model,
+                recipe,
+                folder.path,
+                data=data,
+                device=how.device,
+                force=how.force,
+                on_ready=tell,
+                on_step=show,
             )
         return launch.resume(
             folder.path,
@@ -123,5 +153,6 @@ def train(
             data=data,
             device=how.device,
             trust_factory=how.trust_factory,
+            on_ready=tell,
             on_step=show,
         )

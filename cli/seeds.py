@@ -224,7 +224,7 @@ def run(
                 done.append(Done(seed, folder, [], error=error.message))
             else:
                 done.append(Done(seed, folder, result.metrics, report))
-    console.result(to_text(base, done), to_dict(base, done))
+    console.result(to_text(base, done, console.width), to_dict(base, done))
     if status(done) and console.first:  # torchrun would end the first one while it writes
         click.get_current_context().exit(status(done))
 
@@ -241,8 +241,8 @@ def status(done: Sequence[Done]) -> int:
     return min((d.status for d in done), key=WORST_FIRST.index)
 
 
-def to_text(base: Path, done: Sequence[Done]) -> str:
-    """Figures over the runs, a line for each run, and where they lie."""
+def to_text(base: Path, done: Sequence[Done], width: int | None = None) -> str:
+    """Figures over the runs, a line for each run, and where they lie; ``width`` as for a table."""
     from perturbify.checks.render.comparison_columns import spread
 
     reports = [d.report for d in done if d.report is not None]
@@ -250,7 +250,7 @@ def to_text(base: Path, done: Sequence[Done]) -> str:
     if reports:
         spreads = [(n, spread(s), f"{percent(s.low)} to {percent(s.high)}") for n, s in _figures(reports).items()]
         over = f"accuracy in percent, over {counted(len(reports), 'training run')}; {reports[0].n} test images of "
-        lines += [terminal(over + reports[0].dataset), "", table([("", "mean ± sd", "range"), *spreads]), ""]
+        lines += [terminal(over + reports[0].dataset), "", table([("", "mean ± sd", "range"), *spreads], width), ""]
     rows = [("seed", "clean", "worst case", "verdict", "model")]
     for d in done:
         figures = ("–", "–", "not checked")
@@ -259,7 +259,11 @@ def to_text(base: Path, done: Sequence[Done]) -> str:
         if d.error is not None:
             figures = ("–", "–", "no model")
         rows.append((str(d.seed), *figures, "–" if d.error is not None else str(d.folder.model)))
-    lines += [table(rows), "", *(terminal(f"seed {d.seed}: {d.error}") for d in done if d.error is not None)]
+    lines += [
+        table(rows, width, ("model",)),
+        "",
+        *(terminal(f"seed {d.seed}: {d.error}") for d in done if d.error is not None),
+    ]
     return "\n".join([*lines, terminal(f"runs: {base}")])
 
 

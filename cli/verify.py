@@ -8,7 +8,7 @@ from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
 
 
-@click.command()
+@click.command(short_help="Prove that a file is what it says.")
 @click.argument("file", metavar="FILE|RUN", type=click.Path())
 @click.option("--trust-factory", is_flag=True, help="Run the factory that FILE names; only if you trust it.")
 @output_options
@@ -19,12 +19,18 @@ def verify(file: str, trust_factory: bool, as_json: bool, quiet: bool) -> None:
     how robust it is does not come up: `check` measures that. Exit status 0: all of it is proved; 3: noise is dead;
     4: something could not be proved, such as the seal of a file that an earlier version wrote; 1: the file is damaged,
     was changed, or contradicts itself.
+
+    \b
+      perturbify verify model.safetensors
     """
-    from perturbify.checks import verify as prove
     from perturbify.cli import models
+
+    file = models.file_of(file)
+
+    from perturbify.checks import verify as prove
 
     console = Console(quiet=quiet, as_json=as_json)
     with console.aside():
-        found = prove(models.file_of(file), trust_factory=trust_factory)
+        found = prove(file, trust_factory=trust_factory)
     console.result(str(found), found.to_dict())
     click.get_current_context().exit(found.status)

@@ -25,25 +25,53 @@ def noise_in_words(config: Mapping[str, Any] | None) -> str:
     return f"{first}{what.get(site, site)}, {scale}, one θ per {config['grain']}, a draw per {draw_per}"
 
 
-def table(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+def table(rows: Sequence[Sequence[str]], width: int | None = None, least: Sequence[str] = ()) -> str:
     """Aligns rows in columns, two spaces apart; the first row is the header and is underlined.
 
     Args:
         rows: Cells, row by row; they are made safe for a terminal here.
         width: Maximum number of terminal columns; if rows are longer, the widest cells are wrapped between words.
+        least: Headers of columns that are dropped if that is not enough, the least important first; a line below the
+            table names them.
     """
-    rows = [[terminal(cell, WIDEST) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 12:
-        widths[widths.index(max(widths))] -= 1
+    columns = list(zip(*([terminal(cell, WIDEST) for cell in row] for row in rows), strict=True))
+    out: list[str] = []
+    for head in least:
+        if width is None or sum(map(_narrowest, columns)) + 2 * (len(columns) - 1) <= width:
+            break
+        out += [column[0] for column in columns if column[0] == head]
+        columns = [column for column in columns if column[0] != head]
+    widths = [max(map(len, column)) for column in columns]
+    floors = [_narrowest(column) for column in columns]
+    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        shrinking = [i for i, floor in enumerate(floors) if widths[i] > floor]
+        if not shrinking:
+            break
+        widths[max(shrinking, key=widths.__getitem__)] -= 1
     lines = []
-    for row in rows:
-        cells = [[cell] if len(cell) <= w else textwrap.wrap(cell, w) for cell, w in zip(row, widths, strict=True)]
+    for number, row in enumerate(zip(*columns, strict=True)):
+        cells = [[cell] if len(cell) <= w else fill(cell, w).split("\n") for cell, w in zip(row, widths, strict=True)]
         for part in zip_longest(*cells, fillvalue=""):
             lines.append("  ".join(text.ljust(w) for text, w in zip(part, widths, strict=True)).rstrip())
-        if row is rows[0]:
+        if number == 0:
             lines.append("  ".join("─" * w for w in widths))
-    return "\n".join(lines)
+    return "\n".join([*lines, *([fill(f"left out: {', '.join(out)} (--wide shows all)", width or 80)] if out else [])])
+
+
+def _narrowest(column: Sequence[str]) -> int:
+    """How narrow a column can be with its words whole."""
+    return max(min(len(cell), max(12, *map(len, ["", *cell.split()]))) for cell in column)
+
+
+def fill(text: str, width: int, indent: str = "") -> str:
+    """Wraps one line between words; a word that is longer than a line stays whole.
+
+    Args:
+        text: Fit to be shown.
+        width: Columns at most.
+        indent: What the second line and those after it begin with.
+    """
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def counted(n: int, what: str) -> str:

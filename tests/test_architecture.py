@@ -119,7 +119,7 @@ def test_no_method_is_known_by_its_name_but_to_the_methods():
     "path", [f for f in FILES if room(f) not in ("cli", "__main__")], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_the_library_knows_no_terminal(path):
-    assert not {name.split(".")[0] for name in imports(path)} & {"click", "rich", "matplotlib"}
+    assert not {name.split(".")[0] for name in imports(path)} & {"click", "rich", "tqdm", "matplotlib"}
 
 
 def test_no_file_needs_to_be_two():

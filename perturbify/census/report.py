@@ -17,8 +17,8 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     return {name: _totals(group) for name, group in {**groups, "all": list(rows)}.items()}
 
 
-def rows_table(rows: Sequence[Row]) -> str:
-    """A table with one line per model."""
+def rows_table(rows: Sequence[Row], width: int | None = None) -> str:
+    """A table with one line per model; ``width`` as for :func:`perturbify.text.table`."""
     lines = [("model", "status", "calls", "output", "inner", "graph", "skipped", "parity", "parameters", "seconds")]
     lines += [
         (
@@ -35,17 +35,18 @@ def rows_table(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    return table(lines)
+    return table(lines, width, ("parameters", "seconds", "parity", "graph", "inner", "skipped", "output"))
 
 
-def summary_table(rows: Sequence[Row]) -> str:
-    """The totals, and each incomplete model with its reason."""
+def summary_table(rows: Sequence[Row], width: int | None = None) -> str:
+    """The totals, in ``width`` columns, and each incomplete model with its reason."""
     totals = summary(rows)
     head = list(next(iter(totals.values())))
     lines = [("library", *head)]
     lines += [(library, *(f"{of[key]:,}" for key in head)) for library, of in totals.items()]
     wrong = [terminal(f"incomplete: {row.name}: {row.error}") for row in rows if row.status == "incomplete"]
-    return "\n".join([table(lines), *wrong])
+    least = ("graph", "inner", "output", "calls in train", "calls in eval", "skipped", "no convolutions")
+    return "\n".join([table(lines, width, least), *wrong])
 
 
 def _totals(rows: Sequence[Row]) -> dict[str, int]:

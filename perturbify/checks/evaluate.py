@@ -47,12 +47,16 @@ class Progress:
         done: Batches of that attack that are done.
         total: Batches it has.
         seconds_left: Until the whole check is done, by the pace so far.
+        batch: Which batch of the whole check it is, of those that were left to do; from 1.
+        batches: How many those are.
     """
 
     case: str
     done: int
     total: int
     seconds_left: float
+    batch: int
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,21 @@ class Bench:
         with seeded(seed_of(self._plan.seed, "compiling"), [self._device]):
             self._targets = {name: compiled(network, x, y) for name, network in self._targets.items()}
 
+    def jobs(self) -> list[tuple[Case, int]]:
+        """All that is to be done: each case and the numbers of its batches, in order."""
+        n, size = len(self._split), self._plan.batch_size
+        return [(c, b) for c in self._cases for b in range(-(-min(c.images or n, n) // size))]
+
+    def expected(self, todo: Sequence[tuple[Case, int]], most: int | None = None) -> Estimate:
+        """How long some of :meth:`jobs` may take, by passes on the first batch, or on so many of its images at most."""
+        network = self._networks[ITSELF].network
+        first = self._size(*todo[0])
+        x, y = self._batch(todo[0][1], range(min(first, most or first)))
+        answers = predictor(network)
+        per_answer = answers.draws if isinstance(answers, Ensemble) else 1
+        sizes = [(c, self._size(c, b), self._draws(c)) for c, b in todo]
+        return estimate(network, x, y, sizes, self._plan, per_answer)
+
     def evaluate(
         self,
         records: Records,
@@ -122,28 +141,23 @@ class Bench:
             on_start: Called with an estimate of the time.
             on_progress: Called after every batch.
         """
-        plan, n = self._plan, len(self._split)
-        jobs = [(c, b) for c in self._cases for b in range(-(-min(c.images or n, n) // plan.batch_size))]
+        jobs = self.jobs()
         todo = [(c, b) for c, b in jobs if part.mine(b) and (c.id, b) not in records]
         if not todo:
             return
-        own = self._networks[ITSELF]
-        x, y = self._batch(todo[0][1], range(self._size(*todo[0])))
-        answers = predictor(own.network)
-        per_answer = answers.draws if isinstance(answers, Ensemble) else 1
-        sizes = [(c, self._size(c, b), self._draws(c)) for c, b in todo]
-        expected = estimate(own.network, x, y, sizes, plan, per_answer)
+        expected = self.expected(todo)
         if on_start is not None:
             on_start(expected)
         started, spent = time.perf_counter(), 0.0
-        for (case, batch), cost in zip(todo, expected.costs, strict=True):
+        for number, ((case, batch), cost) in enumerate(zip(todo, expected.costs, strict=True), 1):
             records.add(self._record(records, case, batch))
             spent += cost
             if on_progress is not None:
                 pace = (time.perf_counter() - started) / spent
                 of_case = [(c.id, b) for c, b in jobs if c is case]
                 done = sum(job in records for job in of_case)
-                on_progress(Progress(case.name, done, len(of_case), pace * (sum(expected.costs) - spent)))
+                left = pace * (sum(expected.costs) - spent)
+                on_progress(Progress(case.name, done, len(of_case), left, number, len(todo)))
 
     def results(self, records: Records) -> tuple[Result, ...]:
         """What each case left, from its records."""

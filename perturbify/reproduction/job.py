@@ -12,7 +12,7 @@ from perturbify.checks import CheckPlan
 from perturbify.data import Data
 from perturbify.errors import PerturbifyError
 from perturbify.numbers import MOST_SEED
-from perturbify.reproduction.paper import CONFIDENCES, SWEEP, recipe_name, table
+from perturbify.reproduction.paper import CONFIDENCES, SWEEP, check_known, recipe_name, table
 from perturbify.reproduction.schedule import shortened
 from perturbify.reproduction.table import Figures, Table
 from perturbify.settings import Recipe
@@ -64,11 +64,11 @@ class Reproduction:
         _check_seeds(self.seeds)
         for key in ("networks", "methods"):
             there, wanted = getattr(paper, key), getattr(self, key)
-            _check_known(paper, key.removesuffix("s"), wanted, there)
+            check_known(paper, key.removesuffix("s"), wanted, there)
             if key == "methods" and wanted and paper.surrogate is not None:
                 wanted = (paper.surrogate, *wanted)
             object.__setattr__(self, key, tuple(n for n in there if n in (wanted or there)))
-        _check_known(paper, "network", tuple(self.weights), self.networks)
+        check_known(paper, "network", tuple(self.weights), self.networks)
         if not self.rows:
             raise PerturbifyError(
                 f"{paper.name} has no row with {' or '.join(self.methods)} on {' or '.join(self.networks)}.",
@@ -175,12 +175,6 @@ def _plan(reproduction: Reproduction, paper: Table, recipe: Recipe) -> CheckPlan
     if "few-pixel" in paper.attacks and reproduction.epochs is None:
         plan = replace(plan, population=POPULATION, generations=GENERATIONS)
     return plan
-
-
-def _check_known(paper: Table, kind: str, wanted: tuple[str, ...], known: tuple[str, ...]) -> None:
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise PerturbifyError(f"There is no {kind} {unknown[0]!r} in {paper.name}.", f"There are {', '.join(known)}.")
 
 
 def _check_seeds(seeds: tuple[int, ...]) -> None:

@@ -62,6 +62,18 @@ def table(name: str) -> Table:
     return TABLES[name]
 
 
+def check_known(paper: Table, kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
+    """Makes sure that a table has the networks or methods that are asked for.
+
+    Raises:
+        PerturbifyError: It has not.
+    """
+    there = tuple(known)
+    unknown = [name for name in wanted if name not in there]
+    if unknown:
+        raise PerturbifyError(f"There is no {kind} {unknown[0]!r} in {paper.name}.", f"There are {', '.join(there)}.")
+
+
 ACCURACIES = ("clean", "PGD", "FGSM")
 SURVIVAL = tuple(f"C&W, κ = {confidence:g}" for confidence in CONFIDENCES)
 PIXELS = ("1 pixel", "2 pixels", "3 pixels")

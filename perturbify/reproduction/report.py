@@ -42,13 +42,18 @@ def to_dict(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> dict[str
     }
 
 
-def to_text(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> str:
-    """The table for the terminal; below it what could not be run, what failed, and how this differs from the paper."""
+def to_text(reproduction: Reproduction, outcomes: Sequence[Outcome], width: int | None = None) -> str:
+    """The table for the terminal; below it what could not be run, what failed, and how this differs from the paper.
+
+    ``width`` is as for :func:`perturbify.text.table`.
+    """
+    cells = _cells(reproduction, outcomes, terminal)
+    least = sorted(cells[0][2:], key=lambda head: head == WORST or head.startswith("paper's"))
     return "\n".join(
         [
             _title(reproduction),
             "",
-            aligned(_cells(reproduction, outcomes, terminal)),
+            aligned(cells, width, least),
             *_below(reproduction, outcomes, terminal),
         ]
     )

@@ -21,7 +21,6 @@ from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
-from torchvision.ops import deform_conv2d
 
 from perturbify.copying import copy_network
 from perturbify.errors import AlreadyWrapped, NoConvolutions, TraceError
@@ -37,12 +36,19 @@ from perturbify.text import first_line
 
 _FUNCTIONS = frozenset(
     (
-        *(torch.conv1d, torch.conv2d, torch.conv3d, deform_conv2d),
+        *(torch.conv1d, torch.conv2d, torch.conv3d),
         *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
     )
 )
+_DEFORMABLE = "torchvision.ops.deform_conv"
 _CALLING = ("torch.nn.functional", "timm.layers.padding")
 """Modules by whose names such functions are called."""
+
+
+def _functions() -> frozenset[Any]:
+    """The functions that convolve; torchvision's among them once a network has imported it, which takes seconds."""
+    deformable = sys.modules.get(_DEFORMABLE)
+    return _FUNCTIONS if deformable is None else _FUNCTIONS | {deformable.deform_conv2d}
 
 
 def is_convolution(node: fx.Node, root: nn.Module | None = None) -> bool:
@@ -52,7 +58,7 @@ def is_convolution(node: fx.Node, root: nn.Module | None = None) -> bool:
     if node.op != "call_function":
         return False
     operator = getattr(node.target, "default", node.target)
-    return node.target in _FUNCTIONS or (hasattr(operator, "_schema") and convolves(operator))
+    return node.target in _functions() or (hasattr(operator, "_schema") and convolves(operator))
 
 
 def insert(nodes: Sequence[fx.Node], places: Sequence[str | None], *, before: bool = False) -> None:
@@ -92,7 +98,7 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, whole: Callable[[nn.Module], bool], searched: set[str]) -> None:
-        super().__init__(autowrap_modules=(math,), autowrap_functions=(*_FUNCTIONS, *_whole_functions()))
+        super().__init__(autowrap_modules=(math,), autowrap_functions=(*_functions(), *_whole_functions()))
         self._autowrap_search += [sys.modules[m] for m in {*searched, *_CALLING} if m in sys.modules]
         self._whole = whole
         self._inputs: tuple[tuple[Any, ...], Mapping[str, Any]] = (), {}

@@ -127,12 +127,20 @@ class Plan:
         return asdict(self) | {"theta_parameters": self.parameters, "advice": self.advice}
 
     def __str__(self) -> str:
+        return self.to_text()
+
+    def to_text(self, width: int | None = None) -> str:
+        """The plan for people: a table of its sites, and what there is to say of it.
+
+        Args:
+            width: Columns of the terminal, as for :func:`perturbify.text.table`; None: as wide as it is.
+        """
         rows = [("site", "kind", "feature map", "θ", "entries", "way", "modes")]
         rows += [
             (s.name, s.kind, times(s.map_shape), times(s.theta_shape), f"{s.parameters:,}", s.way, s.modes)
             for s in self.sites
         ]
-        lines = [table(rows), ""]
+        lines = [table(rows, width, ("modes", "way", "entries", "kind")), ""]
         lines.append(
             f"{counted(len(self.sites), 'site')}, {counted(self.parameters, 'entry')} of θ, {len(self.skipped)} skipped"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from perturbify.surgery.noisy import Perturbed
@@ -20,6 +19,8 @@ class MovingAverage:
     """
 
     def __init__(self, model: Perturbed, decay: float) -> None:
+        from timm.utils.model_ema import ModelEmaV3  # here, as timm takes seconds to import
+
         self._average = ModelEmaV3(model, decay=decay)
         self.network: Perturbed = self._average.module
 

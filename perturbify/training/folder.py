@@ -116,6 +116,11 @@ class RunFolder:
         return shlex.join(["perturbify", "finetune", "--resume", str(self.path)])
 
     @property
+    def how_to_check(self) -> str:
+        """The command that checks the run's model."""
+        return shlex.join(["perturbify", "check", str(self.path)])
+
+    @property
     def can_resume(self) -> bool:
         """Whether the folder holds a run with a state."""
         return self.is_run and any(path.is_file() for path in self.states)
@@ -187,6 +192,17 @@ class RunFolder:
         """Marks the folder as a run's, unless it is marked, or a file of the user's has that name."""
         if not os.path.lexists(self.marker):
             write_text(self.marker, json.dumps(_MARK | {"version": __version__}) + "\n")
+
+    @property
+    def checked(self) -> bool:
+        """Whether the run is to be checked at its end; so it is unless its marker says otherwise."""
+        return (self._mark() or {}).get("check") is not False
+
+    def keep_checked(self, checked: bool) -> None:
+        """Keeps in the marker whether the run is to be checked at its end."""
+        mark = self._mark()
+        if mark is not None and checked != self.checked:
+            write_text(self.marker, json.dumps(mark | {"check": checked}) + "\n")
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -277,12 +293,16 @@ class RunFolder:
             self.tensorboard.rmdir()
 
     def _is_marked(self) -> bool:
+        return self._mark() is not None
+
+    def _mark(self) -> dict[str, Any] | None:
+        """What the marker says; None where there is none of ours."""
         if not is_regular(self.marker, MOST):
-            return False
+            return None
         with suppress(OSError, ValueError):
             mark = strict_json.loads(self.marker.read_text(encoding="utf-8"))
-            return isinstance(mark, dict) and mark.items() >= _MARK.items()
-        return False
+            return mark if isinstance(mark, dict) and mark.items() >= _MARK.items() else None
+        return None
 
     def _there(self) -> set[str]:
         """Names of what is in the folder, except temporary files of running or killed processes."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from perturbify import checkpoint, methods
@@ -39,6 +39,9 @@ _FREE = {
 """Settings that may change when a run is resumed; the data are compared with those it began with."""
 
 
+OnReady = Callable[[Perturbed, Data], None]
+
+
 @dataclass(frozen=True)
 class Result:
     """A finished run.
@@ -64,6 +67,7 @@ def finetune(
     device: str = "auto",
     download: bool = False,
     force: bool = False,
+    on_ready: OnReady | None = None,
     on_step: OnStep | None = None,
 ) -> Result:
     """Trains the weights and the noise of a network (Learn2Perturb, Algorithm 1).
@@ -82,6 +86,7 @@ def finetune(
         device: ``"auto"`` takes a GPU if there is one; else a torch device name.
         download: Whether a dataset that is not on this machine may be downloaded.
         force: Whether a run in the folder may be replaced.
+        on_ready: Called with the network and the images before the first step, by torchrun's first process.
         on_step: Called after every step.
 
     On SIGINT (Ctrl-C) and SIGTERM the step finishes and the state is saved before the signal takes effect.
@@ -110,6 +115,8 @@ def finetune(
         with folder.busy() if processes.first else nullcontext():
             if processes.first:
                 folder.begin(chosen, force=force)
+                if on_ready is not None:
+                    on_ready(network, images)
             run.save(Position.start())
             return Result(network, folder, run.train(Position.start()))
 
@@ -122,6 +129,7 @@ def resume(
     device: str = "auto",
     download: bool = False,
     trust_factory: bool = False,
+    on_ready: OnReady | None = None,
     on_step: OnStep | None = None,
 ) -> Result:
     """Resumes a run from its last saved state; on the CPU its results are those of an uninterrupted run.
@@ -133,6 +141,7 @@ def resume(
         device: As for :func:`finetune`.
         download: As for :func:`finetune`.
         trust_factory: As for :func:`perturbify.load`.
+        on_ready: Called with the network and the images before the first step, by torchrun's first process.
         on_step: Called after every step.
 
     Raises:
@@ -163,6 +172,8 @@ def resume(
         saved.freeze(network)
         trainer = Trainer(network, recipe, methods.get(recipe.method), processes)
         saved.restore(trainer)
+        if on_ready is not None and processes.first:
+            on_ready(network, images)
         return Result(network, folder, Run(trainer, images, folder, on_step).train(saved.position, saved.metrics))
 
 
@@ -221,6 +232,8 @@ def _place(network: Perturbed, device: torch.device, recipe: Recipe, processes: 
                 f"train.sync_batchnorm needs GPUs, and this is {device}.",
                 "Set it to false: each process then normalises by its own images, and running means are averaged.",
             )
+        from timm.layers.norm_act import convert_sync_batchnorm
+
         network = convert_sync_batchnorm(network)
     if not recipe.speed.channels_last:
         return network.to(device)

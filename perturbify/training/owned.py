@@ -1,4 +1,7 @@
-"""Which files in a run's folder are the run's own, by their content: only those may be removed or replaced."""
+"""Which files in a run's folder are the run's own, by their content: only those may be removed or replaced.
+
+What needs torch is imported where a file is read: a folder that holds no run is refused without it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,6 @@ from pathlib import Path
 
 from perturbify import recipe as recipes
 from perturbify import strict_json
-from perturbify.checkpoint import container
-from perturbify.checkpoint import files as checkpoints
-from perturbify.checks import records
 from perturbify.errors import PerturbifyError
 from perturbify.files import LOCK, MOST, is_regular, is_signed
 from perturbify.training import history
@@ -50,6 +50,8 @@ def _rule(path: Path) -> Callable[[Path], bool]:
     if path.name == "metrics.jsonl":
         return lambda p: history.read(p)[1]
     if path.name.startswith("records-"):
+        from perturbify.checks import records
+
         return records.is_ours
     if path.name.startswith("events.out.tfevents."):
         return _begins_with(b"brain.Event:")  # the version, in the first record
@@ -92,6 +94,8 @@ def _begins_with(what: bytes) -> Callable[[Path], bool]:
 
 def _is_trained(path: Path) -> bool:
     """Whether a file is a checkpoint that a run wrote: one with a recipe, unlike a converted one."""
+    from perturbify.checkpoint import files as checkpoints
+
     try:
         return is_regular(path) and checkpoints.read_header(path).recipe is not None
     except (PerturbifyError, OSError):
@@ -99,6 +103,8 @@ def _is_trained(path: Path) -> bool:
 
 
 def _has(path: Path, key: str) -> bool:
+    from perturbify.checkpoint import container
+
     try:
         return is_regular(path) and key in container.peek(path).metadata
     except (PerturbifyError, OSError):

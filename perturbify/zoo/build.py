@@ -7,7 +7,9 @@ import inspect
 import os
 import re
 import socket
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +27,8 @@ from perturbify.zoo.spec import ModelSpec, tag
 from perturbify.zoo.state_dicts import choose
 from perturbify.zoo.weights import read_weights
 
-PATIENCE_SECONDS = 10.0  # how long a server may be silent before the network counts as absent
+PATIENCE_SECONDS = 10.0  # how long a server may be silent while it sends
+ANSWER_SECONDS = 5.0  # how long it may take to answer before the network counts as absent
 
 # Arguments by which a library would fetch or unpickle weights behind our back.
 _RESERVED = {"checkpoint_path", "pretrained", "pretrained_backbone", "weights", "weights_backbone"}
@@ -268,7 +271,7 @@ def _pretrained_timm(spec: ModelSpec, bare: str) -> nn.Module:
     offered = timm.models.get_pretrained_cfg(bare)
     if not (offered and offered.has_weights):
         raise WeightsError(f"timm offers no weights for {bare}.", "Give a file with `--weights FILE`.")
-    with _fetching(spec.name):
+    with _fetching(spec.name), _cached_only_when_offline():
         model = _construct(spec, pretrained=True)
     same_head = spec.kwargs.get("num_classes", offered.num_classes) == offered.num_classes
     return tag(model, replace(spec, weights="pretrained" if same_head else "pretrained, head fresh"))
@@ -278,6 +281,7 @@ def _pretrained_torchvision(spec: ModelSpec, bare: str) -> nn.Module:
     implied = _WITH_WEIGHTS.get(bare.removeprefix("quantized_"), {})
     as_published = {k: v for k, v in spec.kwargs.items() if k != "num_classes" and (k, v) not in implied.items()}
     with _fetching(spec.name):
+        _check_reachable(bare)
         model = _construct(replace(spec, kwargs=as_published), weights="DEFAULT")
     spec = replace(spec, kwargs=implied | spec.kwargs, weights="pretrained")
     if "num_classes" not in spec.kwargs:
@@ -295,14 +299,27 @@ def _pretrained_torchvision(spec: ModelSpec, bare: str) -> nn.Module:
     return fresh if same_head else tag(fresh, replace(spec, weights="pretrained, head fresh"))
 
 
+def _check_reachable(bare: str) -> None:
+    """Makes sure that torchvision's weights are in torch's cache, or that their server answers.
+
+    Raises:
+        OSError: Neither.
+    """
+    from torchvision import models
+
+    url = models.get_model_weights(bare).DEFAULT.url
+    cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not cached.is_file() and not _answers(url):
+        raise OSError(f"{urllib.parse.urlsplit(url).hostname} does not answer")
+
+
 @contextlib.contextmanager
 def _fetching(name: str) -> Iterator[None]:
     """Lets a library fetch weights, soon gives up where there is no network, and says so in one sentence."""
     silence = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE_SECONDS)
     try:
-        with _cached_only_when_offline():
-            yield
+        yield
     except Exception as error:
         cause = error.__cause__ if isinstance(error, ModelError) else error
         if not _fetching_failed(cause):
@@ -328,14 +345,27 @@ def _cached_only_when_offline() -> Iterator[None]:
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    if not before:
-        try:
-            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD")).close()
-        except urllib.error.HTTPError:  # it answers, and that is enough
-            pass
-        except OSError:
-            constants.HF_HUB_OFFLINE = True
+    constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def _answers(url: str) -> bool:
+    """Whether a server answers in time; asked in a thread, since nothing else ends a look-up of a name that hangs."""
+    found: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_SECONDS).close()
+        except urllib.error.HTTPError:  # it answers, and that is enough
+            pass
+        except OSError:
+            return
+        found.append(True)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return bool(found)

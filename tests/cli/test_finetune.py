@@ -325,3 +325,18 @@ def test_the_seed_decides_on_fresh_weights_too(cli, folder):
 
     assert torch.equal(weights("one"), weights("another"))
     assert not torch.equal(weights("one more"), weights("other", "--set", "seed=1"))
+
+
+def test_resume_remembers_to_leave_out_the_check(cli, folder):
+    cli("finetune", "--recipe", "smoke", "--model", "factories:small", "--no-check", "-o", "run", "-q")
+    assert not (folder / "run" / "report.json").exists()
+    assert cli("finetune", "--resume", "run", "--trust-factory", "--json")["report"] is None
+    checked = cli("finetune", "--resume", "run", "--trust-factory", "--check", "--json", status=4)
+    assert checked["report"] is not None
+    assert cli("finetune", "--resume", "run", "--trust-factory", "--json", status=4)["report"] is not None
+
+
+def test_the_check_is_announced_before_training(trained):
+    said = trained.err.index("after training: a check of about ")
+    assert "(--no-check leaves it out)" in trained.err[said:]
+    assert said < trained.err.index("epoch 1/2: ")

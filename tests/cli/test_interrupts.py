@@ -114,6 +114,7 @@ def interrupted(arguments, number, until, folder, after=0.0):
 
 TRAIN = ("finetune", "--recipe", "smoke", "-o", "run")
 RESUME = "perturbify finetune --resume run"
+CHECK = "perturbify check run"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ RESUME = "perturbify finetune --resume run"
         (*BOTH[0], None, 1.5, interrupts.NOTHING_LOST),  # it imports
         (*BOTH[1], r"^run: run$", 0.0, interrupts.NOTHING_LOST),  # it wraps
         (*BOTH[0], "epoch 1/2: ", 0.0, f"Go on from the last saved state: {RESUME}"),
-        (*BOTH[1], "checked: ", 0.0, f"The model is finished and safe in run/model.safetensors; to check it: {RESUME}"),
+        (*BOTH[1], "checked: ", 0.0, f"The model is finished and safe in run/model.safetensors; to check it: {CHECK}"),
     ],
     ids=["import", "wrapping", "training", "check"],
 )

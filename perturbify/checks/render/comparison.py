@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from perturbify.checks.comparison import Comparison
 from perturbify.checks.render import comparison_columns as columns
 from perturbify.checks.render import markdown as page
-from perturbify.checks.render.text import WIDTH
+from perturbify.checks.render.text import LONGEST_LINE, WIDTH
 from perturbify.checks.render.words import Column
 from perturbify.escape import markdown, terminal
-from perturbify.text import WIDEST, table
+from perturbify.text import WIDEST, fill, table
 
 
-def to_text(comparison: Comparison) -> str:
+def to_text(comparison: Comparison, width: int | None = WIDTH) -> str:
     """Renders a comparison as plain text: a table of accuracies, one of what the networks are and take, and notes.
 
     Args:
         comparison: Any comparison.
+        width: Columns of the terminal; None: all in one table, however wide.
 
     Returns:
         Lines without a newline at the end; foreign names are fit for a terminal.
@@ -26,11 +26,12 @@ def to_text(comparison: Comparison) -> str:
     rows = columns.rows(comparison)
     figures, outcome = columns.accuracies(comparison, rows), columns.outcome(comparison, rows)
     name, *others = map(_shown, (columns.names(rows), *figures, *columns.about(rows), *outcome))
-    lines = [_fill(columns.subject(comparison)), ""]
-    for fitting in _fitting(name, others):
+    prose = min(width or LONGEST_LINE, LONGEST_LINE)
+    lines = [fill(terminal(columns.subject(comparison)), prose), ""]
+    for fitting in [others] if width is None else _fitting(name, others, width):
         shown = [name, *fitting]
-        lines += [table([[c.head for c in shown], *zip(*(c.cells for c in shown), strict=True)]), ""]
-    return "\n".join([*lines, *map(_fill, _notes(comparison))])
+        lines += [table([[c.head for c in shown], *zip(*(c.cells for c in shown), strict=True)], width), ""]
+    return "\n".join([*lines, *(fill(terminal(note), prose) for note in _notes(comparison))])
 
 
 def _shown(column: columns.Column) -> Column:
@@ -39,11 +40,7 @@ def _shown(column: columns.Column) -> Column:
     return Column(terminal(column.head, WIDEST), cells, column.numeric)
 
 
-def _fill(text: str) -> str:
-    return textwrap.fill(terminal(text), WIDTH)
-
-
-def _fitting(name: Column, others: Sequence[Column]) -> list[list[Column]]:
+def _fitting(name: Column, others: Sequence[Column], columns: int) -> list[list[Column]]:
     """Columns in tables that a terminal has room for, each beside the names."""
     tables: list[list[Column]] = []
     room = 0
@@ -51,7 +48,7 @@ def _fitting(name: Column, others: Sequence[Column]) -> list[list[Column]]:
         width = 2 + max(len(text) for text in (column.head, *column.cells))
         if not tables or width > room:
             tables.append([])
-            room = WIDTH - max(len(text) for text in (name.head, *name.cells))
+            room = columns - max(len(text) for text in (name.head, *name.cells))
         tables[-1].append(column)
         room -= width
     return tables

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from perturbify.checks.render import words
 from perturbify.checks.report import NOT_ELIGIBLE, Report
 from perturbify.checks.results import Result
 from perturbify.escape import terminal
-from perturbify.text import percent, table
+from perturbify.text import fill, percent, table
 
-WIDTH = 80
-"""Columns that a terminal has."""
+WIDTH, LONGEST_LINE = 80, 100
+"""Columns that a terminal has, and the most that a line of prose takes."""
 
 
-def to_text(report: Report) -> str:
+def to_text(report: Report, width: int | None = WIDTH) -> str:
     """Renders a report as plain text: what it comes down to, the attacks, what does not hold and what is open.
 
     Args:
         report: Any report.
+        width: Columns of the terminal; None: every column of the table of attacks, however wide.
 
     Returns:
-        Lines of at most 80 columns, words longer than that aside, without a newline at the end; foreign text is fit for
-        a terminal.
+        Lines of at most ``width`` columns, words longer than that aside, without a newline at the end; foreign text is
+        fit for a terminal.
     """
+
+    def _fill(text: str, indent: str = "") -> str:
+        return fill(terminal(text), min(width or LONGEST_LINE, LONGEST_LINE), indent)
+
+    def _item(text: str) -> str:
+        return _fill(text, "  ")
+
     dead = words.dead(report)
     lines = [
         *([_fill(dead), ""] if dead else []),
@@ -33,12 +40,11 @@ def to_text(report: Report) -> str:
         *map(_fill, words.person(report)),
         _fill(words.verdict(report)),
         "",
-        table(_rows([r for r in report.results if r.network == "itself"]), WIDTH),
+        _table(report, "itself", width),
         "",
     ]
     if report.baseline is not None:
-        theirs = [r for r in report.results if r.network == report.baseline]
-        lines += [terminal(f"{report.baseline}, under the same attacks:"), "", table(_rows(theirs), WIDTH), ""]
+        lines += [_fill(f"{report.baseline}, under the same attacks:"), "", _table(report, report.baseline, width), ""]
     held = [c.name for c in report.criteria if c.outcome == "pass"]
     lines += [_item(f"FAILED: {failure}") for failure in report.failures]
     lines += [_item(f"open: {question}") for question in words.open_questions(report)]
@@ -49,6 +55,15 @@ def to_text(report: Report) -> str:
     if not report.deterministic:
         lines.append(_item(f"remark: {NOT_ELIGIBLE}"))
     return "\n".join(lines)
+
+
+def _table(report: Report, network: str, width: int | None) -> str:
+    """The attacks on one network."""
+    chosen = [i for i, r in enumerate(report.results) if r.network == network]
+    if width is not None:
+        return table(_rows([report.results[i] for i in chosen]), width, ("n", "crafted on"))
+    columns = [c for c in words.columns(report) if c.head != "network"]
+    return table([[c.head for c in columns], *([c.cells[i] for c in columns] for i in chosen)])
 
 
 def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
@@ -68,11 +83,3 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 def _short(text: str, most: int) -> str:
     shown = terminal(text)
     return shown if len(shown) <= most else shown[: most - 1] + "…"
-
-
-def _fill(text: str) -> str:
-    return textwrap.fill(terminal(text), WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def _item(text: str) -> str:
-    return textwrap.fill(terminal(text), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
