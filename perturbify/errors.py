@@ -17,6 +17,7 @@
     ├── RecipeError              a recipe with mistakes; names all of them
     ├── CheckpointError          a file that is truncated, foreign, newer, or does not fit
     ├── OutputExists             an output that would overwrite something
+    ├── WrongType                an argument of another type than a function takes; a TypeError, too
     ├── TrainingError            a run that cannot start or go on
     │   └── Diverged             a loss or θ that is no longer finite
     └── CheckError               a robustness check that cannot be run
@@ -120,6 +121,10 @@ class CheckpointError(PerturbifyError):
 
 class OutputExists(PerturbifyError):
     """An output that would overwrite something."""
+
+
+class WrongType(PerturbifyError, TypeError):
+    """An argument of another type than a function takes."""
 
 
 class TrainingError(PerturbifyError):

@@ -16,6 +16,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 STAIR = [
     {"escape", "fused", "generators", "normal", "normalize", "numbers", "ranks", "strict_json"},
     {"errors", "text"},
+    {"arguments", "display"},
     {"copying", "data", "example", "files", "perturbation", "prediction", "schema", "zoo"},
     {"attacks", "surgery"},
     {"census", "certification", "checkpoint", "compiling", "settings", "spread"},

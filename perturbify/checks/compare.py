@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from perturbify.arguments import check_network, check_type
 from perturbify.checks.comparison import Comparison, Entry, Group
 from perturbify.checks.estimate import Estimate
 from perturbify.checks.evaluate import Progress, seed_of
@@ -44,7 +45,7 @@ def compare(
     plan: CheckPlan = PLAN,
     *,
     trained: Mapping[str, Trained] | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     on_start: Callable[[str, Estimate], None] | None = None,
     on_progress: Callable[[str, Progress], None] | None = None,
 ) -> Comparison:
@@ -70,10 +71,15 @@ def compare(
         ModelError: A network was made for images of another size.
         ValueError: There is no network, a curve without its attacks, no attack of a name, or one seed twice in a group.
     """
+    check_type(networks, Mapping, "compare() takes networks by name", 'Give {"name": network, "other": another}.')
+    check_type(plan, CheckPlan, "compare() takes a CheckPlan", "Give perturbify.checks.compare.PLAN, or none.")
+    for network in networks.values():
+        check_network(network)
     if not networks:
         raise ValueError("a comparison takes at least one network")
     check_curve(plan)
     check_names(networks)
+    folder = None if folder is None else Path(folder)
     members = _groups(networks, trained or {})
     with ranks() as part:
         if part.world > 1:
