@@ -102,7 +102,7 @@ class Standing:
     images_per_second: float | None = None
 
 
-def work_off(job: Job, deadline: float) -> None:
+def evaluate(job: Job, deadline: float) -> None:
     """Does what is left until the time is up; whatever ends it, what was done is in the folder.
 
     Args:
@@ -230,7 +230,7 @@ def run_slice(job: Job, began: float, minutes: float, output: Path, about: dict[
     today = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     if not job.done:
         try:
-            work_off(job, began + 60 * minutes * (1 - KEPT_BACK))
+            evaluate(job, began + 60 * minutes * (1 - KEPT_BACK))
         finally:
             runs = [standing(job, method) for method in METHODS]
             line = {"began": today, "seconds": round(time.monotonic() - began, 1), **about}

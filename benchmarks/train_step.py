@@ -1,6 +1,6 @@
 """A training step beside the rival's: ``python -m benchmarks.train_step [OUTPUT.json] [--device cpu] [--threads N]``.
 
-The rival (benchmarks/rival.py) is the paper's step by hand; ours is a joint step of :class:`Learner`, in float32 like
+The rival (benchmarks/rival.py) is the paper's step by hand; ours is a joint step of :class:`Trainer`, in float32 like
 the rival's, and with ``speed.precision = "bfloat16"``. In turns, in one process; ratios to the rival's step of the same
 round, and medians over :data:`ROUNDS` after one step each for warmth. The share of noise is what a step with the noise
 off takes less. Memory: peak over two steps, beyond what was there before, of ours, of the rival, and of our step on the
@@ -32,7 +32,7 @@ from perturbify.checks.run import machine
 from perturbify.perturbation import perturbations
 from perturbify.training.phases import JOINT_STEP, PLAIN
 from perturbify.training.prepare import prepare
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 ROUNDS = 5
 
@@ -79,11 +79,11 @@ def contender(kind: str, case: Case, device: str) -> tuple[nn.Module, Step]:
     settings = recipe.load("cifar10", changes)
     method = methods.get("vanilla" if kind == "plain" else "learn2perturb")
     network = prepare(model, settings, _like(case), method).to(device)
-    learner = Learner(network.to(memory_format=torch.channels_last), settings, method)  # type: ignore[call-overload]
-    learner.set_epoch(20)
+    trainer = Trainer(network.to(memory_format=torch.channels_last), settings, method)  # type: ignore[call-overload]
+    trainer.set_epoch(20)
     network.train()
     x = x.contiguous(memory_format=torch.channels_last)
-    return network, lambda: learner.step(x, y, PLAIN if kind == "plain" else JOINT_STEP, 20)
+    return network, lambda: trainer.step(x, y, PLAIN if kind == "plain" else JOINT_STEP, 20)
 
 
 def _like(case: Case) -> data.Data:

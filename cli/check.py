@@ -201,7 +201,7 @@ def _data_for_file(
     if name is None:
         if header.recipe is None:
             raise DataError(f"{file} has not been trained, so it names no data.", "Say on which images: --data NAME.")
-        settings = recipe.from_toml(header.recipe, "checkpoint").data
+        settings = recipe.of_run(header.recipe, "checkpoint").data
         name, root, image_size = settings.name, root or settings.root, image_size or settings.image_size
         if name.startswith(("npz:", "folder:")):
             raise DataError(f"{file} was trained on {name}, and does not keep where that lies.", "Give it with --data.")

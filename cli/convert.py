@@ -30,8 +30,8 @@ from perturbify.escape import terminal
     help="Noise behind (output) or before convolutions, behind their normalisation, on additions, on weights.",
 )
 @click.option("--grain", type=click.Choice(["element", "channel", "layer"]), help="What one entry of θ scales.")
-@click.option("--share", type=click.Choice(["sample", "batch"]), help="Who shares a draw.")
-@click.option("--shared", type=click.Choice(["call", "module"]), help="Of a module called twice: two θ, or one.")
+@click.option("--draw-per", type=click.Choice(["sample", "batch"]), help="One draw of the noise a sample, or a batch.")
+@click.option("--theta-per", type=click.Choice(["call", "module"]), help="One θ a call, or for all calls of a module.")
 @click.option(
     "--theta-init",
     callback=start,

@@ -82,7 +82,7 @@ def finetune(
     from perturbify.training import launch
     from perturbify.training.folder import RunFolder
 
-    with ranks() as among:
+    with ranks() as processes:
         if resumed is not None:
             if model_name or method or data_name or run_dir or overrides or force or any(how.values()):
                 raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
@@ -96,7 +96,15 @@ def finetune(
                 changed = overrides if seed is None else (*overrides, f"seed={seed}")
                 with console.aside():
                     return _set_up(
-                        console, str(recipe_name), model_name, data_name, changed, download, trust_factory, how, among
+                        console,
+                        str(recipe_name),
+                        model_name,
+                        data_name,
+                        changed,
+                        download,
+                        trust_factory,
+                        how,
+                        processes,
                     )
 
             if wanted is not None:
@@ -104,22 +112,22 @@ def finetune(
 
                 chosen = seeds_from(wanted, recipes.load(str(recipe_name), overrides).seed)
                 recipe, data, model = set_up(chosen[0])
-                base = run_dir or among.agree(runs.fresh_folder(recipe, seeds_inside=True))
+                base = run_dir or processes.agree(runs.fresh_folder(recipe, seeds_inside=True))
                 how_to = runs.How(device, trust_factory=trust_factory, checked=not no_check, force=force)
                 start = seeds.beginning(model, data, file=models.is_file(model_name or recipe.model))
                 plan = seeds.Several(base, chosen, runs.resolved(recipe, model), how_to, start)
-                if among.first:
+                if processes.first:
                     plan.look()
                 _announce(console, recipe, data, base)
-                seeds.run(console, plan, (recipe, data, model), set_up, among)
+                seeds.run(console, plan, (recipe, data, model), set_up, processes)
                 return
-            if run_dir is not None and among.first:
+            if run_dir is not None and processes.first:
                 RunFolder(run_dir).check(force=force)
             recipe, data, model = set_up()
-            folder = RunFolder(run_dir or among.agree(runs.fresh_folder(recipe)))
+            folder = RunFolder(run_dir or processes.agree(runs.fresh_folder(recipe)))
             _announce(console, recipe, data, folder.path)
         # From the first step to the last page of the report, nobody else writes there.
-        alone = folder.busy() if among.first else nullcontext()
+        alone = folder.busy() if processes.first else nullcontext()
         with interrupts.safe(_standing(folder, resumed=resumed is not None)), alone:
             if resumed is not None:
                 result, recipe, data = _resume(console, resumed, device, download, trust_factory)
@@ -153,7 +161,7 @@ def _set_up(
     download: bool,
     trust_factory: bool,
     how: dict[str, Any],
-    among: Ranks,
+    processes: Ranks,
 ) -> tuple[Recipe, Data, Any]:
     from dataclasses import replace
 
@@ -174,7 +182,7 @@ def _set_up(
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
         model = models.load(console, name, trust_factory=trust_factory)
     size = checkpoint.read_header(name).image_size() if models.is_file(name) else None
-    data = among.after_first(lambda: launch.load_data(recipe, download=download, default_size=size))
+    data = processes.after_first(lambda: launch.load_data(recipe, download=download, default_size=size))
     if data.input_size[1] == data.input_size[2]:
         recipe = replace(recipe, data=replace(recipe.data, image_size=data.input_size[1]))
     if not models.is_file(name):
@@ -228,8 +236,8 @@ def _standing(folder: RunFolder, *, resumed: bool) -> Callable[[], str]:
         if identity(folder.state) == before:  # which may be that of a run that was to be replaced
             return interrupts.NOTHING_LOST
         if folder.model.is_file():
-            return f"The model is finished and safe in {folder.model}; to check it: {folder.how_to_go_on}"
-        return f"Go on from the last saved state: {folder.how_to_go_on}"
+            return f"The model is finished and safe in {folder.model}; to check it: {folder.how_to_resume}"
+        return f"Go on from the last saved state: {folder.how_to_resume}"
 
     return said
 

@@ -128,7 +128,7 @@ def threat_model(header: Header, given: dict[str, Any]) -> dict[str, Any]:
 
     if header.recipe is None:
         return given
-    settings = recipe.from_toml(header.recipe, "checkpoint").check
+    settings = recipe.of_run(header.recipe, "checkpoint").check
     epsilon = given.get("epsilon", settings.epsilon)
     step_size = settings.step_size * (epsilon / settings.epsilon)
     return {"epsilon": epsilon, "step_size": step_size, "steps": settings.steps} | given

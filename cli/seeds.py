@@ -157,7 +157,7 @@ def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["no
     """
     from perturbify.errors import OutputExists
 
-    if not (folder.is_run and (folder.can_go_on or folder.model.is_file())):
+    if not (folder.is_run and (folder.can_resume or folder.model.is_file())):
         folder.check(force=False)
         return "none"
     before, now = (_settings(r) for r in (folder.kept_recipe(), recipe))
@@ -178,7 +178,7 @@ def run(
     several: Several,
     first: tuple[Recipe, Data, nn.Module],
     set_up: Callable[[int], tuple[Recipe, Data, nn.Module]],
-    among: Ranks,
+    processes: Ranks,
 ) -> None:
     """Runs them one after the other, each from wherever it stopped, and tells of all.
 
@@ -189,7 +189,7 @@ def run(
         several: Which runs.
         first: Recipe, data and network of the first.
         set_up: Gives those of another seed.
-        among: The processes.
+        processes: The processes.
     """
     from perturbify.errors import Diverged
 
@@ -201,7 +201,7 @@ def run(
     with interrupts.safe(said):
         for number, seed in enumerate(several.seeds, 1):
             folder = several.folder(seed)
-            how_far = among.agree(several.standing(seed) if among.first else "none")
+            how_far = processes.agree(several.standing(seed) if processes.first else "none")
             line = f"seed {seed}, run {number} of {len(several.seeds)}: {folder.path}"
             if how_far == "finished":
                 console.log(f"{line}, kept as it is")
@@ -209,15 +209,15 @@ def run(
                 continue
             console.log(line + (", resumed" if how_far == "begun" else ""))
             recipe, data, model = first if number == 1 else set_up(seed)
-            alone = folder.busy() if among.first else nullcontext()
+            alone = folder.busy() if processes.first else nullcontext()
             try:
                 # From the first step to the last page of the report, nobody else writes there.
                 with alone:
-                    if among.first and how_far == "none":
+                    if processes.first and how_far == "none":
                         several.note(seed)
                     result = runs.train(console, recipe, data, model, folder, how, begun=how_far == "begun")
                     report = runs.check(console, result, recipe, data) if how.checked else None
-                    if report is not None and among.first:
+                    if report is not None and processes.first:
                         runs.keep(report, folder)
             except Diverged as error:
                 console.log(f"seed {seed}: {error.message}")

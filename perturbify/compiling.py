@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks import attacked, input_gradient
+from perturbify.attacks import frozen_eval, input_gradient
 
 
 def uncompiled(network: nn.Module) -> nn.Module:
@@ -34,7 +34,7 @@ def compiled(network: nn.Module, x: Tensor, y: Tensor, *, cuda_graphs: bool = Fa
     before = set(vars(network))
     try:
         fast = cast(nn.Module, torch.compile(network, dynamic=False, mode="reduce-overhead" if cuda_graphs else None))
-        with attacked(network):
+        with frozen_eval(network):
             input_gradient(fast, x, y)
     finally:
         for name in set(vars(network)) - before:  # torch.compile leaves a mark on the network itself

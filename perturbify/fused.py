@@ -134,7 +134,7 @@ def _sum_over_images(  # type: ignore[no-untyped-def]
     tl.store(sums_ptr + part.to(tl.int64) * elements + index, total, mask=inside)
 
 
-def fused_noise(x: Tensor, theta: Tensor, share: str) -> Tensor:
+def fused_noise(x: Tensor, theta: Tensor, draw_per: str) -> Tensor:
     """Adds noise to a feature map: ``x + θ ⊙ ε``, ε ~ N(0, 1).
 
     The one number that all of ε follows from is drawn on the device of ``x``, by torch's global generator for it, anew
@@ -145,16 +145,16 @@ def fused_noise(x: Tensor, theta: Tensor, share: str) -> Tensor:
             in an image, for indices into it have 32 bits. Contiguous and channels-last memory is read as it lies, any
             other copied first.
         theta: Shape (C, …), (C, 1, …) or (1, 1, …), any floating dtype; it is not rounded to that of ``x``.
-        share: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
+        draw_per: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
 
     Returns:
         A tensor like ``x``.
     """
     seed = torch.randint(2**62, (1,), device=x.device)
     if torch.compiler.is_compiling():
-        return add_noise(x, theta, seed, share == "batch")
+        return add_noise(x, theta, seed, draw_per == "batch")
     # An operator of a library costs several times what an autograd function does, each time it is called.
-    return _Fused.apply(x, theta, seed, share == "batch")
+    return _Fused.apply(x, theta, seed, draw_per == "batch")
 
 
 @triton_op("perturbify::add_noise", mutates_args={})

@@ -38,7 +38,7 @@ class Perturbation(nn.Module):
         shape: Shape of θ without a batch dimension: (C, H, W) for grain *element*, (C, 1, 1) for *channel*,
             (1, 1, 1) for *layer* (one spatial dimension fewer or more for 1-d and 3-d convolutions).
         site: Name people read for the place: that of the module, with ``#1`` for its second call, or of the weight.
-        share: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
+        draw_per: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
         of_weight: Whether it perturbs a weight, which has no images, so that nobody shares its draw.
         scale: ``"absolute"``, ``"relative"`` or ``"posterior"``.
         theta_init: Starting value of every entry of θ.
@@ -55,7 +55,7 @@ class Perturbation(nn.Module):
         shape: Sequence[int],
         *,
         site: str = "",
-        share: str = "sample",
+        draw_per: str = "sample",
         of_weight: bool = False,
         scale: str = "absolute",
         theta_init: float = 0.25,
@@ -70,7 +70,7 @@ class Perturbation(nn.Module):
         start = torch.full(tuple(shape), theta_init, device=device, dtype=dtype)
         self.theta = nn.Parameter(start, requires_grad=learnable)
         self.site = site
-        self.share = share
+        self.draw_per = draw_per
         self.of_weight = of_weight
         self.scale = scale
         self.theta_min = theta_min
@@ -111,8 +111,8 @@ class Perturbation(nn.Module):
         if _can_fuse(x, sigma):
             from perturbify.fused import fused_noise
 
-            return fused_noise(x, sigma, self.share)
-        draw_once = self.share == "batch" and not self.of_weight and x.dim() > self.theta.dim()
+            return fused_noise(x, sigma, self.draw_per)
+        draw_once = self.draw_per == "batch" and not self.of_weight and x.dim() > self.theta.dim()
         epsilon = standard_normal_like(x[:1] if draw_once else x)
         return torch.addcmul(x, sigma.to(x.dtype), epsilon)
 
@@ -140,7 +140,7 @@ class Perturbation(nn.Module):
 
     def extra_repr(self) -> str:
         """Shows the shape of θ, who shares a draw, and whether the noise is on."""
-        return f"{_times(self.theta.shape)}, share={self.share!r}, scale={self.scale!r}, enabled={self.enabled}"
+        return f"{_times(self.theta.shape)}, draw_per={self.draw_per!r}, scale={self.scale!r}, enabled={self.enabled}"
 
 
 class Unplaced(nn.Module):
@@ -275,17 +275,17 @@ def noise(model: nn.Module, enabled: bool = True) -> AbstractContextManager[None
     return _with_setting(model, "enabled", enabled)
 
 
-def sharing(model: nn.Module, share: str) -> AbstractContextManager[None]:
+def drawing_per(model: nn.Module, draw_per: str) -> AbstractContextManager[None]:
     """Changes, inside a ``with`` block, who shares a draw of the noise; for one image by itself nothing changes.
 
     Noise on weights is drawn once a forward all the same.
 
     Args:
         model: A network with or without noise modules.
-        share: ``"sample"``: every image has its own; ``"batch"``: all images of a batch have the same. Each module goes
-            back to what it was afterwards.
+        draw_per: ``"sample"``: every image has its own; ``"batch"``: all images of a batch have the same. Each module
+            goes back to what it was afterwards.
     """
-    return _with_setting(model, "share", share)
+    return _with_setting(model, "draw_per", draw_per)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class Ranks:
             tensor.copy_(mean.view(tensor.shape))
 
     @torch.no_grad()
-    def share_(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Replaces tensors by those of the first process."""
         for tensor in tensors if self.world > 1 else ():
             whole = tensor.contiguous()

@@ -18,7 +18,7 @@ from perturbify import methods, schema
 from perturbify.errors import MethodError, RecipeError, nearest
 from perturbify.escape import terminal
 from perturbify.settings import RULES, Recipe
-from perturbify.surgery.config import PerturbConfig
+from perturbify.surgery.config import PerturbConfig, current_names
 
 LONGEST = 50_000
 """Bytes of a recipe; the built-in ones have up to 3,000."""
@@ -106,14 +106,17 @@ def from_toml(text: str, name: str) -> Recipe:
 
 
 def of_run(text: str, name: str) -> Recipe:
-    """Reads a run's own recipe, which was written with every key there was: what came later does not apply to it.
+    """Reads the recipe of a run or a checkpoint, which was written with every key there was, by the names of its day.
+
+    What came later does not apply to it.
 
     Args and errors as for :func:`from_toml`.
     """
     table = _parse(text, name)
-    train = table.get("train")
-    if isinstance(train, dict):
-        table["train"] = {"theta_schedule": "plain", **train}
+    if isinstance(table.get("train"), dict):
+        table["train"] = {"theta_schedule": "plain", **table["train"]}
+    if isinstance(table.get("perturb"), dict):
+        table["perturb"] = current_names(table["perturb"])
     return _read(table, name, [])
 
 
@@ -146,10 +149,6 @@ def _read(table: Mapping[str, Any], name: str, mistakes: list[str]) -> Recipe:
     excess = schema.excess(table)
     if excess is not None:
         raise RecipeError(f"Recipe {name!r} has a mistake:\n  {terminal(excess)}")
-    perturb = table.get("perturb")
-    if isinstance(perturb, dict) and perturb.get("backend") in ("auto", "hook"):
-        # Of earlier versions; the noise of both is where it is put now.
-        table = {**table, "perturb": {key: value for key, value in perturb.items() if key != "backend"}}
     defaults: dict[type, Any] = {}
     unknown: list[str] = []
     table = {"method": methods.DEFAULT, **table}

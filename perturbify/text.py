@@ -20,9 +20,9 @@ def noise_in_words(config: Mapping[str, Any] | None) -> str:
     site, scale = config.get("site", "output"), config.get("scale", "absolute")
     what = {"output": "behind convolutions", "input": "before convolutions", "norm": "behind normalisations"}
     what |= {"addition": "on additions", "weight": "on weights", "parameter": "on all parameters"}
-    share = "forward" if site in ("weight", "parameter") else config["share"]
+    draw_per = "forward" if site in ("weight", "parameter") else config["draw_per"]
     first = "the first site of noise " if config.get("extent") == "first" else ""
-    return f"{first}{what.get(site, site)}, {scale}, one θ per {config['grain']}, a draw per {share}"
+    return f"{first}{what.get(site, site)}, {scale}, one θ per {config['grain']}, a draw per {draw_per}"
 
 
 def table(rows: Sequence[Sequence[str]], width: int | None = None) -> str:

@@ -24,7 +24,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset")  # Triton 3.9, at its first kernel
 
 grains = pytest.mark.parametrize("grain", THETAS)
-shares = pytest.mark.parametrize("share", ["sample", "batch"])
+shares = pytest.mark.parametrize("draw_per", ["sample", "batch"])
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 formats = pytest.mark.parametrize("memory_format", FORMATS)
 
@@ -47,8 +47,8 @@ def some_theta(grain):
     return torch.arange(1, 1 + math.prod(THETAS[grain]), dtype=torch.float32, device=DEVICE).view(THETAS[grain])
 
 
-def draws(*shape, share="sample", **kwargs):
-    return fused_noise(zeros(*shape, **kwargs), torch.ones((1,) * (len(shape) - 1), device=DEVICE), share)
+def draws(*shape, draw_per="sample", **kwargs):
+    return fused_noise(zeros(*shape, **kwargs), torch.ones((1,) * (len(shape) - 1), device=DEVICE), draw_per)
 
 
 def philox(key, counter):
@@ -117,7 +117,7 @@ def test_distribution(monkeypatch):
 @dtypes
 @formats
 @pytest.mark.parametrize("batch", [(), (5,)])
-def test_noise_has_the_scale_of_theta_everywhere(grain, share, dtype, memory_format, batch):
+def test_noise_has_the_scale_of_theta_everywhere(grain, draw_per, dtype, memory_format, batch):
     """Against the draws for θ = 1 and the same seed."""
     if not batch and memory_format is torch.channels_last:
         x = zeros(5, 7, 3, dtype=dtype).permute(2, 0, 1)
@@ -125,12 +125,12 @@ def test_noise_has_the_scale_of_theta_everywhere(grain, share, dtype, memory_for
         x = zeros(*batch, 3, 5, 7, dtype=dtype, memory_format=memory_format if batch else torch.contiguous_format)
     x = torch.empty_like(x).copy_(torch.randn(x.shape, device=DEVICE))
     theta, one = some_theta(grain), torch.ones(1, 1, 1, device=DEVICE)
-    epsilon = add_noise(zeros(*x.shape), one, seed(), share == "batch")
-    noisy = add_noise(x, theta, seed(), share == "batch")
+    epsilon = add_noise(zeros(*x.shape), one, seed(), draw_per == "batch")
+    noisy = add_noise(x, theta, seed(), draw_per == "batch")
     assert (noisy.dtype, noisy.stride()) == (x.dtype, x.stride())
     torch.testing.assert_close(noisy, (x.float() + theta * epsilon).to(dtype))
     if batch:
-        assert (epsilon == epsilon[:1]).all() == (share == "batch")
+        assert (epsilon == epsilon[:1]).all() == (draw_per == "batch")
 
 
 @dtypes
@@ -151,19 +151,19 @@ def test_images_elements_and_calls_are_independent():
 
 
 @shares
-def test_neither_memory_format_nor_blocks_change_the_numbers(share, monkeypatch):
+def test_neither_memory_format_nor_blocks_change_the_numbers(draw_per, monkeypatch):
     contiguous, last = (zeros(6, 3, 5, 7, memory_format=f) for f in FORMATS)
     odd = zeros(6, 3, 7, 5).transpose(2, 3)
     theta = some_theta("element")
-    expected = add_noise(contiguous, theta, seed(), share == "batch")
-    gradient = theta_gradient(expected, seed(), theta.shape, share == "batch")
+    expected = add_noise(contiguous, theta, seed(), draw_per == "batch")
+    gradient = theta_gradient(expected, seed(), theta.shape, draw_per == "batch")
     for block, programs in ((512, 1024), (16, 1)):
         monkeypatch.setattr(fused, "_BLOCK", block)
         monkeypatch.setattr(fused, "_PROGRAMS", programs)
         for x in (contiguous, last, odd):
-            noisy = add_noise(x, theta, seed(), share == "batch")
+            noisy = add_noise(x, theta, seed(), draw_per == "batch")
             torch.testing.assert_close(noisy, expected, rtol=0, atol=0)
-            found = theta_gradient(noisy, seed(), theta.shape, share == "batch")
+            found = theta_gradient(noisy, seed(), theta.shape, draw_per == "batch")
             torch.testing.assert_close(found, gradient)
 
 
@@ -187,13 +187,13 @@ def test_any_number_of_dimensions(shape):
 @shares
 @dtypes
 @formats
-def test_gradients(grain, share, dtype, memory_format):
+def test_gradients(grain, draw_per, dtype, memory_format):
     x = zeros(6, 3, 5, 7, dtype=dtype, memory_format=memory_format).requires_grad_()
     theta = some_theta(grain).requires_grad_()
     torch.manual_seed(2)
-    noisy = fused_noise(x, theta, share)
+    noisy = fused_noise(x, theta, draw_per)
     torch.manual_seed(2)
-    epsilon = draws(6, 3, 5, 7, share=share)
+    epsilon = draws(6, 3, 5, 7, draw_per=draw_per)
     for other_format in FORMATS:
         g = torch.randn_like(epsilon).to(dtype).contiguous(memory_format=other_format)
         for_x, for_theta = torch.autograd.grad(noisy, (x, theta), g, retain_graph=True)
@@ -326,11 +326,11 @@ def test_a_cuda_graph_draws_anew_at_every_replay():
 @formats
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiles_without_a_graph_break(share, memory_format, dynamic, backend):
+def test_compiles_without_a_graph_break(draw_per, memory_format, dynamic, backend):
     from perturbify.perturbation import Perturbation
 
     torch._dynamo.reset()
-    module = Perturbation((8, 16, 16), share=share, device=DEVICE)
+    module = Perturbation((8, 16, 16), draw_per=draw_per, device=DEVICE)
     compiled = torch.compile(lambda x: 2 * module(2 * x), fullgraph=True, dynamic=dynamic, backend=backend)
     for batch in (16, 12):
         x = zeros(batch, 8, 16, 16, memory_format=memory_format).requires_grad_()
@@ -338,7 +338,7 @@ def test_compiles_without_a_graph_break(share, memory_format, dynamic, backend):
         assert noisy.stride() == x.stride()
         epsilon = (noisy / 2 / module.theta).detach()
         assert (
-            stats.kstest(epsilon.double().cpu().numpy()[: batch if share == "sample" else 1].ravel(), "norm").pvalue
+            stats.kstest(epsilon.double().cpu().numpy()[: batch if draw_per == "sample" else 1].ravel(), "norm").pvalue
             > 1e-4
         )
         assert not torch.equal(compiled(x), noisy)
@@ -350,20 +350,20 @@ def test_compiles_without_a_graph_break(share, memory_format, dynamic, backend):
 @on_a_gpu
 @shares
 @grains
-def test_the_module_uses_it_and_agrees_with_torchs_own_in_distribution(share, grain, monkeypatch):
+def test_the_module_uses_it_and_agrees_with_torchs_own_in_distribution(draw_per, grain, monkeypatch):
     from perturbify import perturbation
 
     monkeypatch.setattr(perturbation, "_WORTH_A_LAUNCH", 1)
     calls = []
     monkeypatch.setattr(fused, "fused_noise", lambda *args: calls.append(1) or fused_noise(*args))
-    module = perturbation.Perturbation(THETAS[grain], share=share, theta_init=0.5, device=DEVICE)
+    module = perturbation.Perturbation(THETAS[grain], draw_per=draw_per, theta_init=0.5, device=DEVICE)
     x = zeros(400, 3, 5, 7)
     ours = module(x)
     assert calls == [1]
     monkeypatch.setattr(perturbation, "_HAS_TRITON", False)
     theirs = module(x)
     assert calls == [1]
-    first = slice(None) if share == "sample" else slice(1)
+    first = slice(None) if draw_per == "sample" else slice(1)
     pair = [(y[first] / 0.5).detach().cpu().numpy().ravel() for y in (ours, theirs)]
     assert stats.ks_2samp(*pair).pvalue > 1e-4
 

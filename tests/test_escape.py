@@ -306,7 +306,7 @@ def honest():
             **{"dataset": "digits", "preset": "quick", "n": 50, "seed": 0, "epsilon": 8 / 255},
             **{"verdict": "established", "worst_case": {"value": 0.5, "interval": [0.4, 0.6]}},
             "criteria": {"one step never beats many": "undecided", "a larger ε never helps": "pass"},
-            "rows": [row | figures, row | figures | {"crafted_on": "noise on", "network": "rival"}],
+            "rows": [row | figures, row | figures | {"crafted_on": "noise on", "network": "baseline"}],
         },
     }
     header["sites"] = header["sites"][:2]

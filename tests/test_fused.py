@@ -113,7 +113,7 @@ def fused_calls(monkeypatch):
     monkeypatch.setattr(perturbation, "_suits_the_kernel", lambda x, theta: True)
     monkeypatch.setattr(perturbation, "_launches", lambda device, dtype: True)
     monkeypatch.setattr(perturbation, "_WORTH_A_LAUNCH", 1)
-    monkeypatch.setattr("perturbify.fused.fused_noise", lambda x, theta, share: calls.append(share) or x + theta)
+    monkeypatch.setattr("perturbify.fused.fused_noise", lambda x, theta, draw_per: calls.append(draw_per) or x + theta)
     return calls
 
 
@@ -121,7 +121,7 @@ X = torch.zeros(2, 3, 4, 5)
 
 
 def test_a_plain_call_is_fused(fused_calls, monkeypatch):
-    module = Perturbation((3, 4, 5), share="batch")
+    module = Perturbation((3, 4, 5), draw_per="batch")
     assert (module(X) == 0.25).all()
     assert fused_calls == ["batch"]
     monkeypatch.setattr(perturbation, "_WORTH_A_LAUNCH", X.numel() + 1)

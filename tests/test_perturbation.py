@@ -15,10 +15,10 @@ SHAPES = {"element": (3, 4, 5), "channel": (3, 1, 1), "layer": (1, 1, 1)}
 SIGMAS = 5.2  # a normal variable leaves ±5.2 once in five million draws
 
 
-def epsilon(share="sample", batch=40, shape=(8, 16, 16), calls=1):
+def epsilon(draw_per="sample", batch=40, shape=(8, 16, 16), calls=1):
     """The draws of several calls, as (calls, batch, *shape)."""
     torch.manual_seed(1)
-    module = Perturbation(shape, share=share, theta_init=1.0, dtype=torch.float64)
+    module = Perturbation(shape, draw_per=draw_per, theta_init=1.0, dtype=torch.float64)
     x = torch.zeros(batch, *shape, dtype=torch.float64)
     return torch.stack([module(x).detach() for _ in range(calls)])
 
@@ -52,7 +52,7 @@ def test_draws_are_independent_over_images_elements_and_calls():
 
 
 def test_a_batch_shares_one_draw_and_calls_do_not():
-    draws = epsilon(share="batch", calls=2)
+    draws = epsilon(draw_per="batch", calls=2)
     assert (draws == draws[:, :1]).all()
     one, two = draws[0, 0], draws[1, 0]
     assert_uncorrelated(one, two)
@@ -67,24 +67,24 @@ def test_two_modules_draw_apart():
 
 
 @pytest.mark.parametrize("grain", SHAPES)
-@pytest.mark.parametrize("share", ["sample", "batch"])
-def test_scale_is_theta(grain, share):
+@pytest.mark.parametrize("draw_per", ["sample", "batch"])
+def test_scale_is_theta(grain, draw_per):
     shape = SHAPES[grain]
-    module = Perturbation(shape, share=share)
+    module = Perturbation(shape, draw_per=draw_per)
     with torch.no_grad():
         module.theta.copy_(torch.arange(1, 1 + math.prod(shape)).view(shape))
     x = torch.randn(6, 3, 4, 5)
     torch.manual_seed(3)
     noisy = module(x)
     torch.manual_seed(3)
-    drawn = standard_normal_like(x[:1] if share == "batch" else x)
+    drawn = standard_normal_like(x[:1] if draw_per == "batch" else x)
     torch.testing.assert_close(noisy, x + module.theta * drawn)
 
 
 @pytest.mark.parametrize("grain", SHAPES)
-@pytest.mark.parametrize("share", ["sample", "batch"])
-def test_gradients_agree_with_finite_differences(grain, share):
-    module = Perturbation(SHAPES[grain], share=share, dtype=torch.float64)
+@pytest.mark.parametrize("draw_per", ["sample", "batch"])
+def test_gradients_agree_with_finite_differences(grain, draw_per):
+    module = Perturbation(SHAPES[grain], draw_per=draw_per, dtype=torch.float64)
     torch.manual_seed(0)
     x = torch.randn(3, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     theta = torch.rand(SHAPES[grain], dtype=torch.float64, requires_grad=True)
@@ -116,8 +116,8 @@ def test_gradients_agree_with_finite_differences(grain, share):
     ],
 )
 def test_any_number_of_dimensions_with_and_without_a_batch(theta, x):
-    for share in ("sample", "batch"):
-        module = Perturbation(theta, share=share)
+    for draw_per in ("sample", "batch"):
+        module = Perturbation(theta, draw_per=draw_per)
         noisy = module(torch.zeros(x))
         assert noisy.shape == x
         assert noisy.unique().numel() > x[-1]
@@ -139,10 +139,10 @@ def test_autocast_keeps_the_dtype():
     assert noisy.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("share", ["sample", "batch"])
-def test_channels_last_stays(share):
+@pytest.mark.parametrize("draw_per", ["sample", "batch"])
+def test_channels_last_stays(draw_per):
     x = torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    assert Perturbation((3, 4, 5), share=share)(x).is_contiguous(memory_format=torch.channels_last)
+    assert Perturbation((3, 4, 5), draw_per=draw_per)(x).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_off_is_the_feature_map_itself():

@@ -1,4 +1,4 @@
-"""The README keeps its word: its commands run, and its figures are those of the committed reports."""
+"""The README and the pages beside it keep their word: commands run, and figures are those of the committed reports."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from perturbify.text import percent
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+REAL_IMAGES = (ROOT / "docs" / "real-images.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 
 
@@ -46,14 +47,18 @@ def test_the_main_job_runs_as_written(tmp_path):
     assert accuracy > 90
 
 
-def test_the_three_lines_of_python_run(tmp_path, monkeypatch):
+def test_the_readme_is_one_page():
+    assert len(README.splitlines()) <= 90 and README.count("```python") == 1
+
+
+def test_the_lines_of_python_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "resnet18.noisy.safetensors").is_file()
 
 
-@pytest.mark.parametrize("page", [README, GUIDE], ids=["README", "guide"])
+@pytest.mark.parametrize("page", [README, GUIDE, REAL_IMAGES], ids=["README", "guide", "real images"])
 def test_the_other_commands_are_understood(page):
     """Every command line that the page shows parses: its options exist."""
     from perturbify.cli.main import cli
@@ -101,11 +106,11 @@ ROWS = {
     "Square, by queries, where anything stands": "square",
     "margin attack on its twin without noise, scored there": "twin-margin",
 }
-"""What a row of the README's table is called, by the id of its result."""
+"""What a row of the table of docs/real-images.md is called, by the id of its result."""
 
 
 def table():
-    rows = [[c.strip() for c in line.split("|")] for line in README.splitlines() if line.startswith("| ")]
+    rows = [[c.strip() for c in line.split("|")] for line in REAL_IMAGES.splitlines() if line.startswith("| ")]
     return {row[1]: row for row in rows if len(row) == 6}
 
 
@@ -119,12 +124,12 @@ def test_the_figures_are_those_of_the_reports(network):
     worst = report.headline.worst
     assert table()["**worst case of every image**"][COLUMNS[network]] == f"**{percent(worst.value, worst.interval)}**"
     assert report.verdict in table()["verdict"][COLUMNS[network]]
-    assert f"{report.n:,} original test images" in " ".join(README.split())
+    assert f"{report.n:,} original test images" in " ".join(REAL_IMAGES.split())
 
 
 def test_the_text_says_what_the_report_says():
     head = Report.read(ROOT / "docs" / "reports" / "learn2perturb.json").headline
-    said = " ".join(README.split())
+    said = " ".join(REAL_IMAGES.split())
     (low, high), adds = head.ahead.interval, percent(head.noise_adds.value, head.noise_adds.interval)
     assert f"{100 * head.ahead.value:.1f} points [{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−") in said
     assert f"adds {adds} points" in said

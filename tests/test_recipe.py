@@ -201,7 +201,7 @@ def test_import_is_light() -> None:
             "method=vanila",
             "method is unknown: There is no method 'vanila'. Did you mean 'vanilla'?",
         ),
-        ("perturb.share=7", 'perturb.share must be one of "sample", "batch", not 7'),
+        ("perturb.draw_per=7", 'perturb.draw_per must be one of "sample", "batch", not 7'),
         # two keys against each other
         ("train.warmup_epochs=4", "train.warmup_epochs must be at most epochs (4 and 3)"),
         ("data.mean=[0.5]", "data.mean and std come together, one number a channel ([0.5] and null)"),
@@ -376,7 +376,7 @@ def test_cifar10_has_the_constants_of_the_paper() -> None:
             crop_padding=4,
             flip=True,
         ),
-        perturb=PerturbConfig(grain="element", share="sample", theta_init=0.25, theta_min=0.01),
+        perturb=PerturbConfig(grain="element", draw_per="sample", theta_init=0.25, theta_min=0.01),
         train=TrainSettings(epochs=350, batch_size=128, warmup_epochs=20, joint=True, gamma=1e-4),
         optimizer=replace(sgd, weight_decay=3e-4),
         theta_optimizer=replace(sgd, weight_decay=0.0),
@@ -391,7 +391,7 @@ def test_what_the_release_does_otherwise() -> None:
         paper,
         name="cifar10_release",
         model_args={"padding": "end"},
-        perturb=replace(paper.perturb, site="addition", share="batch"),
+        perturb=replace(paper.perturb, site="addition", draw_per="batch"),
         train=replace(paper.train, warmup_epochs=10),
         attack=replace(paper.attack, from_epoch=20, labels="predicted"),
     )
@@ -427,6 +427,9 @@ def test_every_number_has_a_rule_and_every_rule_a_key() -> None:
 
 
 @pytest.mark.parametrize("backend", ["auto", "hook"])
-def test_recipes_of_earlier_versions_are_read(backend: str) -> None:
-    text = f'{LEAST}[perturb]\nbackend = "{backend}"\ngrain = "channel"\n'
-    assert recipe.from_toml(text, "old").perturb == replace(recipe.from_toml(LEAST, "new").perturb, grain="channel")
+def test_a_recipe_of_an_earlier_version_is_read(backend: str) -> None:
+    text = f'{LEAST}[perturb]\nbackend = "{backend}"\nshare = "batch"\nshared = "module"\n'
+    changed = replace(recipe.from_toml(LEAST, "new").perturb, draw_per="batch", theta_per="module")
+    assert recipe.of_run(text, "old").perturb == changed
+    with pytest.raises(RecipeError, match=r"perturb\.share is unknown"):
+        recipe.from_toml(text, "mine")

@@ -69,12 +69,12 @@ def perturb_configs(draw: st.DrawFn) -> PerturbConfig:
     globs = st.lists(words, max_size=3).map(tuple)
     return PerturbConfig(
         grain=draw(st.sampled_from(["element", "channel", "layer"])),
-        share=draw(st.sampled_from(["sample", "batch"])),
+        draw_per=draw(st.sampled_from(["sample", "batch"])),
         theta_init=draw(floats(theta_min)),
         theta_min=theta_min,
         include=draw(globs),
         exclude=draw(globs),
-        shared=draw(st.sampled_from(["call", "module"])),
+        theta_per=draw(st.sampled_from(["call", "module"])),
     )
 
 

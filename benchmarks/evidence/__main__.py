@@ -47,7 +47,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "norm": {"perturb.site": "norm"},
     "addition": {"perturb.site": "addition"},
-    "batch": {"perturb.share": "batch"},
+    "batch": {"perturb.draw_per": "batch"},
     "start-1": {"perturb.theta_init": 1.0},
     "start-0.3x": {"perturb.theta_init": "0.3x"},
     "gamma-0": {"train.gamma": 0.0},
@@ -114,7 +114,7 @@ def examine(suite: str, name: str, seed: int, given: argparse.Namespace) -> bool
     print(f"{output.stem}: begins", flush=True)
     model = network(seed, given.weights)
     try:
-        if folder.can_go_on:
+        if folder.can_resume:
             result = perturbify.resume(folder.path, data=images, model=model, device=given.device)
         else:
             result = perturbify.finetune(model, settings, folder.path, data=images, device=given.device, force=True)

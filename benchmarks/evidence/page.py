@@ -61,7 +61,7 @@ class Runs:
 
 
 def read(suite: str) -> list[Runs]:
-    """The runs of a suite that are there, the rival first."""
+    """The runs of a suite that are there, the baseline first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob(f"{suite}-*.json")):
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -76,10 +76,10 @@ def read(suite: str) -> list[Runs]:
 def to_markdown(suite: str) -> str:
     """A suite's table: a row for each name, mean ± sd over its training runs, in percent; attacks that any run met."""
     runs = read(suite)
-    rival = runs[0]
+    baseline = runs[0]
     met = [id for id in COLUMNS if any(_figures(r.reports, id) for r in runs)]
     heads = ["run", "seeds", "W-steps", "θ at the end", *(COLUMNS[id] for id in met), "worst case [over images]"]
-    heads += [f"ahead of `{rival.name}`, over images", "over runs"]
+    heads += [f"ahead of `{baseline.name}`, over images", "over runs"]
     lines = [heads, ["---"] * len(heads)]
     for r in runs:
         cells = [f"`{r.name}`", f"{len(r.found)}", " or ".join(sorted({f"{f['W-steps']:,}" for f in r.found}))]
@@ -87,7 +87,7 @@ def to_markdown(suite: str) -> str:
         cells += [_over_runs(r.reports, id) for id in met]
         worst = Pooled.of([report.worst for report in r.reports], shared=r.shares)
         cells.append(f"{_spread(worst.over_runs)} {_interval(worst.over_images)}")
-        cells += ["–", "–"] if r is rival else ahead(r, rival)
+        cells += ["–", "–"] if r is baseline else ahead(r, baseline)
         lines.append(cells)
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     by_name = {r.name: r for r in runs}
@@ -130,10 +130,10 @@ def _interval(interval: tuple[float, float]) -> str:
     return "[{:.1f}, {:.1f}]".format(*(100 * end for end in interval)).replace("-", "−")
 
 
-def ahead(runs: Runs, rival: Runs) -> list[str]:
+def ahead(runs: Runs, baseline: Runs) -> list[str]:
     """What one is ahead of another in the worst case: the difference and its interval over images; that over runs."""
-    answers = [[report.worst for report in each.reports] for each in (runs, rival)]
-    found = Ahead.of(*answers, shared=runs.shares or rival.shares)
+    answers = [[report.worst for report in each.reports] for each in (runs, baseline)]
+    found = Ahead.of(*answers, shared=runs.shares or baseline.shares)
     over_runs = "–" if found.over_runs is None else _interval(found.over_runs)
     return [percent(found.value, found.over_images).replace("-", "−"), over_runs]
 

@@ -136,7 +136,7 @@ HONEST: tuple[Honest, ...] = (
     _noisy(_resnet20, "noise-0.1", _Noise(theta_init=0.1)),
     _noisy(_resnet44, "noise-0.2-channel", _Noise(theta_init=0.2, grain="channel")),
     *(_noisy(_resnet4b, f"noise-{theta}", _Noise(theta_init=theta)) for theta in (0.05, 0.1, 0.2, 0.3)),
-    _noisy(_cnn_a, "noise-0.1-batch", _Noise(theta_init=0.1, share="batch")),
+    _noisy(_cnn_a, "noise-0.1-batch", _Noise(theta_init=0.1, draw_per="batch")),
     _noisy(_cnn_a, "noise-0.2-layer", _Noise(theta_init=0.2, grain="layer")),
     _noisy(_cnn_a, "noise-0.1-weight", _Noise(theta_init=0.1, site="weight", scale="relative", grain="layer"), "pni"),
     _digits_cnn,

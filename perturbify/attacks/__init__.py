@@ -2,7 +2,7 @@
 
 from perturbify.attacks.attack import Attack, Crafted, Need, Norm, Passes, Role, needs_of, role_of
 from perturbify.attacks.few_pixel import FewPixel
-from perturbify.attacks.gradient import attacked, input_gradient
+from perturbify.attacks.gradient import frozen_eval, input_gradient
 from perturbify.attacks.libraries import Apgd, ApgdT, CarliniWagner, FabT, HopSkipJump, Square, StockAutoAttack
 from perturbify.attacks.losses import cross_entropy, margin, mean_margin, targeted_margin
 from perturbify.attacks.momentum import MarginPgd
@@ -32,9 +32,9 @@ __all__ = [
     "Role",
     "Square",
     "StockAutoAttack",
-    "attacked",
     "cross_entropy",
     "fgsm",
+    "frozen_eval",
     "get",
     "input_gradient",
     "margin",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Norm, Passes, wrong
-from perturbify.attacks.gradient import attacked
+from perturbify.attacks.gradient import frozen_eval
 
 DIFFERENTIAL_WEIGHT = 0.5
 """The paper's F: how far a child goes along the difference of two others."""
@@ -79,7 +79,7 @@ class FewPixel:
         An image comes back as it was only where a pixel's own colour was the best that was found for it.
         """
         x = x.detach()
-        with attacked(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             images = _paint(x, self._search(model, x, y))
             return Crafted(images, wrong(model, images, y))
 

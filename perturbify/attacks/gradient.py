@@ -14,7 +14,7 @@ from perturbify.errors import ModelError
 
 
 @contextmanager
-def attacked(model: nn.Module) -> Iterator[None]:
+def frozen_eval(model: nn.Module) -> Iterator[None]:
     """Puts a network into eval mode and freezes its parameters while it is attacked; all is as before afterwards.
 
     In eval mode batch-norm uses its running statistics and does not update them; the noise stays as it is. Frozen

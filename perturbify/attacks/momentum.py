@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Passes, check_ball, wrong
 from perturbify.attacks.ball import ball, per_image
 from perturbify.attacks.best import Best
-from perturbify.attacks.gradient import attacked, copies, follow, parts
+from perturbify.attacks.gradient import copies, follow, frozen_eval, parts
 from perturbify.attacks.losses import Loss, likely_wrong, margin, targeted_margin
 from perturbify.attacks.realisations import randomness
 
@@ -89,7 +89,7 @@ class MarginPgd:
             ModelError: The network gives no gradient for its images.
         """
         x = x.detach()
-        with attacked(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             still = randomness(model, x[:2]) == "none"
             if self.targets == 0:
                 images = self._climb(model, x, y, margin, still)
@@ -134,10 +134,10 @@ def _smoothed(
         seen += margin(logits, labels).float().view(number, -1).sum(0)
         # An online softmax: what came before is scaled down where a draw with more weight turns up.
         greatest, before = torch.maximum(greatest, weights.amax(0)), greatest
-        share = (weights - greatest).exp()
+        weight = (weights - greatest).exp()
         each = gradient.to(total.dtype).nan_to_num().view(number, *images.shape)
         total *= per_image((before - greatest).exp(), total)
-        total += (share.view(number, len(images), *[1] * (images.dim() - 1)) * each).sum(0)
+        total += (weight.view(number, len(images), *[1] * (images.dim() - 1)) * each).sum(0)
     return seen / draws, total
 
 

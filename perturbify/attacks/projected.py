@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Passes, Role, check_ball, wrong
 from perturbify.attacks.ball import ball
 from perturbify.attacks.best import Best
-from perturbify.attacks.gradient import attacked, input_gradient
+from perturbify.attacks.gradient import frozen_eval, input_gradient
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Pgd:
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
         """Attacks a batch; it holds that it succeeded where one more draw is wrong, as every library does."""
         images = pgd(model, x, y, self)
-        with attacked(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             return Crafted(images, wrong(model, images, y))
 
 
@@ -100,7 +100,7 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, attack: Pgd = Pgd()) -> Tensor:
         ModelError: The network's output does not depend on the images in a way that autograd sees.
     """
     x = x.detach()
-    with attacked(model):
+    with frozen_eval(model):
         if attack.restarts == 1:
             return _ascend(model, x, y, attack)
         best = Best(model, x, y, max(attack.draws, COMPARING_DRAWS))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from perturbify.attacks.attack import Crafted, Passes, check_ball, wrong
 from perturbify.attacks.best import Best
-from perturbify.attacks.gradient import attacked
+from perturbify.attacks.gradient import frozen_eval
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RandomSearch:
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
         """Attacks a batch; it holds that it succeeded where one more draw is wrong."""
         x = x.detach()
-        with attacked(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             best = Best(model, x, y, self.draws)
             for _ in range(self.tries):
                 best.offer((x + self.epsilon * self._direction(x)).clamp(0, 1))

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks.gradient import attacked
+from perturbify.attacks.gradient import frozen_eval
 from perturbify.errors import ModelError
 from perturbify.generators import seeded
-from perturbify.perturbation import Perturbation, noise, perturbations, sharing
+from perturbify.perturbation import Perturbation, drawing_per, noise, perturbations
 
 Randomness = Literal["none", "fresh", "shared", "weights", "foreign"]
 
@@ -35,7 +35,7 @@ def randomness(model: nn.Module, images: Tensor) -> Randomness:
         and each forward draws once for all of its images; ``"foreign"`` where the network draws by itself, with or
         without ours.
     """
-    with attacked(model):
+    with frozen_eval(model):
         with noise(model, enabled=False):
             if _draws(model, images) or _draws(model, images, gradients=True):
                 return "foreign"
@@ -46,7 +46,7 @@ def randomness(model: nn.Module, images: Tensor) -> Randomness:
         return "foreign"
     if all(p.of_weight for p in drawing):
         return "weights"
-    return "fresh" if any(p.share == "sample" and not p.of_weight for p in drawing) else "shared"
+    return "fresh" if any(p.draw_per == "sample" and not p.of_weight for p in drawing) else "shared"
 
 
 class Frozen(nn.Module):
@@ -105,7 +105,7 @@ class Frozen(nn.Module):
             if self.by_place:
                 return self._average(images)
             return torch.cat([self._average(image) for image in images.split(1)])
-        with sharing(self.model, "batch"):
+        with drawing_per(self.model, "batch"):
             return self._average(images)
 
     def extra_repr(self) -> str:

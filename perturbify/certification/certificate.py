@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbify.attacks import attacked
+from perturbify.attacks import frozen_eval
 from perturbify.certification.bounds import certified_radius, clopper_pearson
 from perturbify.certification.mechanism import find_mechanism, usable, verify
 from perturbify.data import Split
 from perturbify.display import lines, some, spread
 from perturbify.generators import seeded
-from perturbify.perturbation import sharing
+from perturbify.perturbation import drawing_per
 from perturbify.prediction import Prediction, read_logits
 from perturbify.surgery.noisy import Perturbed
 from perturbify.text import counted
@@ -129,7 +129,7 @@ def certify(
     sigma, sensitivity = mechanism.sigma, usable(mechanism.sensitivity)
     votes: Tensor | int = 0
     total: Tensor | int = 0
-    with attacked(network), sharing(network, "sample"):
+    with frozen_eval(network), drawing_per(network, "sample"):
         for draw in range(draws):
             logits = read_logits(network(images), type(network).__name__, len(images))
             valid = ~logits.isnan().any(1, keepdim=True)
@@ -190,8 +190,8 @@ def certify_split(
 
             def step(draw: int, done: int = done, now: int = len(images)) -> None:
                 if on_progress is not None:
-                    share = (done + now * draw / draws) / len(split)
-                    left = (time.perf_counter() - started) * (1 / share - 1)
+                    fraction = (done + now * draw / draws) / len(split)
+                    left = (time.perf_counter() - started) * (1 / fraction - 1)
                     on_progress(Progress(done + now * (draw == draws), len(split), left))
 
             parts.append(certify(network, images.to(device), draws, confidence=confidence, on_draw=step))

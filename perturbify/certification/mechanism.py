@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-from perturbify.attacks import attacked
+from perturbify.attacks import frozen_eval
 from perturbify.certification.gaussian import DELTA, noise_level
 from perturbify.certification.operator_norm import convolution_norm
 from perturbify.errors import MethodError
@@ -198,7 +198,7 @@ def verify(network: Perturbed, size: tuple[int, ...] | None = None) -> Mechanism
         return mechanism
     images = _trials(network.surgery.plan.input_shapes[0][0], mechanism.size, weight)
     run = _Run(mechanism)
-    with attacked(network), noise(network, True):
+    with frozen_eval(network), noise(network, True):
         answers = [run(network, image.requires_grad_()) for image in images]
         with reproducible(network), torch.no_grad():
             taken = [network.normalize(image) if network.surgery.normalizes else image for image in images]

@@ -20,11 +20,11 @@ from perturbify.display import lines, some
 from perturbify.errors import CheckpointError, ModelError
 from perturbify.example import from_description
 from perturbify.normalize import Normalize
-from perturbify.surgery.config import PerturbConfig
+from perturbify.surgery.config import PerturbConfig, current_names
 from perturbify.surgery.plan import theta_shape
 from perturbify.text import counted, input_in_words, noise_in_words
 
-FORMAT = 2
+FORMAT = 3
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 """The floating dtypes that a file's weights may have."""
 MOST_TEXT = 2**22
@@ -209,7 +209,6 @@ class Header:
         if self.config is None:
             return None
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config.items()}
-        settings.pop("backend", None)  # of earlier versions; both put the noise where it is put now
         return PerturbConfig(**settings)
 
     def normalization(self) -> Normalize | None:
@@ -245,6 +244,8 @@ def _read(text: str) -> Header:
         version = raw.get("format") if isinstance(raw, dict) else None
         if isinstance(version, (int, float)) and version > FORMAT:
             raise _NewerError(f"{version:g}")
+        if isinstance(raw, dict) and isinstance(raw.get("config"), dict):
+            raw["config"] = current_names(raw["config"])
         _schema()(raw)
         header = Header(**raw)
         _ = header.spec(), header.settings(), header.normalization()  # each of which looks for itself

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks import Pgd, attacked, pgd
-from perturbify.checks.evidence import Criterion, Evidence, never, share
+from perturbify.attacks import Pgd, frozen_eval, pgd
+from perturbify.checks.evidence import Criterion, Evidence, fraction, never
 from perturbify.checks.probe import Asked, ask
 from perturbify.errors import ModelError
 from perturbify.perturbation import noise
@@ -143,12 +143,12 @@ def borders(model: nn.Module, x: Tensor, *, epsilon: float, seed: int, size: int
     # By the image's own margin: those of a part of the images may be on another scale; but not by next to nothing.
     jump = (margins(low) - margins(high)) / start.clamp(min=0.05 * start.median().item())
     what = "images on whose way to another class it jumps by a quarter of its height"
-    return Criterion(name, why, (share(what, (jump > 0.25).cpu(), most=JUMPS_AT_MOST),))
+    return Criterion(name, why, (fraction(what, (jump > 0.25).cpu(), most=JUMPS_AT_MOST),))
 
 
 @torch.no_grad()
 def _classes(model: nn.Module, x: Tensor) -> Tensor:
-    with attacked(model):
+    with frozen_eval(model):
         return model(x).argmax(1)
 
 

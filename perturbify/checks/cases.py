@@ -119,7 +119,7 @@ def check_known(names: Sequence[str]) -> None:
             raise ValueError(f"there is no attack {name!r}. {known_ones}")
 
 
-def rivals(plan: CheckPlan, subject: Subject, name: str) -> tuple[Case, ...]:
+def baseline_cases(plan: CheckPlan, subject: Subject, name: str) -> tuple[Case, ...]:
     """The clean images and the strongest of our attacks, on the network that this one is held against."""
     found = (CLEAN, *_margin(plan, subject), *_longer(plan, subject))
     return tuple(replace(case, id=f"{case.id} of {name}", network=name, points=()) for case in found)

@@ -105,7 +105,7 @@ def difference(first: Right, second: Right, *, shared: bool) -> Figure:
 
 
 def criteria(
-    results: Sequence[Result], *, epsilon: float, classes: int, liveness: Liveness, rival: str | None = None
+    results: Sequence[Result], *, epsilon: float, classes: int, liveness: Liveness, baseline: str | None = None
 ) -> tuple[Criterion, ...]:
     """Judges the attacks of a check.
 
@@ -114,7 +114,7 @@ def criteria(
         epsilon: Radius of the l∞ ball.
         classes: Number of classes.
         liveness: What was seen of the noise.
-        rival: Name of the network that this one is held against, if any.
+        baseline: Name of the network that this one is held against, if any.
 
     Returns:
         The criteria in the order of a report; what it takes to judge one may not have been measured.
@@ -149,8 +149,8 @@ def criteria(
                 _against(found, "white box", found.within("frozen")),
             )
         )
-    if rival is not None:
-        judged.append(_gain(found, Found(results, epsilon, rival), rival))
+    if baseline is not None:
+        judged.append(_gain(found, Found(results, epsilon, baseline), baseline))
     return tuple(judged)
 
 
@@ -255,24 +255,24 @@ def _larger_epsilon(found: Found) -> Criterion:
     return Criterion("a larger ε never helps the model", why, evidence)
 
 
-def gain(found: Found, rival: Found, name: str) -> Figure | None:
-    """What a network is ahead of a rival, in the worst case of the attacks that both have met; None without any.
+def gain(found: Found, baseline: Found, name: str) -> Figure | None:
+    """What a network is ahead of a baseline, in the worst case of the attacks that both have met; None without any.
 
     Args:
         found: The results of the network.
-        rival: Those of the one that it is held against.
-        name: The rival's name, which its cases bear.
+        baseline: Those of the one that it is held against.
+        name: The baseline's name, which its cases bear.
     """
     theirs = {f"{r.id} of {name}": r for r in found.within()}
-    both = [(theirs[r.id], r) for r in rival.within() if r.id in theirs]
-    ours, others = found.worst([a for a, _ in both]), rival.worst([b for _, b in both])
+    both = [(theirs[r.id], r) for r in baseline.within() if r.id in theirs]
+    ours, others = found.worst([a for a, _ in both]), baseline.worst([b for _, b in both])
     if ours is None or others is None:
         return None
-    return difference(ours, others, shared=found.clean.shared or rival.clean.shared)
+    return difference(ours, others, shared=found.clean.shared or baseline.clean.shared)
 
 
-def _gain(found: Found, rival: Found, name: str) -> Criterion:
-    ahead = gain(found, rival, name)
+def _gain(found: Found, baseline: Found, name: str) -> Criterion:
+    ahead = gain(found, baseline, name)
     statement = f"worst case of {name}, less that of this network, over the same attacks"
     evidence = (
         ()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks import attacked, input_gradient
+from perturbify.attacks import frozen_eval, input_gradient
 from perturbify.checks.cases import Case
 from perturbify.checks.plan import CheckPlan
 from perturbify.errors import ModelError
@@ -50,7 +50,7 @@ def estimate(
     Returns:
         The seconds to expect.
     """
-    with attacked(model):
+    with frozen_eval(model):
         forward = _seconds(lambda: _forward(model, x)) / len(x)
         gradient = _seconds(lambda: _gradient(model, x, y)) / len(x)
     costs = []

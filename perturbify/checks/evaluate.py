@@ -28,7 +28,7 @@ from perturbify.data import Split
 from perturbify.errors import CheckError
 from perturbify.generators import seeded
 from perturbify.methods.prediction import predictor
-from perturbify.perturbation import noise, sharing
+from perturbify.perturbation import drawing_per, noise
 from perturbify.prediction import Ensemble
 from perturbify.ranks import Ranks
 
@@ -107,7 +107,7 @@ class Bench:
         with seeded(seed_of(self._plan.seed, "compiling"), [self._device]):
             self._targets = {name: compiled(network, x, y) for name, network in self._targets.items()}
 
-    def work_off(
+    def evaluate(
         self,
         records: Records,
         part: Ranks,
@@ -288,7 +288,7 @@ class Bench:
         with ExitStack() as stack:
             if not on:
                 stack.enter_context(noise(network, enabled=False))
-            stack.enter_context(sharing(network, SHARE[self._plan.noise]))
+            stack.enter_context(drawing_per(network, SHARE[self._plan.noise]))
             yield network
 
     def _known(self, network: nn.Module) -> nn.Module:

@@ -92,7 +92,7 @@ class Criterion:
         return cls(values["name"], values["why"], evidence, values["core"], values["detail"])
 
 
-def share(statement: str, bad: object, *, most: float) -> Evidence:
+def fraction(statement: str, bad: object, *, most: float) -> Evidence:
     """The share of images of which something bad is true, as a sample of all images.
 
     Args:

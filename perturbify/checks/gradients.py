@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from perturbify.checks.evidence import Criterion, share
+from perturbify.checks.evidence import Criterion, fraction
 from perturbify.checks.probe import ask
 
 ALIVE = "the gradient is alive"
@@ -62,19 +62,25 @@ def gradients(
             ALIVE,
             "Attacks that follow the gradient have nothing to follow; their figures say nothing.",
             (
-                share("images without a usable gradient of the margin", _dead(here.gradient), most=DEAD_AT_MOST),
-                share("images without a usable gradient of the cross-entropy", _dead(here.entropy), most=DEAD_AT_MOST),
+                fraction("images without a usable gradient of the margin", _dead(here.gradient), most=DEAD_AT_MOST),
+                fraction(
+                    "images without a usable gradient of the cross-entropy", _dead(here.entropy), most=DEAD_AT_MOST
+                ),
             ),
         ),
         Criterion(
             "a step along the gradient helps more than a random one",
             "The gradient misleads: attacks that follow it go nowhere.",
-            (share("images whose margin it does not lower, or not as far", ~helped.cpu(), most=MISLED_AT_MOST),),
+            (fraction("images whose margin it does not lower, or not as far", ~helped.cpu(), most=MISLED_AT_MOST),),
         ),
         Criterion(
             "the loss falls as the gradient says",
             "The gradient is that of something else than the network's answers.",
-            (share("images where it falls by less than half or more than twice that", ~true.cpu(), most=OFF_AT_MOST),),
+            (
+                fraction(
+                    "images where it falls by less than half or more than twice that", ~true.cpu(), most=OFF_AT_MOST
+                ),
+            ),
         ),
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from perturbify import data as datasets
-from perturbify.attacks import attacked
+from perturbify.attacks import frozen_eval
 from perturbify.data import Data, Split
 from perturbify.data.split import FloatSplit, MemorySplit
 from perturbify.errors import CheckError, ModelError, PerturbifyError
@@ -55,7 +55,7 @@ def classifier(model: nn.Module, images: Tensor) -> nn.Module:
         CheckError: It does not take the images, or is no classifier.
     """
     try:
-        with attacked(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             answer = model(images)
     except PerturbifyError:
         raise
@@ -84,7 +84,7 @@ def count_classes(model: nn.Module, images: Tensor, split: Split, classes: int |
     Raises:
         CheckError: It does not take them, or tells other classes apart.
     """
-    with attacked(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         logits = classifier(model, images)(images)
     if logits.shape[1] <= int(split.labels.max()):
         raise CheckError(

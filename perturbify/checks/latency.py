@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks import attacked
+from perturbify.attacks import frozen_eval
 from perturbify.generators import seeded
 from perturbify.methods.prediction import predictor
 from perturbify.perturbation import noise
@@ -54,7 +54,7 @@ def latencies(networks: Mapping[str, nn.Module], images: Tensor, *, rounds: int 
     answering = {name: predictor(network) for name, network in networks.items()}
     with ExitStack() as stack, torch.no_grad(), seeded(0, [images.device]):
         for network in networks.values():
-            stack.enter_context(attacked(network))
+            stack.enter_context(frozen_eval(network))
             stack.enter_context(noise(network))
         for _ in range(rounds + 1):
             for name, network in answering.items():

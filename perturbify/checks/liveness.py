@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks import attacked
+from perturbify.attacks import frozen_eval
 from perturbify.perturbation import Perturbation, noise, perturbations
 from perturbify.surgery.noisy import Perturbed
 from perturbify.surgery.observe import ConvolutionCount
@@ -73,7 +73,7 @@ def examine(model: nn.Module, *inputs: Any, **named: Any) -> Liveness:
         named: What it takes by name.
     """
     sites = dict(perturbations(model))
-    with attacked(model), noise(model, True), torch.no_grad():
+    with frozen_eval(model), noise(model, True), torch.no_grad():
         first, convolutions, calls = _pass(model, sites, inputs, named)
         second, _, _ = _pass(model, sites, inputs, named)
     wrapped = [m for m in model.modules() if isinstance(m, Perturbed)]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturbify.attacks import attacked
+from perturbify.attacks import frozen_eval
 from perturbify.attacks.losses import margin
 from perturbify.generators import seeded
 
@@ -49,7 +49,7 @@ def ask(
     """
     parts = list(zip(x.detach().split(size or len(x)), y.split(size or len(x)), strict=True))
     margins, total, entropy, given, exact = [], torch.zeros_like(x), torch.zeros_like(x), True, True
-    with attacked(model):
+    with frozen_eval(model):
         for i, seed in enumerate(seeds):
             with seeded(seed, [x.device]):
                 found = [_once(model, a, b, gradient=gradient, entropy=gradient and i == 0) for a, b in parts]

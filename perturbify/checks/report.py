@@ -77,7 +77,7 @@ class Report:
         liveness: Whether the noise is alive.
         results: One for each attack.
         criteria: Whether all that can be believed, the gradients first.
-        rival: Name of the network that it is held against; None without one.
+        baseline: Name of the network that it is held against; None without one.
         examples: Some images under ``example_attack``.
         example_attack: Id of the attack that the examples show; None without examples.
         remarks: What a reader must know beside the figures, a sentence each.
@@ -99,7 +99,7 @@ class Report:
     results: tuple[Result, ...]
     criteria: tuple[Criterion, ...]
     machine: dict[str, Any]
-    rival: str | None = None
+    baseline: str | None = None
     examples: tuple[Example, ...] = ()
     example_attack: str | None = None
     remarks: tuple[str, ...] = ()
@@ -241,7 +241,7 @@ class Report:
             "preset": self.preset,
             "n": self.n,
             "seed": self.seed,
-            "rival": self.rival,
+            "baseline": self.baseline,
             "noise": self.liveness.to_dict(),
             "criteria": [c.to_dict() for c in self.criteria],
             "results": [r.to_dict() for r in self.results],
@@ -312,13 +312,13 @@ class Report:
         return difference(with_it, np.logical_and.reduce(without), shared=self.clean.shared)
 
     def _ahead(self) -> Figure | None:
-        if self.rival is None:
+        if self.baseline is None:
             return None
-        return gain(self._found, Found(self.results, self.epsilon, self.rival), self.rival)
+        return gain(self._found, Found(self.results, self.epsilon, self.baseline), self.baseline)
 
 
 _COPIED = (
-    *("name", "architecture", "dataset", "classes", "preset", "n", "seed", "rival"),
+    *("name", "architecture", "dataset", "classes", "preset", "n", "seed", "baseline"),
     *("deterministic", "noise_mode", "machine", "about", "example_attack"),
 )
 

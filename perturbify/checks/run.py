@@ -16,7 +16,7 @@ from perturbify.arguments import check_network, check_type, described
 from perturbify.attacks import Attack, randomness
 from perturbify.attacks.libraries import missing
 from perturbify.checks.answers import answers, borders, differing, turned
-from perturbify.checks.cases import ITSELF, Case, Subject, cases, rivals
+from perturbify.checks.cases import ITSELF, Case, Subject, baseline_cases, cases
 from perturbify.checks.criteria import criteria
 from perturbify.checks.estimate import Estimate
 from perturbify.checks.evaluate import SHARE, Attacked, Bench, Progress, seed_of
@@ -33,7 +33,7 @@ from perturbify.errors import CheckError, WrongType
 from perturbify.generators import seeded
 from perturbify.methods import get
 from perturbify.methods.prediction import predictor
-from perturbify.perturbation import noise, sharing
+from perturbify.perturbation import drawing_per, noise
 from perturbify.prediction import Ensemble
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
@@ -123,12 +123,12 @@ def check(
             classes=classes,
             sources=tuple(sources or {}),
         )
-        with sharing(model, SHARE[plan.noise]):
+        with drawing_per(model, SHARE[plan.noise]):
             tested = _tested(networks[ITSELF], x, y, plan, kind)
         planned = cases(plan, subject)
         if against is not None:
             random = kinds[against[0]] != "none"
-            planned += rivals(plan, replace(subject, noisy=random), against[0])
+            planned += baseline_cases(plan, replace(subject, noisy=random), against[0])
         chosen, remarks = _possible(planned, networks, few, y[:4])
         attacked = {n: Attacked(m, kinds[n] != "none", _shared(kinds[n], plan)) for n, m in networks.items()}
         bench = Bench(attacked, split, plan, device, class_names or tuple(map(str, range(classes))), chosen)
@@ -144,7 +144,7 @@ def check(
         }
         records = Records(None if folder is None else Path(folder), check_of, part.rank)
         before = ask(networks[ITSELF], x[:FEW], y[:FEW], [0], gradient=True)
-        bench.work_off(records, part, on_start, on_progress)
+        bench.evaluate(records, part, on_start, on_progress)
         after = ask(networks[ITSELF], x[:FEW], y[:FEW], [0], gradient=True)
         for theirs in part.gather(records.all()):
             for record in theirs:
@@ -171,10 +171,10 @@ def check(
             epsilon=plan.epsilon,
             classes=classes,
             liveness=liveness,
-            rival=None if against is None else against[0],
+            baseline=None if against is None else against[0],
         ),
         machine=machine(device),
-        rival=None if against is None else against[0],
+        baseline=None if against is None else against[0],
         examples=bench.examples(records),
         example_attack=None if bench.shown is None else bench.shown.id,
         remarks=tuple(remarks + _remarks(kind, plan, liveness) + _of_method(model) + _answers(model)),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturbify.attacks import attacked
+from perturbify.attacks import frozen_eval
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def score(model: nn.Module, images: Tensor, y: Tensor, *, draws: int, queries: i
     Returns:
         What the draws said of each image.
     """
-    with attacked(model):
+    with frozen_eval(model):
         logits = [model(images) for _ in range(draws)]
         right = torch.stack([_right(z, y) for z in logits], dim=1)
         votes = torch.stack([_votes(z) for z in logits]).sum(0)

@@ -4,14 +4,14 @@ Nothing here imports torch before it computes, so that recipes are read without 
 """
 
 from perturbify.methods import adv_bnn, learn2perturb, none, pixeldp, pni, rse, vanilla
-from perturbify.methods.method import Method, Moment, Noisy
+from perturbify.methods.method import Method, NoisySite, Stage
 from perturbify.methods.registry import DEFAULT, get, names, of_file, register
 
 __all__ = [
     "DEFAULT",
     "Method",
-    "Moment",
-    "Noisy",
+    "NoisySite",
+    "Stage",
     "adv_bnn",
     "get",
     "learn2perturb",

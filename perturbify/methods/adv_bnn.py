@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from perturbify.methods.method import Method, Moment, Noisy
+from perturbify.methods.method import Method, NoisySite, Stage
 from perturbify.methods.registry import register
 from perturbify.surgery.config import PerturbConfig
 
@@ -38,10 +38,10 @@ class AdvBnn(Method):
     penalizes_weights = True
     draws = 50
 
-    def penalty(self, sites: Sequence[Noisy], moment: Moment) -> Tensor | None:
+    def penalty(self, sites: Sequence[NoisySite], stage: Stage) -> Tensor | None:
         """``α/N Σ KL``, over all parameters of all layers, α = 0.02 and N training images."""
         first, *rest = (divergence(s.weight, s.theta) for s in sites if s.weight is not None)
-        return moment.gamma / moment.images * sum(rest, start=first)
+        return stage.gamma / stage.images * sum(rest, start=first)
 
 
 def divergence(mu: Tensor, s: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from perturbify.errors import MethodError
-from perturbify.methods.method import Method, Moment, Noisy
+from perturbify.methods.method import Method, NoisySite, Stage
 from perturbify.methods.registry import register
 from perturbify.methods.theta_way import REFERENCE_BATCH, harmonic, said
 from perturbify.surgery.config import PerturbConfig
@@ -53,10 +53,10 @@ class Learn2Perturb(Method):
         least, most = min(float(t.min()) for t in thetas), max(float(t.max()) for t in thetas)
         return (f"θ is {mean:.3f} on average, from {least:.3f} to {most:.3f}; its mean is {said(mean, start)}.",)
 
-    def penalty(self, sites: Sequence[Noisy], moment: Moment) -> Tensor | None:
+    def penalty(self, sites: Sequence[NoisySite], stage: Stage) -> Tensor | None:
         """``γ Σ g(θ)`` (Learn2Perturb, eq. 7)."""
-        tau = harmonic(moment.k)
-        return scaled_gamma(moment.gamma, moment.batch_size) * regularizer((s.theta for s in sites), tau)
+        tau = harmonic(stage.k)
+        return scaled_gamma(stage.gamma, stage.batch_size) * regularizer((s.theta for s in sites), tau)
 
 
 @register

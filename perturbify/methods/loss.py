@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturbify.attacks import attacked
+from perturbify.attacks import frozen_eval
 from perturbify.compiling import uncompiled
 from perturbify.errors import MethodError
 
@@ -59,11 +59,11 @@ def score(logits: Tensor, y: Tensor) -> Scored:
 def look(network: nn.Module, x: Tensor, y: Tensor) -> Scored:
     """Scores images that nothing learns from, batch norm included."""
     network = uncompiled(network)  # which has no graph for this
-    with attacked(network), torch.no_grad():
+    with frozen_eval(network), torch.no_grad():
         return score(logits(network, x), y)
 
 
-def weighted(network: nn.Module, x: Tensor, y: Tensor, adversary: Adversary | None, share: float) -> Loss:
+def weighted(network: nn.Module, x: Tensor, y: Tensor, adversary: Adversary | None, weight: float) -> Loss:
     """``(1 - w) L(clean) + w L(adversarial)``, w being ½ in the paper (Learn2Perturb, section 4).
 
     Args:
@@ -71,16 +71,16 @@ def weighted(network: nn.Module, x: Tensor, y: Tensor, adversary: Adversary | No
         x: Images.
         y: Labels.
         adversary: None: the loss is that of clean images.
-        share: w, in (0, 1]; with 1 nothing learns from clean images.
+        weight: w, in (0, 1]; with 1 nothing learns from clean images.
     """
     if adversary is None:
         clean = score(logits(network, x), y)
         return Loss(clean.loss, clean)
     crafted = adversary(network, x, y)
-    clean = score(logits(network, x), y) if share < 1 else look(network, x, y)
+    clean = score(logits(network, x), y) if weight < 1 else look(network, x, y)
     adversarial = score(logits(network, crafted), y)
-    total = share * adversarial.loss
-    return Loss((1 - share) * clean.loss + total if share < 1 else total, clean, adversarial)
+    total = weight * adversarial.loss
+    return Loss((1 - weight) * clean.loss + total if weight < 1 else total, clean, adversarial)
 
 
 def checked(found: object, method: str) -> Loss:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a recipe is read without torch, and asks the methods for th
 
 
 @dataclass(frozen=True)
-class Moment:
+class Stage:
     """Where training stands, as far as a loss or a penalty may depend on it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Noisy:
+class NoisySite:
     """One site, as a penalty sees it.
 
     Attributes:
@@ -130,7 +130,7 @@ class Method:
             MethodError: It is not.
         """
 
-    def loss(self, network: nn.Module, x: Tensor, y: Tensor, adversary: Adversary | None, moment: Moment) -> Loss:
+    def loss(self, network: nn.Module, x: Tensor, y: Tensor, adversary: Adversary | None, stage: Stage) -> Loss:
         """The loss of a step, whose gradient W and θ follow: by default cross-entropy, of clean and attacked images.
 
         Args:
@@ -139,22 +139,22 @@ class Method:
             y: Labels, shape (N,).
             adversary: Makes adversarial images of a network, images and labels, by the recipe's ``[attack]``; None
                 where there is no attack: the method is not ``adversarial``, its epoch has not come, or its weight is 0.
-            moment: Where training stands.
+            stage: Where training stands.
         """
         from perturbify.methods.loss import weighted
 
-        return weighted(network, x, y, adversary, moment.attack_weight)
+        return weighted(network, x, y, adversary, stage.attack_weight)
 
     def remarks(self, network: Perturbed) -> tuple[str, ...]:
         """What a report should say of the network's noise, a sentence each."""
         return ()
 
-    def penalty(self, sites: Sequence[Noisy], moment: Moment) -> Tensor | None:
+    def penalty(self, sites: Sequence[NoisySite], stage: Stage) -> Tensor | None:
         """What is added to the loss of a step, as a scalar; None: nothing.
 
         Args:
             sites: Those with a θ that is trained.
-            moment: Where training stands.
+            stage: Where training stands.
         """
         return None
 

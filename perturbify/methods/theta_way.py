@@ -4,7 +4,7 @@ The regulariser alone moves θ so that θ^1.5 = θ₀^1.5 + ¾ Σ (step size · 
 depends on their number. With the constants of the authors' release it comes from 0.25 to 1.06 in the 330 noisy epochs
 of the full schedule, and nowhere in a run of minutes. A run of another length therefore multiplies θ's learning rate
 by how many times fewer its steps are, for the gradient of the loss and of the regulariser alike, and reads τ where the
-full schedule would be at the same share of its way (docs/constants.md).
+full schedule would be as far along (docs/constants.md).
 
 There is a limit to that, ``train.theta_rate_limit``. The gradient of the loss is noise for the most part. What that
 does to a single θ grows with the square root of the factor, while what the regulariser does to all of them stays what
@@ -69,8 +69,8 @@ def fewer(recipe: Recipe, images: int) -> float:
     train = recipe.train
     whole, rest = divmod(images, train.batch_size)
     steps = whole + (rest > 1 or whole == 0)  # a last batch of one image is left out
-    share = 1.0 if train.joint else train.theta_steps / (train.w_steps + train.theta_steps)
-    return EPOCHS * STEPS * REFERENCE_BATCH / (train.epochs * steps * train.batch_size * share)
+    fraction = 1.0 if train.joint else train.theta_steps / (train.w_steps + train.theta_steps)
+    return EPOCHS * STEPS * REFERENCE_BATCH / (train.epochs * steps * train.batch_size * fraction)
 
 
 def tau_epoch(epoch: int, train: TrainSettings, *, warms_up: bool) -> int:

@@ -129,11 +129,11 @@ def _of_noise(recipe: Recipe, original: Recipe, method: Method, own: str) -> lis
         Difference("floor of θ", own, f"{theirs.theta_min}", f"{here.theta_min}"),
     ]
     if not here.on_weights:
-        found.append(Difference("a draw of noise for each", whose, _SHARES[theirs.share], _SHARES[here.share]))
+        found.append(Difference("a draw of noise for each", whose, _SHARES[theirs.draw_per], _SHARES[here.draw_per]))
     if method.alternates:
         found += [
             Difference("noise", RELEASE, _PLACES["addition"], _PLACES[here.site]),
-            Difference("a draw of noise for each", RELEASE, _SHARES["batch"], _SHARES[here.share]),
+            Difference("a draw of noise for each", RELEASE, _SHARES["batch"], _SHARES[here.draw_per]),
         ]
     if method.gamma:
         gammas = [method.gamma if r.train.gamma is None else r.train.gamma for r in (original, recipe)]
@@ -161,7 +161,7 @@ def _of_attack(recipe: Recipe, original: Recipe, method: Method, whose: str) -> 
 def _of_steps(done: Steps, full: Steps, own: str) -> list[Difference]:
     return [
         Difference("W-steps", own, f"{full.weights:,}", f"{done.weights:,}"),
-        # A rival that is trained by the same recipe takes a W-step for every batch.
+        # A baseline that is trained by the same recipe takes a W-step for every batch.
         Difference(
             "W-steps in so many batches", PAPER, _of(done.batches, done.batches), _of(done.weights, done.batches)
         ),

@@ -97,23 +97,23 @@ def reproduce(
     """
     launch.choose_device(device)
     folder = ReproductionFolder(path)
-    with ranks() as among, folder.busy() if among.first else nullcontext():
-        outcomes = prepared(reproduction, among, download=download)
-        if among.first:
+    with ranks() as processes, folder.busy() if processes.first else nullcontext():
+        outcomes = prepared(reproduction, processes, download=download)
+        if processes.first:
             work = [(o.job, o.data) for o in outcomes if o.data is not None]
             folder.open(describe(reproduction, work), force=force)
-        among.gather(None)  # the folder is there
+        processes.gather(None)  # the folder is there
         for i, outcome in enumerate(outcomes):
             if outcome.data is not None:
-                if not among.agree(folder.is_finished(outcome.job)):
+                if not processes.agree(folder.is_finished(outcome.job)):
                     watcher.begins(outcome.job, i, len(outcomes))
-                outcomes[i] = _done(reproduction, outcome.job, outcome.data, folder, watcher, device, among)
-            if among.first:
+                outcomes[i] = _done(reproduction, outcome.job, outcome.data, folder, watcher, device, processes)
+            if processes.first:
                 watcher.ends(outcomes)
     return tuple(outcomes)
 
 
-def prepared(reproduction: Reproduction, among: Ranks, *, download: bool) -> list[Outcome]:
+def prepared(reproduction: Reproduction, processes: Ranks, *, download: bool) -> list[Outcome]:
     """The jobs with their images, nothing run yet; each dataset is loaded once."""
     loaded: dict[tuple[object, ...], Data] = {}
     outcomes = []
@@ -124,7 +124,7 @@ def prepared(reproduction: Reproduction, among: Ranks, *, download: bool) -> lis
         settings = job.recipe.data
         key = (settings.name, settings.root, settings.image_size)
         if key not in loaded:
-            loaded[key] = among.after_first(partial(launch.load_data, job.recipe, download=download))
+            loaded[key] = processes.after_first(partial(launch.load_data, job.recipe, download=download))
         outcomes.append(Outcome(job, loaded[key]))
     return outcomes
 
@@ -153,18 +153,18 @@ def _done(
     folder: ReproductionFolder,
     watcher: Watcher,
     device: str,
-    among: Ranks,
+    processes: Ranks,
 ) -> Outcome:
     run, recipe = folder.run(job), job.recipe
     assert recipe is not None
     try:
-        if not among.agree(folder.is_finished(job)):
-            with run.busy() if among.first else nullcontext():
-                result = _train(reproduction, job, data, run, watcher, device, among)
+        if not processes.agree(folder.is_finished(job)):
+            with run.busy() if processes.first else nullcontext():
+                result = _train(reproduction, job, data, run, watcher, device, processes)
                 report = _check(job, result, data, _sources(reproduction, job, folder, result.model), watcher)
-                if among.first:
+                if processes.first:
                     watcher.checked(report, run)
-                among.gather(None)  # the report is there
+                processes.gather(None)  # the report is there
         # A run that an earlier version began goes on under its own settings.
         job = replace(job, recipe=replace(run.kept_recipe(), name=recipe.name))
         theta = next((m["theta"] for m in reversed(run.read_metrics())), None)
@@ -174,14 +174,14 @@ def _done(
 
 
 def _train(
-    reproduction: Reproduction, job: Job, data: Data, run: RunFolder, watcher: Watcher, device: str, among: Ranks
+    reproduction: Reproduction, job: Job, data: Data, run: RunFolder, watcher: Watcher, device: str, processes: Ranks
 ) -> Result:
     assert job.recipe is not None
-    if among.agree(run.can_go_on):
+    if processes.agree(run.can_resume):
         return launch.resume(run.path, data=data, device=device, on_step=watcher.steps)
     model, recipe = network(reproduction, job.recipe, data)
     return launch.finetune(
-        model, recipe, run.path, data=data, device=device, force=among.agree(run.is_run), on_step=watcher.steps
+        model, recipe, run.path, data=data, device=device, force=processes.agree(run.is_run), on_step=watcher.steps
     )
 
 

@@ -13,8 +13,8 @@ from perturbify.errors import WrongType, nearest
 SiteKind = Literal["output", "activation", "input", "norm", "addition", "weight", "parameter"]
 Scale = Literal["absolute", "relative", "posterior"]
 Grain = Literal["element", "channel", "layer"]
-Share = Literal["sample", "batch"]
-Shared = Literal["call", "module"]
+DrawPer = Literal["sample", "batch"]
+ThetaPer = Literal["call", "module"]
 Extent = Literal["all", "first"]
 
 WEIGHT_SITES = ("weight", "parameter")
@@ -39,7 +39,7 @@ class PerturbConfig:
         scale: What θ is. ``"absolute"``: the standard deviation of the noise. ``"relative"``: its ratio to the standard
             deviation of all that is perturbed at this site, through which no gradient flows. ``"posterior"``: the
             logarithm of the noise's standard deviation.
-        share: ``"sample"`` draws ε anew for every image, ``"batch"`` once for the whole batch; of feature maps.
+        draw_per: ``"sample"`` draws ε anew for every image, ``"batch"`` once for the whole batch; of feature maps.
         theta_init: The value every θ starts from, at least ``theta_min``; or, of scale ``"absolute"``, a string such as
             ``"0.1x"``: so many times the standard deviation of what is perturbed, measured at each site on the example
             input.
@@ -50,7 +50,7 @@ class PerturbConfig:
         include: Globs over the dotted paths of the modules that convolve (normalise, add, hold the weight); empty
             means all.
         exclude: Globs over the same paths; wins over ``include``.
-        shared: A module called k times gets k θ (``"call"``) or one for all its calls (``"module"``).
+        theta_per: A module called k times gets k θ (``"call"``) or one for all its calls (``"module"``).
 
     Raises:
         ValueError: A setting is outside its range.
@@ -59,7 +59,7 @@ class PerturbConfig:
     grain: Grain = "element"
     site: SiteKind = "output"
     scale: Scale = "absolute"
-    share: Share = "sample"
+    draw_per: DrawPer = "sample"
     theta_init: float | str = 0.25
     theta_first: float | None = None
     theta_min: float | None = 0.01
@@ -67,7 +67,7 @@ class PerturbConfig:
     extent: Extent = "all"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    shared: Shared = "call"
+    theta_per: ThetaPer = "call"
 
     def __post_init__(self) -> None:
         for field, allowed in _CHOICES.items():
@@ -118,10 +118,19 @@ _CHOICES = {
     "site": SiteKind,
     "scale": Scale,
     "grain": Grain,
-    "share": Share,
+    "draw_per": DrawPer,
     "extent": Extent,
-    "shared": Shared,
+    "theta_per": ThetaPer,
 }
+_RENAMED = {"share": "draw_per", "shared": "theta_per"}  # up to file format 2
+
+
+def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as files of earlier versions hold them, under the names that they have now.
+
+    ``backend`` is left out: wherever it put the noise, it is put now.
+    """
+    return {_RENAMED.get(name, name): value for name, value in settings.items() if name != "backend"}
 
 
 def check_config(config: Any) -> None:

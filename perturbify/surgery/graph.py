@@ -314,7 +314,7 @@ def insert_noise(
         noise = Perturbation(
             theta_shape(shapes.found[node], config.grain),
             site=site_name(owner, number),
-            share=config.share,
+            draw_per=config.draw_per,
             scale=config.scale,
             theta_init=float(start),
             theta_min=config.theta_min,

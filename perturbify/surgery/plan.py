@@ -32,7 +32,7 @@ class Site:
         kind: Class of that module, or name of the function it calls.
         map_shape: Shape of what is perturbed: of a feature map for one image, (C, H, W).
         theta_shape: Shape of θ.
-        calls: Number of calls in a forward that share this θ; 1 unless ``shared="module"``.
+        calls: Number of calls in a forward that share this θ; 1 unless ``theta_per="module"``.
         way: Where the noise stands: ``"output"``, behind what the owner's forward returns; ``"input"``, before what
             it takes; ``"inner"``, at its ``_conv_forward``; ``"graph"``, at a node of the owner's own torch.fx graph;
             ``"weight"``, in the weight's stead.
@@ -232,7 +232,7 @@ def choose(
                 modes = mode if at not in skipped or skipped[at].modes == mode else "both"
                 skipped[at] = Skipped(site_name(*at), spot.kind, reason, modes)
                 continue
-            key = spot.owner, 0 if config.shared == "module" and config.extent == "all" else spot.number
+            key = spot.owner, 0 if config.theta_per == "module" and config.extent == "all" else spot.number
             calls[key] = calls.get(key, 0) + 1
             site = _site(key, spot, config, calls[key], mode)
             known = sites.get(key)
@@ -240,7 +240,7 @@ def choose(
                 raise SurgeryError(
                     f"{spot.owner} is called with feature maps of {times(known.map_shape)} and of "
                     f"{times(site.map_shape)}, which one θ per element cannot serve.",
-                    'Use shared="call", or grain="channel".',
+                    'Use theta_per="call", or grain="channel".',
                 )
             if known is None or known.modes == mode:  # not what eval mode has measured already
                 spreads.setdefault(site.name, []).append(spot.spread)

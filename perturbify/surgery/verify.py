@@ -27,7 +27,7 @@ def verify(
     seen: Mapping[str, Observation],
     example: Example,
     *,
-    share: bool,
+    share_parameters: bool,
     gradients: bool,
 ) -> None:
     """Compares outputs and buffers of a finished network, normalisation inside, with what its source gave.
@@ -37,14 +37,14 @@ def verify(
         network: What came of it; copies of it run, with the noise off.
         seen: A forward of the source in each mode.
         example: The inputs of the finished network.
-        share: Whether the copies may share the networks' parameters; not where a forward writes into them.
+        share_parameters: Whether the copies may share the networks' parameters; not where a forward writes into them.
         gradients: Whether to compare the gradients of a step, too: a graph may record a forward and not its backward.
 
     Raises:
         ParityError: They differ; names the mode and the first module whose output does.
     """
     for mode, want in seen.items():
-        check = _Check(source, network, mode == "train", example, share)
+        check = _Check(source, network, mode == "train", example, share_parameters)
         ours = check.copy(network)
         try:
             with reproducible(ours), noise(ours, enabled=False), ConvolutionCount() as count:
@@ -64,14 +64,16 @@ def verify(
 class _Check:
     """One comparison; every forward runs on fresh copies."""
 
-    def __init__(self, source: nn.Module, network: Perturbed, training: bool, example: Example, share: bool) -> None:
+    def __init__(
+        self, source: nn.Module, network: Perturbed, training: bool, example: Example, share_parameters: bool
+    ) -> None:
         self.source, self.network, self.training = source, network, training
         self.theirs = example.normalized(network.normalize if network.surgery.normalizes else None)
         self.ours = example
-        self.share = share
+        self.share_parameters = share_parameters
 
     def copy(self, network: nn.Module) -> nn.Module:
-        return copy_network(network, "share" if self.share else "copy").train(self.training)
+        return copy_network(network, "share" if self.share_parameters else "copy").train(self.training)
 
     def differs(self, how: str) -> ParityError:
         mode = "train" if self.training else "eval"

@@ -113,7 +113,7 @@ def wrap(
                 wrapped,
                 looked.seen,
                 example,
-                share=looked.share,
+                share_parameters=looked.share_parameters,
                 gradients="graph" in ways and example.device.type != "meta",
             )
     except Exception:
@@ -166,13 +166,13 @@ class _Looked:
         plan: What will be done to it.
         seen: A forward in each mode that takes the example input.
         spreads: Of what is perturbed, by site name.
-        share: Whether copies may share the network's parameters: no forward writes into them.
+        share_parameters: Whether copies may share the network's parameters: no forward writes into them.
     """
 
     plan: Plan
     seen: Mapping[str, Observation]
     spreads: Mapping[str, float]
-    share: bool
+    share_parameters: bool
 
 
 def _example(model: nn.Module, given: Any) -> Example:
@@ -193,9 +193,9 @@ def _refuse_names(model: nn.Module, normalize: Normalize | None) -> None:
 def _look(model: nn.Module, config: PerturbConfig | None, example: Example, *, values: bool) -> _Looked:
     """Runs copies of a network in both modes, with values or, where it runs there, on the meta device."""
     ratio = None if config is None else relative_start(config.theta_init)
-    share = not any(map(is_lazy, model.parameters()))
+    share_parameters = not any(map(is_lazy, model.parameters()))
     needs_values = values or (config is not None and (config.site == "addition" or ratio is not None))
-    watch = _Watching(model, example, needs_values, share, config)
+    watch = _Watching(model, example, needs_values, share_parameters, config)
     seen = {"eval": watch.observe("eval")}
     notes: tuple[str, ...] = ()
     try:
@@ -205,8 +205,8 @@ def _look(model: nn.Module, config: PerturbConfig | None, example: Example, *, v
     if config is None:
         _, skipped, _ = KINDS["output"].find(watch.copy(), seen, PerturbConfig(exclude=("*",)))
         none = tuple(replace(s, reason="no noise asked for") for s in skipped)
-        return _Looked(Plan(None, (), none, example.shapes, tuple(seen), notes=notes), seen, {}, watch.share)
-    if config.on_weights and not watch.share and not any(map(is_lazy, model.parameters())):
+        return _Looked(Plan(None, (), none, example.shapes, tuple(seen), notes=notes), seen, {}, watch.share_parameters)
+    if config.on_weights and not watch.share_parameters and not any(map(is_lazy, model.parameters())):
         raise SurgeryError(
             f"{type(model).__name__} writes into its weights in its forward, where others stand in for them.",
             "Move that out of forward, or choose another site.",
@@ -215,21 +215,21 @@ def _look(model: nn.Module, config: PerturbConfig | None, example: Example, *, v
     at_convolutions = config.site in ("output", "input") and config.extent == "all"
     unseen = _unseen(model, seen, config) if at_convolutions else ()
     the_plan = Plan(config, tuple(sites), tuple(skipped), example.shapes, tuple(seen), unseen, notes)
-    return _Looked(the_plan, seen, spreads, watch.share)
+    return _Looked(the_plan, seen, spreads, watch.share_parameters)
 
 
 class _Watching:
     """Observes copies of a network."""
 
     def __init__(
-        self, model: nn.Module, example: Example, values: bool, share: bool, config: PerturbConfig | None
+        self, model: nn.Module, example: Example, values: bool, share_parameters: bool, config: PerturbConfig | None
     ) -> None:
         self._model, self._example, self._values, self._config = model, example, values, config
-        self.share = share
+        self.share_parameters = share_parameters
 
     def copy(self) -> nn.Module:
         """A copy that may run."""
-        return copy_network(self._model, "share" if self.share else "copy")
+        return copy_network(self._model, "share" if self.share_parameters else "copy")
 
     def observe(self, mode: str) -> Observation:
         """One forward in a mode.
@@ -258,15 +258,15 @@ class _Watching:
             )
 
     def _once(self, mode: str, example: Example) -> Observation:
-        if not self._values and self._example.device.type != "meta" and self.share:
+        if not self._values and self._example.device.type != "meta" and self.share_parameters:
             try:
                 return self._run(copy_network(self._model, "meta"), mode, example.on_meta(), own_parameters=True)
             except ModelError:  # it looks at values, or uses a kernel that computes no shapes
                 pass
         try:
-            return self._run(self.copy(), mode, example, own_parameters=not self.share)
+            return self._run(self.copy(), mode, example, own_parameters=not self.share_parameters)
         except WritesParametersError:
-            self.share = False
+            self.share_parameters = False
             return self._run(self.copy(), mode, example, own_parameters=True)
 
     def _run(self, network: nn.Module, mode: str, example: Example, *, own_parameters: bool) -> Observation:
@@ -354,7 +354,7 @@ def _perturbation(site: Site, the_plan: Plan, owner: nn.Module, spread: float, d
     return Perturbation(
         site.theta_shape,
         site=site.name,
-        share=config.share,
+        draw_per=config.draw_per,
         of_weight=config.on_weights,
         scale=config.scale,
         theta_init=start,

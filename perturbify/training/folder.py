@@ -111,12 +111,12 @@ class RunFolder:
         return self._is_marked() or (self.recipe.is_file() and any(owned.is_state(path) for path in self.states))
 
     @property
-    def how_to_go_on(self) -> str:
+    def how_to_resume(self) -> str:
         """The command that goes on with the run."""
         return shlex.join(["perturbify", "finetune", "--resume", str(self.path)])
 
     @property
-    def can_go_on(self) -> bool:
+    def can_resume(self) -> bool:
         """Whether there is a run in the folder, and a state of it."""
         return self.is_run and any(path.is_file() for path in self.states)
 
@@ -145,7 +145,7 @@ class RunFolder:
             raise OutputExists(f"The folder {self.path} is not empty, and it holds no run.", "Choose another one.")
         if there - {self.marker.name, self.recipe.name} and not force:
             hint = "Choose another one, continue its run with --resume, or pass --force to replace that run."
-            if not self.can_go_on:
+            if not self.can_resume:
                 hint = "Its state is gone, so it cannot go on: choose another one, or pass --force to replace that run."
             raise OutputExists(f"The folder {self.path} holds a run already.", hint)
         foreign = [path for path in self._in_the_way() if not owned.is_ours(path)]
@@ -220,7 +220,7 @@ class RunFolder:
                 f"{self.path} holds no run that could go on.",
                 "A run can be resumed from its first saved state on; give the folder it writes to.",
             )
-        if not self.can_go_on:
+        if not self.can_resume:
             if self._there() - {self.marker.name, self.recipe.name}:
                 raise TrainingError(
                     f"{self.path} holds no run that could go on: its state is gone.",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from perturbify.attacks import Pgd, attacked, pgd
+from perturbify.attacks import Pgd, frozen_eval, pgd
 from perturbify.data import Split
 from perturbify.generators import seeded
 from perturbify.perturbation import noise
@@ -39,7 +39,7 @@ def classify(model: nn.Module, images: Split, recipe: Recipe, epoch: int, batch_
         for x, y in images.batches(batch_size):
             x, y = x.to(device), y.to(device)
             for name, seen in (("clean", x), ("adversarial", pgd(model, x, y, attack))):
-                with attacked(model), torch.no_grad():
+                with frozen_eval(model), torch.no_grad():
                     right[name] += int((model(seen).argmax(1) == y).sum())
     return {"n": len(images)} | {f"{name}_accuracy": hits / len(images) for name, hits in right.items()}
 

@@ -30,7 +30,7 @@ from perturbify.training.folder import RunFolder
 from perturbify.training.prepare import prepare
 from perturbify.training.run import OnStep, Run
 from perturbify.training.state import Position, Saved
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 _FREE = {
     *("name", "data.name", "data.root", "train.save_minutes", "train.tensorboard"),
@@ -120,21 +120,21 @@ def finetune(
     method = methods.get(chosen.method)
     target = choose_device(device)
     folder = RunFolder(Path(run_dir))
-    with ranks() as among:
-        if among.first:
+    with ranks() as processes:
+        if processes.first:
             folder.check(force=force)
-        data = data or among.after_first(lambda: load_data(chosen, download=download))
-        network = _place(prepare(model, chosen, data, method), target, chosen, among)
+        data = data or processes.after_first(lambda: load_data(chosen, download=download))
+        network = _place(prepare(model, chosen, data, method), target, chosen, processes)
         if network.surgery.plan.config is not None:
             chosen = replace(chosen, perturb=network.surgery.plan.config)
-        learner = Learner(network, chosen, method, among)
-        run = Run(learner, data, folder, on_step)
+        trainer = Trainer(network, chosen, method, processes)
+        run = Run(trainer, data, folder, on_step)
         run.rehearse()
-        with folder.busy() if among.first else nullcontext():
-            if among.first:
+        with folder.busy() if processes.first else nullcontext():
+            if processes.first:
                 folder.begin(chosen, force=force)
             run.save(Position.start())
-            return Result(network, folder, run.go_on(Position.start()))
+            return Result(network, folder, run.train(Position.start()))
 
 
 def resume(
@@ -169,17 +169,17 @@ def resume(
     folder = RunFolder(Path(run_dir))
     folder.read_recipe()  # or there is nothing to be locked
     target = choose_device(device)
-    with ranks() as among, folder.busy() if among.first else nullcontext():
+    with ranks() as processes, folder.busy() if processes.first else nullcontext():
         recipe, saved = folder.read_recipe(), state.read_last(folder)
         _check_same_recipe(saved, recipe, folder)
-        data = data or among.after_first(lambda: load_data(recipe, download=download))
+        data = data or processes.after_first(lambda: load_data(recipe, download=download))
         _check_same_data(saved, data, folder)
         network = checkpoint.build(
             saved.header, saved.shapes, saved.path, model, for_method=for_file, trust_factory=trust_factory
         )
-        network = _place(network, target, recipe, among)
-        among.gather(None)  # all have read what the first one may replace
-        if among.first:
+        network = _place(network, target, recipe, processes)
+        processes.gather(None)  # all have read what the first one may replace
+        if processes.first:
             folder.sweep()
             folder.mark()  # one of an earlier version has no mark
             if saved.path == folder.state_before:  # or the next save would put the damaged one over it
@@ -187,9 +187,9 @@ def resume(
                     set_aside(folder.state)
                 keep_copy(folder.state_before, folder.state)
         saved.freeze(network)
-        learner = Learner(network, recipe, methods.get(recipe.method), among)
-        saved.restore(learner)
-        return Result(network, folder, Run(learner, data, folder, on_step).go_on(saved.position, saved.metrics))
+        trainer = Trainer(network, recipe, methods.get(recipe.method), processes)
+        saved.restore(trainer)
+        return Result(network, folder, Run(trainer, data, folder, on_step).train(saved.position, saved.metrics))
 
 
 def load_data(recipe: Recipe, *, download: bool = False, default_size: int | None = None) -> Data:
@@ -229,8 +229,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _place(network: Perturbed, device: torch.device, recipe: Recipe, among: Ranks) -> Perturbed:
-    if recipe.train.sync_batchnorm and among.world > 1:
+def _place(network: Perturbed, device: torch.device, recipe: Recipe, processes: Ranks) -> Perturbed:
+    if recipe.train.sync_batchnorm and processes.world > 1:
         if device.type != "cuda":
             raise TrainingError(
                 f"train.sync_batchnorm needs GPUs, and this is {device}.",

@@ -38,7 +38,7 @@ from perturbify.training.metrics import (
 from perturbify.training.phases import Phase, phase_at
 from perturbify.training.seeds import private_generators, seed_step, shuffled
 from perturbify.training.state import Position
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 from perturbify.training.stopping import StopRequests, stop_requests
 
 OnStep = Callable[[Progress], None]
@@ -54,7 +54,7 @@ class Run:
     """What a run holds on to.
 
     Args:
-        learner: Network and optimisers, as they stand.
+        trainer: Network and optimisers, as they stand.
         data: The images.
         folder: Where the run is kept; its recipe is there.
         on_step: Called after every step.
@@ -64,24 +64,24 @@ class Run:
         DataError: No images are left to train on.
     """
 
-    def __init__(self, learner: Learner, data: Data, folder: RunFolder, on_step: OnStep | None) -> None:
-        self._learner, self._data, self._folder, self._on_step = learner, data, folder, on_step
-        self._recipe, self._among = learner.recipe, learner.among
+    def __init__(self, trainer: Trainer, data: Data, folder: RunFolder, on_step: OnStep | None) -> None:
+        self._trainer, self._data, self._folder, self._on_step = trainer, data, folder, on_step
+        self._recipe, self._processes = trainer.recipe, trainer.processes
         settings = self._recipe.data
         images = data.train if settings.train_images is None else data.train.balanced(settings.train_images)
         self._images: Split = images
         self._apart: Split | None = None
         if settings.held_out:
             self._images, self._apart = images.divided(settings.held_out)
-        learner.images = len(self._images)
-        self._steps = _steps_per_epoch(len(self._images), self._recipe.train.batch_size, self._among.world)
-        learner.theta_pace = theta_way.pace(self._recipe, learner.images, warms_up=learner.method.alternates)
-        self._device = next(learner.model.parameters()).device
+        trainer.images = len(self._images)
+        self._steps = _steps_per_epoch(len(self._images), self._recipe.train.batch_size, self._processes.world)
+        trainer.theta_pace = theta_way.pace(self._recipe, trainer.images, warms_up=trainer.method.alternates)
+        self._device = next(trainer.model.parameters()).device
         if _kept_on_device(self._images, self._device, self._recipe.speed.data_on_device):
             self._images = self._images.to(self._device)
         self._clock, self._saved_at = Clock(), time.monotonic()
         self._history: list[dict[str, Any]] = []
-        wanted = self._recipe.train.tensorboard and self._among.first
+        wanted = self._recipe.train.tensorboard and self._processes.first
         self._events = Events(folder.tensorboard) if wanted else None
 
     def rehearse(self) -> None:
@@ -104,13 +104,13 @@ class Run:
 
     def save(self, position: Position) -> None:
         """Saves the state, which the first of several processes does for all."""
-        if self._among.first:
+        if self._processes.first:
             header, images = self._header(position), self._data.fingerprint
             with self._resumable():
-                state.save(self._folder, self._learner, header, position, images=images, metrics=self._history)
+                state.save(self._folder, self._trainer, header, position, images=images, metrics=self._history)
         self._saved_at = time.monotonic()
 
-    def go_on(self, start: Position, metrics: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    def train(self, start: Position, metrics: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
         """Trains from a position to the end and writes the model.
 
         Args:
@@ -125,8 +125,8 @@ class Run:
             KeyboardInterrupt, SystemExit: It was asked to stop, and has saved its state.
         """
         epochs = self._recipe.train.epochs
-        first = history.settle(self._folder.metrics, metrics, start.epoch) if self._among.first else []
-        self._history = self._among.agree(first)
+        first = history.settle(self._folder.metrics, metrics, start.epoch) if self._processes.first else []
+        self._history = self._processes.agree(first)
         with private_generators(), stop_requests() as requests:
             for epoch in range(start.epoch, epochs):
                 self._train_epoch(start if epoch == start.epoch else Position(epoch, 0, EpochSums()), requests)
@@ -134,27 +134,27 @@ class Run:
         # As a loaded file has it, so that both draw the same noise for one seed.
         for network in self._networks():
             network.eval().to(memory_format=torch.contiguous_format)
-        if self._among.first:
+        if self._processes.first:
             with self._resumable():
                 self._write_results(trained=start.epoch < epochs)
         if self._events is not None:
             self._events.close()
-        self._among.gather(None)  # its file is there
+        self._processes.gather(None)  # its file is there
         return self._history
 
     def _train_epoch(self, start: Position, requests: StopRequests) -> None:
-        epoch, among = start.epoch, self._among
-        sums = start.sums if among.first else EpochSums()
-        rates = self._learner.set_epoch(epoch)
-        self._learner.model.train()
+        epoch, processes = start.epoch, self._processes
+        sums = start.sums if processes.first else EpochSums()
+        rates = self._trainer.set_epoch(epoch)
+        self._trainer.model.train()
         if start.step >= self._steps:  # as many processes as there are now take fewer steps
-            self._end(epoch, EpochSums.total(among.gather(sums)), rates)
+            self._end(epoch, EpochSums.total(processes.gather(sums)), rates)
         taken: list[tuple[int, Phase, StepFigures, float]] = []  # since the last look
         for step, x, y, images in self._batches(epoch, start.step):
-            phase = phase_at(epoch, step, self._steps, self._recipe.train, self._learner.method)
+            phase = phase_at(epoch, step, self._steps, self._recipe.train, self._trainer.method)
             figures = self._step(x, y, phase, epoch, images)
             last = step == self._steps - 1
-            looking = self._learner.waits or last or (step + 1) % LOOK_EVERY == 0
+            looking = self._trainer.waits or last or (step + 1) % LOOK_EVERY == 0
             results = StepResult.read([f for *_, f, _ in taken] + [figures]) if looking else []
             taken.append((step, phase, figures, self._clock.lap(images)))
             if looking:
@@ -171,19 +171,19 @@ class Run:
         requests: StopRequests,
     ) -> None:
         """Notes the steps since the last look, in which all processes agree, and saves what is to be saved."""
-        among, last = self._among, taken[-1][0] == self._steps - 1
+        processes, last = self._processes, taken[-1][0] == self._steps - 1
         for (_, phase, _, seconds), result in zip(taken, results, strict=True):
             sums.add(result, phase.name, seconds)
         bad = next((step for (step, *_), r in zip(taken, results, strict=True) if not is_finite(r)), None)
         late = time.monotonic() - self._saved_at > 60 * self._recipe.train.save_minutes
-        failed, stop, late = among.any(bad is not None, requests.signal is not None, late, device=self._device)
+        failed, stop, late = processes.any(bad is not None, requests.signal is not None, late, device=self._device)
         if failed:
-            raise self._diverged(epoch, min(b for b in among.gather(bad) if b is not None), "the loss")
+            raise self._diverged(epoch, min(b for b in processes.gather(bad) if b is not None), "the loss")
         if last or stop or late:
             step = taken[-1][0]
-            if not self._learner.is_finite():
+            if not self._trainer.is_finite():
                 raise self._diverged(epoch, step, "a weight or θ")
-            total = EpochSums.total(among.gather(sums))
+            total = EpochSums.total(processes.gather(sums))
             if last:
                 self._end(epoch, total, rates)
             else:
@@ -195,12 +195,12 @@ class Run:
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, Tensor, Tensor, int]]:
         """From a step on: its number, this process's images and labels, and how many images all of them have."""
-        size, among, settings = self._recipe.train.batch_size, self._among, self._recipe.data
+        size, processes, settings = self._recipe.train.batch_size, self._processes, self._recipe.data
         whole = shuffled(len(self._images), self._recipe.seed, epoch)[: self._steps * size].split(size)
-        mine = [batch[among.rank :: among.world] for batch in whole]
+        mine = [batch[processes.rank :: processes.world] for batch in whole]
         batches = self._images.batches(len(mine[0]), order=torch.cat(mine), start=first)
         for step, (x, y) in enumerate(batches, start=first):
-            seed_step(self._recipe.seed, epoch, step, among.rank)
+            seed_step(self._recipe.seed, epoch, step, processes.rank)
             x = x.to(self._device, non_blocking=True)
             x = augment(x, crop_padding=settings.crop_padding, flip=settings.flip)
             if self._recipe.speed.channels_last:
@@ -209,11 +209,11 @@ class Run:
 
     def _step(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, images: int) -> StepFigures:
         try:
-            return self._learner.step(x, y, phase, epoch, images=images)
+            return self._trainer.step(x, y, phase, epoch, images=images)
         except torch.OutOfMemoryError:
             pass  # what the step held is free only once this block is left
         fitting = 0
-        if self._among.world == 1:  # the run has ended, so its network is free to be tried out
+        if self._processes.world == 1:  # the run has ended, so its network is free to be tried out
             halves = (len(y) >> power for power in range(1, len(y).bit_length() - 1))
             fitting = next((n for n in halves if self._fits(x[:n], y[:n], phase, epoch)), 0)
         raise TrainingError(
@@ -225,22 +225,22 @@ class Run:
 
     def _fits(self, x: Tensor, y: Tensor, phase: Phase, epoch: int) -> bool:
         with suppress(torch.OutOfMemoryError):
-            self._learner.step(x, y, phase, epoch)
+            self._trainer.step(x, y, phase, epoch)
             return True
         return False
 
     def _end(self, epoch: int, total: EpochSums, rates: dict[str, float]) -> None:
         """Notes an epoch's metrics, keeps its network if it is the best on the images held out, and saves the state."""
-        train, model, among = self._recipe.train, self._learner.model, self._among
+        train, model, processes = self._recipe.train, self._trainer.model, self._processes
         order = torch.arange(min(LOOK_AT, train.batch_size, len(self._images)))
         x, _ = next(self._images.batches(len(order), order=order))
         summary = summarize_epoch(epoch, total, model, x.to(self._device), rates)
         asked = (epoch + 1) % train.held_out_every == 0 or epoch == train.epochs - 1
-        if self._apart is not None and asked and among.first:
-            batch_size = -(-train.batch_size // among.world)
+        if self._apart is not None and asked and processes.first:
+            batch_size = -(-train.batch_size // processes.world)
             summary["held_out"] = held_out.classify(model, self._apart, self._recipe, epoch, batch_size)
-        self._history.append(among.agree(summary))
-        if among.first:
+        self._history.append(processes.agree(summary))
+        if processes.first:
             with self._resumable():
                 if held_out.best_epoch(self._history) == epoch:
                     self._write_model(self._folder.best, epoch + 1)
@@ -251,9 +251,9 @@ class Run:
 
     def _obey(self, requests: StopRequests) -> None:
         """Stops where any process was asked to; what there is to save has been saved."""
-        (stop,) = self._among.any(requests.signal is not None, device=self._device)
+        (stop,) = self._processes.any(requests.signal is not None, device=self._device)
         if stop:
-            self._among.gather(None)  # the first one is done with it
+            self._processes.gather(None)  # the first one is done with it
             requests.obey()
             raise KeyboardInterrupt  # another process was asked
 
@@ -277,8 +277,8 @@ class Run:
         )
 
     def _networks(self) -> list[Perturbed]:
-        average = self._learner.average
-        return [self._learner.model, *([] if average is None else [average.network])]
+        average = self._trainer.average
+        return [self._trainer.model, *([] if average is None else [average.network])]
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:
@@ -289,7 +289,7 @@ class Run:
             if not isinstance(error.__cause__, OSError):
                 raise
             raise TrainingError(
-                error.message, f"The last state is kept. Make room, and go on: {self._folder.how_to_go_on}"
+                error.message, f"The last state is kept. Make room, and go on: {self._folder.how_to_resume}"
             ) from error
 
     def _write_results(self, *, trained: bool) -> None:
@@ -297,7 +297,7 @@ class Run:
 
         The model's file may hold the figures of a check by then.
         """
-        folder, epochs, average = self._folder, self._recipe.train.epochs, self._learner.average
+        folder, epochs, average = self._folder, self._recipe.train.epochs, self._trainer.average
         if trained or not owned.is_ours(folder.model):
             self._write_model(folder.model, epochs)
         if trained or not os.path.lexists(folder.card):
@@ -311,15 +311,15 @@ class Run:
         if os.path.lexists(path) and not owned.is_ours(path):
             aside = set_aside(path)
             warnings.warn(f"{path} was not the run's: it is kept as {aside.name}.", stacklevel=2)
-        checkpoint.save(network or self._learner.model, path, overwrite=True, **about)
+        checkpoint.save(network or self._trainer.model, path, overwrite=True, **about)
 
     def _header(self, position: Position) -> Header:
         # A path on the trainer's machine is of no use to others: the file keeps the dataset's name only.
         recipe = replace(self._recipe, data=replace(self._recipe.data, name=self._data.name, root=None))
         return replace(
-            checkpoint.describe(self._learner.model),
+            checkpoint.describe(self._trainer.model),
             classes=list(self._data.classes),
-            method=self._learner.method.name,
+            method=self._trainer.method.name,
             recipe=recipes.to_toml(recipe),
             trained={"epochs": position.epoch, "steps_into_next": position.step},
         )

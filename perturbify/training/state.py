@@ -27,7 +27,7 @@ from perturbify.training.folder import RunFolder
 from perturbify.training.history import Epoch
 from perturbify.training.metrics import EpochSums
 from perturbify.training.owned import STATE
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 FORMAT = 2
 """Of what a state says of itself. Format 1 had a CRC-32 over its tensors and no seal, and held neither metrics nor what
@@ -72,7 +72,7 @@ class Position:
 
 def save(
     folder: RunFolder,
-    learner: Learner,
+    trainer: Trainer,
     header: Header,
     position: Position,
     *,
@@ -83,7 +83,7 @@ def save(
 
     Args:
         folder: The run's.
-        learner: Network and optimisers.
+        trainer: Network and optimisers.
         header: What the network is.
         position: Where the run stands.
         images: What the images are known by.
@@ -92,16 +92,16 @@ def save(
     Raises:
         PerturbifyError: The file cannot be written; the last one is untouched.
     """
-    tensors, aliases = checkpoint.unique_tensors(learner.model.state_dict())
-    everything = {f"model/{k}": v for k, v in tensors.items()} | _moments(learner)
-    if learner.average is not None:
-        averages, _ = checkpoint.unique_tensors(learner.average.network.state_dict())
+    tensors, aliases = checkpoint.unique_tensors(trainer.model.state_dict())
+    everything = {f"model/{k}": v for k, v in tensors.items()} | _moments(trainer)
+    if trainer.average is not None:
+        averages, _ = checkpoint.unique_tensors(trainer.average.network.state_dict())
         everything |= {f"average/{k}": v for k, v in averages.items()}
     about = {
         "format": FORMAT,
         "header": replace(header, aliases=aliases).to_json(),
         "position": asdict(position),
-        "frozen": [n for n, p in learner.model.named_parameters() if not p.requires_grad],
+        "frozen": [n for n, p in trainer.model.named_parameters() if not p.requires_grad],
         "images": dict(images),
         "metrics": history.newest(metrics),
     }
@@ -138,20 +138,20 @@ class Saved:
         return container.shapes(self._part("model/"))
 
     def freeze(self, network: nn.Module) -> None:
-        """Freezes the parameters that did not learn in the run; before a learner is made of the network."""
+        """Freezes the parameters that did not learn in the run; before a trainer is made of the network."""
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name not in self.frozen)
 
-    def restore(self, learner: Learner) -> None:
+    def restore(self, trainer: Trainer) -> None:
         """Fills a network and its optimisers.
 
         Raises:
             CheckpointError: They do not fit.
         """
-        checkpoint.fill(learner.model, self._part("model/"), self.header, self.path)
-        if learner.average is not None:
-            checkpoint.fill(learner.average.network, self._part("average/"), self.header, self.path)
-        for name, parameter, optimizer in _learning(learner):
+        checkpoint.fill(trainer.model, self._part("model/"), self.header, self.path)
+        if trainer.average is not None:
+            checkpoint.fill(trainer.average.network, self._part("average/"), self.header, self.path)
+        for name, parameter, optimizer in _learning(trainer):
             for key, buffer in self._part(f"optimizer/{name}/").items():
                 if buffer.shape != (() if key == "step" else parameter.shape):
                     raise CheckpointError(
@@ -243,19 +243,19 @@ def _checksum(contents: Contents) -> int:
     return sum_so_far
 
 
-def _moments(learner: Learner) -> dict[str, Tensor]:
+def _moments(trainer: Trainer) -> dict[str, Tensor]:
     """What the optimisers remember of each parameter: SGD's momentum, Adam's two moments and its count of steps."""
     return {
         f"optimizer/{name}/{key}": buffer.detach().cpu().contiguous()
-        for name, parameter, optimizer in _learning(learner)
+        for name, parameter, optimizer in _learning(trainer)
         for key, buffer in optimizer.state.get(parameter, {}).items()
         if isinstance(buffer, Tensor)
     }
 
 
-def _learning(learner: Learner) -> Iterator[tuple[str, nn.Parameter, Optimizer]]:
+def _learning(trainer: Trainer) -> Iterator[tuple[str, nn.Parameter, Optimizer]]:
     """Every parameter that learns, its name, and its optimiser."""
-    names = {parameter: name for name, parameter in learner.model.named_parameters()}
-    for optimizer in learner.optimizers.values():
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    for optimizer in trainer.optimizers.values():
         for parameter in optimizer.param_groups[0]["params"]:
             yield names[parameter], parameter, optimizer

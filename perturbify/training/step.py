@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from perturbify.attacks import Pgd, attacked, pgd
+from perturbify.attacks import Pgd, frozen_eval, pgd
 from perturbify.compiling import compiled
 from perturbify.errors import TrainingError
-from perturbify.methods import Method, Moment, Noisy
+from perturbify.methods import Method, NoisySite, Stage
 from perturbify.methods.loss import Adversary, Loss, checked, logits, look
 from perturbify.methods.theta_way import tau_epoch
 from perturbify.perturbation import noise
@@ -26,15 +26,15 @@ from perturbify.training.phases import Phase, learning_rate
 from perturbify.training.seeds import private_generators
 
 
-class Learner:
+class Trainer:
     """A network with the two groups that learn, each with its optimiser: weights W and noise θ.
 
     Args:
         model: The perturbed network.
         recipe: Optimisers, attack, schedule.
         method: The defence.
-        among: The processes that take each step together, each on images and noise of its own. Their networks are made
-            alike here; their gradients are averaged, and so are batch norm's statistics.
+        processes: The processes that take each step together, each on images and noise of its own. Their networks are
+            made alike here; their gradients are averaged, and so are batch norm's statistics.
 
     Attributes:
         average: The moving average of the network, if the recipe asks for one.
@@ -44,10 +44,10 @@ class Learner:
             update with a loss that is not finite is made, and found out later.
     """
 
-    def __init__(self, model: Perturbed, recipe: Recipe, method: Method, among: Ranks = Ranks()) -> None:
+    def __init__(self, model: Perturbed, recipe: Recipe, method: Method, processes: Ranks = Ranks()) -> None:
         self.model = model
-        self.among = among
-        among.share_([*model.parameters(), *model.buffers()])
+        self.processes = processes
+        processes.broadcast_([*model.parameters(), *model.buffers()])
         self._statistics = [
             t
             for m in model.modules()
@@ -66,7 +66,7 @@ class Learner:
         every_theta = {id(p.theta) for p, _ in sites}
         self.thetas: list[nn.Parameter] = [p.theta for p, _ in sites if p.theta.requires_grad]
         self.weights = [p for p in model.parameters() if id(p) not in every_theta and p.requires_grad]
-        self._noisy = [Noisy(p.theta, weight) for p, weight in sites if p.theta.requires_grad]
+        self._noisy = [NoisySite(p.theta, weight) for p, weight in sites if p.theta.requires_grad]
         self.images = 1
         self.theta_pace = 1.0
         everything = (*model.parameters(), *model.buffers())
@@ -116,10 +116,10 @@ class Learner:
             with noise(self.model, phase.noise):
                 crafted = self._differentiate(part, labels, phase, epoch, len(part) / len(x), values)
         if self.waits:
-            (failed,) = self.among.any(not values.isfinite().all(), device=x.device)
+            (failed,) = self.processes.any(not values.isfinite().all(), device=x.device)
             if failed:
                 return StepFigures(len(y), crafted, values)
-        self._update(phase, epoch, len(y) * self.among.world / (images or len(y)))
+        self._update(phase, epoch, len(y) * self.processes.world / (images or len(y)))
         return StepFigures(len(y), crafted, values)
 
     def is_finite(self) -> bool:
@@ -150,7 +150,7 @@ class Learner:
             followers += self.weights
         if not followers:
             return ()
-        penalty = self.method.penalty(self._noisy, self._moment(epoch))
+        penalty = self.method.penalty(self._noisy, self._stage(epoch))
         if penalty is None:
             return ()
         outright: Sequence[Tensor] = ()
@@ -161,11 +161,11 @@ class Learner:
             penalty.backward(inputs=followers)
         return outright
 
-    def _moment(self, epoch: int) -> Moment:
+    def _stage(self, epoch: int) -> Stage:
         train = self.recipe.train
         gamma = self.method.gamma if train.gamma is None else train.gamma
         k = tau_epoch(epoch, train, warms_up=self.method.alternates)
-        return Moment(k, train.batch_size, self.images, gamma, self.recipe.attack.weight)
+        return Stage(k, train.batch_size, self.images, gamma, self.recipe.attack.weight)
 
     def _adversary(self, epoch: int) -> Adversary | None:
         attack = self.recipe.attack
@@ -176,7 +176,7 @@ class Learner:
         return lambda network, x, y: pgd(network, x, y, self._attack)
 
     def _predicted(self, x: Tensor) -> Tensor:
-        with attacked(self.model), torch.no_grad():
+        with frozen_eval(self.model), torch.no_grad():
             return logits(self.model, x).argmax(1)
 
     def _parts(self, whole: Tensor) -> tuple[Tensor, ...]:
@@ -188,7 +188,7 @@ class Learner:
         network = self._compiled if self._compiled is not None and x.shape == self._batch else self.model
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.speed.precision == "bfloat16"):
             if learning:
-                found = self.method.loss(network, x, y, self._adversary(epoch), self._moment(epoch))
+                found = self.method.loss(network, x, y, self._adversary(epoch), self._stage(epoch))
                 found = checked(found, self.method.name)
             else:
                 clean = look(self.model, x, y)
@@ -204,13 +204,13 @@ class Learner:
         from_loss = phase.thetas and self.method.theta_from_loss
         return [*(self.weights if phase.weights else ()), *(self.thetas if from_loss else ())]
 
-    def _update(self, phase: Phase, epoch: int, share: float) -> None:
-        """Moves who learns; ``share`` weighs this process's gradients, so that their mean is the mean over images."""
+    def _update(self, phase: Phase, epoch: int, weight: float) -> None:
+        """Moves who learns; ``weight`` weighs this process's gradients, so that their mean is the mean over images."""
         gradients = [p.grad for p in self._learning(phase) if p.grad is not None]
-        if share != 1:
+        if weight != 1:
             for gradient in gradients:
-                gradient.mul_(share)
-        self.among.average_([*gradients, *self._statistics])
+                gradient.mul_(weight)
+        self.processes.average_([*gradients, *self._statistics])
         self.update(phase, epoch)
         if self.average is not None:
             self.average.update(self.model)

@@ -14,13 +14,13 @@ Y = torch.tensor([0, 1, 2])
 SHARES = ["sample", "batch"]
 
 
-def noisy(share, theta=0.7):
+def noisy(draw_per, theta=0.7):
     torch.manual_seed(3)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)
     ).double()
     net[-1].weight.data.mul_(6)
-    config = perturbify.PerturbConfig(share=share, theta_init=theta)
+    config = perturbify.PerturbConfig(draw_per=draw_per, theta_init=theta)
     return perturbify.wrap(net, config, example_input=X.double()).eval()
 
 
@@ -29,9 +29,9 @@ def gradient(net, draws, seed):
     return input_gradient(net, X.double(), Y, draws=draws)
 
 
-@pytest.mark.parametrize("share", SHARES)
-def test_more_draws_come_closer_to_the_mean_gradient(share):
-    net = noisy(share)
+@pytest.mark.parametrize("draw_per", SHARES)
+def test_more_draws_come_closer_to_the_mean_gradient(draw_per):
+    net = noisy(draw_per)
     true = gradient(net, 600, seed=0)
 
     def cosine(draws):
@@ -48,9 +48,9 @@ def test_more_draws_come_closer_to_the_mean_gradient(share):
     assert one < 0.8 and many > 0.95
 
 
-@pytest.mark.parametrize("share", SHARES)
-def test_the_error_falls_as_one_over_the_root_of_the_draws(share):
-    net = noisy(share)
+@pytest.mark.parametrize("draw_per", SHARES)
+def test_the_error_falls_as_one_over_the_root_of_the_draws(draw_per):
+    net = noisy(draw_per)
     true = gradient(net, 600, seed=0)
 
     def error(draws):
@@ -71,9 +71,9 @@ def test_repeating_a_batch_that_shares_a_draw_would_average_nothing():
     assert separate.var(0).max() > 1e-3 * separate.square().mean()
 
 
-@pytest.mark.parametrize("share", SHARES)
-def test_every_draw_of_every_step_is_a_new_one(share):
-    net = noisy(share)
+@pytest.mark.parametrize("draw_per", SHARES)
+def test_every_draw_of_every_step_is_a_new_one(draw_per):
+    net = noisy(draw_per)
     drawn = []
     site = next(m for _, m in perturbify.perturbations(net))
     site.register_forward_hook(lambda m, inputs, output: drawn.append((output - inputs[0]).detach() / m.theta.detach()))

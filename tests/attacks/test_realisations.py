@@ -12,7 +12,7 @@ from torch import nn
 import perturbify
 from perturbify.attacks.realisations import Frozen, randomness
 from perturbify.errors import ModelError
-from perturbify.perturbation import sharing
+from perturbify.perturbation import drawing_per
 
 X = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # kernels for another batch size add in another order
@@ -71,7 +71,7 @@ def build(name):
     if name == "timm":
         return wrapped(timm.create_model("resnet10t", num_classes=4))
     if name == "shared":
-        return wrapped(timm.create_model("resnet10t", num_classes=4), share="batch")
+        return wrapped(timm.create_model("resnet10t", num_classes=4), draw_per="batch")
     if name == "plain":
         return wrapped(nn.Sequential(nn.Conv2d(3, 6, 3, 4), nn.ReLU(), nn.Conv2d(6, 4, 8), nn.Flatten()))
     return {"own": Own, "windows": lambda: wrapped(Windows())}[name]().eval()
@@ -264,7 +264,7 @@ def test_shared_draws_once_for_a_batch():
     net = build("timm")
     twins = X[:1].expand(2, -1, -1, -1)
     with torch.no_grad():
-        with pytest.raises(KeyError), sharing(net, "batch"):
+        with pytest.raises(KeyError), drawing_per(net, "batch"):
             first, second = net(twins)
             assert torch.allclose(first, second, **CLOSE)
             assert not torch.allclose(net(twins)[0], first, **CLOSE)

@@ -6,7 +6,7 @@ from networks.untouched import untouched
 from torch import nn
 
 import perturbify
-from perturbify.attacks import Pgd, attacked, fgsm, input_gradient, pgd
+from perturbify.attacks import Pgd, fgsm, frozen_eval, input_gradient, pgd
 from perturbify.errors import ModelError
 
 X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -112,7 +112,7 @@ def test_frozen_modes_gives_every_module_its_own_mode_back():
     net = lived_in(Net())
     before = {n: m.training for n, m in net.named_modules()}
     assert len(set(before.values())) == 2
-    with pytest.raises(KeyError), attacked(net):
+    with pytest.raises(KeyError), frozen_eval(net):
         assert not any(m.training for m in net.modules())
         raise KeyError
     assert {n: m.training for n, m in net.named_modules()} == before

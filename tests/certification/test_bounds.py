@@ -72,7 +72,7 @@ def test_a_radius_by_hand():
 
 
 def test_nobody_else_has_a_vote():
-    """Without a rival the condition is ``p_top ≥ (1 + t) δ``: for 0.11, ``t = 1.2``."""
+    """Without a baseline the condition is ``p_top ≥ (1 + t) δ``: for 0.11, ``t = 1.2``."""
     assert certified_radius(0.11, 0, sigma=UNIT, sensitivity=1) == pytest.approx(math.log(1.2))
 
 

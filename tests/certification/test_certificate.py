@@ -171,12 +171,12 @@ def test_not_a_number_is_no_vote():
 
 def test_images_have_draws_of_their_own_where_a_batch_shares_them():
     config = perturbify.PerturbConfig(
-        grain="layer", share="batch", theta_init=0.25, theta_min=None, learnable=False, extent="first"
+        grain="layer", draw_per="batch", theta_init=0.25, theta_min=None, learnable=False, extent="first"
     )
     network = pixeldp(threshold, config=config)
     found = certify(network, grey(*[0.5] * 20), 50)
     assert len(found.votes[:, 0].unique()) > 3
-    assert {p.share for _, p in perturbify.perturbations(network)} == {"batch"}
+    assert {p.draw_per for _, p in perturbify.perturbations(network)} == {"batch"}
 
 
 def test_predict_goes_by_votes_and_leaves_the_network_as_it_was():

@@ -91,9 +91,9 @@ def test_a_missing_file_names_the_nearest(good):
         load(good.parent)
 
 
-@pytest.mark.parametrize("version", [3, 99, 1e9])
+@pytest.mark.parametrize("version", [4, 99, 1e9])
 def test_a_newer_file(version, good, path):
-    with pytest.raises(CheckpointError, match=r"has checkpoint format .*reads up to 2.*newer perturbify"):
+    with pytest.raises(CheckpointError, match=r"has checkpoint format .*reads up to 3.*newer perturbify"):
         load(rewritten(good, path, format=version, unheard_of=[1]))
 
 

@@ -22,7 +22,7 @@ def load(path, name):
     return perturbify.load(path, model=make(name))
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("version", ["1", "2", "3"])
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_file_of_each_format(name, version):
     path, x = FOLDER / version / f"{name}.safetensors", WANTED["x"]
@@ -42,8 +42,10 @@ def test_a_file_of_each_format(name, version):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_both_formats_say_the_same(name):
-    one, two = (checkpoint.read(FOLDER / version / f"{name}.safetensors") for version in ("1", "2"))
-    assert (one[0].format, one[1].sealed, two[0].format, two[1].sealed) == (1, False, 2, True)
-    assert one[0].sites == two[0].sites and one[0].settings() == two[0].settings()
-    assert all(torch.equal(value, two[1].tensors[key]) for key, value in one[1].tensors.items())
+def test_all_formats_say_the_same(name):
+    read = [checkpoint.read(FOLDER / version / f"{name}.safetensors") for version in ("1", "2", "3")]
+    assert [(header.format, content.sealed) for header, content in read] == [(1, False), (2, True), (3, True)]
+    (first, one), *others = read
+    for header, content in others:
+        assert header.sites == first.sites and header.settings() == first.settings()
+        assert all(torch.equal(value, content.tensors[key]) for key, value in one.tensors.items())

@@ -185,7 +185,7 @@ def test_a_file_that_contradicts_itself(what, named, path):
 
 
 RAW = {
-    "a key twice": ('"format": 2', '"format": 1, "format": 2', "the key 'format' twice"),
+    "a key twice": ('"format": 3', '"format": 1, "format": 3', "the key 'format' twice"),
     "NaN": ('"theta_min": 0.01', '"theta_min": NaN', "the number NaN"),
     "infinity": ('"theta_min": 0.01', '"theta_min": 1e999', "the number 1e999"),
     "half a surrogate": ('"abc', '"\\ud800abc', ""),
@@ -403,7 +403,7 @@ class Refining(torch.nn.Module):
 
 
 def test_a_network_that_does_not_come_to_an_end(path, tmp_path):
-    config = PerturbConfig("channel", shared="module")
+    config = PerturbConfig("channel", theta_per="module")
     net = perturbify.wrap(Refining(), config, example_input={"x": torch.rand(2, 3, 8, 8), "rounds": 3})
     perturbify.save(net, path)
     assert perturbify.load(path, model=Refining())

@@ -100,7 +100,7 @@ def partly_double():
 TAGGED = {
     "ours": ours,
     "ours, channel": lambda: ours(PerturbConfig("channel", theta_init=0.5, theta_min=0.02)),
-    "ours, layer, a draw a batch": lambda: ours(PerturbConfig("layer", share="batch")),
+    "ours, layer, a draw a batch": lambda: ours(PerturbConfig("layer", draw_per="batch")),
     "ours, excluded": lambda: ours(PerturbConfig(exclude=("layer1.*", "conv1"), include=("*conv1",))),
     "ours, baseline": lambda: ours(bare=True),
     "ours, padding": lambda: wrapped(zoo.create("cifar_resnet20", num_classes=5, padding="end")),
@@ -256,7 +256,7 @@ def test_the_metadata_is_complete(tmp_path):
     perturbify.save(net, path, **about, check=CHECK)
     with safetensors.safe_open(path, "np") as file:
         told = json.loads(file.metadata()["perturbify"])
-    assert told["format"] == 2
+    assert told["format"] == 3
     assert told["model"] == {"name": "perturbify:cifar_resnet20", "kwargs": {"num_classes": 5}, "weights": "fresh"}
     assert told["source_class"] == "perturbify.zoo.cifar_resnet.CifarResNet"
     assert told["inputs"] == {"x": {"shape": [3, SIZE, SIZE]}}
@@ -401,13 +401,13 @@ def test_normalisation_by_hand_comes_back(tmp_path):
     assert_same_network(net, loaded)
 
 
-@pytest.mark.parametrize("shared", ["call", "module"])
-def test_a_shared_convolution_keeps_its_thetas(shared, tmp_path):
-    net = wrapped(Own(), PerturbConfig(shared=shared))
+@pytest.mark.parametrize("theta_per", ["call", "module"])
+def test_a_shared_convolution_keeps_its_thetas(theta_per, tmp_path):
+    net = wrapped(Own(), PerturbConfig(theta_per=theta_per))
     path = tmp_path / "m.safetensors"
     header = perturbify.save(net, path)
     names = [s["name"] for s in header.sites]
-    assert names == (["stem", "block", "block#1", "twin"] if shared == "call" else ["stem", "block", "twin"])
+    assert names == (["stem", "block", "block#1", "twin"] if theta_per == "call" else ["stem", "block", "twin"])
     assert_same_network(net, perturbify.load(path, model=Own()))
 
 

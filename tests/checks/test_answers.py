@@ -54,7 +54,7 @@ HONEST = {
     "batch-norm": InBatchNorm,
     "rounded": lambda: masks.rounded(masks.honest(), 7.3),
     "noise": lambda: noisy(theta_init=0.3),
-    "noise for a batch": lambda: noisy(theta_init=0.3, share="batch"),
+    "noise for a batch": lambda: noisy(theta_init=0.3, draw_per="batch"),
     "noise on weights": lambda: noisy("pni"),
 }
 

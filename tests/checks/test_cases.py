@@ -9,7 +9,7 @@ import torch
 from perturbify import attacks, check
 from perturbify.attacks import Crafted, MarginPgd, Passes, Pgd, registry
 from perturbify.checks import PRESETS, Case, CheckPlan, preset
-from perturbify.checks.cases import Subject, cases, known, rivals
+from perturbify.checks.cases import Subject, baseline_cases, cases, known
 from perturbify.checks.evaluate import ENOUGH
 
 PLAIN = Subject(noisy=False, switchable=False, per_image=False, classes=10)
@@ -100,8 +100,8 @@ def test_other_networks_to_transfer_from():
     assert [(c.source, c.role) for c in found] == [("a", "black box"), ("b", "black box")]
 
 
-def test_a_rival_meets_the_clean_images_and_the_strongest_of_ours():
-    found = rivals(PRESETS["quick"], PLAIN, "theirs")
+def test_a_baseline_meets_the_clean_images_and_the_strongest_of_ours():
+    found = baseline_cases(PRESETS["quick"], PLAIN, "theirs")
     assert [c.id for c in found] == ["clean of theirs", "margin of theirs", "longer of theirs"]
     assert {c.network for c in found} == {"theirs"}
 

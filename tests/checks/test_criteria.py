@@ -17,8 +17,8 @@ STRONGER, UNBOUNDED = "a stronger attack never leaves more", "an unbounded attac
 CONVERGED, LARGER = "more steps and draws change nothing", "a larger ε never helps the model"
 
 
-def judged(*results, classes=10, liveness=QUIET, rival=None):
-    found = criteria((CLEAN, *results), epsilon=EPSILON, classes=classes, liveness=liveness, rival=rival)
+def judged(*results, classes=10, liveness=QUIET, baseline=None):
+    found = criteria((CLEAN, *results), epsilon=EPSILON, classes=classes, liveness=liveness, baseline=baseline)
     return {c.name: c for c in found}
 
 
@@ -152,18 +152,20 @@ def test_noise_that_is_not_alive():
     assert dead["the noise is alive"].outcome == "fail" and verdict(tuple(dead.values())) == "failed"
 
 
-def test_a_rival():
+def test_a_baseline():
     theirs = [
         replace(CLEAN, id="clean of r", network="r"),
         result("margin of r", first(60), network="r"),
         result("extra", first(0), network="r"),
     ]
     ours = result("margin", first(100), gradient=40.0)
-    found = judged(ours, result("square", first(0), "black box"), *theirs, rival="r")["it is more robust than r"]
+    found = judged(ours, result("square", first(0), "black box"), *theirs, baseline="r")["it is more robust than r"]
     assert found.outcome == "pass" and not found.core
     assert found.evidence[0].estimate == pytest.approx(-40 / 256), "over the attacks that both have met"
-    assert outcome("it is more robust than r", replace(ours, answers=theirs[2].answers), *theirs, rival="r") == "fail"
-    assert outcome("it is more robust than r", pgd(100), theirs[0], rival="r") == "not measured"
+    assert (
+        outcome("it is more robust than r", replace(ours, answers=theirs[2].answers), *theirs, baseline="r") == "fail"
+    )
+    assert outcome("it is more robust than r", pgd(100), theirs[0], baseline="r") == "not measured"
     assert gain(Found((CLEAN, pgd(100)), EPSILON), Found(theirs, EPSILON, "r"), "r") is None
 
 

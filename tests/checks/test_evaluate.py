@@ -115,7 +115,7 @@ def test_crafting_and_scoring_see_the_noise_that_the_result_claims():
 
 
 def test_images_of_a_batch_have_draws_of_their_own_unless_told_otherwise():
-    net = noisy(theta=1e5, share="batch")
+    net = noisy(theta=1e5, draw_per="batch")
     split = brightness(far=200, near=0)
     dark = split.subset((split.labels == 0).nonzero().flatten())
     fresh = check(net, dark, replace(PLAN, attacks=()))
@@ -128,7 +128,7 @@ def test_images_of_a_batch_have_draws_of_their_own_unless_told_otherwise():
     assert not fresh.clean.shared and common.clean.shared
     widths = [high - low for low, high in (r.clean.interval for r in (fresh, common))]
     assert widths[1] > 4 * widths[0], "five draws say little of the others"
-    assert net.conv.perturb.share == "batch"
+    assert net.conv.perturb.draw_per == "batch"
 
 
 def test_the_same_seed_gives_the_same_report():
@@ -320,9 +320,9 @@ class Normed(nn.Module):
 
 
 def test_buffers_are_untouched():
-    net, other, rival = (Normed().train() for _ in range(3))
-    with untouched(net), untouched(other), untouched(rival):
-        check(net, brightness(4, 4), PLAN, sources={"other": other}, against=("rival", rival))
+    net, other, baseline = (Normed().train() for _ in range(3))
+    with untouched(net), untouched(other), untouched(baseline):
+        check(net, brightness(4, 4), PLAN, sources={"other": other}, against=("baseline", baseline))
 
 
 # What does not work as it should

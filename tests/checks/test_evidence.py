@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perturbify.checks.evidence import STATUS, Criterion, Evidence, never, share, verdict
+from perturbify.checks.evidence import STATUS, Criterion, Evidence, fraction, never, verdict
 
 figures = st.floats(-1, 1)
 intervals = st.tuples(figures, figures, figures).map(sorted).map(lambda v: (v[1], (v[0], v[2])))
@@ -92,7 +92,7 @@ def test_a_criterion_survives_json(found):
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
 def test_a_share_is_a_sample_and_a_count_is_none(bad):
-    sampled, counted = share("are bad", bad, most=0.05), never("are bad", bad)
+    sampled, counted = fraction("are bad", bad, most=0.05), never("are bad", bad)
     assert sampled.estimate == counted.estimate == np.mean(bad)
     low, high = sampled.interval
     assert low <= sampled.estimate <= high and low < high
@@ -100,6 +100,6 @@ def test_a_share_is_a_sample_and_a_count_is_none(bad):
 
 
 def test_none_of_128_is_few_enough_and_none_of_64_says_too_little():
-    assert share("", np.zeros(128, bool), most=0.05).outcome == "pass"
-    assert share("", np.zeros(64, bool), most=0.05).outcome == "undecided"
-    assert share("", np.arange(128) < 16, most=0.05).outcome == "fail"
+    assert fraction("", np.zeros(128, bool), most=0.05).outcome == "pass"
+    assert fraction("", np.zeros(64, bool), most=0.05).outcome == "undecided"
+    assert fraction("", np.arange(128) < 16, most=0.05).outcome == "fail"

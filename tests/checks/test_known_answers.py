@@ -64,8 +64,8 @@ def margins(net, split, epsilon):
     return (signed * score - (direction.abs() * room).sum((1, 2, 3))).detach()
 
 
-def noisy(net, theta, share="sample"):
-    config = PerturbConfig(theta_init=theta, share=share)
+def noisy(net, theta, draw_per="sample"):
+    config = PerturbConfig(theta_init=theta, draw_per=draw_per)
     return perturbify.wrap(net, config, example_input=torch.rand(2, 3, 8, 8))
 
 
@@ -92,15 +92,15 @@ def test_a_robust_linear_classifier_gets_its_exact_accuracy(linear, digits):
     assert all(r.draws == 1 and {f.value for f in r.survival.values()} <= {r.accuracy} for r in report.results)
 
 
-@pytest.mark.parametrize("share", ["sample", "batch"])
-def test_a_noisy_linear_classifier_gets_its_exact_accuracy(linear, digits, share):
+@pytest.mark.parametrize("draw_per", ["sample", "batch"])
+def test_a_noisy_linear_classifier_gets_its_exact_accuracy(linear, digits, draw_per):
     """Both logits carry noise of deviation θ, so an image is right with probability Φ(margin / θ√2).
 
     Also where the network shares its noise over the batch: there averaging over copies of an image would average
     nothing, and the images of a batch would be right and wrong together.
     """
     theta = 3.0
-    report = check(noisy(linear, theta, share), digits, PLAN)
+    report = check(noisy(linear, theta, draw_per), digits, PLAN)
 
     def chances(epsilon):
         return 0.5 * (1 + torch.erf(margins(linear, digits, epsilon) / (2 * theta)))
@@ -226,7 +226,7 @@ def test_noise_from_another_generator_is_seeded_too(linear, digits):
     assert [r.accuracy for r in first.results] == [r.accuracy for r in second.results]
 
 
-def test_a_gain_over_a_rival(linear, digits):
+def test_a_gain_over_a_baseline(linear, digits):
     """A network held against one whose weights only look at a few pixels, and against itself."""
     brittle = Linear(20 * (linear.conv.weight[1] - linear.conv.weight[0]).sign() * 0.05, 0.0)
     better = check(linear, digits, PLAN, against=("brittle", brittle))

@@ -63,13 +63,13 @@ def wrap(net=None, images=IMAGES, **config):
 
 HEALTHY = {
     "plain": lambda: wrap(),
-    "one draw a batch": lambda: wrap(share="batch"),
+    "one draw a batch": lambda: wrap(draw_per="batch"),
     "channel": lambda: wrap(grain="channel"),
     "layer": lambda: wrap(grain="layer"),
     "at its floor": lambda: wrap(theta_init=0.01),
     "another floor": lambda: wrap(theta_init=0.3, theta_min=0.3),
     "convolution called thrice": lambda: wrap(SharedNet()),
-    "convolution called thrice with one θ": lambda: wrap(SharedNet(), shared="module", grain="channel"),
+    "convolution called thrice with one θ": lambda: wrap(SharedNet(), theta_per="module", grain="channel"),
     "excluded": lambda: wrap(exclude=("conv1",)),
     "fixed filter": lambda: wrap(BlurNet()),
     "only in training": lambda: wrap(TrainOnlyNet()),
@@ -93,7 +93,7 @@ def test_healthy_noise_is_not_accused(name):
 def test_the_counts():
     found = examine(wrap(SharedNet()), IMAGES)
     assert (found.convolutions, found.perturbed, found.skipped, found.sites) == (4, 4, 0, 4)
-    found = examine(wrap(SharedNet(), shared="module", grain="channel"), IMAGES)
+    found = examine(wrap(SharedNet(), theta_per="module", grain="channel"), IMAGES)
     assert (found.convolutions, found.perturbed, found.skipped, found.sites) == (4, 4, 0, 2)
     found = examine(wrap(BlurNet(), exclude=("conv1",)), IMAGES)
     assert (found.convolutions, found.perturbed, found.skipped, found.sites) == (5, 3, 2, 3)

@@ -108,7 +108,7 @@ def full(**changes):
         "criteria": (PASS, FAIL, OPEN, criterion("silent", detail="Not measured.")),
         "examples": (Example("cat", PIXEL, PIXEL, PIXEL, "cat", "a dog", 1.0, 0.25),) * 3,
         "example_attack": "margin",
-        "rival": "vanilla.safetensors",
+        "baseline": "vanilla.safetensors",
         "remarks": ("Not run, for want of foolbox: C&W.",),
         "about": {"method": "learn2perturb", "trained": {"epochs": 7}, "recipe": "[train]\nepochs = 7\n"},
     }
@@ -196,7 +196,7 @@ def reports(draw):
         results=(clean, theirs, *(draw(attacks(i)) for i in range(draw(st.integers(0, 5))))),
         criteria=tuple(draw(st.lists(judgements, max_size=3))),
         machine=draw(facts),
-        rival=draw(st.sampled_from((None, "a|<b>"))),
+        baseline=draw(st.sampled_from((None, "a|<b>"))),
         examples=tuple(
             draw(
                 st.lists(
@@ -281,11 +281,11 @@ def test_a_hostile_name_is_text(name):
     hostile = full(name=name, dataset=name, remarks=(name,), example_attack=name)
     assert terminal(name).strip() in Page(to_html(hostile)).text["h1"]
     assert "\x1b" not in to_text(hostile)
-    rival = named_rival(name or "-")
-    Page(to_html(rival))
-    for text in (to_text(rival), to_markdown(rival), to_html(rival)):
+    baseline = named_baseline(name or "-")
+    Page(to_html(baseline))
+    for text in (to_text(baseline), to_markdown(baseline), to_html(baseline)):
         assert not [c for c in text if not c.isprintable() and c != "\n"]
-    assert len(to_markdown(rival).splitlines()) == len(to_markdown(named_rival("word")).splitlines())
+    assert len(to_markdown(baseline).splitlines()) == len(to_markdown(named_baseline("word")).splitlines())
 
 
 def leaves(values, path=()):
@@ -314,8 +314,8 @@ def test_every_string_of_a_report_may_be_hostile():
     """A report.json may come from anywhere: whatever is in it is refused, or shown and does nothing."""
     values, lines, shown = full().to_dict(), len(to_markdown(full()).splitlines()), 0
     some = [path for path in leaves(values) if path[0] != "results" or path[1] in (0, 9, 17)]
-    # Names that stand for another result must be that one's; the rival's has a test of its own.
-    paths = [path for path in some if path[-1] not in ("rival", "network", "role", "id")]
+    # Names that stand for another result must be that one's; the baseline's has a test of its own.
+    paths = [path for path in some if path[-1] not in ("baseline", "network", "role", "id")]
     for path in paths:
         for poison in ("\x1b[2J\x9b31m\r\n| <b>`x`\u202e\u2066\u200b\u2028# [x](y) |$", "\udcff" * 60_000):
             try:
@@ -379,7 +379,7 @@ def test_the_long_forms_have_every_figure(render):
 
 @pytest.mark.parametrize("render", RENDERERS)
 def test_a_person_reads_what_it_comes_down_to(render):
-    """Of 100 images; what the noise adds; what it is ahead of the rival."""
+    """Of 100 images; what the noise adds; what it is ahead of the baseline."""
     said = flat(render(full()))
     assert "Of 100 images, 90 are classified rightly as they are, and 35 [" in said
     assert "in the worst case of 17 attacks within l∞ 8/255." in said
@@ -464,16 +464,16 @@ def overlong(text):
 LONG_NAMES = ("vanilla.safetensors", "a/run/of/last/tuesday.safetensors", "resnet20-learn2perturb-seed-3")
 
 
-def named_rival(rival, **changes):
+def named_baseline(baseline, **changes):
     found = full()
-    results = tuple(replace(r, network=rival) if r.network != "itself" else r for r in found.results)
-    return replace(found, results=results, rival=rival, **changes)
+    results = tuple(replace(r, network=baseline) if r.network != "itself" else r for r in found.results)
+    return replace(found, results=results, baseline=baseline, **changes)
 
 
-@pytest.mark.parametrize("rival", LONG_NAMES)
-def test_no_line_is_longer_than_a_terminal(rival):
-    assert overlong(to_text(named_rival(rival, name="x" * 100))) == []
-    assert max(map(len, to_text(named_rival(rival)).splitlines())) <= 80
+@pytest.mark.parametrize("baseline", LONG_NAMES)
+def test_no_line_is_longer_than_a_terminal(baseline):
+    assert overlong(to_text(named_baseline(baseline, name="x" * 100))) == []
+    assert max(map(len, to_text(named_baseline(baseline)).splitlines())) <= 80
 
 
 def table_of(text):

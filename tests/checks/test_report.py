@@ -28,7 +28,7 @@ RESULT = {
 REPORT = {
     *("schema", "name", "architecture", "dataset", "eps", "clean_acc", "reported", "number_forward_passes", "norm"),
     *("deterministic", "footnote", "noise_mode", "classes", "preset", "n", "seed", "verdict", "status", "headline"),
-    *("resubmissions", "rival", "noise", "results", "criteria", "remarks", "machine", "about", "example_attack"),
+    *("resubmissions", "baseline", "noise", "results", "criteria", "remarks", "machine", "about", "example_attack"),
     "examples",
 }
 HEADLINE = {"clean", "worst", "best", "best_attack", "noise_adds", "ahead"}
@@ -48,7 +48,7 @@ def report(request):
         net.get_submodule("0").perturb.theta.data.fill_(float("nan"))
     images = torch.randint(0, 256, (9, 3, 8, 8), dtype=torch.uint8)
     plan = CheckPlan(steps=2, gradients=4, tries=2, square_queries=8)
-    against = ("rival", nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))
+    against = ("baseline", nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))
     return check(net, MemorySplit(images, torch.arange(9) % 3), plan, name='Ω & "x"', against=against)
 
 

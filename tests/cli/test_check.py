@@ -221,7 +221,7 @@ def timeless(report):
     return report | {"results": [result | {"seconds": 0} for result in report["results"]]}
 
 
-def test_transfer_and_a_rival(check, refused, trained, folder):
+def test_transfer_and_a_baseline(check, refused, trained, folder):
     shutil.copy(trained.model, "other.safetensors")
     report = check(trained.model, *FEW, "--from", "other.safetensors", "--against", "other.safetensors", "--json")
     assert {"other.safetensors", None} == {result["source"] for result in report["results"]}

@@ -74,12 +74,12 @@ def test_weights_of_a_file(cli, folder):
 
 def test_settings_reach_the_network(cli, folder):
     cli(
-        *("convert", "factories:small", "--input-size", "3x8x8", "-o", "out.safetensors", "--share", "batch"),
-        *("--theta-init", "0.5", "--theta-min", "0.1", "--shared", "module", "--exclude", "nothing*", "-q"),
+        *("convert", "factories:small", "--input-size", "3x8x8", "-o", "out.safetensors", "--draw-per", "batch"),
+        *("--theta-init", "0.5", "--theta-min", "0.1", "--theta-per", "module", "--exclude", "nothing*", "-q"),
     )
     config = read_header("out.safetensors").config
-    assert (config["share"], config["theta_init"], config["theta_min"]) == ("batch", 0.5, 0.1)
-    assert (config["shared"], config["exclude"], config["grain"]) == ("module", ["nothing*"], "element")
+    assert (config["draw_per"], config["theta_init"], config["theta_min"]) == ("batch", 0.5, 0.1)
+    assert (config["theta_per"], config["exclude"], config["grain"]) == ("module", ["nothing*"], "element")
 
 
 def test_data_gives_size_and_classes(cli, folder, npz):

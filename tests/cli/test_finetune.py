@@ -71,7 +71,7 @@ def test_a_converted_file(cli, folder):
         "digits",
         "--grain",
         "channel",
-        "--share",
+        "--draw-per",
         "batch",
         "-o",
         "in.safetensors",
@@ -83,7 +83,7 @@ def test_a_converted_file(cli, folder):
     assert said["report"]["noise"]["alive"]
     assert Path("in.safetensors").read_bytes() == before
     assert read_header("run/model.safetensors").config["grain"] == "channel"
-    assert recipe.load("run/recipe.toml").perturb.share == "batch"  # what was done, not what the recipe had said
+    assert recipe.load("run/recipe.toml").perturb.draw_per == "batch"  # what was done, not what the recipe had said
     moved = load_file("run/model.safetensors")["conv1.perturb.theta"]
     assert not torch.equal(moved, load_file("in.safetensors")["conv1.perturb.theta"])
 

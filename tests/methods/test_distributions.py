@@ -17,7 +17,7 @@ from perturbify import PerturbConfig, methods
 from perturbify.certification import noise_level
 from perturbify.errors import MethodError
 from perturbify.methods.adv_bnn import SIGMA_0, divergence
-from perturbify.methods.method import Moment, Noisy
+from perturbify.methods.method import NoisySite, Stage
 from perturbify.surgery.noisy import noisy_sites
 
 DRAWS = 20_000
@@ -213,11 +213,11 @@ def test_adv_bnns_penalty_is_the_divergence_of_all_layers():
     by_torch = sum(
         kl_divergence(Normal(network.get_parameter(name), posteriors[name].exp()), prior).sum() for name in source
     )
-    sites = [Noisy(p.theta, weight) for p, weight in noisy_sites(network)]
+    sites = [NoisySite(p.theta, weight) for p, weight in noisy_sites(network)]
     ours = sum(divergence(s.weight, s.theta) for s in sites)
     assert ours.item() == pytest.approx(by_torch.item(), rel=1e-5)
-    moment = Moment(k=3, batch_size=128, images=50_000, gamma=0.02)
-    penalty = methods.get("adv-bnn").penalty(sites, moment)
+    stage = Stage(k=3, batch_size=128, images=50_000, gamma=0.02)
+    penalty = methods.get("adv-bnn").penalty(sites, stage)
     assert penalty.item() == pytest.approx(0.02 / 50_000 * by_torch.item(), rel=1e-5)
     found = torch.autograd.grad(penalty, [network.first.weight, posteriors["norm.bias"]])
     for one, other in zip(
@@ -258,7 +258,7 @@ def test_learn2perturb_draws_behind_every_convolution():
 
 
 def test_one_draw_for_a_batch_where_it_is_asked_for():
-    network = made("rse", replace(methods.get("rse").perturb, share="batch"))
+    network = made("rse", replace(methods.get("rse").perturb, draw_per="batch"))
     drawn = noises(network, torch.rand(3, 3, 64, 64), forwards=3)["first"]
     assert torch.allclose(drawn[:, 0], drawn[:, 1], atol=1e-6)
     assert_normal(drawn[:, 0], 0.2)

@@ -170,7 +170,7 @@ def test_a_method_of_ones_own_trains_saves_and_loads(own, tmp_path):
 
 def test_the_penalty_of_the_page_makes_theta_grow(own):
     theta = torch.full((3, 1, 1), 0.1, requires_grad=True)
-    own().penalty([methods.Noisy(theta)], methods.Moment(1, 128, 100, 1e-4)).backward()
+    own().penalty([methods.NoisySite(theta)], methods.Stage(1, 128, 100, 1e-4)).backward()
     torch.testing.assert_close(theta.grad, torch.full((3, 1, 1), -1e-3))
 
 

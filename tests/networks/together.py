@@ -17,7 +17,7 @@ from perturbify.ranks import ranks
 from perturbify.training import finetune, resume
 from perturbify.training.phases import Phase
 from perturbify.training.prepare import prepare
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 CLASSES = ("a", "b", "c")
 
@@ -99,24 +99,24 @@ def whole_run(folder, epochs, stop_at=None):
     }
 
 
-def go_on(folder):
+def continue_run(folder):
     result = resume(Path(folder) / "run", model=network(), data=data(), device="cpu")
     return {"state": result.model.state_dict(), "metrics": result.metrics}
 
 
 def one_step(folder, phases, images):
     """Steps on the first images, noise off, each process on its own; the gradients of the last one."""
-    with ranks() as among:
+    with ranks() as processes:
         torch.manual_seed(0)
         chosen = settings(
             attack__random_start=False, train__batch_size=images, optimizer__momentum=0.0, optimizer__nesterov=False
         )
         method = methods.get(chosen.method)
-        learner = Learner(prepare(network(norm=False), chosen, data(), method).train(), chosen, method, among)
-        learner.set_epoch(0)
+        trainer = Trainer(prepare(network(norm=False), chosen, data(), method).train(), chosen, method, processes)
+        trainer.set_epoch(0)
         x, y = next(data().train.batches(images))
-        mine = slice(among.rank, None, among.world)
+        mine = slice(processes.rank, None, processes.world)
         for name in phases:
             phase = Phase(name, weights=name != "theta", thetas=name == "theta", noise=False)
-            learner.step(x[mine], y[mine], phase, 0, images=images)
-        return {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
+            trainer.step(x[mine], y[mine], phase, 0, images=images)
+        return {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}

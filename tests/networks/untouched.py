@@ -30,7 +30,7 @@ def everything(network):
         "grad identities": {k: id(g) for k, g in grads.items()},
         "attributes": {k: set(vars(m)) for k, m in network.named_modules()},
         "hooks": {k: (len(m._forward_hooks), len(m._forward_pre_hooks)) for k, m in network.named_modules()},
-        "noise": [(k, p.enabled, p.share) for k, p in perturbify.perturbations(network)],
+        "noise": [(k, p.enabled, p.draw_per) for k, p in perturbify.perturbations(network)],
         "values": {k: v.detach().clone() for k, v in tensors.items()},
         "grads": {k: None if g is None else g.clone() for k, g in grads.items()},
     }

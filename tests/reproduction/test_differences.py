@@ -71,7 +71,7 @@ def test_where_noise_is_and_how_it_is_drawn(digits):
     assert ("noise", PAPER) not in own
     assert own["noise", RELEASE] == "behind every convolution"
     assert own["a draw of noise for each", RELEASE] == "image"
-    release = said(site="addition", share="batch")
+    release = said(site="addition", draw_per="batch")
     assert ("noise", RELEASE) not in release
     assert release["noise", PAPER].startswith("on residual additions")
     assert release["a draw of noise for each", PAPER] == "batch"

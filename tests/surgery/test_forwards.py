@@ -114,10 +114,10 @@ def test_more_calls_than_at_wrapping_need_a_shared_theta():
     source = Repeating()
     wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=X)
     assert wrapped(X, times=2).shape == X.shape
-    with pytest.raises(SurgeryError, match=r'conv#3: this module is called more often.*shared="module"'):
+    with pytest.raises(SurgeryError, match=r'conv#3: this module is called more often.*theta_per="module"'):
         wrapped(X, times=4)
     assert wrapped(X).shape == X.shape  # counting starts anew
-    shared = perturbify.wrap(source, PerturbConfig(grain="channel", shared="module"), example_input=X)
+    shared = perturbify.wrap(source, PerturbConfig(grain="channel", theta_per="module"), example_input=X)
     assert shared(X, times=9).shape == X.shape
 
 
@@ -180,13 +180,13 @@ def test_a_part_with_several_calls_that_is_computed_again_in_a_backward_pass():
         def forward(self, x):
             return checkpoint(self.part, self.first(x), use_reentrant=False)
 
-    for shared, works in (("call", False), ("module", True)):
-        wrapped = perturbify.wrap(Checkpointed(), PerturbConfig(shared=shared), example_input=X)
+    for theta_per, works in (("call", False), ("module", True)):
+        wrapped = perturbify.wrap(Checkpointed(), PerturbConfig(theta_per=theta_per), example_input=X)
         out = wrapped(X).sum()
         if works:
             out.backward()
         else:
-            with pytest.raises(SurgeryError, match=r'cannot be told which call this is.*shared="module"'):
+            with pytest.raises(SurgeryError, match=r'cannot be told which call this is.*theta_per="module"'):
                 out.backward()
 
 

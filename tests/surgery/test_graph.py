@@ -76,7 +76,7 @@ GRAPHS = {
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")  # of torch 2.11's own copy of an exported program
 @pytest.mark.parametrize("trace", GRAPHS)
-@pytest.mark.parametrize("settings", [{}, {"grain": "channel", "share": "batch"}, {"site": "input"}])
+@pytest.mark.parametrize("settings", [{}, {"grain": "channel", "draw_per": "batch"}, {"site": "input"}])
 def test_the_pass_on_a_graph_that_was_traced_elsewhere(trace, settings):
     torch.manual_seed(0)
     source = torchvision.models.resnet18(num_classes=3).eval()

@@ -136,8 +136,8 @@ def test_more_calls_than_at_wrapping():
     source = Often()
     wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=IMAGES)
     wrapped.times = 2
-    with pytest.raises((TraceError, perturbify.PerturbifyError), match=r'block#3.*more often than.*shared="module"'):
+    with pytest.raises((TraceError, perturbify.PerturbifyError), match=r'block#3.*more often than.*theta_per="module"'):
         wrapped(IMAGES)
-    shared = perturbify.wrap(source, PerturbConfig(grain="channel", shared="module"), example_input=IMAGES)
+    shared = perturbify.wrap(source, PerturbConfig(grain="channel", theta_per="module"), example_input=IMAGES)
     shared.times = 2
     assert not torch.equal(shared(IMAGES), shared(IMAGES))

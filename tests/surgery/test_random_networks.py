@@ -42,16 +42,16 @@ blocks = st.fixed_dictionaries(
 @given(
     layers=st.lists(blocks, min_size=1, max_size=4),
     grain=st.sampled_from(["element", "channel", "layer"]),
-    share=st.sampled_from(["sample", "batch"]),
+    draw_per=st.sampled_from(["sample", "batch"]),
     training=st.booleans(),
     size=st.integers(9, 14),
 )
-def test_random_networks(layers, grain, share, training, size):
+def test_random_networks(layers, grain, draw_per, training, size):
     torch.manual_seed(0)
     stem, head = nn.Conv2d(3, 4, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     source = nn.Sequential(stem, *(Block(4, **layer) for layer in layers), head).train(training)
     x = torch.rand(3, 3, size, size)
-    wrapped = perturbify.wrap(source, PerturbConfig(grain=grain, share=share), example_input=x[:2])
+    wrapped = perturbify.wrap(source, PerturbConfig(grain=grain, draw_per=draw_per), example_input=x[:2])
     with ConvolutionCount() as count, torch.no_grad():
         want = source(x)
     with perturbify.noise(wrapped, enabled=False), torch.no_grad():

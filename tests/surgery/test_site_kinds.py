@@ -307,10 +307,10 @@ def test_the_norm_that_takes_a_convolutions_output():
     assert torch.equal(got, replay(source.eval(), X, seen, before=False))
 
 
-@pytest.mark.parametrize("shared", ["call", "module"])
+@pytest.mark.parametrize("theta_per", ["call", "module"])
 @pytest.mark.parametrize("site", ["output", "input"])
-def test_the_first_is_the_first_that_runs(site, shared):
-    settings = {"site": site, "extent": "first", "shared": shared}
+def test_the_first_is_the_first_that_runs(site, theta_per):
+    settings = {"site": site, "extent": "first", "theta_per": theta_per}
     _, wrapped = made(Plain, **settings)
     assert [s.owner for s in wrapped.surgery.plan.sites] == ["first"]
     assert [(s.name, s.reason) for s in wrapped.surgery.plan.skipped] == [("last", "not the first")]
@@ -341,7 +341,7 @@ def test_the_first_of_those_that_are_asked_for():
 
 @pytest.mark.parametrize("site", ["output", "input"])
 def test_one_theta_for_all_calls(site):
-    _, wrapped = made(Repeating, site=site, shared="module")
+    _, wrapped = made(Repeating, site=site, theta_per="module")
     (found,) = wrapped.surgery.plan.sites
     assert (found.name, found.calls) == ("conv", 3)
     assert len(record(wrapped, X)[1]["conv"]) == 3

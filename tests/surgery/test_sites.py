@@ -78,16 +78,16 @@ def test_a_convolution_called_three_times_has_three_thetas():
 
 
 def test_one_theta_for_all_calls_of_a_module():
-    assert sites(Repeated(pool=False), shared="module") == {"conv": (3, 8, 8)}
-    plan = perturbify.plan(Repeated(pool=False), PerturbConfig(shared="module"), example_input=X)
+    assert sites(Repeated(pool=False), theta_per="module") == {"conv": (3, 8, 8)}
+    plan = perturbify.plan(Repeated(pool=False), PerturbConfig(theta_per="module"), example_input=X)
     assert plan.sites[0].calls == 3
-    assert sites(Repeated(), shared="module", grain="channel") == {"conv": (3, 1, 1)}
+    assert sites(Repeated(), theta_per="module", grain="channel") == {"conv": (3, 1, 1)}
     with pytest.raises(SurgeryError, match="conv is called with feature maps of 3×8×8 and of 3×4×4"):
-        perturbify.wrap(Repeated(), PerturbConfig(shared="module"), example_input=X)
+        perturbify.wrap(Repeated(), PerturbConfig(theta_per="module"), example_input=X)
 
 
 def test_draws_of_repeated_calls_are_apart():
-    wrapped = perturbify.wrap(Repeated(pool=False), PerturbConfig(shared="module"), example_input=X)
+    wrapped = perturbify.wrap(Repeated(pool=False), PerturbConfig(theta_per="module"), example_input=X)
     drawn = []
     wrapped.conv.perturb.register_forward_hook(lambda _m, i, o: drawn.append(o - i[0]))
     wrapped(X)
@@ -143,18 +143,18 @@ def test_no_config_wraps_without_noise():
 
 def test_settings_reach_the_modules():
     wrapped = perturbify.wrap(
-        nested().double(), PerturbConfig(theta_init=0.5, theta_min=0.1, share="batch"), example_input=X.double()
+        nested().double(), PerturbConfig(theta_init=0.5, theta_min=0.1, draw_per="batch"), example_input=X.double()
     )
     for _, perturbation in perturbify.perturbations(wrapped):
         assert (perturbation.theta == 0.5).all()
         assert perturbation.theta.dtype == torch.float64
-        assert (perturbation.theta_min, perturbation.share) == (0.1, "batch")
+        assert (perturbation.theta_min, perturbation.draw_per) == (0.1, "batch")
 
 
 def test_draws_are_per_image_or_per_batch():
     same = X[:1].expand(4, -1, -1, -1)
-    for share, equal in (("sample", False), ("batch", True)):
-        wrapped = perturbify.wrap(nested(), PerturbConfig(share=share), example_input=X)
+    for draw_per, equal in (("sample", False), ("batch", True)):
+        wrapped = perturbify.wrap(nested(), PerturbConfig(draw_per=draw_per), example_input=X)
         out = wrapped(same)
         assert torch.allclose(out[0], out[3]) is equal
 
@@ -163,8 +163,8 @@ def test_draws_are_per_image_or_per_batch():
     "settings",
     [
         {"grain": "pixel"},
-        {"share": "image"},
-        {"shared": "never"},
+        {"draw_per": "image"},
+        {"theta_per": "never"},
         {"theta_min": 0.0},
         {"theta_min": float("nan")},
         {"theta_init": 0.001},
@@ -190,8 +190,8 @@ def test_theta_gradient_of_a_whole_network_agrees_with_finite_differences():
     network = nn.Sequential(nn.Conv2d(3, 2, 3, stride=2), nn.Tanh(), nn.Conv2d(2, 2, 2), nn.Flatten()).double()
     x = X.double()
     for grain in ("element", "channel", "layer"):
-        for share in ("sample", "batch"):
-            wrapped = perturbify.wrap(network, PerturbConfig(grain=grain, share=share), example_input=x)
+        for draw_per in ("sample", "batch"):
+            wrapped = perturbify.wrap(network, PerturbConfig(grain=grain, draw_per=draw_per), example_input=x)
 
             def loss(model=wrapped):
                 torch.manual_seed(1)

@@ -116,7 +116,7 @@ def test_measuring_leaves_everything_as_it_was():
 
 
 def test_calls_that_share_a_theta_are_measured_by_their_mean_variance():
-    source, wrapped = made(shared="module", theta_init="0.1x", theta_min=None, grain="layer")
+    source, wrapped = made(theta_per="module", theta_init="0.1x", theta_min=None, grain="layer")
     one, two = standard_deviations(source, "output")["twice"]
     assert one != pytest.approx(two, rel=0.2)
     assert wrapped.twice.perturb.theta.item() == pytest.approx(0.1 * math.sqrt((one**2 + two**2) / 2), rel=1e-4)

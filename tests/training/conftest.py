@@ -11,7 +11,7 @@ from perturbify.data.bundle import assemble
 from perturbify.data.split import MemorySplit
 from perturbify.training import finetune, resume
 from perturbify.training.prepare import prepare
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 CLASSES = ("a", "b", "c")
 
@@ -68,16 +68,16 @@ def make_recipe():
 
 @pytest.fixture
 def make_learner(build, data, make_recipe):
-    """A learner in train mode, and a batch."""
+    """A trainer in train mode, and a batch."""
 
     def make(**changes):
         settings = make_recipe(**changes)
         method = methods.get(settings.method)
-        learner = Learner(prepare(build(), settings, data, method), settings, method)
-        learner.model.train()
-        learner.set_epoch(0)
+        trainer = Trainer(prepare(build(), settings, data, method), settings, method)
+        trainer.model.train()
+        trainer.set_epoch(0)
         x, y = next(data.train.batches(settings.train.batch_size))
-        return learner, x, y
+        return trainer, x, y
 
     return make
 
@@ -115,9 +115,9 @@ def start(build, data, make_recipe, tmp_path):
 
 
 @pytest.fixture
-def go_on(build, data, tmp_path):
-    def go_on(folder, **options):
+def continue_run(build, data, tmp_path):
+    def continue_run(folder, **options):
         options = {"model": build(), "data": data, "device": "cpu"} | options
         return resume(tmp_path / folder, **options)
 
-    return go_on
+    return continue_run

@@ -60,22 +60,22 @@ def test_the_last_two_states_are_kept(stopped):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_is_said_aloud_and_the_one_before_is_taken(damage, stopped, start, go_on):
+def test_a_damaged_state_is_said_aloud_and_the_one_before_is_taken(damage, stopped, start, continue_run):
     whole = start("whole")
     DAMAGES[damage](stopped.state)
     with pytest.warns(UserWarning, match=r"state\.safetensors.*Going on from the state.*before it, epoch 1, step 2"):
-        assert_same_run(go_on("stopped"), whole)
+        assert_same_run(continue_run("stopped"), whole)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_two_damaged_states_are_one_error(damage, stopped, go_on):
+def test_two_damaged_states_are_one_error(damage, stopped, continue_run):
     DAMAGES[damage](stopped.state)
     truncate(stopped.state_before)
     with pytest.raises(CheckpointError, match=r"state\.safetensors"):
-        go_on("stopped")
+        continue_run("stopped")
 
 
-def test_going_on_from_the_one_before_does_not_risk_it(stopped, start, go_on, monkeypatch):
+def test_going_on_from_the_one_before_does_not_risk_it(stopped, start, continue_run, monkeypatch):
     """The damaged one must not be put over the good one by the next save, should that fail."""
     whole = start("whole")
     flip_a_bit(stopped.state)
@@ -85,11 +85,11 @@ def test_going_on_from_the_one_before_does_not_risk_it(stopped, start, go_on, mo
 
     with monkeypatch.context() as patch, pytest.warns(UserWarning), pytest.raises(PerturbifyError):
         patch.setattr(container, "save_file", full)
-        go_on("stopped")
-    assert_same_run(go_on("stopped"), whole)
+        continue_run("stopped")
+    assert_same_run(continue_run("stopped"), whole)
 
 
-def test_without_links_the_one_before_is_a_copy(start, go_on, monkeypatch, tmp_path):
+def test_without_links_the_one_before_is_a_copy(start, continue_run, monkeypatch, tmp_path):
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")
 
@@ -99,7 +99,7 @@ def test_without_links_the_one_before_is_a_copy(start, go_on, monkeypatch, tmp_p
     assert position(RunFolder(tmp_path / "stopped").state_before) == (1, 2)
 
 
-def test_a_full_disk_loses_nothing_that_was_saved(start, go_on, monkeypatch, tmp_path):
+def test_a_full_disk_loses_nothing_that_was_saved(start, continue_run, monkeypatch, tmp_path):
     whole = start("whole")
     real, calls = container.save_file, []
 
@@ -115,10 +115,10 @@ def test_a_full_disk_loses_nothing_that_was_saved(start, go_on, monkeypatch, tmp
         with pytest.raises(PerturbifyError, match=r"state\.safetensors cannot be written: No space left on device"):
             start("stopped")
     assert position(RunFolder(tmp_path / "stopped").state) == (1, 1)
-    assert_same_run(go_on("stopped"), whole)
+    assert_same_run(continue_run("stopped"), whole)
 
 
-def test_a_disk_that_is_really_full(start, go_on, tmp_path):
+def test_a_disk_that_is_really_full(start, continue_run, tmp_path):
     """By the system's own limit; what is written is written by safetensors, and by us."""
     whole = start("whole")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -131,16 +131,16 @@ def test_a_disk_that_is_really_full(start, go_on, tmp_path):
         start("stopped", stop_after=5)
     try:
         with pytest.raises(TrainingError, match=r"cannot be written: .*arge") as raised:
-            go_on("stopped", on_step=on_step)
+            continue_run("stopped", on_step=on_step)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     how = f"perturbify finetune --resume {tmp_path / 'stopped'}"
     assert raised.value.hint == f"The last state is kept. Make room, and go on: {how}"
     assert position(RunFolder(tmp_path / "stopped").state) == (1, 2)
-    assert_same_run(go_on("stopped"), whole)
+    assert_same_run(continue_run("stopped"), whole)
 
 
-def test_a_disk_that_is_full_at_the_end(start, go_on, tmp_path):
+def test_a_disk_that_is_full_at_the_end(start, continue_run, tmp_path):
     whole = start("whole")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -152,11 +152,11 @@ def test_a_disk_that_is_full_at_the_end(start, go_on, tmp_path):
         start("stopped", stop_after=5)
     try:
         with pytest.raises(TrainingError, match=r"model\.safetensors cannot be written: .*arge") as raised:
-            go_on("stopped", on_step=on_step)
+            continue_run("stopped", on_step=on_step)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "go on: perturbify finetune --resume" in raised.value.hint
-    resumed = go_on("stopped")
+    resumed = continue_run("stopped")
     assert_same_run(resumed, whole)
     assert resumed.folder.model.is_file() and resumed.folder.card.is_file()
 
@@ -173,29 +173,29 @@ def asking(number, at, times=1):
 
 
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_signal_lets_the_step_finish_and_saves(number, ends, start, go_on, tmp_path):
+def test_a_signal_lets_the_step_finish_and_saves(number, ends, start, continue_run, tmp_path):
     whole = start("whole", train__save_minutes=10)
     with pytest.raises(Killed):
         start("stopped", stop_after=5, train__save_minutes=10)
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(ends) as raised:
-        go_on("stopped", on_step=asking(number, at=1))
+        continue_run("stopped", on_step=asking(number, at=1))
     assert number == signal.SIGINT or raised.value.code == 143
     assert position(RunFolder(tmp_path / "stopped").state) == (1, 3), "the step after the signal is done and kept"
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert_same_run(go_on("stopped"), whole)
+    assert_same_run(continue_run("stopped"), whole)
 
 
-def test_sigterm_may_come_twice(start, go_on, tmp_path):
+def test_sigterm_may_come_twice(start, continue_run, tmp_path):
     """From torchrun and from Slurm, for instance."""
     with pytest.raises(Killed):
         start("stopped", stop_after=5, train__save_minutes=10)
     with pytest.raises(SystemExit):
-        go_on("stopped", on_step=asking(signal.SIGTERM, at=1, times=2))
+        continue_run("stopped", on_step=asking(signal.SIGTERM, at=1, times=2))
     assert position(RunFolder(tmp_path / "stopped").state) == (1, 3)
 
 
-def test_a_signal_in_the_last_step_is_not_lost(start, go_on):
+def test_a_signal_in_the_last_step_is_not_lost(start, continue_run):
     whole = start("whole")
     with pytest.raises(Killed):
         start("stopped", stop_after=12)
@@ -205,8 +205,8 @@ def test_a_signal_in_the_last_step_is_not_lost(start, go_on):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(SystemExit):
-        go_on("stopped", on_step=on_step)
-    assert_same_run(go_on("stopped"), whole)
+        continue_run("stopped", on_step=on_step)
+    assert_same_run(continue_run("stopped"), whole)
 
 
 def test_sigterm_for_the_whole_group_spares_the_workers_that_decode(tmp_path):
@@ -238,11 +238,11 @@ def test_sigterm_for_the_whole_group_spares_the_workers_that_decode(tmp_path):
     assert position(saved) > (0, 0)
 
 
-def test_the_second_ctrl_c_is_obeyed_at_once(start, go_on, tmp_path):
+def test_the_second_ctrl_c_is_obeyed_at_once(start, continue_run, tmp_path):
     with pytest.raises(Killed):
         start("stopped", stop_after=5, train__save_minutes=10)
     with pytest.raises(KeyboardInterrupt):
-        go_on("stopped", on_step=asking(signal.SIGINT, at=1, times=2))
+        continue_run("stopped", on_step=asking(signal.SIGINT, at=1, times=2))
     assert position(RunFolder(tmp_path / "stopped").state) == (1, 0), "the last one that was saved"
 
 
@@ -257,7 +257,7 @@ def test_the_callers_own_handler_stays(start):
     assert heard == [1]
 
 
-def test_a_handler_that_gives_way_is_put_back(start, go_on, tmp_path):
+def test_a_handler_that_gives_way_is_put_back(start, continue_run, tmp_path):
     """As the command line's does, so that the step is finished and the state saved."""
 
     class Handler:
@@ -272,7 +272,7 @@ def test_a_handler_that_gives_way_is_put_back(start, go_on, tmp_path):
         with pytest.raises(Killed):
             start("stopped", stop_after=5, train__save_minutes=10)
         with pytest.raises(SystemExit):
-            go_on("stopped", on_step=asking(signal.SIGTERM, at=1))
+            continue_run("stopped", on_step=asking(signal.SIGTERM, at=1))
         assert signal.getsignal(signal.SIGTERM) is handler
     finally:
         signal.signal(signal.SIGTERM, before)

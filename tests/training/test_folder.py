@@ -127,17 +127,17 @@ def test_a_run_of_an_earlier_version_is_known_by_its_state(checked):
     assert not checked.is_run, "another's file of that name"
 
 
-def test_a_run_that_was_stopped_before_its_first_state_is_begun_anew(tmp_path, make_recipe, start, go_on):
+def test_a_run_that_was_stopped_before_its_first_state_is_begun_anew(tmp_path, make_recipe, start, continue_run):
     folder = RunFolder(tmp_path / "run")
     with folder.busy():
         folder.begin(make_recipe(), force=False)
     with pytest.raises(TrainingError, match=r"stopped before its first step.*as you started it"):
-        go_on("run")
+        continue_run("run")
     assert start("run", train__epochs=1, train__warmup_epochs=0).folder.model.is_file()
     folder.state.unlink()
     folder.state_before.unlink()
     with pytest.raises(TrainingError, match=r"its state is gone.*--force"):
-        go_on("run")
+        continue_run("run")
     with pytest.raises(OutputExists, match=r"holds a run already.*Its state is gone"):
         start("run")
 
@@ -151,30 +151,30 @@ def test_a_run_that_was_stopped_before_its_first_state_is_begun_anew(tmp_path, m
         (lambda path: (path.unlink(), path.mkdir()), "There is no file"),
     ],
 )
-def test_a_recipe_that_cannot_be_read(damage, said, checked, go_on):
+def test_a_recipe_that_cannot_be_read(damage, said, checked, continue_run):
     damage(checked.recipe)
     with pytest.raises(TrainingError, match=said):
-        go_on("run")
+        continue_run("run")
 
 
-def test_a_card_of_the_users_stays_and_ours_is_put_beside_it(start, go_on, tmp_path):
+def test_a_card_of_the_users_stays_and_ours_is_put_beside_it(start, continue_run, tmp_path):
     with pytest.raises(Killed):
         start("run", stop_after=2)
     card = tmp_path / "run" / "README.md"
     card.write_text("# Mine\n")
     with pytest.warns(UserWarning, match=r"README\.md is not as perturbify wrote it.*README\.perturbify\.md"):
-        folder = go_on("run").folder
+        folder = continue_run("run").folder
     assert card.read_text() == "# Mine\n"
     assert is_signed(beside(folder.card))
 
 
-def test_a_model_of_the_users_is_kept_under_another_name(start, go_on, tmp_path):
+def test_a_model_of_the_users_is_kept_under_another_name(start, continue_run, tmp_path):
     with pytest.raises(Killed):
         start("run", stop_after=2)
     model = tmp_path / "run" / "model.safetensors"
     save_file({"mine": torch.ones(1)}, model)
     with pytest.warns(UserWarning, match=r"kept as model\.safetensors\.aside"):
-        go_on("run")
+        continue_run("run")
     assert b"mine" in Path(f"{model}.aside").read_bytes()
 
 
@@ -191,14 +191,14 @@ with RunFolder(Path(sys.argv[1])).busy():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files are locked on POSIX systems")
-def test_a_live_run_is_left_alone(checked, start, go_on):
+def test_a_live_run_is_left_alone(checked, start, continue_run):
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(checked.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert other.stdout.readline() == "held\n"
         before = contents(checked.path)
-        for attempt in (lambda: start("run", force=True), lambda: go_on("run"), checked.remove):
+        for attempt in (lambda: start("run", force=True), lambda: continue_run("run"), checked.remove):
             with pytest.raises(TrainingError, match=rf"Another process is training in {checked.path} already"):
                 attempt()
         assert contents(checked.path) == before

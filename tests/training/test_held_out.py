@@ -10,18 +10,18 @@ from perturbify.attacks import Pgd, pgd
 from perturbify.checkpoint import container
 from perturbify.errors import DataError
 from perturbify.training import held_out, run
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 
 def test_they_are_not_trained_on(start, data, monkeypatch):
     seen = []
-    step = Learner.step
+    step = Trainer.step
 
     def note(self, x, y, *rest, **more):
         seen.append(x)
         return step(self, x, y, *rest, **more)
 
-    monkeypatch.setattr(Learner, "step", note)
+    monkeypatch.setattr(Trainer, "step", note)
     result = start("run", data__held_out=8, data__crop_padding=0, data__flip=False)
     trained_on = {image.contiguous().numpy().tobytes() for x in seen for image in x}
     rest, apart = data.train.divided(8)
@@ -34,11 +34,11 @@ def test_they_are_not_trained_on(start, data, monkeypatch):
 
 def test_the_figures_are_those_of_the_attack_of_training(make_learner, data, make_recipe):
     recipe = make_recipe(perturb__theta_init=0.01)
-    learner, *_ = make_learner(perturb__theta_init=0.01)
-    with untouched(learner.model):
-        found = held_out.classify(learner.model, data.test, recipe, 3, 5)
-        assert held_out.classify(learner.model, data.test, recipe, 3, 5) == found
-    model = learner.model.eval()
+    trainer, *_ = make_learner(perturb__theta_init=0.01)
+    with untouched(trainer.model):
+        found = held_out.classify(trainer.model, data.test, recipe, 3, 5)
+        assert held_out.classify(trainer.model, data.test, recipe, 3, 5) == found
+    model = trainer.model.eval()
     x, y = next(data.test.batches(9))
     torch.manual_seed(0)
     attacked = pgd(model, x, y, Pgd(recipe.attack.epsilon, recipe.attack.step_size, recipe.attack.steps))
@@ -68,11 +68,11 @@ def test_the_best_epoch_has_a_file(accuracies, every, asked, best, start, build,
     assert not all(same), "it is not that of the last epoch"
 
 
-def test_a_run_goes_on_with_the_same_images_and_figures(start, go_on):
+def test_a_run_goes_on_with_the_same_images_and_figures(start, continue_run):
     whole = start("whole", data__held_out=8)
     with pytest.raises(Killed):
         start("stopped", stop_after=7, data__held_out=8)
-    resumed = go_on("stopped")
+    resumed = continue_run("stopped")
     assert_same_run(resumed, whole)
     ours, theirs = (container.read(run.folder.best) for run in (resumed, whole))
     assert ours.metadata == theirs.metadata

@@ -124,11 +124,11 @@ def test_a_state_that_holds_the_newest(path):
     assert history.settle(path, EPOCHS[1:], 3) == EPOCHS
 
 
-def test_a_run_goes_on_whatever_became_of_its_metrics(start, go_on, tmp_path):
+def test_a_run_goes_on_whatever_became_of_its_metrics(start, continue_run, tmp_path):
     whole = start("whole")
     with pytest.raises(Killed):
         start("stopped", stop_after=12)
     metrics = RunFolder(tmp_path / "stopped").metrics
     metrics.write_bytes(metrics.read_bytes()[:-30])
     with pytest.warns(UserWarning, match="written anew as the state has it"):
-        assert_same_run(go_on("stopped"), whole)
+        assert_same_run(continue_run("stopped"), whole)

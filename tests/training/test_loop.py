@@ -217,7 +217,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_state(train, tmp_path)
 @pytest.mark.parametrize("step", [2, 4])
 def test_weights_that_break_in_the_last_update_before_a_save_are_not_saved(step, train, tmp_path, monkeypatch):
     """The loss of that step is still fine; in the epoch's last step no other loss would follow before the save."""
-    update = perturbify.training.step.Learner.step
+    update = perturbify.training.step.Trainer.step
 
     def breaks(self, x, y, phase, epoch, **more):
         result = update(self, x, y, phase, epoch, **more)
@@ -228,7 +228,7 @@ def test_weights_that_break_in_the_last_update_before_a_save_are_not_saved(step,
         return result
 
     breaks.calls = 0
-    monkeypatch.setattr(perturbify.training.step.Learner, "step", breaks)
+    monkeypatch.setattr(perturbify.training.step.Trainer, "step", breaks)
     with pytest.raises(
         Diverged, match=rf"epoch 1, step {step}: a weight or θ .*last good state \(epoch 1, step {step}\)"
     ):
@@ -249,14 +249,14 @@ def test_no_such_device(train):
     ("fits", "said"), [(3, "One on 2 does: --set train.batch_size=2"), (0, "Lower train.batch_size")]
 )
 def test_a_batch_that_does_not_fit_names_one_that_does(fits, said, train, monkeypatch):
-    step = perturbify.training.step.Learner.step
+    step = perturbify.training.step.Trainer.step
 
     def bounded(self, x, y, *rest, **more):
         if len(y) > fits:
             raise torch.OutOfMemoryError("out of memory")
         return step(self, x, y, *rest, **more)
 
-    monkeypatch.setattr(perturbify.training.step.Learner, "step", bounded)
+    monkeypatch.setattr(perturbify.training.step.Trainer, "step", bounded)
     with pytest.raises(TrainingError, match="A step on 5 images does not fit into the memory of cpu") as raised:
         train()
     assert said in raised.value.hint

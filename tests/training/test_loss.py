@@ -37,9 +37,9 @@ def divergence():
 
 
 def test_a_step_follows_the_methods_own_loss(divergence, make_learner, snapshot):
-    learner, x, y = make_learner(method="divergence", train__gamma=2.0, optimizer__lr=0.1, **PLAIN_SGD)
-    twin = copy.deepcopy(learner.model)
-    a = learner.recipe.attack
+    trainer, x, y = make_learner(method="divergence", train__gamma=2.0, optimizer__lr=0.1, **PLAIN_SGD)
+    twin = copy.deepcopy(trainer.model)
+    a = trainer.recipe.attack
     torch.manual_seed(3)
     clean = twin(x)
     attacked = twin(pgd(twin, x, y, Pgd(a.epsilon, a.step_size, a.steps, a.random_start)))
@@ -51,10 +51,10 @@ def test_a_step_follows_the_methods_own_loss(divergence, make_learner, snapshot)
     gradients = torch.autograd.grad(total, [parameters[n] for n in names])
 
     torch.manual_seed(3)
-    (result,) = StepResult.read([learner.step(x, y, PLAIN, 0)])
+    (result,) = StepResult.read([trainer.step(x, y, PLAIN, 0)])
     assert (result.clean_loss, result.adversarial_loss) == (losses[0].item(), losses[1].item())
     assert result.clean_correct == (clean.argmax(1) == y).sum() and result.images == len(y)
-    moved, _ = snapshot(learner.model)
+    moved, _ = snapshot(trainer.model)
     for name, gradient in zip(names, gradients, strict=True):
         torch.testing.assert_close(moved[name], parameters[name].detach() - 0.1 * gradient, rtol=1e-4, atol=1e-6)
 
@@ -75,14 +75,14 @@ def test_noise_and_a_loss_of_ones_own_learn_together(divergence, make_learner, s
         name = "both"
         perturb = perturbify.PerturbConfig("channel", theta_init=0.2)
 
-        def penalty(self, sites, moment):
+        def penalty(self, sites, stage):
             return -1e-4 * sum(site.theta.log().sum() for site in sites)
 
     methods.register(Both)
-    learner, x, y = make_learner(method="both")
-    before = snapshot(learner.model)
-    learner.step(x, y, JOINT_STEP, 0)
-    for old, new in zip(before, snapshot(learner.model), strict=True):
+    trainer, x, y = make_learner(method="both")
+    before = snapshot(trainer.model)
+    trainer.step(x, y, JOINT_STEP, 0)
+    for old, new in zip(before, snapshot(trainer.model), strict=True):
         assert not any(torch.equal(old[name], new[name]) for name in old)
 
 
@@ -95,19 +95,19 @@ def test_what_a_loss_is_told(make_learner):
         adversarial = True
         gamma = 0.5
 
-        def loss(self, network, x, y, adversary, moment):
-            told.append((network.training, adversary, moment))
-            return super().loss(network, x, y, adversary, moment)
+        def loss(self, network, x, y, adversary, stage):
+            told.append((network.training, adversary, stage))
+            return super().loss(network, x, y, adversary, stage)
 
-    learner, x, y = make_learner(method="listens", attack__from_epoch=1, attack__weight=0.3)
-    learner.images = 26
+    trainer, x, y = make_learner(method="listens", attack__from_epoch=1, attack__weight=0.3)
+    trainer.images = 26
     for epoch in (0, 1):
-        learner.step(x, y, PLAIN, epoch)
+        trainer.step(x, y, PLAIN, epoch)
     assert [training for training, *_ in told] == [True, True]
     assert told[0][1] is None
-    crafted = told[1][1](learner.model, x, y)
-    assert 0 < (crafted - x).abs().max() <= learner.recipe.attack.epsilon + 1e-6
-    assert told[1][2] == methods.Moment(k=2, batch_size=5, images=26, gamma=0.5, attack_weight=0.3)
+    crafted = told[1][1](trainer.model, x, y)
+    assert 0 < (crafted - x).abs().max() <= trainer.recipe.attack.epsilon + 1e-6
+    assert told[1][2] == methods.Stage(k=2, batch_size=5, images=26, gamma=0.5, attack_weight=0.3)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_what_is_no_loss(make, said, make_learner, snapshot):
     class Wrong(methods.Method):
         name = "wrong"
 
-        def loss(self, network, x, y, adversary, moment):
+        def loss(self, network, x, y, adversary, stage):
             return make(network, x, y)
 
-    learner, x, y = make_learner(method="wrong")
-    before = snapshot(learner.model)[0]
+    trainer, x, y = make_learner(method="wrong")
+    before = snapshot(trainer.model)[0]
     with pytest.raises(MethodError, match=f"The loss of the method wrong {said}") as error:
-        learner.step(x, y, PLAIN, 0)
+        trainer.step(x, y, PLAIN, 0)
     assert "methods.loss.Loss" in error.value.hint
-    assert all(torch.equal(before[name], weight) for name, weight in snapshot(learner.model)[0].items())
+    assert all(torch.equal(before[name], weight) for name, weight in snapshot(trainer.model)[0].items())

@@ -41,31 +41,31 @@ def test_it_trains_and_its_file_answers_as_it_did(name, start, build, data):
 
 
 @pytest.mark.parametrize("name", ["pni", "adv-bnn"])
-def test_a_killed_run_goes_on_bit_for_bit(name, start, go_on):
+def test_a_killed_run_goes_on_bit_for_bit(name, start, continue_run):
     """Adv-BNN by Adam, whose moments and count of steps are state as well."""
     how = {"optimizer__kind": "adam", "theta_optimizer__kind": "adam"} if name == "adv-bnn" else {}
     undisturbed = start("undisturbed", method=name, **how)
     with pytest.raises(Killed):
         start("killed", method=name, stop_after=7, **how)
-    resumed = go_on("killed")
+    resumed = continue_run("killed")
     one, other = undisturbed.model.state_dict(), resumed.model.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_adam_is_adam(make_learner):
-    learner, x, y = make_learner(method="adv-bnn", optimizer__kind="adam", optimizer__lr=0.01, train__gamma=0)
-    assert {type(o) for o in learner.optimizers.values()} == {torch.optim.Adam, torch.optim.SGD}
-    before = [w.detach().clone() for w in learner.weights]
-    learner.step(x, y, JOINT_STEP, 0)
+    trainer, x, y = make_learner(method="adv-bnn", optimizer__kind="adam", optimizer__lr=0.01, train__gamma=0)
+    assert {type(o) for o in trainer.optimizers.values()} == {torch.optim.Adam, torch.optim.SGD}
+    before = [w.detach().clone() for w in trainer.weights]
+    trainer.step(x, y, JOINT_STEP, 0)
     # Its first step is of the learning rate's length, whatever the gradient.
-    moved = torch.cat([(w - b).abs().flatten() for w, b in zip(learner.weights, before, strict=True)])
+    moved = torch.cat([(w - b).abs().flatten() for w, b in zip(trainer.weights, before, strict=True)])
     assert moved.max().item() == pytest.approx(0.01, rel=0.01)
 
 
 def test_the_divergence_moves_means_and_deviations(make_learner):
     """One step without a loss: what is left is the gradient of α/N KL, worked out by hand."""
-    learner, *_ = make_learner(
+    trainer, *_ = make_learner(
         method="adv-bnn",
         train__gamma=0.02,
         optimizer__momentum=0,
@@ -74,57 +74,57 @@ def test_the_divergence_moves_means_and_deviations(make_learner):
         theta_optimizer__momentum=0,
         theta_optimizer__nesterov=False,
     )
-    learner.images = 10
-    for one in (*learner.weights, *learner.thetas):
+    trainer.images = 10
+    for one in (*trainer.weights, *trainer.thetas):
         one.grad = torch.zeros_like(one)
-    mu = [w.detach().clone() for w in learner.weights]
-    s = [t.detach().clone() for t in learner.thetas]
-    rates = learner.set_epoch(0)
-    learner.update(JOINT_STEP, 0)
+    mu = [w.detach().clone() for w in trainer.weights]
+    s = [t.detach().clone() for t in trainer.thetas]
+    rates = trainer.set_epoch(0)
+    trainer.update(JOINT_STEP, 0)
     share = 0.02 / 10
-    for now, was in zip(learner.weights, mu, strict=True):
+    for now, was in zip(trainer.weights, mu, strict=True):
         torch.testing.assert_close(now, was - rates["weights"] * share * was / 0.1**2)
-    for now, was in zip(learner.thetas, s, strict=True):
+    for now, was in zip(trainer.thetas, s, strict=True):
         torch.testing.assert_close(now, was - rates["thetas"] * share * ((2 * was).exp() / 0.1**2 - 1))
 
 
 def test_the_divergence_is_summed_over_every_parameter_of_the_source(make_learner):
-    learner, *_ = make_learner(method="adv-bnn")
-    moment = methods.Moment(k=1, batch_size=5, images=7, gamma=0.02)
-    penalty = learner.method.penalty(learner._noisy, moment)
-    source = perturbify.unwrap(learner.model)
+    trainer, *_ = make_learner(method="adv-bnn")
+    stage = methods.Stage(k=1, batch_size=5, images=7, gamma=0.02)
+    penalty = trainer.method.penalty(trainer._noisy, stage)
+    source = perturbify.unwrap(trainer.model)
     prior = torch.distributions.Normal(0.0, 0.1)
     by_torch = sum(
         torch.distributions.kl_divergence(torch.distributions.Normal(p.detach(), 0.1), prior).sum()
         for p in source.parameters()
     )
-    assert len(learner._noisy) == len(list(source.parameters()))
+    assert len(trainer._noisy) == len(list(source.parameters()))
     assert penalty.item() == pytest.approx(0.02 / 7 * by_torch.item(), rel=1e-4)
     assert divergence(torch.zeros(3), torch.full((1,), math.log(0.1))).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_learn2perturb_r_does_not_listen_to_the_loss(make_learner):
-    learner, x, y = make_learner(method="learn2perturb-r", train__joint=True)
-    learner.step(x, y, JOINT_STEP, 1)
-    thetas = torch.cat([t.detach().flatten() for t in learner.thetas])
+    trainer, x, y = make_learner(method="learn2perturb-r", train__joint=True)
+    trainer.step(x, y, JOINT_STEP, 1)
+    thetas = torch.cat([t.detach().flatten() for t in trainer.thetas])
     assert thetas.min() == thetas.max() > 0.25
 
 
 def test_a_step_without_a_listener_attacks_nothing_and_moves_no_statistics(make_learner, monkeypatch):
     from perturbify.training import step
 
-    learner, x, y = make_learner(method="learn2perturb-r")
-    before = {name: b.clone() for name, b in learner.model.named_buffers()}
+    trainer, x, y = make_learner(method="learn2perturb-r")
+    before = {name: b.clone() for name, b in trainer.model.named_buffers()}
     monkeypatch.setattr(step, "pgd", None)
-    figures = learner.step(x, y, THETA_STEP, 1)
+    figures = trainer.step(x, y, THETA_STEP, 1)
     assert not figures.attacked and figures.values[0] > 0
-    assert all(torch.equal(b, before[name]) for name, b in learner.model.named_buffers())
+    assert all(torch.equal(b, before[name]) for name, b in trainer.model.named_buffers())
 
 
 def test_what_learns_from_adversarial_images_alone_sees_no_others(make_learner):
-    learner, x, y = make_learner(method="adv-bnn", attack__weight=1.0, attack__from_epoch=0)
-    counted = next(m for m in learner.model.modules() if isinstance(m, nn.BatchNorm2d)).num_batches_tracked
-    figures = learner.step(x, y, JOINT_STEP, 0)
+    trainer, x, y = make_learner(method="adv-bnn", attack__weight=1.0, attack__from_epoch=0)
+    counted = next(m for m in trainer.model.modules() if isinstance(m, nn.BatchNorm2d)).num_batches_tracked
+    figures = trainer.step(x, y, JOINT_STEP, 0)
     assert figures.attacked and (figures.values[[0, 2]] > 0).all()
     assert counted == 1
 
@@ -157,17 +157,17 @@ def test_cross_entropy_shrinks_pnis_alpha_and_the_regulariser_keeps_theta(tmp_pa
 def test_pixeldp_keeps_the_first_convolution_within_its_sensitivity(make_learner):
     from perturbify.certification.mechanism import find_mechanism
 
-    learner, x, y = make_learner(method="pixeldp", optimizer__lr=0.5)
+    trainer, x, y = make_learner(method="pixeldp", optimizer__lr=0.5)
     for _ in range(3):
-        learner.step(x, y, JOINT_STEP, 0)
-        assert find_mechanism(learner.model).sensitivity <= 1 + 1e-5
-    assert not learner.thetas and set(learner.optimizers) == {"weights"}
+        trainer.step(x, y, JOINT_STEP, 0)
+        assert find_mechanism(trainer.model).sensitivity <= 1 + 1e-5
+    assert not trainer.thetas and set(trainer.optimizers) == {"weights"}
 
 
 def test_theta_starts_relative_to_what_it_is_added_to(make_learner, data):
-    learner, *_ = make_learner(perturb__theta_init="0.1x", perturb__theta_min=1e-4)
+    trainer, *_ = make_learner(perturb__theta_init="0.1x", perturb__theta_min=1e-4)
     from perturbify.spread import relative_noise
 
-    x, _ = next(data.train.batches(learner.recipe.train.batch_size))
-    ratios = relative_noise(learner.model, x)
+    x, _ = next(data.train.batches(trainer.recipe.train.batch_size))
+    ratios = relative_noise(trainer.model, x)
     assert ratios and all(ratio == pytest.approx(0.1, rel=1e-3) for ratio in ratios.values())

@@ -15,7 +15,7 @@ from perturbify.training import launch
 from perturbify.training.folder import RunFolder
 from perturbify.training.phases import JOINT_STEP, W_STEP, WARM_UP
 from perturbify.training.prepare import prepare
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 
 def without_norm():
@@ -36,11 +36,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts, data, make_re
             train__batch_size=17, train__accumulate=accumulate, attack__random_start=False, attack__from_epoch=0
         )
         method = methods.get("learn2perturb")
-        learner = Learner(prepare(without_norm(), settings, data, method).train(), settings, method)
-        learner.set_epoch(0)
+        trainer = Trainer(prepare(without_norm(), settings, data, method).train(), settings, method)
+        trainer.set_epoch(0)
         x, y = next(data.train.batches(17))
-        figures = learner.step(x, y, WARM_UP, 0)
-        found.append((figures.values, [p.grad for p in learner.weights]))
+        figures = trainer.step(x, y, WARM_UP, 0)
+        found.append((figures.values, [p.grad for p in trainer.weights]))
     (values, whole), (others, summed) = found
     assert values[2] > 0
     torch.testing.assert_close(values, others)
@@ -50,35 +50,35 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts, data, make_re
 
 def test_no_part_is_of_one_image(make_learner):
     """Batch norm has no variance over it."""
-    learner, x, y = make_learner(train__batch_size=5, train__accumulate=5)
-    assert [len(part) for part in learner._parts(x)] == [3, 2]
-    learner.step(x, y, W_STEP, 1)
+    trainer, x, y = make_learner(train__batch_size=5, train__accumulate=5)
+    assert [len(part) for part in trainer._parts(x)] == [3, 2]
+    trainer.step(x, y, W_STEP, 1)
 
 
 # The moving average
 
 
 def test_the_average_follows_the_network(make_learner):
-    learner, x, y = make_learner(train__ema_decay=0.75)
-    expected = {k: v.clone() for k, v in learner.model.state_dict().items()}
+    trainer, x, y = make_learner(train__ema_decay=0.75)
+    expected = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     for _ in range(3):
-        learner.step(x, y, JOINT_STEP, 1)
-        for name, value in learner.model.state_dict().items():
+        trainer.step(x, y, JOINT_STEP, 1)
+        for name, value in trainer.model.state_dict().items():
             old = expected[name]
             expected[name] = 0.75 * old + 0.25 * value if value.is_floating_point() else value.clone()
-    averages = learner.average.network.state_dict()
+    averages = trainer.average.network.state_dict()
     for name, value in expected.items():
         torch.testing.assert_close(averages[name], value, msg=name)
-    assert not learner.average.network.training
+    assert not trainer.average.network.training
 
 
-def test_the_average_is_resumed_written_and_loads(start, go_on, build, tmp_path):
+def test_the_average_is_resumed_written_and_loads(start, continue_run, build, tmp_path):
     from networks.runs import Killed
 
     whole = start("whole", train__ema_decay=0.9)
     with pytest.raises(Killed):
         start("killed", train__ema_decay=0.9, stop_after=8)
-    go_on("killed")
+    continue_run("killed")
     averages = [perturbify.load(tmp_path / name / "average.safetensors", model=build()) for name in ("whole", "killed")]
     for a, b in zip(*(network.state_dict().values() for network in averages), strict=True):
         assert torch.equal(a, b)
@@ -139,7 +139,7 @@ with RunFolder(Path(sys.argv[1])).busy():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files are locked on POSIX systems")
-def test_two_processes_cannot_train_in_one_folder(start, go_on, tmp_path):
+def test_two_processes_cannot_train_in_one_folder(start, continue_run, tmp_path):
     start("run")
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -147,10 +147,10 @@ def test_two_processes_cannot_train_in_one_folder(start, go_on, tmp_path):
     try:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(TrainingError, match=r"Another process is training in .*run already"):
-            go_on("run")
+            continue_run("run")
     finally:
         other.kill()
         other.communicate()
-    go_on("run")
+    continue_run("run")
     with RunFolder(tmp_path / "run").busy():  # nothing is left behind
         pass

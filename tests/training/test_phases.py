@@ -69,10 +69,10 @@ def test_learning_rates_fall_at_the_milestones():
 
 
 def test_the_learner_sets_both_rates(make_learner):
-    learner, _, _ = make_learner(
+    trainer, _, _ = make_learner(
         optimizer__milestones=[1, 2], theta_optimizer__milestones=[2], theta_optimizer__lr=0.4, train__epochs=4
     )
     for epoch, rates in enumerate([(0.1, 0.4), (0.01, 0.4), (0.001, 0.04), (0.001, 0.04)]):
-        said = learner.set_epoch(epoch)
+        said = trainer.set_epoch(epoch)
         assert tuple(said.values()) == pytest.approx(rates)
-        assert {n: o.param_groups[0]["lr"] for n, o in learner.optimizers.items()} == said
+        assert {n: o.param_groups[0]["lr"] for n, o in trainer.optimizers.items()} == said

@@ -54,7 +54,7 @@ def test_metrics_are_of_all_images(tmp_path):
 def test_going_on_with_another_number_of_processes(before, after, step, tmp_path):
     """One process takes five steps an epoch, two take four: after the fourth they are at its end."""
     together.run(together.whole_run, tmp_path, 3, (1, step), world=before)
-    found = together.run(together.go_on, tmp_path, world=after)
+    found = together.run(together.continue_run, tmp_path, world=after)
     assert [m["epoch"] for m in found[0]["metrics"]] == [0, 1, 2]
     assert_alike(found[0]["state"], found[-1]["state"])
 
@@ -63,7 +63,7 @@ def test_the_same_two_processes_go_on_as_if_nothing_had_happened(tmp_path):
     (tmp_path / "whole").mkdir()
     whole = together.run(together.whole_run, tmp_path / "whole", 3)[0]
     together.run(together.whole_run, tmp_path, 3, (1, 3))
-    assert_alike(together.run(together.go_on, tmp_path)[0]["state"], whole["state"])
+    assert_alike(together.run(together.continue_run, tmp_path)[0]["state"], whole["state"])
 
 
 def test_a_batch_that_is_too_small_to_share_is_refused():

@@ -12,25 +12,25 @@ STEPS = 15  # three epochs of five
 
 
 @pytest.mark.parametrize("save_minutes", [1e-9, 10])
-def test_stopped_after_any_step(save_minutes, start, go_on):
+def test_stopped_after_any_step(save_minutes, start, continue_run):
     whole = start("whole", train__save_minutes=save_minutes)
     for stop in range(1, STEPS + 1, 2 if save_minutes < 1 else 7):
         folder = f"stopped{stop}"
         with pytest.raises(Killed):
             start(folder, stop_after=stop, train__save_minutes=save_minutes)
-        assert_same_run(go_on(folder), whole)
+        assert_same_run(continue_run(folder), whole)
 
 
 @pytest.mark.parametrize("method", ["learn2perturb-r", "vanilla", "none"])
-def test_with_every_method(method, start, go_on):
+def test_with_every_method(method, start, continue_run):
     changes = {"method": method, "train__joint": True}
     whole = start("whole", **changes)
     with pytest.raises(Killed):
         start("stopped", stop_after=8, **changes)
-    assert_same_run(go_on("stopped"), whole)
+    assert_same_run(continue_run("stopped"), whole)
 
 
-def test_stopped_again_and_again(start, go_on):
+def test_stopped_again_and_again(start, continue_run):
     whole = start("whole")
     with pytest.raises(Killed):
         start("stopped", stop_after=2)
@@ -41,12 +41,12 @@ def test_stopped_again_and_again(start, go_on):
 
     for _ in range(2):
         with pytest.raises(Killed):
-            go_on("stopped", on_step=stop)
-    assert_same_run(go_on("stopped"), whole)
+            continue_run("stopped", on_step=stop)
+    assert_same_run(continue_run("stopped"), whole)
 
 
 @pytest.mark.parametrize("moment", ["state", "metrics", "model", "card"])
-def test_stopped_between_the_files_of_an_epochs_end(moment, start, go_on, monkeypatch):
+def test_stopped_between_the_files_of_an_epochs_end(moment, start, continue_run, monkeypatch):
     whole = start("whole", train__save_minutes=10)
     where, name = {
         "state": (run.state, "save"),
@@ -68,41 +68,41 @@ def test_stopped_between_the_files_of_an_epochs_end(moment, start, go_on, monkey
         patch.setattr(where, name, dies)
         with pytest.raises(Killed):
             start("stopped", train__save_minutes=10)
-    resumed = go_on("stopped")
+    resumed = continue_run("stopped")
     assert_same_run(resumed, whole)
     assert resumed.folder.model.is_file() and resumed.folder.card.is_file()
 
 
-def test_a_finished_run_stays_as_it_is(start, go_on):
+def test_a_finished_run_stays_as_it_is(start, continue_run):
     whole = start("whole")
     check = {"dataset": "tiny", "n": 9, "epsilon": 0.1, "rows": [], "criteria": {}, "passed": True}
     perturbify.checkpoint.annotate(whole.folder.model, check=check)
     before = {p.name: p.read_bytes() for p in whole.folder.path.iterdir()}
-    again = go_on("whole")
+    again = continue_run("whole")
     assert again.metrics == whole.metrics
     assert not again.model.training
     assert_same_run(again, whole)
     assert {p.name: p.read_bytes() for p in whole.folder.path.iterdir()} == before
 
 
-def test_halves_of_files_are_swept_away(start, go_on, tmp_path):
+def test_halves_of_files_are_swept_away(start, continue_run, tmp_path):
     with pytest.raises(Killed):
         start("stopped", stop_after=3)
     for name in (".state.safetensors.99.tmp", ".metrics.jsonl.7.tmp", ".other.tmp"):
         (tmp_path / "stopped" / name).mkdir()
         (tmp_path / "stopped" / name / "half").write_text("half")
-    go_on("stopped")
+    continue_run("stopped")
     assert [p.name for p in (tmp_path / "stopped").glob(".*")] == [".other.tmp"]
 
 
-def test_a_folder_without_a_run(go_on, tmp_path):
+def test_a_folder_without_a_run(continue_run, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "nowhere"):
         with pytest.raises(TrainingError, match=f"{folder} holds no run that could go on"):
-            go_on(folder)
+            continue_run(folder)
 
 
-def test_other_data_than_it_began_with(start, go_on, data):
+def test_other_data_than_it_began_with(start, continue_run, data):
     with pytest.raises(Killed):
         start("run", stop_after=3)
     for name, classes in (("other", data.classes), ("tiny", ("x", "y", "z")), ("tiny", (*data.classes, "d"))):
@@ -110,24 +110,24 @@ def test_other_data_than_it_began_with(start, go_on, data):
         object.__setattr__(other, "name", name)
         object.__setattr__(other, "classes", classes)
         with pytest.raises(TrainingError, match=r"began with 3 classes of tiny; these are"):
-            go_on("run", data=other)
+            continue_run("run", data=other)
 
 
-def test_without_the_network_that_no_zoo_can_build(start, go_on):
+def test_without_the_network_that_no_zoo_can_build(start, continue_run):
     with pytest.raises(Killed):
         start("run", stop_after=3)
     with pytest.raises(CheckpointError, match="does not say how to build"):
-        go_on("run", model=None)
+        continue_run("run", model=None)
 
 
-def test_another_network(start, go_on, build):
+def test_another_network(start, continue_run, build):
     with pytest.raises(Killed):
         start("run", stop_after=3)
     with pytest.raises(CheckpointError, match="does not fit its network"):
-        go_on("run", model=build(5))
+        continue_run("run", model=build(5))
 
 
-def test_a_recipe_that_was_changed_in_between_is_refused(start, go_on, tmp_path):
+def test_a_recipe_that_was_changed_in_between_is_refused(start, continue_run, tmp_path):
     start("run")
     recipe = tmp_path / "run" / "recipe.toml"
     as_it_was = recipe.read_text(encoding="utf-8")
@@ -135,6 +135,6 @@ def test_a_recipe_that_was_changed_in_between_is_refused(start, go_on, tmp_path)
     assert changed != as_it_was
     recipe.write_text(changed, encoding="utf-8")
     with pytest.raises(TrainingError, match=r"recipe\.toml was changed since the run began: train\.batch_size"):
-        go_on("run")
+        continue_run("run")
     recipe.write_text(as_it_was.replace("save_minutes = ", "save_minutes = 1"), encoding="utf-8")
-    go_on("run")
+    continue_run("run")

@@ -7,24 +7,24 @@ from torch import nn
 import perturbify
 from perturbify import PerturbConfig, methods, recipe
 from perturbify.training.phases import phase_at
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 STEPS = 391  # of an epoch: 50,000 images in batches of 128
 KNOWN = {11: 0.287, 20: 0.419, 50: 0.636, 100: 0.874, 150: 1.06, 350: 1.10}
 """θ after so many epochs."""
 
 
-def learner():
+def trainer():
     """The release's constants, and one θ with one element."""
     settings = recipe.load("cifar10", {"method": "learn2perturb-r", "train.joint": True, "train.warmup_epochs": 10})
     network = nn.Sequential(nn.Conv2d(3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 10))
     wrapped = perturbify.wrap(network, PerturbConfig(grain="layer"), example_input=torch.rand(2, 3, 4, 4))
-    return Learner(wrapped.train(), settings, methods.get(settings.method))
+    return Trainer(wrapped.train(), settings, methods.get(settings.method))
 
 
 def follow(epochs):
     """θ after each of the epochs in ``KNOWN``, by the updates that a joint step makes of θ."""
-    one = learner()
+    one = trainer()
     (theta,) = one.thetas
     seen = {}
     for epoch in range(epochs):
@@ -59,7 +59,7 @@ def test_the_whole_schedule():
 
 def test_a_joint_step_moves_theta_by_the_schedule_alone():
     """The images, the attack and W have no say: whole steps give bit for bit what the updates alone give."""
-    whole, alone = learner(), learner()
+    whole, alone = trainer(), trainer()
     generator = torch.Generator().manual_seed(0)
     for step in range(5):
         x, y = torch.rand(2, 3, 4, 4, generator=generator), torch.tensor([step, 3])

@@ -12,7 +12,7 @@ from perturbify.training import launch, run, state
 from perturbify.training.metrics import StepResult
 from perturbify.training.phases import JOINT_STEP, THETA_STEP, W_STEP, WARM_UP
 from perturbify.training.prepare import prepare
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 
 def network():
@@ -29,11 +29,11 @@ def learn(data, make_recipe):
     def learn(phases, **changes):
         settings = make_recipe(train__batch_size=20, **changes)
         method = methods.get(settings.method)
-        learner = Learner(prepare(network(), settings, data, method).train(), settings, method)
-        learner.set_epoch(0)
+        trainer = Trainer(prepare(network(), settings, data, method).train(), settings, method)
+        trainer.set_epoch(0)
         x, y = next(data.train.batches(20))
         torch.manual_seed(0)
-        return learner, StepResult.read([learner.step(x, y, phase, 1) for phase in phases])
+        return trainer, StepResult.read([trainer.step(x, y, phase, 1) for phase in phases])
 
     return learn
 
@@ -49,12 +49,12 @@ def same_weights(one, other):
 @pytest.mark.parametrize("phases", [[WARM_UP] * 10, [W_STEP, THETA_STEP] * 5], ids=["silent", "noisy"])
 def test_bfloat16_follows_float32(phases, learn):
     _, exact = learn(phases)
-    learner, rough = learn(phases, speed__precision="bfloat16")
+    trainer, rough = learn(phases, speed__precision="bfloat16")
     assert losses(rough) == pytest.approx(losses(exact), rel=0.1)
     assert losses(rough) != losses(exact)
     tensors = [
-        *learner.model.state_dict().values(),
-        *(p.grad for p in learner.model.parameters() if p.grad is not None),
+        *trainer.model.state_dict().values(),
+        *(p.grad for p in trainer.model.parameters() if p.grad is not None),
     ]
     assert all(t.dtype == torch.float32 for t in tensors if t.is_floating_point())
 
@@ -81,12 +81,12 @@ def test_compiled_steps_follow_and_take_two_graphs(learn, graphs):
     assert losses(fast) == pytest.approx(losses(eager), rel=1e-4)
     graphs.clear()
     torch.compiler.reset()
-    learner, results = learn([W_STEP, THETA_STEP] * 4 + [JOINT_STEP] * 2, speed__compile="on")
+    trainer, results = learn([W_STEP, THETA_STEP] * 4 + [JOINT_STEP] * 2, speed__compile="on")
     assert len(graphs) == 2
     _, eager = learn([W_STEP, THETA_STEP] * 4 + [JOINT_STEP] * 2)
     assert losses(results) == pytest.approx(losses(eager), rel=0.3)  # other draws
     x, y = torch.rand(7, 3, 6, 6), torch.arange(7) % 3
-    learner.step(x, y, W_STEP, 1)  # the last batch of an epoch
+    trainer.step(x, y, W_STEP, 1)  # the last batch of an epoch
     assert len(graphs) == 2
 
 
@@ -107,12 +107,12 @@ def failing(*_, **__):
 
 def test_where_nothing_can_compile_auto_goes_on(learn, monkeypatch):
     monkeypatch.setattr(torch, "compile", failing)
-    learner, _ = learn([W_STEP])
-    learner._compile = True  # as on a GPU
+    trainer, _ = learn([W_STEP])
+    trainer._compile = True  # as on a GPU
     x, y = torch.rand(20, 3, 6, 6), torch.arange(20) % 3
     with pytest.warns(UserWarning, match=r"uncompiled, for torch\.compile failed: no compiler here"):
-        learner.step(x, y, W_STEP, 1)
-    learner.step(x, y, W_STEP, 1)  # which says nothing more
+        trainer.step(x, y, W_STEP, 1)
+    trainer.step(x, y, W_STEP, 1)  # which says nothing more
 
 
 def test_where_nothing_can_compile_on_is_refused(learn, monkeypatch):
@@ -122,10 +122,10 @@ def test_where_nothing_can_compile_on_is_refused(learn, monkeypatch):
 
 
 def test_whether_a_step_compiled_first_changes_no_draw(learn, graphs):
-    learner, _ = learn([], speed__compile="on")
+    trainer, _ = learn([], speed__compile="on")
     x, y = torch.rand(20, 3, 6, 6), torch.arange(20) % 3
     torch.manual_seed(3)
-    learner._compile_once(x, y)
+    trainer._compile_once(x, y)
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))
@@ -149,12 +149,12 @@ def test_images_kept_on_the_device_are_the_same(start):
 def gpu_like(monkeypatch):
     """Steps that nobody waits for, looked at every third time."""
 
-    class Hasty(Learner):
+    class Hasty(Trainer):
         def __init__(self, *args):
             super().__init__(*args)
             self.waits = False
 
-    monkeypatch.setattr(launch, "Learner", Hasty)
+    monkeypatch.setattr(launch, "Trainer", Hasty)
     monkeypatch.setattr(run, "LOOK_EVERY", 3)
 
 

@@ -93,11 +93,11 @@ def test_what_cannot_be_is_refused(what, stopped):
         state.read(stopped.state)
 
 
-def test_the_one_before_is_taken_then(stopped, start, go_on):
+def test_the_one_before_is_taken_then(stopped, start, continue_run):
     whole = start("whole")
     resealed(stopped.state, trained(99, 0))
     with pytest.warns(UserWarning, match=r"no sound state of a run: epoch 99.*Going on from the state"):
-        assert_same_run(go_on("stopped"), whole)
+        assert_same_run(continue_run("stopped"), whole)
 
 
 @pytest.mark.parametrize("change", [trained(2, 0), put("position", "sums", "seconds", value=0.0)])
@@ -116,14 +116,14 @@ def test_what_was_changed_without_its_seal_is_refused(change, stopped):
         state.read(stopped.state)
 
 
-def test_a_momentum_of_another_shape(stopped, go_on):
+def test_a_momentum_of_another_shape(stopped, continue_run):
     def change(_, tensors):
         name = next(k for k in tensors if k.endswith("/momentum_buffer"))
         tensors[name] = torch.zeros(7)
 
     resealed(stopped.state, change)
     with pytest.raises(CheckpointError, match=r"holds a momentum_buffer of .* of shape \(7,\), which does not fit"):
-        go_on("stopped")
+        continue_run("stopped")
 
 
 def as_of_format_1(path):
@@ -139,11 +139,11 @@ def as_of_format_1(path):
     save_file(dict(contents.tensors), path, metadata={STATE: json.dumps(about)})
 
 
-def test_a_run_of_an_earlier_version_goes_on(stopped, start, go_on):
+def test_a_run_of_an_earlier_version_goes_on(stopped, start, continue_run):
     whole = start("whole")
     as_of_format_1(stopped.state)
     stopped.marker.unlink()
-    assert_same_run(go_on("stopped"), whole)
+    assert_same_run(continue_run("stopped"), whole)
     assert stopped.marker.is_file()
     assert state.read(stopped.state).images is not None
 
@@ -179,9 +179,9 @@ def other(data, *, pixels=None, count=26, side=6):
     return assemble(data.name, splits, data.classes, (side, side))
 
 
-def test_the_same_images_by_another_way(stopped, start, go_on, data):
+def test_the_same_images_by_another_way(stopped, start, continue_run, data):
     whole = start("whole")
-    assert_same_run(go_on("stopped", data=other(data)), whole)
+    assert_same_run(continue_run("stopped", data=other(data)), whole)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_the_same_images_by_another_way(stopped, start, go_on, data):
         ({"side": 5}, r"their size: \[3, 6, 6\] then, \[3, 5, 5\] now"),
     ],
 )
-def test_other_images_under_the_same_name(change, said, stopped, go_on, data):
+def test_other_images_under_the_same_name(change, said, stopped, continue_run, data):
     before = stopped.state.read_bytes()
     with pytest.raises(TrainingError, match=rf"began with other images of tiny \({said}\)\. Resume it with the data"):
-        go_on("stopped", data=other(data, **change))
+        continue_run("stopped", data=other(data, **change))
     assert stopped.state.read_bytes() == before

@@ -13,7 +13,7 @@ from perturbify import PerturbConfig, methods, recipe
 from perturbify.methods.theta_way import full, pace, planned, reached, said, tau_epoch
 from perturbify.training import step as steps
 from perturbify.training.phases import JOINT_STEP, phase_at
-from perturbify.training.step import Learner
+from perturbify.training.step import Trainer
 
 X = torch.rand(2, 3, 6, 6)
 
@@ -94,16 +94,16 @@ def regularised(epochs, in_each, **changes):
     network = nn.Sequential(nn.Conv2d(3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 10))
     wrapped = perturbify.wrap(network, PerturbConfig(grain="layer"), example_input=torch.rand(2, 3, 4, 4))
     method = methods.get(chosen.method)
-    learner = Learner(wrapped.train(), chosen, method)
-    learner.theta_pace = pace(chosen, 128 * in_each, warms_up=method.alternates)
+    trainer = Trainer(wrapped.train(), chosen, method)
+    trainer.theta_pace = pace(chosen, 128 * in_each, warms_up=method.alternates)
     for epoch in range(epochs):
-        learner.set_epoch(epoch)
+        trainer.set_epoch(epoch)
         for i in range(in_each):
             phase = phase_at(epoch, i, in_each, chosen.train, method)
             if phase.thetas:
-                learner.optimizers["thetas"].zero_grad()
-                learner.update(phase, epoch)
-    return learner.thetas[0].item()
+                trainer.optimizers["thetas"].zero_grad()
+                trainer.update(phase, epoch)
+    return trainer.thetas[0].item()
 
 
 @pytest.mark.parametrize(("epochs", "in_each"), [(35, 100), (14, 250)])
@@ -115,26 +115,26 @@ def test_a_short_run_goes_the_whole_way(epochs, in_each):
 def test_gamma_taken_literally(make_learner):
     """θ moves by γ∇g outright, beside the step of its optimiser, whatever that one's rate is by now."""
     changes = {"train__gamma": 2.0, "train__theta_schedule": "plain", "method": "learn2perturb-r"}
-    learner, x, y = make_learner(**changes, train__gamma_form="literal", theta_optimizer__lr=0.0)
-    before = [theta.detach().clone() for theta in learner.thetas]
-    learner.step(x, y, JOINT_STEP, 1)
-    for old, theta in zip(before, learner.thetas, strict=True):
+    trainer, x, y = make_learner(**changes, train__gamma_form="literal", theta_optimizer__lr=0.0)
+    before = [theta.detach().clone() for theta in trainer.thetas]
+    trainer.step(x, y, JOINT_STEP, 1)
+    for old, theta in zip(before, trainer.thetas, strict=True):
         torch.testing.assert_close(theta.detach(), old + 2.0 * 5 / 128 / (2 * old.sqrt()))  # batches of 5, τ = 1
-    learner.theta_pace = 3.0
-    before = [theta.detach().clone() for theta in learner.thetas]
-    learner.step(x, y, JOINT_STEP, 1)
-    for old, theta in zip(before, learner.thetas, strict=True):
+    trainer.theta_pace = 3.0
+    before = [theta.detach().clone() for theta in trainer.thetas]
+    trainer.step(x, y, JOINT_STEP, 1)
+    for old, theta in zip(before, trainer.thetas, strict=True):
         torch.testing.assert_close(theta.detach(), old + 3 * 2.0 * 5 / 128 / (2 * old.sqrt()))
 
 
 @pytest.mark.parametrize("labels", ["true", "predicted"])
 def test_what_the_attack_leads_away_from(labels, make_learner, monkeypatch):
-    learner, x, y = make_learner(attack__labels=labels)
+    trainer, x, y = make_learner(attack__labels=labels)
     given_labels = []
     crafted = steps.pgd
     monkeypatch.setattr(steps, "pgd", lambda *a: given_labels.append(a[2]) or crafted(*a))
-    learner.model.requires_grad_(False)
-    next(m for m in learner.model.modules() if isinstance(m, nn.Linear)).bias.copy_(torch.tensor([0.0, 0.0, 100.0]))
-    learner.model.requires_grad_(True)
-    learner.step(x, y, JOINT_STEP, 1)
+    trainer.model.requires_grad_(False)
+    next(m for m in trainer.model.modules() if isinstance(m, nn.Linear)).bias.copy_(torch.tensor([0.0, 0.0, 100.0]))
+    trainer.model.requires_grad_(True)
+    trainer.step(x, y, JOINT_STEP, 1)
     assert torch.equal(given_labels[0], y if labels == "true" else torch.full_like(y, 2))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from perturbify.attacks.attack import SETTLING_DRAWS, Crafted, Need, Passes, check_ball, wrong
 from perturbify.attacks.ball import per_image
-from perturbify.attacks.gradient import attacked, input_gradient
+from perturbify.attacks.gradient import frozen_eval, input_gradient
 from perturbify.attacks.libraries.averaged import Averaged, compared
 from perturbify.attacks.libraries.borrowed import NORMS, borrow, need_classes, quiet
 
@@ -77,7 +77,7 @@ class Apgd:
             ModelError: The network gives no gradient for its images.
         """
         library, x = borrow("pyautoattack.autopgd_base"), x.detach()
-        with attacked(model), torch.no_grad(), quiet():
+        with frozen_eval(model), torch.no_grad(), quiet():
             need_classes(self, model, model(x))
             input_gradient(model, x, y)  # which says so where there is none
             averaged = Averaged(model, x, y, self.draws, self.at_once)
@@ -147,7 +147,7 @@ class ApgdT:
             ModelError: The network gives no gradient for its images.
         """
         library, x = borrow("pyautoattack.autopgd_base"), x.detach()
-        with attacked(model), torch.no_grad(), quiet():
+        with frozen_eval(model), torch.no_grad(), quiet():
             need_classes(self, model, model(x))
             input_gradient(model, x, y)
             averaged = Averaged(model, x, y, self.draws, self.at_once)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from perturbify.attacks.attack import Crafted, Need, Passes, check_ball
-from perturbify.attacks.gradient import attacked, input_gradient
+from perturbify.attacks.gradient import frozen_eval, input_gradient
 from perturbify.attacks.libraries.borrowed import NORMS, View, borrow, need_classes, quiet
 from perturbify.generators import seeded
 
@@ -69,7 +69,7 @@ class StockAutoAttack:
         library, x = borrow("pyautoattack"), x.detach()
         seed = int(torch.randint(2**31, ()).item())  # the library seeds the global generators
         view = View(model, x.dtype)
-        with attacked(model), torch.no_grad(), quiet(), seeded(seed, {x.device}), _traced():
+        with frozen_eval(model), torch.no_grad(), quiet(), seeded(seed, {x.device}), _traced():
             logits = model(x)
             need_classes(self, model, logits)
             input_gradient(model, x, y)  # which says so where there is none

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from perturbify.attacks.attack import SETTLING_DRAWS, Crafted, Passes, check_ball, wrong
 from perturbify.attacks.ball import ball, per_image
-from perturbify.attacks.gradient import attacked, input_gradient
+from perturbify.attacks.gradient import frozen_eval, input_gradient
 from perturbify.attacks.libraries.averaged import Averaged, compared
 from perturbify.attacks.libraries.borrowed import NORMS, borrow, quiet
 
@@ -69,7 +69,7 @@ class FabT:
             ModelError: The network gives no gradient for its images.
         """
         library, x = borrow("pyautoattack.fab_pt"), x.detach()
-        with attacked(model), torch.no_grad(), quiet():
+        with frozen_eval(model), torch.no_grad(), quiet():
             input_gradient(model, x, y)  # which says so where there is none
             averaged = Averaged(model, x, y, self.draws, self.at_once)
             fab = library.FABAttack_PT(averaged.view, norm=NORMS[self.norm], n_iter=self.steps, eps=self.epsilon)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from perturbify.attacks.attack import Crafted, Need, Passes
-from perturbify.attacks.gradient import attacked, input_gradient
+from perturbify.attacks.gradient import frozen_eval, input_gradient
 from perturbify.attacks.libraries.borrowed import View, borrow, quiet
 from perturbify.attacks.realisations import Frozen
 
@@ -92,7 +92,7 @@ class CarliniWagner:
             confidence=self.confidence,
             abort_early=False,
         )
-        with attacked(model), torch.enable_grad(), quiet():
+        with frozen_eval(model), torch.enable_grad(), quiet():
             input_gradient(model, x, y)  # which says so where there is none
             network = _network(View(model, x.dtype, self.draws), x)
             found = attack.run(network, x.detach().float(), foolbox.criteria.Misclassification(y))
@@ -176,7 +176,7 @@ class HopSkipJump:
         network, pixels = _network(view, x), x.detach().float()
         # The library keeps all directions of a step at once.
         at_once = max(1, _NUMBERS // (self._evaluations(self.steps - 1) * x[0].numel()))
-        with attacked(model), torch.no_grad(), quiet():
+        with frozen_eval(model), torch.no_grad(), quiet():
             predicted = view(pixels).argmax(1)
             fooled, images = predicted != y, pixels.clone()
             for part in _parts(~fooled, at_once):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perturbify.attacks.attack import Crafted, Passes, check_ball, wrong
-from perturbify.attacks.gradient import attacked
+from perturbify.attacks.gradient import frozen_eval
 from perturbify.attacks.libraries.borrowed import NORMS, View, borrow, quiet
 from perturbify.attacks.losses import margin
 from perturbify.attacks.realisations import Frozen, randomness
@@ -71,7 +71,7 @@ class Square:
             )
         library = borrow("pyautoattack.square")
         pixels = x.detach().float()
-        with attacked(model), torch.no_grad(), quiet():
+        with frozen_eval(model), torch.no_grad(), quiet():
             still = randomness(model, x[:2]) == "none"
             frozen = Frozen(model, 1 if still else self.draws, self.seed, by_place=True)
             freezes = still or _freezes(frozen, x)

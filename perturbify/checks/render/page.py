@@ -92,8 +92,8 @@ def _tiles(report: Report) -> str:
         tiles.append(("Under the strongest single attack", head.best, words.called(best)))
     if head.noise_adds is not None:
         tiles.append(("What the noise adds, in points", head.noise_adds, "noise on less noise off, the same attacks"))
-    if head.ahead is not None and report.rival is not None:
-        tiles.append((f"Ahead of {report.rival}, in points", head.ahead, "the same attacks on both"))
+    if head.ahead is not None and report.baseline is not None:
+        tiles.append((f"Ahead of {report.baseline}, in points", head.ahead, "the same attacks on both"))
     made = "".join(
         f'<div><dt>{html(name)}</dt><dd class="big">{percent(figure.value)}</dd>'
         f'<dd class="soft">{_interval(figure)}, {html(note)}</dd></div>'

@@ -36,9 +36,9 @@ def to_text(report: Report) -> str:
         table(_rows([r for r in report.results if r.network == "itself"]), WIDTH),
         "",
     ]
-    if report.rival is not None:
-        theirs = [r for r in report.results if r.network == report.rival]
-        lines += [terminal(f"{report.rival}, under the same attacks:"), "", table(_rows(theirs), WIDTH), ""]
+    if report.baseline is not None:
+        theirs = [r for r in report.results if r.network == report.baseline]
+        lines += [terminal(f"{report.baseline}, under the same attacks:"), "", table(_rows(theirs), WIDTH), ""]
     held = [c.name for c in report.criteria if c.outcome == "pass"]
     lines += [_item(f"FAILED: {failure}") for failure in report.failures]
     lines += [_item(f"open: {question}") for question in words.open_questions(report)]

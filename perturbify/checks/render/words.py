@@ -167,8 +167,8 @@ def person(report: Report) -> list[str]:
     ]
     if head.noise_adds is not None:
         said.append(_compared(head.noise_adds, "The noise itself", "adds", "takes"))
-    if head.ahead is not None and report.rival is not None:
-        who = f"Beside {report.rival}, under the same attacks on both, this network"
+    if head.ahead is not None and report.baseline is not None:
+        who = f"Beside {report.baseline}, under the same attacks on both, this network"
         said.append(_compared(head.ahead, who, "gains", "loses"))
     return said
 

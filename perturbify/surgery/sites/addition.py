@@ -57,9 +57,9 @@ class Addition:
             owner = network.get_submodule(path)
             runs = {mode: sum(r.owner == path for r in one.adding) for mode, one in seen.items()}
             marks = frozenset(s.node for s in its)
-            shared = any(s.calls > 1 for s in its)
-            several = max(runs.values()) > 1 and not shared
-            calls = 0 if shared else len(marks) * max(runs.values())
+            one_theta = any(s.calls > 1 for s in its)
+            several = max(runs.values()) > 1 and not one_theta
+            calls = 0 if one_theta else len(marks) * max(runs.values())
             numbers, names = frozenset(s.call for s in its), plain_attributes(owner)
             add_step(owner, Inside(path, numbers, calls, several, attributes=names, find=Sums(marks)))
             if several:

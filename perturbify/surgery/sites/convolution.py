@@ -177,13 +177,13 @@ def insert_at_modules(
     for path, its in by_owner.items():
         owner = network.get_submodule(path)
         numbers = frozenset(site.call for site in its)
-        shared = any(site.calls > 1 for site in its)
+        one_theta = any(site.calls > 1 for site in its)
         ways = {site.way for site in its}
-        several = calls[path] > 1 and not shared
+        several = calls[path] > 1 and not one_theta
         if "graph" in ways:
-            several = runs[path] > 1 and not shared
+            several = runs[path] > 1 and not one_theta
             names = plain_attributes(owner)
-            step: Step = Inside(path, numbers, 0 if shared else calls[path], several, before, names)
+            step: Step = Inside(path, numbers, 0 if one_theta else calls[path], several, before, names)
         else:
             what = "_conv_forward" if "inner" in ways else "forward"
             step = Behind(path, numbers, calls[path] if several else 1, before, what)

@@ -29,7 +29,7 @@ def noise_of(module: nn.Module, number: int, site: str) -> Callable[[Tensor], Te
     raise SurgeryError(
         f"{site_name(site, number)}: this module is called more often than when the network was wrapped, and there is "
         "no θ for this call.",
-        'Where the number of calls depends on the input, wrap with shared="module": one θ for all calls.',
+        'Where the number of calls depends on the input, wrap with theta_per="module": one θ for all calls.',
     )
 
 
@@ -66,7 +66,7 @@ def _refuse_recomputing(site: str) -> None:
         raise SurgeryError(
             f"{site or 'The network'} has a θ for each of its calls, and where activation checkpointing computes a "
             "part again it cannot be told which call this is.",
-            'Wrap with shared="module".',
+            'Wrap with theta_per="module".',
         )
 
 

@@ -138,7 +138,7 @@ class Inside(Step):
             raise TraceError(
                 f"{site_name(self.site, self.calls)}: this module convolves more often than when the network was "
                 "wrapped, and there is no θ for this call.",
-                'Where the number of calls depends on the input, wrap with shared="module": one θ for all calls.',
+                'Where the number of calls depends on the input, wrap with theta_per="module": one θ for all calls.',
             )
         places = [child_name(n if self.calls else 0) if n in self.numbers or not self.calls else None for n in numbers]
         insert(nodes, places, before=self.before)
