@@ -108,6 +108,6 @@ def spread(values: Sequence[float]) -> str:
     return f"{said}; {wrong}" if wrong else said
 
 
-def share(value: float, interval: Sequence[float]) -> str:
+def accuracy(value: float, interval: Sequence[float]) -> str:
     """An accuracy with its interval: ``83.6 [80.9, 86.0] %``."""
     return f"{percent(value, interval)} %"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from perturbify.checks.statistics import Right, Shares, mean_interval, shares_interval
-from perturbify.display import fitted, share
+from perturbify.display import accuracy, fitted
 
 Role = Literal[
     "clean",
@@ -155,7 +155,9 @@ class Result:
     network: str = "itself"
 
     def __repr__(self) -> str:
-        return fitted(f"Result: {self.attack}, noise {self.noise}, n = {self.n}: {share(self.accuracy, self.interval)}")
+        return fitted(
+            f"Result: {self.attack}, noise {self.noise}, n = {self.n}: {accuracy(self.accuracy, self.interval)}"
+        )
 
     @property
     def n(self) -> int:

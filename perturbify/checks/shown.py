@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from perturbify.checks.criteria import called
-from perturbify.display import fitted, lines, page, share, some
+from perturbify.display import accuracy, fitted, lines, page, some
 from perturbify.text import counted, fraction, percent
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def _report(report: Report) -> list[Fact]:
         ("network", f"{fitted(report.name, 30)}, {fitted(report.architecture, 36)}"),
         ("images", f"{report.n:,} of {fitted(report.dataset, 24)}, {_adversary(report)}"),
         ("dead", "" if dead is None else f"GRADIENTS ARE DEAD on {percent(dead)} % of the images"),
-        ("clean", share(head.clean.value, head.clean.interval)),
-        ("worst case", f"{share(head.worst.value, head.worst.interval)}, {counted(len(report.within), 'attack')}"),
+        ("clean", accuracy(head.clean.value, head.clean.interval)),
+        ("worst case", f"{accuracy(head.worst.value, head.worst.interval)}, {counted(len(report.within), 'attack')}"),
         ("strongest", "" if best is None else f"{_percent(best)}, {called(best)}"),
         ("noise adds", "" if head.noise_adds is None else _points(head.noise_adds.value, head.noise_adds.interval)),
         (
             "ahead",
-            "" if head.ahead is None else f"{_points(head.ahead.value, head.ahead.interval)} of {report.rival}",
+            "" if head.ahead is None else f"{_points(head.ahead.value, head.ahead.interval)} of {report.baseline}",
         ),
         ("failed", some(criteria["fail"], len(criteria["fail"]), 3)),
         ("open", some(open_, len(open_), 3)),
@@ -108,7 +108,7 @@ def _points(value: float, interval: tuple[float, float]) -> str:
 
 
 def _percent(result: Result) -> str:
-    return share(result.accuracy, result.interval)
+    return accuracy(result.accuracy, result.interval)
 
 
 def _where(result: Result) -> str:
