@@ -96,7 +96,7 @@ def names(texts: Sequence[str], most: int) -> list[str]:
         A name for each: its beginning and end, else what is not common to all, else with its number before it.
     """
     shown = [escape.terminal(text) for text in texts]
-    before, behind = commonprefix(shown), commonprefix([text[::-1] for text in shown])
+    before, behind = commonprefix(shown), commonprefix([t[::-1] for t in shown])  # noqa: RUF071 -- of characters
     own = [f"…{text[len(before) : len(text) - len(behind)] or text}…" for text in shown]
     numbered = [f"{number}: {text}" for number, text in enumerate(shown, 1)]
     cut = [[_cut(text, most) for text in way] for way in (shown, own, numbered)]
