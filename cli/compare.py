@@ -264,7 +264,8 @@ def _prepare(folder: Path, names: list[str], *, resume: bool, force: bool) -> No
 def _write(console: Console, found: Comparison, folder: Path) -> None:
     """Writes comparison.json, comparison.md and, with matplotlib, comparison.png; and each network's report."""
     from perturbify.checks.render import comparison as pages
-    from perturbify.cli.curves import draw
+    from perturbify.cli import figures
+    from perturbify.cli.curves import draw, size
     from perturbify.files import signed, write_own
     from perturbify.training.owned import is_ours
 
@@ -276,10 +277,9 @@ def _write(console: Console, found: Comparison, folder: Path) -> None:
         console.log("comparison.png is left out: it is the curve of fgsm and pgd over ε, and neither was asked for")
         return
     try:
-        from matplotlib.figure import Figure
+        figure = figures.canvas(*size(found))
     except ImportError:
         console.log("comparison.png is left out: matplotlib is not installed (pip install 'perturbify[plot]')")
         return
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
     draw(figure, found)
     reports.keep_figure(figure, folder / "comparison.png", dpi=150)

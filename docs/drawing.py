@@ -19,7 +19,8 @@ STEPS = (
         ("zoo data perturbation prediction", "names to networks; images; the noise module; draws to an answer"),
         ("copying example files schema", "copies; inputs to try with; files written whole; tables to dataclasses"),
     ),
-    (("channels errors text", "how many channels a network takes; what is raised on purpose; words and tables"),),
+    (("arguments channels display", "what public functions refuse; a network's channels; objects at a prompt"),),
+    (("errors text", "everything that is raised on purpose; words and tables"),),
     (
         ("normal fused generators", "how noise is drawn: on the CPU, on a GPU, from which state"),
         ("normalize numbers ranks", "pixels to what a network wants; what users type; torchrun's processes"),

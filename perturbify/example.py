@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from perturbify.arguments import check_network
 from perturbify.channels import channels
 from perturbify.errors import ModelError, SurgeryError
 from perturbify.text import times
@@ -48,13 +50,13 @@ class Example:
             ModelError: There is no input, or it does not fit the network's forward.
             SurgeryError: The code of the network is out of reach.
         """
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"A network must be a torch.nn.Module, not {type(model).__name__}.")
+        check_network(model)
         _refuse_kind(model)
         first = next((p for p in model.parameters() if p.is_floating_point()), None)
         device = first.device if first is not None else torch.device("cpu")
         if given is None:
             given = _said_by(model, first)
+        _refuse_no_tensors(given)
         if isinstance(given, Mapping):
             example = cls((), dict(given), device)
         else:
@@ -183,6 +185,18 @@ def _more(value: Any, extra: int) -> Any:
     if _images_in(value) is None:
         return value
     return value + value[:1] * extra if isinstance(value, list) else torch.cat([value, *[value[:1]] * extra])
+
+
+def _refuse_no_tensors(given: Any) -> None:
+    """Makes sure that an example input is none of the two things that are given in a tensor's place."""
+    if isinstance(given, tuple) and given and all(isinstance(n, int) for n in given):
+        batch = given if len(given) == 4 else (2, *given)
+        raise ModelError(
+            f"example_input is a shape, {given}, where an input is needed.",
+            f"Give torch.rand({', '.join(map(str, batch))}).",
+        )
+    if isinstance(given, np.ndarray):
+        raise ModelError("example_input is a numpy array, not a tensor.", "Give torch.from_numpy(array).float().")
 
 
 def _refuse_kind(model: nn.Module) -> None:

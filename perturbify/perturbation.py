@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from perturbify.arguments import check_network, check_type
 from perturbify.errors import InputSizeError, SurgeryError
 from perturbify.normal import standard_normal_like
 
@@ -252,13 +253,12 @@ def perturbations(model: nn.Module) -> Iterator[tuple[str, Perturbation]]:
     Args:
         model: Any module; one without noise yields nothing.
 
-    Yields:
-        Site name (such as ``layer1.0.conv1``, ``layer1.0.conv1#1`` for that module's second call, or
+    Returns:
+        Pairs of a site name (such as ``layer1.0.conv1``, ``layer1.0.conv1#1`` for that module's second call, or
         ``layer1.0.conv1.weight``) and module.
     """
-    for path, module in model.named_modules():
-        if isinstance(module, Perturbation):
-            yield module.site or path, module
+    check_network(model, "perturbations")
+    return ((m.site or path, m) for path, m in model.named_modules() if isinstance(m, Perturbation))
 
 
 def noise(model: nn.Module, enabled: bool = True) -> AbstractContextManager[None]:
@@ -270,6 +270,8 @@ def noise(model: nn.Module, enabled: bool = True) -> AbstractContextManager[None
         model: A network with or without noise modules.
         enabled: Whether the noise is on inside the block; each module is restored afterwards.
     """
+    check_network(model, "noise")
+    check_type(enabled, bool, "The noise is switched by True or False")
     return _with_setting(model, "enabled", enabled)
 
 

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 STAIR = [
     {"escape", "fused", "generators", "normal", "normalize", "numbers", "ranks", "strict_json"},
-    {"channels", "errors", "text"},
+    {"errors", "text"},
+    {"arguments", "channels", "display"},
     {"copying", "data", "example", "files", "perturbation", "prediction", "schema", "zoo"},
     {"attacks", "surgery"},
     {"census", "certification", "checkpoint", "compiling", "settings", "spread"},

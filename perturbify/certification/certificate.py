@@ -17,10 +17,12 @@ from perturbify.certification.bounds import certified_radius, clopper_pearson
 from perturbify.certification.mechanism import find_mechanism, usable, verify
 from perturbify.channels import channels
 from perturbify.data import as_test
+from perturbify.display import lines, some, spread
 from perturbify.generators import seeded
 from perturbify.perturbation import drawing_per
-from perturbify.prediction import Prediction
+from perturbify.prediction import Prediction, read_logits
 from perturbify.surgery.noisy import Perturbed
+from perturbify.text import counted
 
 CONFIDENCE = 0.95
 """Default probability that a certificate holds."""
@@ -46,6 +48,17 @@ class Certificate:
     radii: Tensor
     certain: Tensor
     draws: int
+
+    def __repr__(self) -> str:
+        n = len(self.classes)
+        return lines(
+            f"Certificate: {counted(n, 'image')}, {counted(self.draws, 'draw')}",
+            [
+                ("classes", some(self.classes[:9].tolist(), n)),
+                ("certain", f"{int(self.certain.sum()):,} of {n:,}"),
+                ("radii", f"{spread(self.radii.tolist())}; {int((self.radii > 0).sum()):,} above 0"),
+            ],
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Certificate]) -> Certificate:
@@ -121,7 +134,7 @@ def certify(
     total: Tensor | int = 0
     with frozen_eval(network), drawing_per(network, "sample"):
         for draw in range(draws):
-            logits = network(images)
+            logits = read_logits(network(images), type(network).__name__, len(images))
             valid = ~logits.isnan().any(1, keepdim=True)
             votes = votes + F.one_hot(logits.argmax(1), logits.shape[1]) * valid
             total = total + logits.softmax(1, dtype=torch.float32)

@@ -9,7 +9,7 @@ is inside. The metadata has an entry ``perturbify``, a JSON object with the fiel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,19 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from perturbify import zoo
+from perturbify.arguments import check_path
 from perturbify.checkpoint import container
 from perturbify.checkpoint.agreement import check_arguments, check_file, check_values, other_dtypes
 from perturbify.checkpoint.building import check_answers
 from perturbify.checkpoint.container import Contents
 from perturbify.checkpoint.header import FORMAT, Header, versions
-from perturbify.errors import CheckpointError
+from perturbify.errors import CheckpointError, nearest
 from perturbify.files import check_output
 from perturbify.surgery.noisy import Perturbed, noisy_sites, source_class
 from perturbify.surgery.wrap import unwrap
 
 KEY = "perturbify"
+_ABOUT = ("classes", "method", "recipe", "trained", "check")
 
 
 def describe(model: Perturbed) -> Header:
@@ -88,6 +90,7 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
         OutputExists: The file exists.
         PerturbifyError: The file cannot be written.
     """
+    check_path(path, "save", "the file to be", "Give the network first: save(network, path).")
     path = Path(path)
     if not isinstance(model, Perturbed):
         raise CheckpointError(f"{type(model).__name__} is not a wrapped network.", "Call perturbify.wrap(model) first.")
@@ -99,6 +102,11 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
         if tensor.is_meta or is_lazy(tensor):
             raise CheckpointError(f"{path} is not written: {key} has no values yet.", "Run the network once.")
     tensors, aliases = unique_tensors(state)
+    unknown = about.keys() - {field.name for field in fields(Header)}
+    if unknown:
+        raise CheckpointError(
+            f"A file has no field {min(unknown)!r}.", nearest(min(unknown), _ABOUT) or f"There are {', '.join(_ABOUT)}."
+        )
     header = replace(describe(model), aliases=aliases, **about)
     text = header.to_json()
     check_file(header, Contents({}, tensors, container.shapes(tensors)), path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -16,11 +16,13 @@ import fastjsonschema
 import torch
 
 from perturbify import __version__, strict_json, zoo
+from perturbify.display import lines, some
 from perturbify.errors import CheckpointError, ModelError
 from perturbify.example import from_description
 from perturbify.normalize import Normalize
 from perturbify.surgery.config import PerturbConfig, current_names
 from perturbify.surgery.plan import theta_shape
+from perturbify.text import counted, input_in_words, noise_in_words
 
 FORMAT = 3
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
@@ -76,6 +78,26 @@ class Header:
     versions: dict[str, str] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+
+    def __repr__(self) -> str:
+        kind = self.source_class.rpartition(".")[2]
+        name = kind if self.model is None else f"{self.model['name']} ({kind})"
+        entries = counted(sum(math.prod(site["theta_shape"]) for site in self.sites), "entry")
+        classes = self.classes or []
+        checked = self.check or {}
+        return lines(
+            f"Header: {name}, {self.method or 'not trained here'}, format {self.format}",
+            [
+                ("input", ", ".join(map(input_in_words, self.inputs.values()))),
+                ("noise", noise_in_words(self.config)),
+                ("θ", f"{counted(len(self.sites), 'site')}, {entries}" if self.sites else ""),
+                ("normalize", "" if self.normalize is None else _vectors(self.normalize)),
+                ("classes", some(classes, len(classes))),
+                ("trained", ", ".join(f"{n:,} {what}" for what, n in self.trained.items())),
+                ("check", ", ".join(f"{checked[key]}" for key in ("verdict", "dataset", "preset") if key in checked)),
+                ("versions", ", ".join(f"{package} {version}" for package, version in self.versions.items())),
+            ],
+        )
 
     def to_json(self) -> str:
         """The metadata entry.
@@ -192,6 +214,10 @@ class Header:
     def normalization(self) -> Normalize | None:
         """The layer inside, if there is one."""
         return None if self.normalize is None else Normalize(**self.normalize)
+
+
+def _vectors(normalize: Mapping[str, Sequence[float]]) -> str:
+    return "; ".join(f"{key} {some([f'{v:.4g}' for v in values], len(values), 4)}" for key, values in normalize.items())
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from perturbify.arguments import check_network, check_type
 from perturbify.channels import channels
 from perturbify.checks.comparison import Comparison, Entry, Group
 from perturbify.checks.estimate import Estimate
@@ -47,7 +48,7 @@ def compare(
     *,
     normalize: Mapping[str, Normalize] | None = None,
     trained: Mapping[str, Trained] | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     on_start: Callable[[str, Estimate], None] | None = None,
     on_progress: Callable[[str, Progress], None] | None = None,
 ) -> Comparison:
@@ -74,6 +75,10 @@ def compare(
         ModelError: A network was made for images of another size.
         ValueError: There is no network, a curve without its attacks, no attack of a name, or one seed twice in a group.
     """
+    check_type(networks, Mapping, "compare() takes networks by name", 'Give {"name": network, "other": another}.')
+    check_type(plan, CheckPlan, "compare() takes a CheckPlan", "Give perturbify.checks.compare.PLAN, or none.")
+    for network in networks.values():
+        check_network(network)
     if not networks:
         raise ValueError("a comparison takes at least one network")
     check_curve(plan)
@@ -84,6 +89,7 @@ def compare(
     if inside := [name for name in layers if isinstance(networks[name], Perturbed)]:
         raise CheckError(f"{inside[0]} is wrapped, and normalises inside.", "Give the layer to perturbify.wrap.")
     networks = {n: normalized(m, layers[n]) if n in layers else m for n, m in networks.items()}
+    folder = None if folder is None else Path(folder)
     members = _groups(networks, trained or {})
     with ranks() as part:
         if part.world > 1:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +10,8 @@ from torch import Tensor, nn
 from perturbify.attacks import frozen_eval
 from perturbify.channels import channels
 from perturbify.data import Split
-from perturbify.errors import CheckError, PerturbifyError
+from perturbify.errors import CheckError, ModelError, PerturbifyError
+from perturbify.prediction import logits_of, read_logits
 from perturbify.text import first_line, times
 
 
@@ -63,39 +62,11 @@ def classifier(model: nn.Module, images: Tensor) -> nn.Module:
             if deep
             else "Check it on images as it was made for; a network in another precision is checked as model.float().",
         ) from error
-    found = logits_of(answer)
-    name = type(model).__name__
-    if found is None:
-        raise CheckError(
-            f"{name} answers with {type(answer).__name__}, in which no logits are to be found.",
-            "Check a module whose forward gives logits of shape (images, classes).",
-        )
-    if found.dim() == 4:
-        raise CheckError(
-            f"{name} gives a map of {times(found.shape[1:])} for each image: it segments, and checks are for "
-            "classifiers of whole images.",
-            "Check a module whose forward gives logits of shape (images, classes).",
-        )
-    if found.dim() != 2 or len(found) != len(images) or not found.is_floating_point():
-        raise CheckError(f"{name} is not a classifier: it does not give one row of logits an image.")
-    if found.shape[1] == 1:
-        raise CheckError(
-            f"{name} gives a single number for each image, and a check compares the logits of classes.",
-            "Check a module that gives two logits: torch.cat([-z, z], 1) / 2 decides as a sigmoid of z does.",
-        )
+    try:
+        read_logits(answer, type(model).__name__, len(images))
+    except ModelError as error:
+        raise CheckError(error.message, error.hint) from error
     return model if isinstance(answer, Tensor) else Logits(model)
-
-
-def logits_of(answer: Any) -> Tensor | None:
-    """The logits in what a network answers with; None where there are none."""
-    if isinstance(answer, Tensor):
-        return answer
-    held = getattr(answer, "logits", None)
-    if held is None and isinstance(answer, Mapping):
-        held = next((answer[k] for k in ("logits", "out", "output", "prediction") if k in answer), None)
-    if held is None and isinstance(answer, tuple | list) and answer:
-        held = answer[0]
-    return held if isinstance(held, Tensor) else None
 
 
 def count_classes(model: nn.Module, images: Tensor, split: Split, classes: int | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from perturbify.arguments import check_network, check_type, described
 from perturbify.attacks import Attack, randomness
 from perturbify.attacks.libraries import missing
 from perturbify.channels import channels
@@ -30,7 +31,7 @@ from perturbify.checks.records import Records
 from perturbify.checks.report import Report
 from perturbify.checks.results import Result
 from perturbify.data import Data, Split, as_test
-from perturbify.errors import CheckError
+from perturbify.errors import CheckError, WrongType
 from perturbify.generators import seeded
 from perturbify.methods import get
 from perturbify.methods.prediction import predictor
@@ -62,7 +63,7 @@ def check(
     sources: Mapping[str, nn.Module] | None = None,
     against: tuple[str, nn.Module] | None = None,
     normalize: Normalize | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     compile: bool = False,
     on_start: Callable[[Estimate], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -97,6 +98,9 @@ def check(
         ModelError: The network was made for images of another size.
         ValueError: There is no attack of a name.
     """
+    _check_arguments(model, plan, attacks, sources, against)
+    if folder is not None and not Path(folder).is_dir():
+        raise CheckError(f"There is no folder {str(folder)!r} for the records.", "Make it first.")
     if attacks is not None:
         plan = replace(plan, attacks=tuple(attacks), preset="custom" if plan.preset in PRESETS else plan.preset)
     architecture, own_remarks = _architecture(model), _of_method(model) + _answers(model)
@@ -149,7 +153,7 @@ def check(
             "networks": [digest_of_network(n) for n in networks.values()],
             **({"compiled": True} if compile else {}),
         }
-        records = Records(folder, check_of, part.rank)
+        records = Records(None if folder is None else Path(folder), check_of, part.rank)
         before = ask(networks[ITSELF], x[:FEW], y[:FEW], [0], gradient=True)
         bench.evaluate(records, part, on_start, on_progress)
         after = ask(networks[ITSELF], x[:FEW], y[:FEW], [0], gradient=True)
@@ -193,6 +197,22 @@ def check(
         ),
         about=dict(about or {}),
     )
+
+
+def _check_arguments(model: Any, plan: Any, attacks: Any, sources: Any, against: Any) -> None:
+    """Makes sure that the arguments of a check are of the types that it takes."""
+    check_network(model, "check")
+    named = f'PRESETS["{plan}"]' if isinstance(plan, str) and plan in PRESETS else "CheckPlan(images=256)"
+    check_type(plan, CheckPlan, "check() takes a CheckPlan", f"Give perturbify.checks.{named}.")
+    if attacks is not None and (isinstance(attacks, str) or not isinstance(attacks, Iterable)):
+        raise WrongType(f"attacks is a list, not {described(attacks)}.", "Give a list of one: attacks=[attack].")
+    check_type(
+        {} if sources is None else sources, Mapping, "sources are networks by name", 'Give sources={"name": network}.'
+    )
+    if against is not None and not (isinstance(against, tuple) and len(against) == 2 and isinstance(against[0], str)):
+        raise WrongType(f"against is a name and a network, not {described(against)}.", 'Give ("name", network).')
+    for network in (*(sources or {}).values(), *(against or ())[1:]):
+        check_network(network)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from perturbify import checkpoint
+from perturbify.arguments import check_network, check_path
 from perturbify.methods.wrapping import for_file
 from perturbify.surgery.noisy import Perturbed
 
@@ -39,6 +40,9 @@ def load(
         MethodError: Its defence is not registered here, or does not fit the network.
         ModelError, SurgeryError: The network cannot be built or wrapped here.
     """
+    check_path(path, "load", "a file", "Give that of what perturbify.save(network, path) wrote.")
+    if model is not None:
+        check_network(model)
     path = Path(path)
     header, contents = checkpoint.read(path)
     if not contents.sealed:

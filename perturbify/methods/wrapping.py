@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 from torch import nn
 
-from perturbify.methods.registry import DEFAULT, NONE, get, of_file
+from perturbify.arguments import check_type, described
+from perturbify.errors import WrongType
+from perturbify.methods.registry import DEFAULT, NONE, get, names, of_file
 from perturbify.normalize import Normalize
 from perturbify.surgery import wrap as surgery
-from perturbify.surgery.config import PerturbConfig
+from perturbify.surgery.config import PerturbConfig, check_config
 from perturbify.surgery.noisy import Perturbed
 from perturbify.surgery.plan import Plan
 
@@ -108,9 +110,13 @@ def for_file(network: Perturbed, method: str | None) -> Perturbed:
 
 
 def _settings(method: str, config: PerturbConfig | Literal["of the method"] | None) -> PerturbConfig | None:
+    check_type(method, str, "A method is given by its name", "Give what its class has as name.")
     chosen = get(method)
-    if config == OF_METHOD:
+    if isinstance(config, str) and config == OF_METHOD:
         return chosen.perturb
+    if isinstance(config, str) and config in names():
+        raise WrongType(f"The noise is a PerturbConfig, not {described(config)}.", f'Give method="{config}".')
+    check_config(config)
     assert not isinstance(config, str)
     if config is not None:
         chosen.check_config(config)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from perturbify import numbers
+from perturbify.arguments import described
+from perturbify.errors import WrongType, nearest
 
 SiteKind = Literal["output", "activation", "input", "norm", "addition", "weight", "parameter"]
 Scale = Literal["absolute", "relative", "posterior"]
@@ -82,6 +84,8 @@ class PerturbConfig:
             raise ValueError(f"learnable must be True or False, not {self.learnable!r}")
         if self.theta_min is not None and not 0 < self.theta_min <= numbers.MOST_THETA:
             raise ValueError(f"theta_min must be positive and at most {numbers.MOST_THETA:,}, not {self.theta_min}")
+        if not isinstance(self.theta_init, str) and not hasattr(self.theta_init, "__float__"):
+            raise ValueError(f'theta_init must be a number, or such as "0.1x", not {self.theta_init!r:.80}')
         if isinstance(self.theta_init, str):
             ratio = relative_start(self.theta_init)
             if ratio is None:
@@ -127,6 +131,26 @@ def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     ``backend`` is left out: it does not change where the noise is.
     """
     return {_RENAMED.get(name, name): value for name, value in settings.items() if name != "backend"}
+
+
+def check_config(config: Any) -> None:
+    """Makes sure that an argument can be the settings of a surgery.
+
+    Raises:
+        WrongType: It is neither a :class:`PerturbConfig` nor None; the hint says what it may have meant.
+    """
+    if config is None or isinstance(config, PerturbConfig):
+        return
+    hint = 'Give a PerturbConfig, such as PerturbConfig(grain="channel").'
+    if isinstance(config, Mapping):
+        hint = "Give PerturbConfig(**settings)."
+    elif isinstance(config, str):
+        fields = {value: field for field, allowed in _CHOICES.items() for value in get_args(allowed)}
+        if config in fields:
+            hint = f'Give PerturbConfig({fields[config]}="{config}").'
+        else:
+            hint = f"{nearest(config, fields)} {hint}".strip()
+    raise WrongType(f"The noise is a PerturbConfig, not {described(config)}.", hint)
 
 
 def relative_start(theta_init: float | str) -> float | None:

@@ -22,6 +22,7 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
+from perturbify.arguments import check_type
 from perturbify.copying import copy_network
 from perturbify.errors import AlreadyWrapped, NoConvolutions, TraceError
 from perturbify.example import Example, from_description
@@ -287,6 +288,13 @@ def insert_noise(
         NoConvolutions: It has no convolution node.
         TraceError: The example input does not run through the graph.
     """
+    check_type(
+        graph_module,
+        fx.GraphModule,
+        "insert_noise() takes a torch.fx.GraphModule",
+        "Trace the network: torch.fx.symbolic_trace(network), or torch.export.export(network, inputs).module().",
+    )
+    check_type(config, PerturbConfig, "The noise is a PerturbConfig", 'Give PerturbConfig(grain="channel"), or none.')
     if next(perturbations(graph_module), None) is not None:
         raise AlreadyWrapped("This graph already has noise modules.")
     made = copy_network(graph_module)

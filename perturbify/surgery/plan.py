@@ -10,11 +10,12 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Any
 
+from perturbify import display
 from perturbify.errors import SurgeryError
 from perturbify.escape import terminal
 from perturbify.perturbation import child_name, site_name
 from perturbify.surgery.config import Grain, PerturbConfig
-from perturbify.text import counted, table, times
+from perturbify.text import counted, noise_in_words, table, times
 
 LARGE_THETA = 50_000_000
 """Total entries of θ from which a plan mentions that there is a coarser grain."""
@@ -126,6 +127,34 @@ class Plan:
         """The plan as JSON values."""
         return asdict(self) | {"theta_parameters": self.parameters, "advice": self.advice}
 
+    def __repr__(self) -> str:
+        ends = [(name, self.sites[at]) for name, at in (("first", 0), ("last", -1))] if self.sites else []
+        sites = [(name, f"{s.name}, {s.kind}, feature map {times(s.map_shape)}") for name, s in ends]
+        return display.lines(f"Plan: {self._counts}", [*self._facts, *sites], "print(plan) lists all")
+
+    def _repr_html_(self) -> str:
+        rows = [(s.name, s.kind, times(s.map_shape), times(s.theta_shape), s.way) for s in self.sites]
+        head = ("site", "kind", "feature map", "θ", "way")
+        return display.page(f"Plan: {self._counts}", self._facts, head, rows, "print(plan) lists all.")
+
+    @property
+    def _counts(self) -> str:
+        sites, entries = counted(len(self.sites), "site"), counted(self.parameters, "entry")
+        return f"{sites}, {entries} of θ, {len(self.skipped):,} skipped"
+
+    @property
+    def _facts(self) -> list[display.Fact]:
+        noise = noise_in_words(None if self.config is None else asdict(self.config))
+        skipped, unseen = [f"{s.name}: {s.reason}" for s in self.skipped], self.unseen
+        return [
+            ("noise", noise),
+            ("input", ", ".join(map(times, self.input_shapes))),
+            ("skipped", display.some(skipped, len(skipped), 1)),
+            ("not reached", display.some(unseen, len(unseen), 2)),
+            ("note", self.advice),
+            ("note", display.some(self.notes, len(self.notes), 1)),
+        ]
+
     def __str__(self) -> str:
         return self.to_text()
 
@@ -141,9 +170,7 @@ class Plan:
             for s in self.sites
         ]
         lines = [table(rows, width, ("modes", "way", "entries", "kind")), ""]
-        lines.append(
-            f"{counted(len(self.sites), 'site')}, {counted(self.parameters, 'entry')} of θ, {len(self.skipped)} skipped"
-        )
+        lines.append(self._counts)
         said = [f"{way}: {why}" for way, why in dict.fromkeys((s.way, s.why) for s in self.sites if s.why)]
         said += [f"note: {note}" for note in (self.advice, *self.notes) if note]
         said += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]

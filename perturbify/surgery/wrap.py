@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from perturbify.arguments import check_type
 from perturbify.copying import copy_network
 from perturbify.errors import AlreadyWrapped, ModelError, NoConvolutions, SurgeryError
 from perturbify.example import Example
@@ -86,6 +87,7 @@ def wrap(
         ParityError: With the noise off, the result differs from the source.
         ModelError: The network fails on the example input, no input size is known, or a weight is not finite.
     """
+    check_type(normalize, (Normalize, type(None)), "normalize is a layer", "Give perturbify.Normalize(mean, std).")
     example = _example(model, example_input)
     _refuse_names(model, normalize)
     check_numbers(model)

@@ -15,14 +15,17 @@ from torch import nn
 from perturbify import checkpoint, methods
 from perturbify import data as datasets
 from perturbify import recipe as recipes
+from perturbify.arguments import check_network, check_path, check_type
 from perturbify.channels import channels
 from perturbify.data import Data, as_data
+from perturbify.display import lines
 from perturbify.errors import TrainingError
 from perturbify.files import keep_copy, set_aside
 from perturbify.methods.wrapping import for_file
 from perturbify.ranks import Ranks, ranks
 from perturbify.settings import CheckSettings, Recipe, SpeedSettings
 from perturbify.surgery.noisy import Perturbed
+from perturbify.text import counted, percent
 from perturbify.training import owned, state
 from perturbify.training.folder import RunFolder
 from perturbify.training.prepare import prepare
@@ -55,6 +58,24 @@ class Result:
     model: Perturbed
     folder: RunFolder
     metrics: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        last = self.metrics[-1] if self.metrics else {}
+        theta = (last.get("theta") or {}).get("mean")
+        return lines(
+            f"Result: {type(self.model).__name__}, {self.model.surgery.method}, {counted(len(self.metrics), 'epoch')}",
+            [
+                ("folder", str(self.folder.path)),
+                ("clean", _accuracy(last.get("clean_accuracy"))),
+                ("attacked", _accuracy(last.get("adversarial_accuracy"))),
+                ("θ", "" if theta is None else f"{theta:.4g} on average"),
+            ],
+            "perturbify.check(result.model, images) measures it",
+        )
+
+
+def _accuracy(value: float | None) -> str:
+    return "" if value is None else f"{percent(value)} % of the training images in the last epoch"
 
 
 def finetune(
@@ -98,6 +119,14 @@ def finetune(
         Diverged: A loss, a weight or θ is no longer finite; the last good state is kept in the folder.
         PerturbifyError: Anything else is wrong with model, recipe, data, device, or folder; before training.
     """
+    check_network(model, "finetune")
+    check_path(run_dir, "finetune", "the run's folder")
+    check_type(
+        recipe,
+        (Recipe, str, os.PathLike),
+        "A recipe is a Recipe, a name, or the path of a file",
+        'perturbify.recipe.load("smoke", {"train.epochs": 3}) reads one and changes settings in it.',
+    )
     chosen = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     method = methods.get(chosen.method)
     target = choose_device(device)
@@ -149,6 +178,9 @@ def resume(
             than speed and what is displayed, or the images are not those it began with.
         CheckpointError: Its state is damaged.
     """
+    check_path(run_dir, "resume", "a run's folder")
+    if model is not None:
+        check_network(model)
     folder = RunFolder(Path(run_dir))
     folder.read_recipe()  # raises if there is nothing to lock
     target = choose_device(device)

@@ -10,10 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from perturbify import check
-from perturbify.checks.intake import Logits, classifier, digest_of_images, digest_of_network, logits_of
+from perturbify.checks.intake import Logits, classifier, digest_of_images, digest_of_network
 from perturbify.data import as_test
 from perturbify.data.split import MemorySplit
 from perturbify.errors import CheckError, DataError, InputSizeError
+from perturbify.prediction import logits_of
 
 CLEAN = replace(PLAN, attacks=())
 X, Y = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
@@ -242,11 +243,11 @@ REFUSED = {
     ),
     "no logits in a dict": (Answering(lambda z: {"embedding": z}), None, "answers with dict, in which no logits"),
     "no logits in text": (Answering(lambda z: "a cat"), None, "answers with str, in which no logits"),
-    "a map for each image": (Brightness().conv, None, "gives a map of 2×6×6 for each image: it segments"),
+    "a map for each image": (Brightness().conv, None, "gives a map of 2×6×6 for each image, and a classifier"),
     "a map in a dict": (
         Answering(lambda z: {"out": z[..., None, None].expand(-1, -1, 4, 4)}),
         None,
-        "Answering gives a map of 2×4×4 for each image: it segments, and checks are for classifiers of whole images",
+        "Answering gives a map of 2×4×4 for each image, and a classifier of whole images gives one row of logits",
     ),
     "a single logit": (Answering(lambda z: z[:, :1]), None, r"a single number for each image.*cat\(\[-z, z\]"),
     "a class each": (Answering(lambda z: z.argmax(1)), None, "not a classifier"),
