@@ -2,18 +2,24 @@
 
 ::
 
-    PerturbifyError ├── ModelError               a network that cannot be found, built, or fed │   ├── UnknownModel no
-    library has a model of that name │   ├── WeightsError         weights that cannot be fetched, read, or fitted to the
-    model │   └── InputSizeError       an input of a different size than an element-grained θ was made for ├──
-    SurgeryError             a network that the pass cannot wrap correctly │   ├── NoConvolutions       nothing to put
-    noise behind │   ├── AlreadyWrapped       the network already has noise modules │   ├── TraceError           a
-    convolution in a forward that torch.fx cannot trace │   └── ParityError          with the noise off, the result
-    differs from the source ├── MethodError              a defence that is unknown, or does not suit a network ├──
-    DataError                a dataset that cannot be found, read, or used ├── RecipeError              a recipe with
-    mistakes; names all of them ├── CheckpointError          a file that is truncated, foreign, newer, or does not fit
-    ├── OutputExists             an output that would overwrite something ├── TrainingError            a run that cannot
-    start or resume │   └── Diverged             a loss or θ that is no longer finite └── CheckError a robustness check
-    that cannot be run
+    PerturbifyError
+    ├── ModelError               a network that cannot be found, built, or fed
+    │   ├── UnknownModel         no library has a model of that name
+    │   ├── WeightsError         weights that cannot be fetched, read, or fitted to the model
+    │   └── InputSizeError       an input of a different size than an element-grained θ was made for
+    ├── SurgeryError             a network that the pass cannot wrap correctly
+    │   ├── NoConvolutions       nothing to put noise behind
+    │   ├── AlreadyWrapped       the network already has noise modules
+    │   ├── TraceError           a convolution in a forward that torch.fx cannot trace
+    │   └── ParityError          with the noise off, the result differs from the source
+    ├── MethodError              a defence that is unknown, or does not suit a network
+    ├── DataError                a dataset that cannot be found, read, or used
+    ├── RecipeError              a recipe with mistakes; names all of them
+    ├── CheckpointError          a file that is truncated, foreign, newer, or does not fit
+    ├── OutputExists             an output that would overwrite something
+    ├── TrainingError            a run that cannot start or resume
+    │   └── Diverged             a loss or θ that is no longer finite
+    └── CheckError               a robustness check that cannot be run
 
 Each carries one sentence that names the culprit and, in ``hint``, the way out. Both may quote a file or a command line,
 and are safe to display, also on a terminal, and of bounded length.
