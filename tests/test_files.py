@@ -207,7 +207,7 @@ def test_an_unwritable_folder(tmp_path, monkeypatch):
 
 
 def test_a_text_that_is_none(old):
-    with pytest.raises(PerturbifyError, match=r"file\.txt cannot be written: '\\udcff' is no character"):
+    with pytest.raises(PerturbifyError, match=r"file\.txt cannot be written: '\\udcff' is not a valid character"):
         write_text(old, "a\udcff")
     assert old.read_text() == "old"
 

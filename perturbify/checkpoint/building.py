@@ -27,7 +27,7 @@ from perturbify.surgery.config import PerturbConfig, relative_start
 from perturbify.surgery.noisy import Perturbed
 from perturbify.surgery.plan import Plan
 from perturbify.surgery.wrap import plan, wrap
-from perturbify.text import first_line
+from perturbify.text import counted, first_line
 from perturbify.zoo.build import skeleton
 
 Place = tuple[str, str, tuple[int, ...], tuple[int, ...]]
@@ -207,7 +207,8 @@ def check_answers(network: nn.Module, header: Header, about: str) -> None:
         and len(header.classes) != out.shape[1]
     ):
         raise CheckpointError(
-            f"{about}: it names {len(header.classes):,} classes, but its network has {out.shape[1]:,} logits."
+            f"{about}: it has {counted(len(header.classes), 'class name')}, but its network "
+            f"has {counted(out.shape[1], 'logit')}."
         )
 
 

@@ -133,8 +133,8 @@ LIES = {
         both(at("aliases", "x", value="y"), at("aliases", "y", value="bn1.weight")), "the tensor y is missing"
     ),
     "weights so large that it answers with NaN": (tensor("conv1.weight", lambda t: t * 1e38), "are not finite"),
-    "a class more": (at("classes", value=list("abcdefghijk")), "names 11 classes, but its network has 10 logits"),
-    "a class less": (at("classes", value=list("abcdefghi")), "names 9 classes, but its network has 10 logits"),
+    "a class more": (at("classes", value=list("abcdefghijk")), "has 11 class names, but its network has 10 logits"),
+    "a class less": (at("classes", value=list("abcdefghi")), "has 9 class names, but its network has 10 logits"),
     "another mean": (at("normalize", "mean", value=[0.5, 0.5, 0.4]), "normalize.mean differs from the header"),
     "another mean inside": (tensor("normalize.mean", lambda t: t + 0.1), "normalize.mean differs from the header"),
     "a mean less": (at("normalize", value={"mean": [0.5], "std": [0.2]}), "normalize.mean does not have the 1 numbers"),
@@ -369,7 +369,7 @@ def test_what_cannot_be_loaded_is_not_written(path):
         net.state_dict()[key].fill_(number)
         with pytest.raises(PerturbifyError, match=said):
             perturbify.save(net, path)
-    with pytest.raises(CheckpointError, match=r"is not written: it names 2 classes, but its network has 3 logits"):
+    with pytest.raises(CheckpointError, match=r"is not written: it has 2 class names, but its network has 3 logits"):
         perturbify.save(own(), path, classes=["a", "b"])
     with pytest.raises(CheckpointError, match=r"'b\\udcff' cannot be stored in a checkpoint: it is not valid Unicode"):
         perturbify.save(own(), path, classes=["a", "b\udcff", "c"])
