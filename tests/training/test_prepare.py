@@ -87,7 +87,7 @@ def test_method_and_network_must_agree(ready, build, data):
 
 def test_a_network_within_which_something_is_wrapped(ready, build, data):
     inner = perturbify.wrap(build(), example_input=torch.rand(2, *data.input_size))
-    with pytest.raises(SurgeryError, match="wrapped already"):
+    with pytest.raises(SurgeryError, match="already wrapped"):
         ready(nn.Sequential(inner))
 
 
