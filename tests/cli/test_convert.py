@@ -130,7 +130,7 @@ def test_unknown_models_name_the_nearest(refused):
 def test_networks_that_cannot_be_converted(refused):
     size = ("--input-size", "3x8x8")
     assert "nothing to put noise behind" in refused("convert", "factories:no_convolutions", *size)
-    assert "wrapped already" in refused("convert", "factories:wrapped", *size)
+    assert "already wrapped" in refused("convert", "factories:wrapped", *size)
     assert "does not say its input size. Hint: Give it: --input-size" in refused("convert", "factories:small")
     assert "19 of its sites are skipped" in refused("convert", "cifar_resnet20", "--exclude", "*")
     assert "fails on the example input" in refused("convert", "factories:small", "--input-size", "1x8x8")

@@ -272,5 +272,5 @@ def test_noise_of_another_kind_is_no_noise_of_the_method():
         ("pixeldp", {"extent": "all"}),
     ):
         (key,) = change
-        with pytest.raises(MethodError, match=f"The method {method} .*{key}"):
+        with pytest.raises(MethodError, match=f"method {method} .*{key}"):
             made(method, replace(methods.get(method).perturb, **change))

@@ -119,7 +119,7 @@ def test_what_is_no_name_of_its_own_is_refused(untouched):
 
     with pytest.raises(MethodError, match="Nameless has no name"):
         methods.register(Nameless)
-    with pytest.raises(MethodError, match="a method 'pni' already"):
+    with pytest.raises(MethodError, match="already a method 'pni'"):
         methods.register(Pni)
 
 
@@ -132,9 +132,9 @@ def test_noise_of_another_kind_is_refused():
             "adv-bnn takes the site parameter or weight, not input",
         ),
         ("rse", PerturbConfig(site="weight"), "rse takes the site input, output, norm or addition, not weight"),
-        ("pni", PerturbConfig(site="weight"), "scale='relative', this one has 'absolute'"),
-        ("rse", PerturbConfig(site="input"), "learnable=False, this one has True"),
-        ("pixeldp", PerturbConfig(learnable=False), "extent='first', this one has 'all'"),
+        ("pni", PerturbConfig(site="weight"), "scale='relative', but this noise has 'absolute'"),
+        ("rse", PerturbConfig(site="input"), "learnable=False, but this noise has True"),
+        ("pixeldp", PerturbConfig(learnable=False), "extent='first', but this noise has 'all'"),
         ("learn2perturb", PerturbConfig(theta_min=None), "needs a floor for θ"),
         ("vanilla", PerturbConfig(), "vanilla has no noise, but this network has some"),
     ):

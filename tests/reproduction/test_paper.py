@@ -212,8 +212,8 @@ def test_order_is_the_papers_and_choices_are_checked():
     [
         ({"seeds": ()}, "There are no seeds, so nothing would be trained"),
         ({"seeds": (0, 4, 4)}, "The seed 4 is given twice"),
-        ({"seeds": (-1,)}, "The seed -1 is not from 0 to"),
-        ({"seeds": (MOST_SEED + 1,)}, "is not from 0 to"),
+        ({"seeds": (-1,)}, "The seed -1 is not between 0 and"),
+        ({"seeds": (MOST_SEED + 1,)}, "is not between 0 and"),
         ({"epochs": 0}, "A budget of 0 epochs trains nothing"),
     ],
 )

@@ -39,9 +39,9 @@ def test_nothing_to_perturb():
 
 def test_wrapped_twice():
     wrapped = perturbify.wrap(nn.Conv2d(3, 4, 3), example_input=X)
-    refused(wrapped, AlreadyWrapped, r"wrapped already\. Call perturbify\.unwrap")
-    refused(nn.Sequential(wrapped), AlreadyWrapped, "wrapped already")
-    refused(perturbify.wrap(nn.Conv2d(3, 4, 3), None, example_input=X), AlreadyWrapped, "wrapped already")
+    refused(wrapped, AlreadyWrapped, r"already wrapped\. Call perturbify\.unwrap")
+    refused(nn.Sequential(wrapped), AlreadyWrapped, "already wrapped")
+    refused(perturbify.wrap(nn.Conv2d(3, 4, 3), None, example_input=X), AlreadyWrapped, "already wrapped")
 
 
 def test_a_number_of_calls_that_changes_by_itself():
@@ -64,7 +64,7 @@ def test_a_counter_in_pythons_hands():
             return self.conv(x) * type(self).steps
 
     error = refused(Counting(), ParityError, "Counting differs from the source in eval mode")
-    assert "outside of the network" in error.hint
+    assert "outside the network" in error.hint
 
 
 def test_the_first_module_that_differs_is_named():

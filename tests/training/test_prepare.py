@@ -59,7 +59,7 @@ def test_no_convolutions(ready):
 
 
 def test_a_network_for_other_images(ready, build):
-    with pytest.raises(ModelError, match=r"images of tiny are 3×6×6; data\.image_size"):
+    with pytest.raises(ModelError, match=r"images of tiny are 3×6×6; set data\.image_size"):
         ready(nn.Sequential(nn.Conv2d(1, 3, 3), *list(build())[1:]))
 
 
@@ -87,7 +87,7 @@ def test_method_and_network_must_agree(ready, build, data):
 
 def test_a_network_within_which_something_is_wrapped(ready, build, data):
     inner = perturbify.wrap(build(), example_input=torch.rand(2, *data.input_size))
-    with pytest.raises(SurgeryError, match="wrapped already"):
+    with pytest.raises(SurgeryError, match="already wrapped"):
         ready(nn.Sequential(inner))
 
 
