@@ -241,9 +241,9 @@ def _estimate(console: Console, asked: Reproduction, device: str, download: bool
         f"about {duration(sum(timed))} for {len(timed)} of {len(found)} jobs on this machine, by four small steps of "
         f"each with {IMAGES} images; too much rather than too little"
     )
-    shown = aligned(lines, console.width, ("recipe", "epochs", "seed"))
+    told = aligned(lines, console.width, ("recipe", "epochs", "seed"))
     console.result(
-        f"{shown}\n\n{said if timed else 'none of them can be run'}",
+        f"{told}\n\n{said if timed else 'none of them can be run'}",
         {"seconds": sum(timed), "jobs": found},
     )
     if len(timed) < len(found):

@@ -55,11 +55,11 @@ def classifier(model: nn.Module, images: Tensor) -> nn.Module:
     except Exception as error:
         what = f"{times(images.shape[1:])} images in {str(images.dtype).removeprefix('torch.')}"
         wanted = channels(model)
-        deep = wanted not in (None, images.shape[1])
+        has = images.shape[1]
         raise CheckError(
             f"{type(model).__name__} does not take {what}: {first_line(error)}.",
-            f"It takes {wanted} channels: give images of as many, or build it for {images.shape[1]}."
-            if deep
+            f"Its own images have {wanted} in place of {has} channels: build it for {has}, or give such images."
+            if wanted not in (None, has)
             else "Check it on images as it was made for; a network in another precision is checked as model.float().",
         ) from error
     try:

@@ -153,8 +153,8 @@ def _classes(dataset: Any, labels: np.ndarray) -> tuple[str, ...]:
 
 def _named(dataset: Any) -> tuple[str, ...]:
     """Class names as timm's reader has them; none where it has none."""
-    index_of = getattr(dataset.reader, "class_to_idx", None) or {}
-    return tuple(map(str, sorted(index_of, key=index_of.get)))
+    index_of: dict[str, int] = getattr(dataset.reader, "class_to_idx", None) or {}
+    return tuple(map(str, sorted(index_of, key=index_of.__getitem__)))
 
 
 def _is_array(dataset: Any) -> bool:

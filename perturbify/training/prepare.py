@@ -62,7 +62,7 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method, normal
             wanted, has = channels(model), data.input_size[0]
             hint = "set data.image_size to resize them."
             if wanted not in (None, has):
-                hint = f"the network takes {wanted} channels: build it for {has}, or give images of {wanted}."
+                hint = f"its own have {wanted} in place of {has} channels: build it for {has}, or give such images."
             raise ModelError(
                 error.message, f"The images of {data.name} are {times(data.input_size)}; {hint}"
             ) from error

@@ -254,7 +254,7 @@ REFUSED = {
     "one row for all": (Answering(lambda z: z.mean(0, keepdim=True)), None, "not a classifier"),
     "whole numbers": (Answering(lambda z: z.long()), None, "not a classifier"),
     "another precision": (Half(), None, "does not take 3×6×6 images in float32.*float"),
-    "another number of channels": (Grey(4), None, "does not take 3×6×6 images.*It takes 4 channels"),
+    "another number of channels": (Grey(4), None, "does not take 3×6×6 images.*Its own images have 4 in place of 3"),
 }
 
 

@@ -59,7 +59,7 @@ def test_no_convolutions(ready):
 
 
 def test_a_network_for_other_images(ready, build):
-    with pytest.raises(ModelError, match=r"images of tiny are 3×6×6; set data\.image_size"):
+    with pytest.raises(ModelError, match=r"images of tiny are 3×6×6; its own have 1 in place of 3 channels"):
         ready(nn.Sequential(nn.Conv2d(1, 3, 3), *list(build())[1:]))
 
 
