@@ -12,9 +12,11 @@ import time
 
 import pyte
 
+BEYOND = 400
 
-def seen(*arguments, columns=80, lines=24, cwd=None, timeout=240, until=None, **environment):
-    """Runs ``perturbify`` in a terminal of that size.
+
+def seen(*arguments, columns=80, lines=24, cwd=None, timeout=240, **environment):
+    """Runs ``perturbify`` in a terminal of that size; what is too long for it goes on beyond its edge.
 
     Returns:
         The exit status, the lines of the screen with what scrolled off it, all screens on the way (at most ten a
@@ -33,7 +35,7 @@ def seen(*arguments, columns=80, lines=24, cwd=None, timeout=240, until=None, **
         start_new_session=True,
     )
     os.close(slave)
-    screen = pyte.HistoryScreen(columns, lines, history=10_000, ratio=1)
+    screen = pyte.HistoryScreen(columns + BEYOND, lines, history=10_000, ratio=1)
     stream, written, screens = pyte.ByteStream(screen), b"", []
     ends = time.monotonic() + timeout
     while time.monotonic() < ends:
@@ -50,5 +52,5 @@ def seen(*arguments, columns=80, lines=24, cwd=None, timeout=240, until=None, **
             screens.append([line.rstrip() for line in screen.display])
     status = process.wait(timeout=30)
     os.close(master)
-    above = ["".join(line[i].data for i in range(columns)).rstrip() for line in screen.history.top]
+    above = ["".join(line[i].data for i in range(columns + BEYOND)).rstrip() for line in screen.history.top]
     return status, [*above, *(line.rstrip() for line in screen.display)], screens, written
