@@ -21,7 +21,7 @@ SAYS = {
 }
 
 
-def test_every_example_is_tried():
+def test_every_example_has_a_test():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == SAYS.keys()
 
 
@@ -34,7 +34,7 @@ def test_an_example_runs_as_written(name, tmp_path):
         assert re.search(pattern, done.stdout, re.MULTILINE), f"{pattern}\n{done.stdout}"
 
 
-def test_photographs_may_be_ones_own(tmp_path):
+def test_a_users_photographs_can_be_used(tmp_path):
     example = EXAMPLES / "own_photographs.py"
     runpy.run_path(str(example), run_name="own_photographs")["make"](tmp_path / "mine")
     for part in ("train", "val"):

@@ -76,7 +76,7 @@ def pip(command, *arguments, **environment):
     )
 
 
-def test_every_package_is_listed_and_every_listed_one_exists():
+def test_listed_packages_are_exactly_those_that_exist():
     found = {path.rpartition("/")[0].replace("/", ".") for path in modules()}
     assert sorted(SETUPTOOLS["packages"]) == sorted(found)
     for package in SETUPTOOLS["packages"]:
@@ -98,7 +98,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert held == {*modules(), *recipes, *compiled, *BESIDE_THE_CODE}
 
 
-def test_without_a_c_compiler_it_installs_and_torch_draws(tmp_path):
+def test_without_a_c_compiler_torch_draws_the_noise(tmp_path):
     (tmp_path / "source").mkdir()
     target = tmp_path / "installed"
     pip("install", "--no-build-isolation", "--target", target, sources(tmp_path / "source"), CC="no-such-compiler")

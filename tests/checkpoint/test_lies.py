@@ -47,7 +47,7 @@ def changed(good, path, change, *, seal=True):
     return path
 
 
-def test_whatever_is_changed_behind_the_seal_is_noticed(named, path):
+def test_any_change_behind_the_seal_is_noticed(named, path):
     def weight(header, tensors):
         tensors["conv1.weight"][0, 0, 0, 0] += 1e-3
 
@@ -77,7 +77,7 @@ def test_a_file_cannot_lose_its_seal(named, path):
         perturbify.load(path)
 
 
-def test_a_file_of_format_1_says_that_it_is_not_sealed(named, path):
+def test_a_format_1_file_is_reported_as_unsealed(named, path):
     contents = container.read(named)
     header = json.loads(contents.metadata[KEY]) | {"format": 1}
     del header["dtypes"]
@@ -194,7 +194,7 @@ RAW = {
 
 
 @pytest.mark.parametrize("what", RAW)
-def test_json_that_is_read_in_two_ways(what, named, path):
+def test_json_that_can_be_read_two_ways(what, named, path):
     old, new, said = RAW[what]
     contents = container.read(named)
     text = contents.metadata[KEY].replace('"a", "b"', '"abc", "b"').replace(old, new)
@@ -319,7 +319,7 @@ for path in sys.argv[2:]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_no_file_costs_more_than_the_honest_one_or_it_is_refused(named, tmp_path):
+def test_a_costly_file_is_refused_or_loads_cheaply(named, tmp_path):
     """2 seconds and 200 MB more at most, as docs/security.md promises."""
     paths = [changed(named, tmp_path / f"{k}.safetensors", change) for k, change in enumerate(BOMBS.values())]
     done = subprocess.run([sys.executable, "-c", MEASURE, named, *paths], capture_output=True, text=True, check=False)
@@ -334,7 +334,7 @@ def test_no_file_costs_more_than_the_honest_one_or_it_is_refused(named, tmp_path
         assert found[0][2] is not None, f"{what} was loaded"
 
 
-def test_a_small_network_that_speaks_of_large_images_is_not_run(named, path):
+def test_a_network_claiming_huge_images_is_not_run(named, path):
     """Nothing in such a file lies; to load it is cheap all the same, and what was not tried is said."""
 
     def larger(header, tensors):
@@ -352,7 +352,7 @@ def test_a_small_network_that_speaks_of_large_images_is_not_run(named, path):
     assert network(torch.rand(2, 3, 8, 8)).isfinite().all()
 
 
-def test_a_header_of_many_bytes_is_not_read(path):
+def test_a_huge_header_is_not_read(path):
     for length in (2**24 + 1, 2**62):
         with path.open("wb") as file:
             file.write(length.to_bytes(8, "little"))
@@ -361,7 +361,7 @@ def test_a_header_of_many_bytes_is_not_read(path):
             checkpoint.read_header(path)
 
 
-def test_what_cannot_be_loaded_is_not_written(path):
+def test_an_unloadable_network_is_not_saved(path):
     from networks.saved import own
 
     for key, number, said in (("head.weight", float("nan"), "not finite"), ("conv.perturb.theta", 0.0, "positive")):
@@ -376,7 +376,7 @@ def test_what_cannot_be_loaded_is_not_written(path):
     assert not path.exists()
 
 
-def test_a_network_of_two_dtypes_keeps_them(path):
+def test_a_network_with_two_dtypes_keeps_both(path):
     from networks.saved import own
 
     net = own().half()
@@ -402,7 +402,7 @@ class Refining(torch.nn.Module):
         return x.mean((2, 3))
 
 
-def test_a_network_that_does_not_come_to_an_end(path, tmp_path):
+def test_a_network_that_never_finishes(path, tmp_path):
     config = PerturbConfig("channel", theta_per="module")
     net = perturbify.wrap(Refining(), config, example_input={"x": torch.rand(2, 3, 8, 8), "rounds": 3})
     perturbify.save(net, path)
@@ -425,7 +425,7 @@ class Mixed(torch.nn.Module):
         return self.head(self.conv(x).float().mean((2, 3)))
 
 
-def test_a_network_that_runs_in_its_own_dtypes_alone(path):
+def test_a_network_that_needs_its_own_dtypes(path):
     perturbify.save(perturbify.wrap(Mixed(), example_input=torch.rand(2, 3, 8, 8).half()), path)
     again = perturbify.load(path, model=Mixed())
     assert (again.conv.weight.dtype, again.head.weight.dtype) == (torch.float16, torch.float32)
@@ -439,7 +439,7 @@ class WithState(torch.nn.Sequential):
         pass
 
 
-def test_a_state_dict_with_more_than_tensors_is_not_written(path):
+def test_state_dicts_with_non_tensors_are_not_saved(path):
     net = perturbify.wrap(WithState(torch.nn.Conv2d(3, 3, 3)), example_input=torch.rand(2, 3, 8, 8))
     with pytest.raises(CheckpointError, match="_extra_state is a dict, not a tensor"):
         perturbify.save(net, path)

@@ -65,7 +65,7 @@ def test_pixels_are_taken_as_they_are():
     assert not torch.equal((x * 255).round() / 255, x)
 
 
-def test_a_data_of_ours_gives_its_test_images_and_its_names():
+def test_a_dataset_gives_test_images_and_class_names():
     data = replace(named(brightness(4, 4)), train=brightness(100, 0), test=brightness(6, 2))
     part = as_test(data)
     assert (len(part.split), part.name, part.classes) == (8, "greys", ("dark", "bright"))
@@ -81,7 +81,7 @@ def test_a_name():
         as_test("no such data set")
 
 
-def test_no_more_are_read_than_are_wanted():
+def test_no_more_images_are_read_than_needed():
     read = []
 
     class Endless(Dataset):
@@ -122,7 +122,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_images_that_are_none(what):
+def test_inputs_that_are_not_images(what):
     given, said = WRONG[what]
     with pytest.raises(DataError, match=said) as caught:
         as_test(given)
@@ -130,12 +130,12 @@ def test_images_that_are_none(what):
 
 
 @pytest.mark.parametrize("given", [(X[:0], Y[:0]), (X, Y - 1)], ids=["no images", "a label of -1"])
-def test_edges_that_are_refused_in_words(given):
+def test_edge_cases_are_refused_clearly(given):
     with pytest.raises(DataError):
         check(Brightness(), given, CLEAN)
 
 
-def test_a_loader_leaves_the_callers_random_numbers_alone():
+def test_a_loader_leaves_the_random_state_alone():
     model, loader = Brightness(), DataLoader(TensorDataset(X, Y), 4, shuffle=True)
     before = states()
     check(model, loader, CLEAN)
@@ -173,7 +173,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("form", ANSWERS)
-def test_logits_are_found_in_what_a_network_answers(form):
+def test_logits_are_found_in_any_output_format(form):
     net = Answering(ANSWERS[form]).train()
     found = classifier(net, X)
     assert (found is net) == (form == "logits") and torch.equal(found(X), Brightness()(X))
@@ -185,7 +185,7 @@ def test_logits_are_found_in_what_a_network_answers(form):
     assert [c.to_dict() for c in report.criteria] == [c.to_dict() for c in plain.criteria]
 
 
-def test_a_network_of_transformers():
+def test_a_network_from_transformers():
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(
         num_channels=3, embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=2, layer_type="basic"
@@ -196,7 +196,7 @@ def test_a_network_of_transformers():
     assert {r.id for r in report.results} == {"clean", "fgsm", "pgd"}
 
 
-def test_noise_inside_a_wrapped_answer_is_still_ours():
+def test_our_noise_inside_another_module_is_recognised():
     class Wrapped(nn.Module):
         def __init__(self):
             super().__init__()
@@ -259,24 +259,24 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("why", REFUSED)
-def test_what_cannot_be_checked_is_refused_in_one_sentence(why):
+def test_invalid_inputs_are_refused_in_one_sentence(why):
     net, data, said = REFUSED[why]
     with pytest.raises(CheckError, match=said) as caught:
         check(net, data or brightness(4, 4), PLAN)
     assert "\n" not in caught.value.message
 
 
-def test_no_gradient_is_no_reason_to_refuse():
+def test_a_missing_gradient_is_not_refused():
     assert check(nn.Sequential(Brightness(), Step()), brightness(4, 4), PLAN).verdict == "failed"
 
 
 @pytest.mark.parametrize("given", [{"sources": {"itself": Brightness()}}, {"against": ("itself", Brightness())}])
-def test_a_name_that_the_report_uses_is_refused(given):
+def test_a_name_reserved_by_the_report_is_refused(given):
     with pytest.raises(CheckError, match="can be called 'itself'"):
         check(Brightness(), brightness(4, 4), PLAN, **given)
 
 
-def test_other_networks_are_looked_at_before_any_work():
+def test_other_networks_are_validated_before_any_work():
     for given in ({"sources": {"x": Grey()}}, {"against": ("x", Grey())}):
         with pytest.raises(CheckError, match="Grey does not take"):
             check(Brightness(), brightness(4, 4), PLAN, on_start=pytest.fail, **given)
@@ -290,7 +290,7 @@ def test_images_of_another_size_are_named():
         check(noisy(), small, PLAN)
 
 
-def test_logits_are_the_tensor_itself_or_nothing():
+def test_logits_are_a_tensor_or_nothing():
     z = torch.rand(2, 3)
     assert logits_of(z) is z and logits_of(Output(z)) is z and logits_of(()) is None and logits_of({}) is None
     assert logits_of(Output(None)) is None

@@ -65,7 +65,7 @@ def test_every_command_runs(installed, folder, capsys):
     assert "seed-0" in outputs[-1] and "vanilla" in PAGE
 
 
-def test_what_is_said_of_options_is_there():
+def test_documented_options_exist():
     named = set(re.findall(r"`(?:[a-z=.]+ )?(--[a-z-]+)", PAGE))
     assert named >= {"--seeds", "--images", "--preset"}
     known = {name for command in ("finetune", "compare", "check") for name in options(command)}

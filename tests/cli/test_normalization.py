@@ -50,7 +50,7 @@ def inside(folder, monkeypatch):
 FEW = ("--images", "4", "--attacks", "fgsm", "--draws", "2")
 
 
-def test_a_wrong_guess_is_found(inside, called):
+def test_a_wrong_guess_is_detected(inside, called):
     done = called("convert", *inside, "-o", "out.safetensors")
     assert done.status == 0, done.err
     assert "Pixels are normalised before the network: mean 0.305" in done.err
@@ -58,7 +58,7 @@ def test_a_wrong_guess_is_found(inside, called):
     assert "probably wrong: with --no-normalize the network is right on" in done.err
 
 
-def test_pixels_as_they_are(inside, called, cli):
+def test_unnormalised_pixels(inside, called, cli):
     done = called("convert", *inside, "-o", "out.safetensors", "--no-normalize")
     assert "Pixels go into the network as they are, in [0, 1] (as given)" in done.err and "warning" not in done.err
     assert read_header("out.safetensors").normalize is None
@@ -75,7 +75,7 @@ def clean(report):
     return next(r["accuracy"] for r in report["results"] if r["id"] == "clean")
 
 
-def test_constants_are_kept_in_the_file(called):
+def test_constants_are_saved_in_the_file(called):
     given = ("--mean", "0.25,0.5,0.75", "--std", "1/4,0.5,1", "--data", "digits")
     done = called("convert", "timm:test_resnet", *given, "-o", "out.safetensors")
     assert "mean 0.25, 0.5, 0.75, std 0.25, 0.5, 1 (as given)" in done.err, done.err
@@ -84,7 +84,7 @@ def test_constants_are_kept_in_the_file(called):
     assert "Pixels are normalised inside out.safetensors: mean 0.25, 0.5, 0.75, std 0.25, 0.5, 1" in checked.err
 
 
-def test_a_run_keeps_them_in_its_recipe(called):
+def test_a_run_saves_constants_in_its_recipe(called):
     given = ("finetune", "--recipe", "smoke", "--set", "train.epochs=1", "--no-check")
     assert called(*given, "-o", "one", "--mean", "0.25", "--std", "0.5").status == 0
     assert read_header("one/model.safetensors").normalize == {"mean": [0.25] * 3, "std": [0.5] * 3}
@@ -108,25 +108,25 @@ def test_a_run_keeps_them_in_its_recipe(called):
         (("--mean", "nan", "--std", "0.5"), "not a list of numbers"),
     ],
 )
-def test_constants_that_are_none(options, said, called):
+def test_invalid_constants(options, said, called):
     done = called("convert", "timm:test_resnet", "--data", "digits", *options)
     assert done.status in (1, 2) and said in " ".join(done.err.split()), done.err
 
 
 @pytest.mark.parametrize("command", ["check", "certify", "compare", "finetune"])
-def test_a_file_is_taken_as_it_is(command, called):
+def test_a_file_is_used_unchanged(command, called):
     assert called("convert", "timm:test_resnet", "--data", "digits", "-o", "net.safetensors").status == 0
     given = {"finetune": ("--recipe", "smoke", "--model", "net.safetensors")}.get(command, ("net.safetensors",))
     done = called(command, *given, "--data", "digits", "--mean", "0.5", "--std", "0.5")
     assert done.status == 2 and "net.safetensors is taken as it is" in " ".join(done.err.split()), done.err
 
 
-def test_a_network_at_chance_is_remarked_upon(cli):
+def test_chance_accuracy_is_remarked_upon(cli):
     found = cli("check", "timm:test_resnet", "--data", "digits", *FEW, "--json", "-q", status=4)
     assert any("near chance (10.0%). Is the normalisation right" in remark for remark in found["remarks"])
 
 
-def test_a_key_of_the_weights_is_chosen(called):
+def test_a_weights_key_can_be_chosen(called):
     import timm
 
     raw, average = (timm.create_model("test_resnet", num_classes=10).state_dict() for _ in range(2))

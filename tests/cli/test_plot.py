@@ -26,7 +26,7 @@ def run(trained, folder):
     return Path("run")
 
 
-def test_a_run_becomes_a_picture(cli, run):
+def test_a_run_is_plotted(cli, run):
     said = cli("plot", "run", "--json")
     assert said == {"picture": "run/training.png", "epochs": 2, "of": 2}
     (width, height), seen = colours(run / "training.png")
@@ -36,7 +36,7 @@ def test_a_run_becomes_a_picture(cli, run):
     assert "2 of 2 epochs" in cli("plot", "run")  # as it goes on, it is drawn again
 
 
-def test_without_noise_there_is_no_theta_to_draw(cli, folder):
+def test_without_noise_no_theta_is_drawn(cli, folder):
     cli("finetune", "--recipe", "smoke", "--set", "method=vanilla", "--no-check", "-q", "-o", "run")
     cli("plot", "run", "-o", "plain.png")
     (width, height), seen = colours("plain.png")
@@ -50,7 +50,7 @@ def test_without_noise_there_is_no_theta_to_draw(cli, folder):
     ]
 
 
-def test_a_file_that_is_there_is_not_replaced_unasked(cli, refused, run):
+def test_an_existing_file_is_not_replaced_by_default(cli, refused, run):
     Path("mine.png").write_text("precious")
     assert "mine.png already exists" in refused("plot", "run", "-o", "mine.png")
     assert Path("mine.png").read_text() == "precious"
@@ -59,7 +59,7 @@ def test_a_file_that_is_there_is_not_replaced_unasked(cli, refused, run):
 
 
 @pytest.mark.parametrize(("name", "begins"), [("figure.pdf", b"%PDF-"), ("figure.svg", b"<?xml")])
-def test_the_name_says_the_format(name, begins, cli, run):
+def test_the_file_extension_sets_the_format(name, begins, cli, run):
     cli("plot", "run", "-o", name)
     assert Path(name).read_bytes().startswith(begins)
 

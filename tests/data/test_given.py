@@ -75,7 +75,7 @@ def test_dicts_and_numbers_of_numpy_are_pairs() -> None:
     assert torch.equal(x, X) and torch.equal(y, Y)
 
 
-def test_a_loader_of_its_own_gives_what_it_yields() -> None:
+def test_a_loader_gives_what_it_yields() -> None:
     twice = DataLoader(TensorDataset(X, Y), 4, collate_fn=lambda items: (X[:2] / 2, Y[:2]))
     x, _ = next(as_test(twice).split.batches(9))
     assert torch.equal(x, torch.cat([X[:2] / 2] * 2))

@@ -69,7 +69,7 @@ def test_torch_counts_the_same(pair):
 # Groups of parameters
 
 
-def test_transformers_leaves_theta_without_decay(pair):
+def test_transformers_excludes_theta_from_weight_decay(pair):
     transformers = pytest.importorskip("transformers", reason="transformers comes with peft")
     source, wrapped = pair
     trainer = transformers.Trainer.get_decay_parameter_names

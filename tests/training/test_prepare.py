@@ -85,7 +85,7 @@ def test_method_and_network_must_agree(ready, build, data):
     assert ready(still, method="none") is still
 
 
-def test_a_network_within_which_something_is_wrapped(ready, build, data):
+def test_a_network_containing_a_wrapped_part(ready, build, data):
     inner = perturbify.wrap(build(), example_input=torch.rand(2, *data.input_size))
     with pytest.raises(SurgeryError, match="already wrapped"):
         ready(nn.Sequential(inner))
@@ -95,7 +95,7 @@ def normalization(network):
     return network.normalize.mean.flatten().tolist(), network.normalize.std.flatten().tolist()
 
 
-def test_normalization_is_the_datas_the_weights_or_the_recipes(ready, build, data, tmp_path):
+def test_normalization_comes_from_data_weights_or_recipe(ready, build, data, tmp_path):
     of_data = tuple(pytest.approx(list(values)) for values in (data.mean, data.std))
     assert normalization(ready(build())) == of_data
     fresh = zoo.create("cifar_resnet20", num_classes=3)

@@ -86,14 +86,14 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("what", IMPOSSIBLE)
-def test_what_cannot_be_is_refused(what, stopped):
+def test_impossible_states_are_refused(what, stopped):
     change, said = IMPOSSIBLE[what]
     resealed(stopped.state, change)
     with pytest.raises(CheckpointError, match=said):
         state.read(stopped.state)
 
 
-def test_the_one_before_is_taken_then(stopped, start, continue_run):
+def test_an_impossible_state_falls_back_to_the_previous(stopped, start, continue_run):
     whole = start("whole")
     resealed(stopped.state, trained(99, 0))
     with pytest.warns(UserWarning, match=r"not a valid state of a run: epoch 99.*Resuming from the previous state"):
@@ -101,7 +101,7 @@ def test_the_one_before_is_taken_then(stopped, start, continue_run):
 
 
 @pytest.mark.parametrize("change", [trained(2, 0), put("position", "sums", "seconds", value=0.0)])
-def test_what_was_changed_without_its_seal_is_refused(change, stopped):
+def test_a_state_changed_without_resealing_is_refused(change, stopped):
     """Also where a run could stand there."""
     with safe_open(stopped.state, "pt") as file:
         tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
@@ -116,7 +116,7 @@ def test_what_was_changed_without_its_seal_is_refused(change, stopped):
         state.read(stopped.state)
 
 
-def test_a_momentum_of_another_shape(stopped, continue_run):
+def test_a_momentum_of_the_wrong_shape(stopped, continue_run):
     def change(_, tensors):
         name = next(k for k in tensors if k.endswith("/momentum_buffer"))
         tensors[name] = torch.zeros(7)
@@ -139,7 +139,7 @@ def as_of_format_1(path):
     save_file(dict(contents.tensors), path, metadata={STATE: json.dumps(about)})
 
 
-def test_a_run_of_an_earlier_version_goes_on(stopped, start, continue_run):
+def test_an_earlier_versions_run_resumes(stopped, start, continue_run):
     whole = start("whole")
     as_of_format_1(stopped.state)
     stopped.marker.unlink()
@@ -148,7 +148,7 @@ def test_a_run_of_an_earlier_version_goes_on(stopped, start, continue_run):
     assert state.read(stopped.state).images is not None
 
 
-def test_a_state_of_an_earlier_version_that_is_damaged(stopped):
+def test_an_earlier_versions_damaged_state(stopped):
     as_of_format_1(stopped.state)
     content = bytearray(stopped.state.read_bytes())
     content[-3] ^= 1
@@ -157,7 +157,7 @@ def test_a_state_of_an_earlier_version_that_is_damaged(stopped):
         state.read(stopped.state)
 
 
-def test_very_many_metrics_do_not_burst_a_state(monkeypatch):
+def test_a_state_keeps_only_the_newest_metrics(monkeypatch):
     epochs = [{"epoch": i, "more": "x" * 100} for i in range(50)]
     assert history.newest(epochs) == epochs
     monkeypatch.setattr(history, "MOST_IN_STATE", 1_000)
@@ -179,7 +179,7 @@ def other(data, *, pixels=None, count=26, side=6):
     return assemble(data.name, splits, data.classes, (side, side))
 
 
-def test_the_same_images_by_another_way(stopped, start, continue_run, data):
+def test_the_same_images_in_another_form(stopped, start, continue_run, data):
     whole = start("whole")
     assert_same_run(continue_run("stopped", data=other(data)), whole)
 

@@ -83,7 +83,7 @@ KNOWN: dict[str, tuple[Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_what_is_known_is_no_guess(kind: str, tmp_path: Path) -> None:
+def test_a_known_normalisation_is_not_a_guess(kind: str, tmp_path: Path) -> None:
     build, constants, said = KNOWN[kind]
     found = decide(build(tmp_path), DATA)
     assert (found.layer and found.layer.constants, found.guess) == (constants, False)
@@ -99,21 +99,21 @@ GUESSED: dict[str, tuple[Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", GUESSED)
-def test_what_is_unknown_is_a_guess(kind: str, tmp_path: Path) -> None:
+def test_an_unknown_normalisation_is_a_guess(kind: str, tmp_path: Path) -> None:
     build, constants, said = GUESSED[kind]
     found = decide(build(tmp_path), DATA)
     assert (found.layer and found.layer.constants, found.guess) == (constants, True)
     assert said in str(found)
 
 
-def test_without_data_nothing_may_be_known() -> None:
+def test_without_data_normalisation_may_be_a_guess() -> None:
     found = decide(nn.Conv2d(3, 4, 3), None)
     assert (found.layer, found.guess) == (None, True)
     assert str(found).startswith("Pixels go into the network as they are, in [0, 1] (GUESSED: nothing says")
     assert not decide(zoo.create("timm:test_resnet"), None).guess
 
 
-def test_what_is_given_wins(tmp_path: Path) -> None:
+def test_an_explicit_normalisation_wins(tmp_path: Path) -> None:
     stated = timm_net(tmp_path, mean=json.dumps([0.2] * 3), std=json.dumps([0.3] * 3))
     assert decide(stated, DATA, "inside").layer is None
     given = decide(stated, DATA, Normalize([0.25], [0.5]), channels=3)
@@ -144,7 +144,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
     return list(zip(x.split(50), (x.mean((1, 2, 3)) > 0.45).long().split(50), strict=True))
 
 
-def test_a_trial_finds_what_is_better(batches: list[tuple[Tensor, Tensor]]) -> None:
+def test_a_trial_finds_the_better_normalisation(batches: list[tuple[Tensor, Tensor]]) -> None:
     guess = decide(Bright(0, 1), DATA)
     found = tried(Bright(0, 1), guess, DATA, batches)
     assert found is not None and found.better is not None
@@ -155,19 +155,19 @@ def test_a_trial_finds_what_is_better(batches: list[tuple[Tensor, Tensor]]) -> N
     assert found.better[0].layer.constants == HALF
 
 
-def test_a_right_guess_stands_in_a_trial(batches: list[tuple[Tensor, Tensor]]) -> None:
+def test_a_right_guess_survives_a_trial(batches: list[tuple[Tensor, Tensor]]) -> None:
     model = Bright(0.2, 0.5).train()
     found = tried(model, decide(model, DATA), DATA, batches)
     assert found is not None and (found.right > 150, found.better) == (True, None)
     assert model.training
 
 
-def test_luck_is_not_better(batches: list[tuple[Tensor, Tensor]]) -> None:
+def test_a_lucky_trial_changes_nothing(batches: list[tuple[Tensor, Tensor]]) -> None:
     few = [(x[:5], y[:5]) for x, y in batches[:1]]
     found = tried(Bright(0, 1), decide(Bright(0, 1), DATA), DATA, few)
     assert found is not None and found.better is None
 
 
-def test_no_classifier_has_no_trial(batches: list[tuple[Tensor, Tensor]]) -> None:
+def test_without_a_classifier_there_is_no_trial(batches: list[tuple[Tensor, Tensor]]) -> None:
     model = nn.Conv2d(1, 4, 3)
     assert tried(model, decide(model, DATA), DATA, batches) is None

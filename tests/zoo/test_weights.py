@@ -82,7 +82,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest
     assert not Path("proof").exists()
 
 
-def test_a_missing_file_gets_the_nearest(tmp_path: Path) -> None:
+def test_a_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "resnet20.pth").touch()
     with pytest.raises(
         WeightsError, match=r"There is no weights file '.*resnet_20\.pth'\. Did you mean 'resnet20\.pth'"
@@ -118,7 +118,7 @@ def test_files_without_a_state_dict(tmp_path: Path, held: Any) -> None:
 
 
 @pytest.mark.parametrize("std", ["0.2", "[0.2, 0]", "[0.2]", '["a", "b"]'])
-def test_a_normalisation_that_is_none(tmp_path: Path, std: str) -> None:
+def test_an_invalid_normalisation(tmp_path: Path, std: str) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"mean": "[0.1, 0.1]", "std": std})
     with pytest.raises(WeightsError, match="that do not fit"):
         read_weights(tmp_path / "a.safetensors")
@@ -169,7 +169,7 @@ def test_unusual_tensors_are_named(tmp_path: Path, state: dict[str, Tensor], kin
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 1e300])
-def test_what_is_no_number_is_named(state: dict[str, Tensor], number: float) -> None:
+def test_nonfinite_weights_are_named(state: dict[str, Tensor], number: float) -> None:
     changed = first(state, lambda w: w.double().index_fill_(0, torch.tensor(0), number))
     said = fit("cifar_resnet20", changed)
     assert "'net.pth' holds weights that are no numbers: conv1.weight has NaN or infinity in 27 of 432" in said
@@ -183,7 +183,7 @@ def test_other_precisions_are_rounded(state: dict[str, Tensor], dtype: torch.dty
     assert same(model, {k: v.to(state[k].dtype) for k, v in given.items()})
 
 
-def test_a_counter_may_be_any_whole_number(state: dict[str, Tensor]) -> None:
+def test_a_counter_may_have_any_integer_type(state: dict[str, Tensor]) -> None:
     counter, model = "bn1.num_batches_tracked", zoo.create("cifar_resnet20")
     for value in (torch.tensor(7.0), torch.tensor(7, dtype=torch.uint8)):
         fit_weights(model, state | {counter: value}, source="'net.pth'", head=lambda: frozenset())
@@ -192,7 +192,7 @@ def test_a_counter_may_be_any_whole_number(state: dict[str, Tensor]) -> None:
         assert f"{counter} holds other numbers than int64" in fit("cifar_resnet20", state | {counter: wrong})
 
 
-def test_a_mask_may_be_infinite_where_the_model_s_own_is() -> None:
+def test_a_mask_may_be_infinite_like_the_models() -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -207,7 +207,7 @@ def test_a_mask_may_be_infinite_where_the_model_s_own_is() -> None:
 # Files that lie
 
 
-def test_a_file_that_inflates_is_not_inflated(tmp_path: Path) -> None:
+def test_a_compressed_file_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(10**7)}, tmp_path / "large.pth")
     with (
         zipfile.ZipFile(tmp_path / "large.pth") as source,
@@ -220,7 +220,7 @@ def test_a_file_that_inflates_is_not_inflated(tmp_path: Path) -> None:
         read_weights(tmp_path / "small.pth")
 
 
-def test_a_pickle_gets_no_memory_by_asking(tmp_path: Path) -> None:
+def test_a_pickle_cannot_demand_memory(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.writestr("a/version", "3\n")
         archive.writestr("a/data.pkl", b"\x80\x02c__builtin__\nbytearray\n(J\xff\xff\xff\x7ftR.")  # 2 GB
@@ -228,33 +228,33 @@ def test_a_pickle_gets_no_memory_by_asking(tmp_path: Path) -> None:
         read_weights(tmp_path / "a.pth")
 
 
-def test_a_view_of_one_number_is_no_tensor_of_many(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_an_expanded_view_of_one_number_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
     torch.save(first(state, lambda w: w[:1, :1, 0, 0].expand(10**6, 10**6)), tmp_path / "net.pth")
     with pytest.raises(WeightsError, match=r"conv1\.weight is \(1000000, 1000000\), not \(16, 3, 3, 3\)"):
         zoo.create("cifar_resnet20", weights=tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize("length", [99_000_000, 2**63])
-def test_a_header_of_another_world(tmp_path: Path, length: int) -> None:
+def test_an_absurdly_long_header(tmp_path: Path, length: int) -> None:
     (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
     with pytest.raises(WeightsError, match="its header has more than 10,000,000 bytes"):
         read_weights(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("mean", ["[" * 9000, "[1e999, 0, 0]", "[NaN, 0, 0]", f"[1{'0' * 400}, 0, 0]", "null", '"abc"'])
-def test_a_normalisation_of_no_numbers(tmp_path: Path, mean: str) -> None:
+def test_a_normalisation_without_valid_numbers(tmp_path: Path, mean: str) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"mean": mean, "std": "[1, 1, 1]"})
     with pytest.raises(WeightsError, match="that do not fit"):
         read_weights(tmp_path / "a.safetensors")
 
 
-def test_names_that_are_no_texts(tmp_path: Path) -> None:
+def test_tensor_names_that_are_not_text(tmp_path: Path) -> None:
     torch.save({1: torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match="a tensor is called 1, which is no text"):
         read_weights(tmp_path / "a.pth")
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_paths_that_are_not_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
     (tmp_path / "folder.pth").mkdir()
     (tmp_path / "loop.pth").symlink_to("loop.pth")
@@ -318,7 +318,7 @@ def test_reset_head_loads_all_but_the_head(tmp_path: Path, name: str, head: str)
     assert not torch.equal(six.state_dict()[f"{head}.weight"], state[f"{head}.weight"])
 
 
-def test_reset_head_needs_a_head_that_can_be_told(state: dict[str, Tensor]) -> None:
+def test_reset_head_needs_an_identifiable_head(state: dict[str, Tensor]) -> None:
     with pytest.raises(WeightsError, match="cannot be told"):
         fit_weights(zoo.create("cifar_resnet20"), state, source="'net.pth'", head=lambda: frozenset(), reset_head=True)
 
@@ -375,7 +375,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("kind", LEFT)
-def test_weights_as_trainings_leave_them(tmp_path: Path, state: dict[str, Tensor], kind: str) -> None:
+def test_weights_as_training_scripts_save_them(tmp_path: Path, state: dict[str, Tensor], kind: str) -> None:
     held, said = LEFT[kind]
     torch.save(held(state), tmp_path / "net.pth")
     model = zoo.create("cifar_resnet20", weights=tmp_path / "net.pth")
@@ -386,7 +386,7 @@ def test_weights_as_trainings_leave_them(tmp_path: Path, state: dict[str, Tensor
     assert notes.startswith(f"; {said}") if said else not notes
 
 
-def test_two_networks_are_a_question(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_two_networks_in_a_file_are_ambiguous(tmp_path: Path, state: dict[str, Tensor]) -> None:
     other = {name: tensor + 1 for name, tensor in state.items()}
     torch.save(prefixed(state, "query.") | prefixed(other, "key."), tmp_path / "net.pth")
     with pytest.raises(
@@ -396,7 +396,7 @@ def test_two_networks_are_a_question(tmp_path: Path, state: dict[str, Tensor]) -
     assert same(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth", weights_key="query"), state)
 
 
-def test_a_key_is_taken_before_an_average(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_an_explicit_key_precedes_an_average(tmp_path: Path, state: dict[str, Tensor]) -> None:
     average = {name: tensor + 1 for name, tensor in state.items()}
     torch.save({"state_dict": prefixed(state, "module."), "state_dict_ema": average}, tmp_path / "net.pth")
     assert same(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth"), average)
@@ -405,7 +405,7 @@ def test_a_key_is_taken_before_an_average(tmp_path: Path, state: dict[str, Tenso
         zoo.create("cifar_resnet20", weights=tmp_path / "net.pth", weights_key="ema")
 
 
-def test_data_beside_weights_are_no_code(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_plain_data_beside_weights_is_accepted(tmp_path: Path, state: dict[str, Tensor]) -> None:
     beside = {"args": argparse.Namespace(lr=0.1, out=tmp_path), "best": np.float64(0.9), "log": np.arange(3)}
     torch.save({"state_dict": state, **beside, "at": datetime.datetime.now()}, tmp_path / "net.pth.tar")
     assert same(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth.tar"), state)
@@ -423,7 +423,7 @@ def test_an_index_of_parts_is_refused(tmp_path: Path) -> None:
         zoo.create("cifar_resnet20", weights=tmp_path / "model.safetensors.index.json")
 
 
-def test_a_head_says_its_class_count(tmp_path: Path) -> None:
+def test_the_head_determines_the_class_count(tmp_path: Path) -> None:
     save_file(zoo.create("timm:test_resnet", num_classes=4).state_dict(), tmp_path / "four.safetensors")
     with pytest.raises(WeightsError, match=r"head has 4 classes, the model 1000\. `--num-classes 4` .*`--reset-head`"):
         zoo.create("timm:test_resnet", weights=tmp_path / "four.safetensors")
@@ -467,7 +467,7 @@ def test_a_normalisation_in_a_torch_file(tmp_path: Path, state: dict[str, Tensor
     assert found.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
 
 
-def test_statistics_of_something_else_are_no_normalisation(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_unrelated_statistics_are_not_a_normalisation(tmp_path: Path, state: dict[str, Tensor]) -> None:
     torch.save({"state_dict": state, "mean": 12.5, "std": 3.0}, tmp_path / "net.pth")
     found = zoo.normalization(zoo.create("cifar_resnet20", weights=tmp_path / "net.pth"))
     assert found is not None and found.mean.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465])
