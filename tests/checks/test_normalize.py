@@ -40,7 +40,7 @@ def test_a_comparison_normalises_those_it_names(images):
     found = compare({"a": bright(), "b": bright()}, images, PLAN, normalize={"a": LAYER})
     first, second = (entry.report.results[0].accuracy for entry in found.entries)
     assert first == 1.0 > second
-    with pytest.raises(ValueError, match="given for 'c', and no network is called so"):
+    with pytest.raises(ValueError, match="given for 'c', but no network has that name"):
         compare({"a": bright()}, images, PLAN, normalize={"c": LAYER})
 
 
@@ -48,5 +48,5 @@ def test_a_wrapped_network_normalises_inside(images):
     wrapped = perturbify.wrap(bright(), example_input=images[0])
     with pytest.raises(CheckError, match=r"wrapped network normalises inside\. .*normalize="):
         check(wrapped, images, PLAN, normalize=LAYER)
-    with pytest.raises(CheckError, match="a is wrapped, and normalises inside"):
+    with pytest.raises(CheckError, match="a is wrapped and normalises inside"):
         compare({"a": wrapped}, images, PLAN, normalize={"a": LAYER})

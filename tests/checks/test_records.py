@@ -79,7 +79,7 @@ DAMAGES = {
 def test_damaged(damage, path):
     DAMAGES[damage](path)
     before = path.read_bytes()
-    with pytest.raises(CheckError, match=r"records-0\.jsonl is damaged: line [1-5] is not as a check writes it"):
+    with pytest.raises(CheckError, match=r"records-0\.jsonl is damaged: line [1-5] is not one that a check wrote"):
         read(path)
     assert path.read_bytes() == before
 

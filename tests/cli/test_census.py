@@ -35,4 +35,4 @@ def test_an_incomplete_model_is_status_1(monkeypatch):
 def test_a_pattern_that_matches_no_model():
     done = run("--library", "torchvision", "--filter", "timm:*")
     assert done.exit_code == 2
-    assert "No model of torchvision is called 'timm:*'." in done.stderr
+    assert "No model of torchvision matches 'timm:*'." in done.stderr

@@ -143,7 +143,7 @@ def test_progress_and_radii(file, capsys):
 def test_without_matplotlib(file, folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run(["certify", str(file), *FEW, "--draws", "3", "-o", "out"]) == 0
-    assert "certificate.png, for want of matplotlib" in capsys.readouterr().err
+    assert "certificate.png is left out: matplotlib is not installed" in capsys.readouterr().err
     assert {p.name for p in Path("out").iterdir()} == FILES - {"certificate.png"}
 
 
@@ -156,9 +156,9 @@ def test_names_that_contain_markdown_syntax():
 
 def test_what_is_refused(refused, file, other, npz, folder):
     said = refused("certify", other, *FEW, "-o", "out")
-    assert "the method of this network is learn2perturb." in said and "--method pixeldp" in said
+    assert "this network's method is learn2perturb." in said and "--method pixeldp" in said
     npz("two.npz", [0, 1] * 3, [0, 1])
-    assert "10 classes apart, the data have 2" in refused("certify", file, "--data", "two.npz", "-o", "out")
+    assert "10 classes, but the data have 2" in refused("certify", file, "--data", "two.npz", "-o", "out")
     assert "no file nowhere.safetensors" in refused("certify", "nowhere.safetensors", *FEW)
     Path("file").write_text("")
     assert "file" in refused("certify", file, *FEW, "-o", "file/out")

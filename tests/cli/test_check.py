@@ -79,7 +79,7 @@ def test_registered_attacks_can_be_chosen_by_name(check, trained, monkeypatch):
 
 def test_images_of_another_size_are_fitted_when_asked(check, refused, trained, npz):
     npz("large.npz", list(range(10)) * 2, list(range(10)), size=(20, 16))
-    assert "made for images of 3×8×8, those of npz:large are 3×20×16" in refused(
+    assert "made for images of 3×8×8, but those of npz:large are 3×20×16" in refused(
         "check", trained.model, "--data", "large.npz"
     )
     report = check(trained.model, "--data", "large.npz", "--image-size", 8, "--json", *FEW)
@@ -111,7 +111,7 @@ def test_output_and_embed(check, refused, trained, folder):
     assert (kept["n"], kept["dataset"], kept["verdict"]) == (10, "digits", "not established")
     card = Path("run/README.md").read_text(encoding="utf-8")
     assert "on 10 test images of digits" in card and "EOT-PGD-1, 2 draws" in card
-    assert "out holds a check already" in refused("check", "run/model.safetensors", *FEW, "-o", "out")
+    assert "out already holds a check" in refused("check", "run/model.safetensors", *FEW, "-o", "out")
     again = check("run/model.safetensors", *FEW, "-o", "out", "--resume", "--json")
     assert again["results"] == report["results"], "with its very times: nothing was done again"
     other = refused("check", "run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--resume")
@@ -145,7 +145,7 @@ def test_a_users_folder_that_resembles_a_run(check, trained, folder):
 def test_force_removes_only_the_files_of_a_check(name, refused, trained, folder):
     Path("out").mkdir()
     Path("out", name).write_text("mine")
-    assert "out holds a check already" in refused("check", trained.model, *FEW, "-o", "out")
+    assert "out already holds a check" in refused("check", trained.model, *FEW, "-o", "out")
     said = refused("check", trained.model, *FEW, "-o", "out", "--force")
     assert f"out/{name} was not written by perturbify, or was changed since, so it is not removed" in said
 
@@ -165,7 +165,7 @@ def test_another_process_is_using_the_folder(refused, trained, folder):
     try:
         assert other.stdout.readline() == "held\n"
         for how in ("--resume", "--force"):
-            assert "at work in run already" in refused("check", trained.model, *FEW, "-o", "run", how)
+            assert "already at work in run" in refused("check", trained.model, *FEW, "-o", "run", how)
         assert "training in run already" in refused("check", "run", *FEW, "--embed")
         assert "training in run already" in refused("finetune", "--resume", "run", "--no-check")
         assert "training in run already" in refused("finetune", "--recipe", "smoke", "-o", "run", "--force")
@@ -304,7 +304,7 @@ def test_a_file_with_a_missing_tensor(refused, trained, folder):
 
 def test_data_that_do_not_fit(refused, trained, npz, folder):
     npz("two.npz", [0, 1] * 3, [0, 1])
-    assert "tells 10 classes apart, npz:two has 2" in refused("check", trained.model, "--data", "two.npz")
+    assert "has 10 classes, but npz:two has 2" in refused("check", trained.model, "--data", "two.npz")
     assert "Did you mean 'digits'" in refused("check", trained.model, "--data", "digit")
     assert "'nowhere'" in refused("check", trained.model, "--data", "nowhere")
 

@@ -101,7 +101,7 @@ def test_an_existing_folder_is_resumed_or_replaced(side_by_side, refused, files)
     records = Path("out/noisy/records-0.jsonl")
     before = records.read_bytes()
     again = ("compare", files / "noisy.safetensors", "--data", "digits", *FEW, "-o", "out")
-    assert "out holds a comparison already. Hint: Go on with it: --resume" in refused(*again)
+    assert "out already holds a comparison. Hint: Resume it: --resume" in refused(*again)
     assert timeless(side_by_side("-o", "out", "--resume")) == timeless(whole)
     assert records.read_bytes() == before, "nothing was done again"
     assert "noisy: out/noisy holds the records of another check: another plan" in refused(
@@ -370,7 +370,9 @@ def test_data_that_do_not_fit(refused, cli, files, npz):
     networks = ("compare", files / "plain.safetensors", *FEW)
     assert "plain: The network tells 10 classes apart, the data have 2" in refused(*networks, "--data", "two.npz")
     said = refused(*networks, "--data", "large.npz")
-    assert "plain was made for images of 3×8×8, those of npz:large are 3×12×12. Hint: Fit them: --image-size 8" in said
+    assert (
+        "plain was made for images of 3×8×8, but those of npz:large are 3×12×12. Hint: Fit them: --image-size 8" in said
+    )
     assert cli(*networks, "--data", "large.npz", "--image-size", 8, "--json")["n"] == 4
     noisy = ("compare", files / "plain.safetensors", files / "noisy.safetensors", *FEW)
     said = refused(*noisy, "--data", "large.npz", "--image-size", 12)  # the plain one takes them

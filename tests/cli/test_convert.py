@@ -131,7 +131,9 @@ def test_networks_that_cannot_be_converted(refused):
     size = ("--input-size", "3x8x8")
     assert "nothing to put noise behind" in refused("convert", "factories:no_convolutions", *size)
     assert "already wrapped" in refused("convert", "factories:wrapped", *size)
-    assert "does not say its input size. Hint: Give it: --input-size" in refused("convert", "factories:small")
+    assert "input size of factories:small is unknown. Hint: Set it: --input-size" in refused(
+        "convert", "factories:small"
+    )
     assert "19 of its sites are skipped" in refused("convert", "cifar_resnet20", "--exclude", "*")
     assert "fails on the example input" in refused("convert", "factories:small", "--input-size", "1x8x8")
     assert "no argument 'widht'. Hint: Did you mean 'width'" in refused(
@@ -203,4 +205,4 @@ def test_a_baseline_without_noise(cli, refused, folder):
     model = perturbify.load("plain.safetensors")
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(model(x), model(x))
-    assert "has no noise, so --grain has nothing to say" in refused(*given, "--grain", "layer", status=2)
+    assert "has no noise, so --grain does not apply" in refused(*given, "--grain", "layer", status=2)

@@ -288,7 +288,7 @@ def test_a_signal_saves_and_explains_how_to_resume(number, status, cli, folder, 
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == status
-    assert "Go on from the last saved state: perturbify finetune --resume run" in said.decode()
+    assert "Resume from the last saved state: perturbify finetune --resume run" in said.decode()
     assert not (folder / "run" / "model.safetensors").exists(), "it ended before its end"
     cli(*LONG, "-o", "whole")
     cli("finetune", "--resume", "run", "--no-check", "-q")
@@ -338,5 +338,5 @@ def test_resume_remembers_to_leave_out_the_check(cli, folder):
 
 def test_the_check_is_announced_before_training(trained):
     said = trained.err.index("after training: a check of about ")
-    assert "(--no-check leaves it out)" in trained.err[said:]
+    assert "(--no-check skips it)" in trained.err[said:]
     assert said < trained.err.index("epoch 1/2: ")

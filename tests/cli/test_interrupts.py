@@ -138,11 +138,11 @@ def test_training(number, status, until, after, line, folder):
 
 def test_check(trained, folder):
     found = interrupted(("check", trained.model, "-o", "out"), signal.SIGTERM, "checked: ", folder)
-    line = "What is done is kept in out: the same command with --resume goes on."
+    line = "Finished batches are saved in out: the same command with --resume resumes."
     assert found == (143, "", f"Interrupted. {line}")
     assert [p.name for p in Path("out").iterdir()] == ["records-0.jsonl"]
     found = interrupted(("check", trained.model, "-o", "out", "--resume"), signal.SIGINT, "checked: ", folder)
-    assert found == (130, "", "Interrupted. What is done is kept in out: the same command goes on.")
+    assert found == (130, "", "Interrupted. Finished batches are saved in out: the same command resumes.")
 
 
 def test_convert(folder):
