@@ -1,10 +1,9 @@
-"""PGD-7 here, beside a bare loop and beside the libraries that offer it: ``python -m benchmarks.attacks [FILE.json]``.
+"""PGD-7, compared with a bare loop and with other libraries: ``python -m benchmarks.attacks [FILE.json]``.
 
-All attack the same small network on the same images, in one process and on one thread, in turns, each round in another
-order; what is given is the median over the rounds of each one's time over that of the bare loop in the same round. The
-libraries are development dependencies of this benchmark alone:
-``pip install foolbox torchattacks adversarial-robustness-toolbox``, each optional. torchattacks wants an old requests;
-``--no-deps`` leaves yours alone.
+All attack the same small network on the same images, in one process and on one thread, interleaved, in a new order each
+round. The result is the median over the rounds of the ratio of each one's time to the bare loop's in the same round.
+Only this benchmark needs the libraries: ``pip install foolbox torchattacks adversarial-robustness-toolbox``, each
+optional. torchattacks needs an old requests; ``--no-deps`` keeps yours.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Run = Callable[[], object]
 
 
 def bare(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The loop as a careful person writes it by hand; the caller has frozen the weights and set eval mode."""
+    """A careful hand-written loop; the caller has frozen the weights and set eval mode."""
     low, high = (x - EPSILON).clamp(min=0), (x + EPSILON).clamp(max=1)
     adversarial = (x + torch.empty_like(x).uniform_(-EPSILON, EPSILON)).clamp(0, 1)
     for _ in range(STEPS):
@@ -45,7 +44,7 @@ def bare(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def contenders(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Run]:
-    """Ours, the bare loop, and the libraries that are installed."""
+    """Ours, the bare loop, and the installed libraries."""
     attack = Pgd(EPSILON, STEP, STEPS)
     runs: dict[str, Run] = {"bare loop": lambda: bare(model, x, y), "perturbify": lambda: pgd(model, x, y, attack)}
     for name, make in {
@@ -89,7 +88,7 @@ def _art(model: nn.Module, x: Tensor, y: Tensor) -> Run:
 
 
 def measure(*, frozen: bool) -> dict[str, list[float]]:
-    """Seconds of each contender, round by round."""
+    """Seconds for each contender, round by round."""
     torch.manual_seed(0)
     model = zoo.create("cifar_resnet20").eval().requires_grad_(not frozen)
     x, y = torch.rand(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
@@ -97,7 +96,7 @@ def measure(*, frozen: bool) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order = random.Random(0)
     for round_ in range(ROUNDS + 1):
-        for name in order.sample([*runs], len(runs)):  # whoever comes first leaves memory and clock as they are
+        for name in order.sample([*runs], len(runs)):  # each run affects memory and clock for the next
             started = time.perf_counter()
             runs[name]()
             if round_:  # the first round warms up
@@ -130,5 +129,5 @@ def main(output: Path | None) -> None:
 
 if __name__ == "__main__":
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the libraries
+        warnings.simplefilter("ignore")  # from the libraries
         main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -1,13 +1,13 @@
-"""How often the 95% intervals of the checks hold the truth: ``python -m benchmarks.coverage -o OUTPUT.json``.
+"""How often the checks' 95% intervals cover the truth: ``python -m benchmarks.coverage -o OUTPUT.json``.
 
-Answers right or wrong are drawn for images whose probabilities come from a known distribution, and the intervals of
-:mod:`perturbify.checks.statistics` are taken of them. Each setting gives the share of repetitions in which the interval
-held the true mean, and the interval's mean width; for accuracies also that over Wilson's width for n single trials. A
-coverage from 2000 repetitions has a standard error of 0.5 points at 95%.
+Right and wrong answers are drawn for images whose probabilities come from a known distribution, and the intervals of
+:mod:`perturbify.checks.statistics` are computed from them. Each setting yields the share of repetitions in which the
+interval covered the true mean, and the interval's mean width; for accuracies also its ratio to Wilson's width for n
+single trials. A coverage from 2000 repetitions has a standard error of 0.5 points at 95%.
 
-In the settings with shared draws the log-odds of all images move together from draw to draw, normally, by a standard
-deviation that the setting gives; around a mean accuracy of 50%, 0.2, 0.5 and 1 move the accuracy by about 4, 10 and 18
-points.
+In the settings with shared draws, the log-odds of all images shift together from draw to draw, normally distributed
+with the setting's standard deviation; around a mean accuracy of 50%, 0.2, 0.5 and 1 shift the accuracy by about 4, 10
+and 18 points.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DIFFERENCES = (0, 0.01, 0.015, 0.05)
 CONTRASTS = ("one way", "both ways", "shares", "some noisy", "all noisy", "rare loss")
 SHIFTS = (0.0, 0.2, 0.5, 1.0)
 SPREAD = 1.0
-"""Standard deviation over the images of their log-odds, where draws are shared."""
+"""Standard deviation of the log-odds over the images, with shared draws."""
 
 
 def probabilities(mixture: str, mean: float, n: int, rng: np.random.Generator) -> Floats:
@@ -49,7 +49,7 @@ def probabilities(mixture: str, mean: float, n: int, rng: np.random.Generator) -
         return rng.beta(weight * mean, weight * (1 - mean), n)
     if mixture == "sparse":  # zero, and a few between 0.1 and 0.9; at a mean of 0.5 all
         return (rng.random(n) < 2 * mean) * rng.uniform(0.1, 0.9, n)
-    if mixture == "rare":  # all alike but for a few that are always right
+    if mixture == "rare":  # all equal except a few that are always right
         few = 0.4 * mean
         return np.where(rng.random(n) < few, 1.0, (mean - few) / (1 - few))
     raise ValueError(mixture)
@@ -75,12 +75,12 @@ def contrast(kind: str, difference: float, n: int, rng: np.random.Generator) -> 
 
 
 def draw(p: Floats, draws: int, rng: np.random.Generator) -> Right:
-    """Independent draws; which of an image's are the right ones does not matter, so they come first."""
+    """Independent draws; the order of an image's right ones does not matter, so they come first."""
     return np.arange(draws) < rng.binomial(draws, p)[:, None]
 
 
 def draw_shared(logits: Floats, shifts: Floats, rng: np.random.Generator) -> Right:
-    """Draws whose log-odds are an image's plus a draw's; shape (n, K)."""
+    """Draws whose log-odds are the image's plus the draw's; shape (n, K)."""
     u = rng.random((len(logits), len(shifts)), dtype=np.float32)
     return u * (1 + np.exp(-logits)[:, None].astype(np.float32) * np.exp(-shifts).astype(np.float32)) < 1
 

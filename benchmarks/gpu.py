@@ -1,18 +1,17 @@
-"""Everything that needs a GPU, smallest first; each part is written as soon as it is done.
+"""Everything that needs a GPU, smallest first; each part's result is written as soon as it is done.
 
     python -m benchmarks.gpu [OUTPUT.json] [--minutes 9.5] [--device cuda]
     python -m benchmarks.gpu --train MINUTES [--data FOLDER_OR_NPZ] [--runs FOLDER] [--device cuda]
 
-The first takes the embedded digits, so nothing has to be brought along; a part that fails is noted, and the
-others go on.
+The first uses the bundled digits, so it needs no data; a part that fails is recorded, and the others still run.
 
-The second trains ``cifar_resnet20`` from scratch by the recipe ``cifar10``, with Learn2Perturb and then with plain PGD,
-checks both, and does nothing else; see benchmarks/train.py. It ends by itself in time (MINUTES from when the libraries
-are loaded, which takes seconds; some steps are done in any case), and the same call goes on where it stopped: bring
-``--runs`` along, which holds all that it takes and, in the end, DATE-train.json. For a machine that gives few files
-back: ``tar cf runs.tar -C FOLDER .`` afterwards, and ``tar xf runs.tar -C FOLDER`` before the next.
+The second only trains ``cifar_resnet20`` from scratch with the recipe ``cifar10``, first with Learn2Perturb and then
+with plain PGD, and checks both; see benchmarks/train.py. It stops on time (MINUTES after the libraries are loaded,
+which takes seconds; it always does some steps), and the same call resumes it: keep ``--runs``, which holds everything
+needed and, at the end, DATE-train.json. For a machine that returns few files: ``tar cf runs.tar -C FOLDER .``
+afterwards, and ``tar xf runs.tar -C FOLDER`` before the next call.
 
-``--device cpu`` tries either out; the second, in half a minute of one core, with
+``--device cpu`` tests either; the second, in half a minute on one core, with
 
     --data digits --preset quick --images 16 --set train.epochs=3 --set train.warmup_epochs=1
 """
@@ -51,7 +50,7 @@ Part = Callable[[str], dict[str, Any]]
 
 
 def parity(device: str) -> dict[str, Any]:
-    """``wrap`` on the device, which compares outputs bit for bit; and a half-precision forward with the noise on."""
+    """``wrap`` on the device, which compares outputs bit for bit; and a half-precision pass with the noise on."""
     found = {}
     for name in FAMILIES:
         model = zoo.create(name).to(device)
@@ -77,7 +76,7 @@ def main_job(device: str) -> dict[str, Any]:
 
 
 def parts(device: str) -> dict[str, Part]:
-    """All parts by name; each size of the training step is one, so that the time can run out between them."""
+    """All parts by name; each size of the training step is a part, so that time can run out between them."""
     cases = train_step.CPU if device == "cpu" else train_step.CUDA
     steps = {f"train_step, {case.network}, batch {case.batch}": partial(train_step.measure, case) for case in cases}
     kernel = {"values of the noise": noise.values, "noise": noise.measured}
@@ -85,7 +84,7 @@ def parts(device: str) -> dict[str, Part]:
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
-    """What a figure was measured on: machine, versions, and the GPU where there is one."""
+    """The environment of a measurement: machine, versions, and the GPU if there is one."""
     libraries = ("perturbify", "torchvision", "timm", "numpy", "triton")
     return {
         "machine": machine(device) | {"system": platform.platform()},
@@ -108,7 +107,7 @@ def _gpu(device: torch.device) -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    """The driver's version, where nvidia-smi is there to say it."""
+    """The driver's version, if nvidia-smi is available."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -120,7 +119,7 @@ def _driver() -> str | None:
 def _version(library: str) -> str | None:
     try:
         return version(library)
-    except ImportError:  # not installed, as perturbify itself is not where it is run from its source tree
+    except ImportError:  # not installed, like perturbify itself when run from its source tree
         return None
 
 
@@ -128,10 +127,10 @@ def measure(output: Path, device: torch.device, began: float, minutes: float) ->
     """Runs the parts and writes one JSON file.
 
     Args:
-        output: The file; what is done is in it at any time.
+        output: The file; it always holds what is done so far.
         device: Where to measure.
-        began: When, by ``time.monotonic()``.
-        minutes: How long after that a part may begin.
+        began: Start, by ``time.monotonic()``.
+        minutes: How long after that a part may start.
 
     Returns:
         Whether no part failed.
@@ -143,17 +142,17 @@ def measure(output: Path, device: torch.device, began: float, minutes: float) ->
         else:
             try:
                 found[name] = part(device.type)
-            except Exception:  # a machine is lent for minutes: what else can be measured there is
+            except Exception:  # machine time is short: measure whatever else can be
                 found[name] = {"error": traceback.format_exc()}
                 found["failed"].append(name)
             print(f"{name}: {found[name]}", flush=True)
         output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"failed: {found['failed']}; for want of time not begun: {found['not begun for want of time']}", flush=True)
+    print(f"failed: {found['failed']}; not started for lack of time: {found['not begun for want of time']}", flush=True)
     return not found["failed"]
 
 
 def job(given: argparse.Namespace, device: torch.device) -> train.Job:
-    """What the arguments of ``--train`` say is to be done."""
+    """The job that the arguments of ``--train`` describe."""
     settings = recipe.load("cifar10", given.set)
     if given.data is not None:
         settings = replace(settings, data=replace(settings.data, name=given.data))
@@ -167,13 +166,13 @@ def job(given: argparse.Namespace, device: torch.device) -> train.Job:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Reads the arguments and does one of the two; the exit status."""
+    """Reads the arguments and runs one of the two; returns the exit status."""
     began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, nargs="?", help="default: benchmarks/results/DATE-gpu.json")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--minutes", type=float, default=9.5, help="begin no part later (default: 9.5)")
-    parser.add_argument("--train", type=float, metavar="MINUTES", help="train for so long, and do nothing else")
+    parser.add_argument("--minutes", type=float, default=9.5, help="start no part later (default: 9.5)")
+    parser.add_argument("--train", type=float, metavar="MINUTES", help="only train, for this long")
     training = parser.add_argument_group("with --train")
     training.add_argument("--data", metavar="FOLDER_OR_NPZ", help="default: CIFAR-10, where perturbify looks for it")
     training.add_argument("--runs", type=Path, default=Path("runs/gpu"), help="default: runs/gpu")

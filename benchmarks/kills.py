@@ -1,11 +1,11 @@
-"""Is a run that is killed and resumed the run that was not, bit for bit?
+"""Is a run that was killed and resumed identical to an uninterrupted one, bit for bit?
 
     python -m benchmarks.kills --runs 20 --writing 5 --seed 0 --output FILE.json
 
-A small run on the digits, on the CPU with one thread, which saves its state after every step, is trained once to its
-end. Then others like it are started and killed with SIGKILL after a random number of saves: some as soon as a file is
-seen being written, most a random while later, whatever they are at. Each goes on, by --resume where a state was saved
-and else by the same command, and its weights, θ, momenta, buffers and metrics (but for the times in them) are compared.
+A small run on the digits, on one CPU thread, which saves its state after every step, is trained to its end. Then equal
+runs are started and killed with SIGKILL after a random number of saves: some as soon as a file is being written, most a
+random time later, whatever they are doing. Each is resumed, with --resume if a state was saved and otherwise with the
+same command, and its weights, θ, momenta, buffers and metrics (except times) are compared.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ RECIPE = ("--recipe", "smoke", "--set", "train.epochs=3", "--set", "train.batch_
 TIMES = ("seconds", "images_per_second")
 PATIENCE = 300
 SAVES = 31
-"""Of a whole run: one before its first step, and one after each of thirty."""
+"""Saves of a whole run: one before its first step, and one after each of thirty."""
 
 PAUSE, START = 0.3, 20
-"""Seconds at most between the last of the saves and the kill; so many times more where there is to be none."""
+"""Maximum seconds between the last save and the kill; and the factor on it if there are no saves."""
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """A training command, quiet, without its check."""
+    """A quiet training command without the check."""
     return [sys.executable, "-m", "perturbify", "finetune", *map(str, arguments), "--no-check", "-q"]
 
 
 def start(folder: RunFolder) -> list[str]:
-    """The command that starts a run which saves after every step."""
+    """The command for a run that saves after every step."""
     return command(*RECIPE, "--set", "train.save_minutes=1e-9", "-o", folder.path)
 
 
 def finish(arguments: Sequence[str]) -> float:
-    """Runs a command to its end and says how many seconds it took.
+    """Runs a command to its end and returns the seconds it took.
 
     Raises:
         RuntimeError: It fails.
@@ -66,10 +66,10 @@ def finish(arguments: Sequence[str]) -> float:
 
 
 def killed(arguments: Sequence[str], ready: Callable[[], bool]) -> float | None:
-    """Starts a command and kills it as soon as something is ready.
+    """Starts a command and kills it as soon as ``ready`` is true.
 
     Returns:
-        Seconds after its start; None where it had ended before.
+        Seconds after its start; None if it had already ended.
     """
     began = time.perf_counter()
     process = subprocess.Popen(arguments, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -84,12 +84,12 @@ def killed(arguments: Sequence[str], ready: Callable[[], bool]) -> float | None:
 
 
 def workplaces(folder: RunFolder) -> list[str]:
-    """Names of the files that are being written in a folder, or were when the writer was killed."""
+    """Names of the files being written in a folder, or that were when the writer was killed."""
     return sorted(p.name[1:].rsplit(".", 2)[0] for p in folder.path.glob(".*.tmp"))
 
 
 def standing(folder: RunFolder) -> dict[str, int] | None:
-    """The position that a run's last state goes on from; None where there is none."""
+    """The position from which a run's last state resumes; None if there is none."""
     try:
         at = state.read_last(folder).position
     except PerturbifyError:
@@ -98,7 +98,7 @@ def standing(folder: RunFolder) -> dict[str, int] | None:
 
 
 def differing(one: RunFolder, other: RunFolder) -> list[str]:
-    """What is not the same in two finished runs: tensors of the models and the states, and epochs of the metrics."""
+    """Differences between two finished runs: tensors of the models and states, and metrics."""
     found = []
     for name in ("model.safetensors", "state.safetensors"):
         ours, theirs = load_file(one.path / name), load_file(other.path / name)
@@ -109,17 +109,16 @@ def differing(one: RunFolder, other: RunFolder) -> list[str]:
 
 
 def one_kill(whole: RunFolder, folder: RunFolder, chance: random.Random, *, writing: bool) -> Any:
-    """Kills a run once and lets it go on to its end.
+    """Kills a run once and resumes it to its end.
 
     Args:
         whole: The run that was never killed.
-        folder: Where the other one is to be.
+        folder: Folder of the other one.
         chance: Draws the moment.
-        writing: Whether the moment is one in which a file is being written.
+        writing: Whether to kill it while a file is being written.
 
     Returns:
-        What happened, as JSON values; None where the run had ended before the moment came, or nothing was being
-        written after all.
+        What happened, as JSON values; None if the run ended before the kill, or nothing was being written after all.
     """
     saves, pause = chance.randint(int(writing), SAVES - 2), chance.uniform(0, PAUSE)
     seen, before, due = 0, identity(folder.state), None
@@ -132,7 +131,7 @@ def one_kill(whole: RunFolder, folder: RunFolder, chance: random.Random, *, writ
         if seen < saves:
             return False
         if writing:
-            return chance.random() < 0.05 and bool(workplaces(folder))  # of the files that follow each other, any
+            return chance.random() < 0.05 and bool(workplaces(folder))  # so that any of the files can be hit
         due = due or time.perf_counter() + (pause if saves else START * pause)
         return time.perf_counter() >= due
 
@@ -154,7 +153,7 @@ def one_kill(whole: RunFolder, folder: RunFolder, chance: random.Random, *, writ
 
 
 def benchmark(runs: int, writing: int, seed: int) -> dict[str, Any]:
-    """Kills so many runs, some of them while they write."""
+    """Kills ``runs`` runs, ``writing`` of them while they write."""
     chance, found = random.Random(seed), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as place:
         whole = RunFolder(Path(place) / "whole")
@@ -189,14 +188,14 @@ def _environment() -> dict[str, str]:
 
 
 def main() -> int:
-    """Reads the command line; 1 where a run came out otherwise."""
+    """Reads the command line; returns 1 if a run differs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--writing", type=int, default=5, help="how many of them are killed while they write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")  # a state that is not there yet, and the one before it
+    warnings.simplefilter("ignore")  # about missing and earlier states
     result = benchmark(arguments.runs, arguments.writing, arguments.seed)
     if arguments.output is not None:
         write_text(arguments.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -1,11 +1,11 @@
 """All eight defences on one network, equal budgets: ``python -m benchmarks.methods OUTPUT.json --data F --weights F``.
 
-Trains ``cifar_resnet20`` from given weights by ``cifar10_short`` with :data:`CHANGES`, once for each method with its
-own noise and penalty, and once for each of :data:`VARIANTS`, in a run folder each below ``--runs``, and goes on where
-it stopped. Then every network is attacked on the test images: FGSM, PGD-7 and EOT-PGD-7 with :data:`DRAWS` independent
-draws a step, and scored on fresh answers, as its method gives them; and PGD-7 on the same weights without the noise.
-Some also face :data:`LONG`, on :data:`FEW` images.
-Differences to ``vanilla`` are paired, by the strongest attack on each that has its noise on. One thread.
+Trains ``cifar_resnet20`` from given weights with ``cifar10_short`` and :data:`CHANGES`, once for each method with its
+own noise and penalty, and once for each of :data:`VARIANTS`, each in a run folder under ``--runs``; it resumes where it
+stopped. Then every network is attacked on the test images with FGSM, PGD-7 and EOT-PGD-7 with :data:`DRAWS` independent
+draws per step, and scored on fresh answers, predicted as its method does; and with PGD-7 on the same weights without
+the noise. Some also face :data:`LONG`, on :data:`FEW` images. Differences from ``vanilla`` are paired, under the
+strongest attack on each with the noise on. One thread.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ VARIANTS = {
     "learn2perturb-large": {"method": "learn2perturb", "perturb.theta_init": 1.0},
     "learn2perturb-fast": {"method": "learn2perturb", "theta_optimizer.lr": 3.0},
 }
-"""More of Learn2Perturb's noise, and a θ that learns as much in an epoch as else in thirty: is it one of these?"""
+"""Learn2Perturb with more noise, and with a θ that learns as much per epoch as usually in thirty."""
 SILENT = "PGD-7, noise off"
 EPSILON, STEP, STEPS, DRAWS, AT_ONCE, BATCH = 8 / 255, 0.01, 7, 20, 4, 128
 LONG = Pgd(EPSILON, STEP, 20, draws=50)
 LONGER = ("vanilla", "learn2perturb", "pni", "adv-bnn", *VARIANTS)
 FEW = 128
-"""Images that :data:`LONG` attacks, on the networks that are in question."""
+"""Images that :data:`LONG` attacks."""
 SCORING = {1: 10, 50: 2}
-"""Answers that score an image, by the draws that one answer takes."""
+"""Answers per image for scoring, by the number of draws per answer."""
 
 
 def train(name: str, arguments: argparse.Namespace) -> RunFolder:
@@ -74,7 +74,7 @@ def train(name: str, arguments: argparse.Namespace) -> RunFolder:
 
 
 def attack(model: nn.Module, images: Split, name: str) -> dict[str, Any]:
-    """Accuracies under each attack, and image by image under the strongest."""
+    """Accuracies under each attack, and per-image answers under the strongest."""
     kind = randomness(model, next(images.batches(2))[0])
     answers = predictor(model)
     scoring = 1 if kind == "none" else SCORING[draws_of_an_answer(model)]
@@ -107,7 +107,7 @@ def attack(model: nn.Module, images: Split, name: str) -> dict[str, Any]:
 
 
 def measured(right: Right, *, shared: bool) -> dict[str, Any]:
-    """An accuracy and its interval, as JSON values; ``shared``: the images of a batch have their draws in common."""
+    """An accuracy and its interval, as JSON values; ``shared``: the images of a batch share their draws."""
     figure = Figure.of(right, shared=shared)
     return {"accuracy": figure.value, "interval": figure.interval}
 
@@ -140,13 +140,13 @@ def survived(
 
 
 def test_images(arguments: argparse.Namespace, most: int) -> Split:
-    """The first test images of all classes in turn."""
+    """The first test images, alternating between the classes."""
     images = datasets.load(str(arguments.data)).test.interleaved()
     return images.subset(torch.arange(min(most, arguments.images, len(images))))
 
 
 def examine(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Trains and attacks one network, unless that was done."""
+    """Trains and attacks one network, unless already done."""
     folder = train(name, arguments)
     found = folder.path / "examined.json"
     if not found.is_file():
@@ -171,7 +171,7 @@ def examine(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def examine_longer(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Attacks one network for longer, unless that was done."""
+    """Attacks one network for longer, unless already done."""
     found: Path = arguments.runs / name / "longer.json"
     if not found.is_file():
         model = perturbify.load(arguments.runs / name / "model.safetensors")

@@ -1,9 +1,9 @@
-"""The noise by itself: ``python -m benchmarks.noise [OUTPUT.json] [--device cpu] [--threads N]``.
+"""The noise alone: ``python -m benchmarks.noise [OUTPUT.json] [--device cpu] [--threads N]``.
 
-One forward of a :class:`Perturbation` beside the naive ``x + theta * randn_like(x)``, ``addcmul``, drawing alone, and a
-copy of the same bytes. In turns, in one process; medians of :data:`ROUNDS` after three for warmth. On a GPU a time is
-that of :data:`CALLS` calls between two events, as Python makes them and again as a CUDA graph replays them, which is
-what the kernels alone take; and :func:`values` looks at what is drawn.
+One forward pass of a :class:`Perturbation` compared with the naive ``x + theta * randn_like(x)``, ``addcmul``, drawing
+alone, and a copy of the same bytes. Interleaved, in one process; medians of :data:`ROUNDS` rounds after three warm-up
+rounds. On a GPU, :data:`CALLS` calls are timed between two events, both called from Python and replayed as a CUDA
+graph, which is the time of the kernels alone; and :func:`values` tests what is drawn.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def measure(shape: tuple[int, ...], device: str, memory_format: torch.memory_for
 
 
 def _medians(runs: dict[str, Run], seconds_of: Callable[[Run], float]) -> dict[str, float]:
-    """The runs in turns; the first three rounds do not count."""
+    """Interleaves the runs; the first three rounds do not count."""
     rounds = [{name: seconds_of(run) for name, run in runs.items()} for _ in range(ROUNDS + 3)]
     return {name: statistics.median(r[name] for r in rounds[3:]) for name in runs}
 
@@ -96,10 +96,11 @@ def _captured(runs: dict[str, Run]) -> dict[str, Run]:
 
 
 def values(device: str) -> dict[str, Any]:
-    """What a :class:`Perturbation` draws and what gradient it gives, in each dtype and memory format.
+    """Tests the draws and the gradient of a :class:`Perturbation`, in each dtype and memory format.
 
-    Kolmogorov-Smirnov's p-value against N(0, 1); mean and variance in standard errors from 0 and 1; correlation of two
-    images and of two calls, likewise; and the relative error of θ's gradient against ``Σ g ε`` in float64.
+    Kolmogorov-Smirnov p-value against N(0, 1); distance of mean and variance from 0 and 1, in standard errors;
+    correlation of two images and of two calls, also in standard errors; and the relative error of θ's gradient against
+    ``Σ g ε`` in float64.
     """
     found: dict[str, Any] = {}
     dtypes = (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16, torch.float16)

@@ -1,8 +1,8 @@
-"""The rival of our benchmarks: the paper's training step as a careful person writes it by hand, in eager fp32.
+"""The baseline of our benchmarks: a careful hand-written version of the paper's training step, in eager fp32.
 
 Noise is a module behind each convolution, ``y + theta * randn_like(y)``; the attack's backward passes compute the
-gradients of all parameters and throw them away; one optimiser for the weights and one for θ take a joint step, as the
-authors' release does. Written by us; no line of the release is in it.
+gradients of all parameters and discard them; one optimiser for the weights and one for θ take a joint step, as in the
+authors' release. Written by us, without code from the release.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class NoisyConvolution(nn.Module):
         self.enabled = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution's result, perturbed."""
+        """The convolution's output, perturbed."""
         y = self.convolution(x)
         return y + self.theta * torch.randn_like(y) if self.enabled else y
 
 
 def with_noise(model: nn.Module, x: Tensor) -> nn.Module:
-    """A copy of a network whose convolutions, each called once, have noise behind them."""
+    """A copy of a network with noise behind its convolutions, each of which is called once."""
     noisy = copy.deepcopy(model)
     shapes: dict[str, torch.Size] = {}
     convolutions = [(n, m) for n, m in noisy.named_modules() if isinstance(m, nn.Conv2d)]
@@ -67,7 +67,7 @@ class Rival:
         ]
 
     def attack(self, x: Tensor, y: Tensor) -> Tensor:
-        """PGD; every backward pass is a whole one."""
+        """PGD with full backward passes."""
         images = (x + torch.empty_like(x).uniform_(-EPSILON, EPSILON)).clamp(0, 1)
         for _ in range(STEPS):
             images.requires_grad_()

@@ -1,15 +1,15 @@
-"""How long does the surgery take, next to the network's own forward and to torch.fx.symbolic_trace, in the same run?
+"""How long does the surgery take, relative to the network's own forward pass and to torch.fx.symbolic_trace?
 
     python -m benchmarks.surgery OUTPUT.json
 
-On one example of two images, one thread, in turns; medians of :data:`REPEATS`, of forwards alone of four times as many,
-after one for warmth:
+On one batch of two images, one thread, interleaved; medians of :data:`REPEATS` repeats (four times as many for forward
+passes alone) after one warm-up:
 
-- ``wrap`` with its verification, over one forward in eval and one in train mode of the source;
+- ``wrap`` with its verification, over one forward pass each in eval and train mode of the source;
 - ``wrap(verify=False)``, over ``torch.fx.symbolic_trace`` of the same model;
-- a forward of the wrapped network with its noise off, over one of the source.
+- a forward pass of the wrapped network with its noise off, over one of the source.
 
-Memory: the growth of the process's peak by ``wrap(inplace=True, verify=False)`` on a large model, over the bytes of θ.
+Memory: growth of the process's peak during ``wrap(inplace=True, verify=False)`` on a large model, over the bytes of θ.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _forward(model: nn.Module, x: torch.Tensor) -> None:
 
 
 def memory(name: str) -> dict[str, Any]:
-    """Growth of the peak resident memory by a surgery on a model with its weights, in bytes, next to those of θ."""
+    """Growth of the peak resident memory during a surgery, and the size of θ, in bytes."""
     model = timm.create_model(name)
     perturbify.wrap(timm.create_model("test_resnet"), inplace=True, verify=False)
     before = _peak()
@@ -87,7 +87,7 @@ def memory(name: str) -> dict[str, Any]:
 
 
 def _peak() -> int:
-    """Peak resident memory so far; building the model has its peak behind it, as nothing large was freed."""
+    """Peak resident memory so far; building the model freed nothing large, so the peak is current."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,8 +1,8 @@
-"""The paper's training in slices: ``python -m benchmarks.gpu --train MINUTES``, which says how to call it.
+"""The paper's training in slices; for usage see ``python -m benchmarks.gpu --train MINUTES``.
 
-For a machine that is lent for minutes at a time. A slice goes on where the last one stopped: Learn2Perturb first, then
-plain PGD training by the same recipe, each followed by its check. Everything that the next slice needs lies in one
-folder: the run's folders, the records of the checks, and ``slices.jsonl``, a line for each slice with its machine.
+For a machine that is available for minutes at a time. A slice resumes where the last one stopped: first Learn2Perturb,
+then plain PGD training with the same recipe, each followed by its check. Everything that the next slice needs is in one
+folder: the run folders, the records of the checks, and ``slices.jsonl``, with a line per slice and its machine.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from perturbify.training.seeds import fresh_weights
 
 METHODS: tuple[str, ...] = ("learn2perturb", "vanilla")
 
-# Part of the time that is kept back for the step or the batch under way, and for saving.
+# Share of the time reserved for the current step or batch, and for saving.
 KEPT_BACK = 0.02
 
-# What both runs must have in common, and every slice with the first.
+# Settings that both runs, and all slices, must share.
 COMMON = ("seed", "train", "optimizer", "theta_optimizer", "attack")
 
 
 class TimeIsUp(BaseException):
-    """A check was interrupted; no ``except Exception`` may stop it."""
+    """A check was interrupted; no ``except Exception`` may catch it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Job:
     """Both runs.
 
     Attributes:
-        recipe: Of both, but for the method.
+        recipe: Recipe of both, except for the method.
         data: The images.
         plan: The check of each.
         runs: The folder that holds everything.
@@ -68,12 +68,12 @@ class Job:
     device: torch.device
 
     def folder(self, method: str) -> RunFolder:
-        """Where one of the runs lies."""
+        """The folder of one of the runs."""
         return RunFolder(self.runs / method)
 
     @property
     def images(self) -> int:
-        """Training images of an epoch."""
+        """Training images per epoch."""
         settings = self.recipe.data
         return min(len(self.data.train), settings.train_images or len(self.data.train)) - (settings.held_out or 0)
 
@@ -85,14 +85,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands.
+    """Progress of a run.
+
 
     Attributes:
         method: Which of the runs.
         state: ``"not begun"``, ``"in training"``, ``"trained"`` or ``"checked"``.
-        epoch: Epochs that are complete.
-        images: Images seen of the next one.
-        images_per_second: Over the last complete epoch and that one; None as long as nothing is known.
+        epoch: Completed epochs.
+        images: Images seen in the current one.
+        images_per_second: Over the last complete epoch and the current one; None if unknown.
     """
 
     method: str
@@ -103,7 +104,7 @@ class Standing:
 
 
 def evaluate(job: Job, deadline: float) -> None:
-    """Does what is left until the time is up; whatever ends it, what was done is in the folder.
+    """Does what is left until the time is up; the folder holds what was done, however it ends.
 
     Args:
         job: The runs.
@@ -130,7 +131,7 @@ def evaluate(job: Job, deadline: float) -> None:
 
 
 def standing(job: Job, method: str) -> Standing:
-    """Where a run stands, by its folder."""
+    """The progress of a run, from its folder."""
     folder = job.folder(method)
     if not _is_begun(folder):
         return Standing(method, "not begun")
@@ -142,12 +143,12 @@ def standing(job: Job, method: str) -> Standing:
 
 
 def is_checked(folder: RunFolder) -> bool:
-    """Whether the last file of a check is there."""
+    """Whether the last file of a check exists."""
     return folder.pages[-1].is_file()
 
 
 def told(job: Job, runs: list[Standing]) -> str:
-    """What is done and what is left, a line for each run and one for both."""
+    """What is done and what is left, one line per run and one for both."""
     epochs = job.recipe.train.epochs
     lines, left = [], 0.0
     known = [s.images_per_second for s in runs if s.images_per_second]
@@ -173,7 +174,7 @@ def result(job: Job, about: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: The runs.
-        about: The machine of the last slice; those of the others are in ``slices``.
+        about: The machine of the last slice; the others are in ``slices``.
     """
     found = {}
     for method in METHODS:
@@ -198,7 +199,7 @@ def result(job: Job, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def compared(ours: Report, theirs: Report) -> str:
-    """The verdicts and the figures of both side by side; an attack by its name in the first."""
+    """The verdicts and figures of both side by side; attacks are matched by the first report's ids."""
     lines = [("attack", "n", "draws", *METHODS)]
     worst = [report.headline.worst for report in (ours, theirs)]
     lines.append(("worst case", str(ours.n), str(ours.clean.draws), *(percent(w.value, w.interval) for w in worst)))
@@ -217,12 +218,12 @@ def compared(ours: Report, theirs: Report) -> str:
 
 
 def run_slice(job: Job, began: float, minutes: float, output: Path, about: dict[str, Any]) -> None:
-    """One slice, what is to be said of it, and the result once both runs are checked.
+    """Runs one slice, prints its summary, and writes the result once both runs are checked.
 
     Args:
         job: The runs.
-        began: When, by ``time.monotonic()``.
-        minutes: How long it may take, from then on.
+        began: Start, by ``time.monotonic()``.
+        minutes: Time limit from then on.
         output: JSON file of the result.
         about: The machine.
     """
@@ -249,7 +250,7 @@ def _is_begun(folder: RunFolder) -> bool:
 
 
 def _train(job: Job, method: str, deadline: float) -> None:
-    """Trains to the end, or until the time is up and the state saved, which ends in SystemExit."""
+    """Trains to the end, or until the time is up; then saves the state and raises SystemExit."""
 
     def on_step(progress: Progress) -> None:
         if progress.epoch_summary is not None:
@@ -271,20 +272,20 @@ def _train(job: Job, method: str, deadline: float) -> None:
         if other:
             raise TrainingError(
                 f"The run in {folder.path} began with other settings: {', '.join(other)}.",
-                "Go on with the same ones, or name another folder.",
+                "Resume with the same ones, or choose another folder.",
             )
         perturbify.resume(folder.path, data=job.data, device=str(job.device), on_step=on_step)
     else:
         with fresh_weights(recipe.seed):
             model = zoo.create(recipe.model, num_classes=len(job.data.classes), **recipe.model_args)
-        # A run of which there is no state yet was killed before its first step.
+        # A run without a state was killed before its first step.
         perturbify.finetune(
             model, recipe, folder.path, data=job.data, device=str(job.device), force=True, on_step=on_step
         )
 
 
 def _check(job: Job, method: str, deadline: float) -> None:
-    """Checks a finished run; what earlier slices recorded of it is not done again."""
+    """Checks a finished run, reusing what earlier slices recorded."""
     folder = job.folder(method)
 
     def on_start(estimate: Estimate) -> None:
@@ -294,11 +295,11 @@ def _check(job: Job, method: str, deadline: float) -> None:
         if progress.done == progress.total:
             print(f"{method}: {progress.case}: about {duration(progress.seconds_left)} left", flush=True)
         if time.monotonic() >= deadline:
-            raise TimeIsUp  # the alarm may have rung where Python drops exceptions
+            raise TimeIsUp  # the alarm may have gone off where Python drops exceptions
 
     model = perturbify.load(folder.model).to(job.device)
     with _until(deadline):
-        # Not compiled: each slice would spend minutes on compiling what it then runs for minutes.
+        # Not compiled: each slice would spend its minutes on compiling.
         report = perturbify.check(
             model,
             job.data,
@@ -316,7 +317,7 @@ def _check(job: Job, method: str, deadline: float) -> None:
 
 @contextmanager
 def _until(deadline: float) -> Iterator[None]:
-    """Interrupts what is in the block at its time: batches of a check are long, and each is on disk once it is done."""
+    """Interrupts the block at the deadline: a check's batches are long, and each is saved once it is done."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise TimeIsUp
@@ -328,7 +329,7 @@ def _until(deadline: float) -> Iterator[None]:
     except Exception as error:
         if time.monotonic() < deadline:
             raise
-        raise TimeIsUp from error  # compiled code that was calling Python may make an error of its own of the alarm
+        raise TimeIsUp from error  # compiled code calling Python may turn the alarm into its own error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

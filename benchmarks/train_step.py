@@ -1,11 +1,12 @@
-"""A training step beside the rival's: ``python -m benchmarks.train_step [OUTPUT.json] [--device cpu] [--threads N]``.
+"""Our training step against a baseline: ``python -m benchmarks.train_step [OUTPUT.json] [--device cpu] [--threads N]``.
 
-The rival (benchmarks/rival.py) is the paper's step by hand; ours is a joint step of :class:`Trainer`, in float32 like
-the rival's, and with ``speed.precision = "bfloat16"``. In turns, in one process; ratios to the rival's step of the same
-round, and medians over :data:`ROUNDS` after one step each for warmth. The share of noise is what a step with the noise
-off takes less. Memory: peak over two steps, beyond what was there before, of ours, of the rival, and of our step on the
-same network without noise modules; on the CPU each in a process of its own, by its resident memory. On a GPU, where
-a network is compiled, each way to run a step is a contender of its own; memory is that of the steps as they are.
+The baseline, or rival (benchmarks/rival.py), is the paper's step written by hand; ours is a joint step of
+:class:`Trainer`, in float32 like the rival's, and with ``speed.precision = "bfloat16"``. Interleaved, in one process;
+ratios to the rival's step of the same round, and medians over :data:`ROUNDS` after one warm-up step each. The share of
+noise is the time saved with the noise off. Memory: peak over two steps, above the level before, for ours, the rival,
+and our step on the same network without noise modules; on the CPU each in its own process, by resident memory. On a
+GPU, where networks are compiled, each way to run a step is a separate contender; memory is that of the uncompiled
+steps.
 """
 
 from __future__ import annotations
@@ -61,13 +62,13 @@ OURS = {
     "ours, as it is": ("speed.compile=off",),
     "ours, bfloat16, CUDA graphs": ("speed.precision=bfloat16", "speed.cuda_graphs=true"),
 }
-"""Our step in several ways; what is not compiled runs as it is."""
+"""Variants of our step; ``as it is`` means not compiled."""
 
 Step = Callable[[], object]
 
 
 def contender(kind: str, case: Case, device: str) -> tuple[nn.Module, Step]:
-    """The network and the step of one of :data:`OURS`, ``"plain"`` (ours, as it is, without noise) or ``"rival"``."""
+    """The network and step of one of :data:`OURS`, ``"plain"`` (ours, uncompiled, without noise) or ``"rival"``."""
     torch.manual_seed(0)
     x = torch.rand(case.batch, 3, case.size, case.size, device=device)
     y = torch.randint(case.classes, (case.batch,), device=device)
@@ -87,7 +88,7 @@ def contender(kind: str, case: Case, device: str) -> tuple[nn.Module, Step]:
 
 
 def _like(case: Case) -> data.Data:
-    """A dataset of the right shape, of which no image is used."""
+    """A dataset of the right shape, whose images are not used."""
     digits = data.load("digits", image_size=case.size)
     classes = tuple(map(str, range(case.classes)))
     return replace(digits, classes=classes, input_size=(3, case.size, case.size), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -95,8 +96,8 @@ def _like(case: Case) -> data.Data:
 
 def measure(case: Case, device: str) -> dict[str, Any]:
     """Medians and ratios of one case."""
-    torch._dynamo.config.recompile_limit = 32  # all networks share one forward, in the eyes of dynamo
-    on_cpu = device == "cpu"  # where nothing is compiled, and so noise can be switched off between two steps
+    torch._dynamo.config.recompile_limit = 32  # to dynamo, all networks share one forward
+    on_cpu = device == "cpu"  # nothing is compiled there, so the noise can be switched off between two steps
     made = {kind: contender(kind, case, device) for kind in (*list(OURS)[: 2 if on_cpu else None], "rival")}
     runs: dict[str, Step] = {kind: step for kind, (_, step) in made.items()}
     if on_cpu:
@@ -106,8 +107,8 @@ def measure(case: Case, device: str) -> dict[str, Any]:
     else:
         runs["plain"] = contender("plain", case, device)[1]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    first: dict[str, float] = {}  # which compiles
-    warm = 1 if on_cpu else 2  # who compiles in the first round makes the others compile again in the second
+    first: dict[str, float] = {}  # includes compilation
+    warm = 1 if on_cpu else 2  # compiling one in the first round makes the others recompile in the second
     for round_ in range(ROUNDS + warm):
         for name, run in runs.items():
             started = time.perf_counter()
@@ -157,7 +158,7 @@ def _off(noises: list[Any], run: Step) -> Step:
 
 
 def peak(kind: str, case: Case, device: str) -> int:
-    """Memory that steps take at their peak, beyond what stood there before the first."""
+    """Peak memory of the steps, above the level before the first."""
     if device == "cpu":
         code = f"from benchmarks import train_step as t; print(t.peak_here({kind!r}, t.{case!r}))"
         return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
@@ -175,7 +176,7 @@ def peak_here(kind: str, case: Case) -> int:
     _, step = contender(kind, case, "cpu")
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _resident("VmRSS")
     for _ in range(2):
         step()

@@ -1,7 +1,7 @@
-"""The ``standard`` report on a network that is not ours: ``python -m benchmarks.zoo_report DATA NETWORK -o FOLDER``.
+"""The ``standard`` report on a third-party network: ``python -m benchmarks.zoo_report DATA NETWORK -o FOLDER``.
 
-DATA is a folder that holds ``cifar10_data.py`` and ``cifar10_zoo.py`` (CIFAR-10 images, and small networks with
-published weights); NETWORK is the name of one of those. Run again, it goes on with what FOLDER holds.
+DATA is a folder with ``cifar10_data.py`` and ``cifar10_zoo.py`` (CIFAR-10 images, and small networks with published
+weights); NETWORK is the name of one of them. Running it again resumes from FOLDER.
 """
 
 from __future__ import annotations

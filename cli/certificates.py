@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturbify import escape
-from perturbify.cli import reports
+from perturbify.cli import figures, reports
 from perturbify.text import duration, percent, table
 
 if TYPE_CHECKING:
@@ -140,10 +140,9 @@ def write(values: Mapping[str, Any], folder: Path) -> list[str]:
     write_text(folder / FILES[0], escape.json(values, indent=1) + "\n")
     write_text(folder / FILES[1], signed(markdown(values)))
     try:
-        from matplotlib.figure import Figure
+        figure = figures.canvas(7, 4.4)
     except ImportError:
         return list(FILES[:2])
-    figure = Figure(figsize=(6, 3.9), layout="constrained")
     draw(figure, values)
     reports.keep_figure(figure, folder / FILES[2], dpi=130)
     return list(FILES)
@@ -175,19 +174,23 @@ def draw(figure: Any, values: Mapping[str, Any]) -> None:
         axes.axvline(greatest, color=PLAIN, ls=":", lw=1, label="ε = 1: the theorem's limit")
     axes.set_ylim(0, 100)
     axes.set_xlim(0, 1.05 * greatest or None)
-    axes.set_xlabel("l2 radius, pixels in [0, 1]")
-    axes.set_title(
-        f"Certified accuracy, %, of {n} images of {escape.figure(values['dataset'], 80)}", loc="left", fontsize=10
+    figures.tidy(axes, "Certified accuracy, %", "l2 radius, pixels in [0, 1]")
+    axes.xaxis.set_major_formatter(lambda value, _: figures.written(value))
+    name, dataset = figures.names([values["name"]], 40)[0], figures.names([values["dataset"]], 40)[0]
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower left",
+        ncols=3,
+        columnspacing=1.2,
+        frameon=False,
+        fontsize=figures.SMALL,
     )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#00000018")
-    axes.legend(frameon=False, fontsize=8)
     figure.suptitle(
-        f"{escape.figure(values['name'], 80)}: σ {values['sigma']:.4g}, sensitivity {values['sensitivity']:.4g}, "
-        f"{values['draws']} draws, {_confidence(values)} confidence",
+        f"{name}: {n} images of {dataset}\nσ {values['sigma']:.4g}, sensitivity {values['sensitivity']:.4g}, "
+        f"{values['draws']} draws, {_confidence(values)} confidence; band: 95% interval over images",
         x=0.01,
         ha="left",
-        fontsize=10,
+        fontsize=figures.SMALL,
     )
 
 

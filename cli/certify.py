@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from perturbify import numbers
-from perturbify.cli import certificates, models, spelling
+from perturbify.cli import certificates, models, normalization, spelling
+from perturbify.cli import images as loading
 from perturbify.cli.console import Console
 from perturbify.cli.options import IMAGES, SEED, STEPS, Number, data_options, output_options
 
@@ -81,12 +82,14 @@ class _Probability(Number):
 @click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--trust-factory", is_flag=True, help="Run the factory that FILE names; only if you trust it.")
+@normalization.normalization_options
 @output_options
 def certify(
     file: str,
     data_name: str,
     data_root: str | None,
     image_size: int | None,
+    class_order: str | None,
     download: bool,
     images: int | None,
     draws: int,
@@ -100,6 +103,7 @@ def certify(
     trust_factory: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Certify the answers of FILE, a PixelDP network's checkpoint, or of a finished RUN, on test images.
 
@@ -118,7 +122,7 @@ def certify(
 
     import time
 
-    from perturbify import checkpoint, data
+    from perturbify import checkpoint
     from perturbify.certification import certify_split, verify
     from perturbify.checks.intake import count_classes
     from perturbify.surgery.noisy import Perturbed
@@ -126,6 +130,7 @@ def certify(
 
     if force and output is None:
         raise click.UsageError("--force is about a folder: give it with -o FOLDER.")
+    normalization.refuse(options, file)
     target = choose_device(device)
     with console.aside():
         network = models.load(console, file, trust_factory=trust_factory).to(target)
@@ -133,8 +138,17 @@ def certify(
         _check_method(network.surgery.method)
         mechanism = verify(network)
         header = checkpoint.read_header(file)
-        size = header.image_size() or data.DEFAULT_SIZE
-        source = data.load(data_name, root=data_root, image_size=image_size, default_size=size, download=download)
+        source = loading.load(
+            console,
+            data_name,
+            channels=loading.channels_of(header),
+            side=header.image_size(),
+            root=data_root,
+            image_size=image_size,
+            class_order=class_order,
+            download=download,
+        )
+        loading.check_order(models.called(file), header, source)
         if image_size is None:
             models.check_size(models.called(file), header, source)
         chosen = certificates.chosen(source.test, images)

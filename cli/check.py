@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, reports, spelling
+from perturbify.cli import images as loading
+from perturbify.cli import interrupts, models, normalization, reports, spelling
 from perturbify.cli.console import Console
 from perturbify.cli.options import attack_options, data_options, model_options, output_options, wide_option
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @attack_options
 @model_options
+@normalization.normalization_options
 @wide_option
 @output_options
 def check(
@@ -49,6 +51,7 @@ def check(
     data_name: str | None,
     data_root: str | None,
     image_size: int | None,
+    class_order: str | None,
     download: bool,
     sources: tuple[str, ...],
     against: str | None,
@@ -107,29 +110,34 @@ def check(
     if os.path.isdir(file):  # noqa: PTH112 (any text)
         file = models.file_of(file)
     target = choose_device(device)
-    how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
+    how = {key: settings.pop(key) for key in (*models.BUILDING, *normalization.OPTIONS)}
+    said_of_pixels = normalization.asked(how)
     preset = settings.pop("preset")
     given = {key: value for key, value in settings.items() if value is not None}
+    where = {"root": data_root, "image_size": image_size, "class_order": class_order, "download": download}
     about: dict[str, Any] = {}
-    read = None
+    read = layer = None
     with console.aside():
         if models.is_file(file):
             file = models.file_of(file)
             if embed and console.first:
                 click.get_current_context().with_resource(_to_be_changed(Path(file)))
+            normalization.refuse(how, file)
             if any(how.values()):
                 raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
             read = identity(Path(file))
             header = checkpoint.read_header(file)
             model = models.load(console, file, trust_factory=trust_factory)
-            data = _data_for_file(file, header, data_name, data_root, image_size, download)
+            data = _data_for_file(console, file, header, data_name, where)
             about = header.provenance()
             given = models.threat_model(header, given)
         else:
             zoo.resolve(file)  # a mistyped path is said to be none before anything is asked
             if data_name is None:
                 raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
-            model, data = _named(console, file, data_name, data_root, image_size, download, how)
+            model, data = _named(console, file, data_name, where, how)
+            settled = normalization.settle(console, model, data, said_of_pixels)
+            layer, about = settled.layer, {"normalisation": str(settled)}
         named = dict.fromkeys(n for n in (*sources, against) if n)
         others = {n: models.load(console, n, trust_factory=trust_factory).to(target) for n in named}
     # By the names of their files, where those differ.
@@ -150,6 +158,7 @@ def check(
             plan,
             name=models.called(file) if models.is_file(file) else file,
             about=about,
+            normalize=layer,
             sources={called[n]: others[n] for n in sources},
             against=(called[against], others[against]) if against else None,
             folder=output,
@@ -206,28 +215,27 @@ def _plan(preset: str, given: dict[str, Any]) -> CheckPlan:
     return plan if same else replace(plan, preset=f"{preset}, changed")
 
 
-def _data_for_file(
-    file: str, header: Header, name: str | None, root: str | None, image_size: int | None, download: bool
-) -> Data:
+def _data_for_file(console: Console, file: str, header: Header, name: str | None, where: dict[str, Any]) -> Data:
     """The images a checkpoint takes, in the size it was made for."""
-    from perturbify import data, recipe
+    from perturbify import recipe
     from perturbify.errors import DataError
 
     if name is None:
         if header.recipe is None:
             raise DataError(f"{file} has not been trained, so it names no data.", "Say on which images: --data NAME.")
         settings = recipe.of_run(header.recipe, "checkpoint").data
-        name, root, image_size = settings.name, root or settings.root, image_size or settings.image_size
-        if name.startswith(("npz:", "folder:")):
+        name = settings.name
+        where = where | {key: where[key] or getattr(settings, key) for key in ("root", "image_size", "class_order")}
+        if name.startswith(("npz:", "npy:", "folder:", "manifest:")):
             raise DataError(f"{file} was trained on {name}, and does not keep where that lies.", "Give it with --data.")
-    size = header.image_size() or data.DEFAULT_SIZE
-    images = data.load(name, root=root, image_size=image_size, default_size=size, download=download)
+    images = loading.load(console, name, channels=loading.channels_of(header), side=header.image_size(), **where)
     if header.classes is not None and len(header.classes) != len(images.classes):
         raise DataError(
             f"{file} tells {len(header.classes)} classes apart, {images.name} has {len(images.classes)}.",
             "Check it on the data it was made for.",
         )
-    if image_size is None:
+    loading.check_order(models.called(file), header, images)
+    if where["image_size"] is None:
         models.check_size(models.called(file), header, images)
     return images
 
@@ -236,16 +244,9 @@ def _named(
     console: Console,
     name: str,
     data_name: str,
-    root: str | None,
-    image_size: int | None,
-    download: bool,
+    where: dict[str, Any],
     how: dict[str, Any],
 ) -> tuple[nn.Module, Data]:
-    from torch import nn
-
-    from perturbify import data, zoo
-    from perturbify.normalize import Normalize
-
-    images = data.load(data_name, root=root, image_size=image_size, download=download)
-    model = models.create(console, name, num_classes=len(images.classes), **how)
-    return nn.Sequential(zoo.normalization(model) or Normalize(images.mean, images.std), model), images
+    channels, side = loading.taken_by(name, how["model_args"])
+    images = loading.load(console, data_name, channels=channels, side=side, **where)
+    return models.create(console, name, num_classes=len(images.classes), **how), images

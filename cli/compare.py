@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, networks, reports, spelling
+from perturbify.cli import images as loading
+from perturbify.cli import interrupts, models, networks, normalization, reports, spelling
 from perturbify.cli.console import Console
 from perturbify.cli.options import (
     IMAGES,
@@ -20,6 +21,7 @@ from perturbify.cli.options import (
     output_options,
     pixels,
     several_pixels,
+    weights_key_option,
     wide_option,
 )
 
@@ -69,7 +71,7 @@ _RECIPE = "; default: what the first network's recipe says, else "
 @click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names; only if you trust it.")
-@click.option("--model", "model_name", help="Of which model bare weights are, as their FILE does not say.")
+@click.option("--model", "model_name", help="Of which model bare weights are; default: that of the FILEs.")
 @click.option(
     "--model-arg",
     "model_args",
@@ -78,6 +80,8 @@ _RECIPE = "; default: what the first network's recipe says, else "
     callback=key_values,
     help="For that model's builder.",
 )
+@weights_key_option
+@normalization.normalization_options
 @click.option(
     "--format",
     "form",
@@ -91,6 +95,7 @@ def compare(
     data_name: str,
     data_root: str | None,
     image_size: int | None,
+    class_order: str | None,
     download: bool,
     output: Path | None,
     resume: bool,
@@ -107,11 +112,11 @@ def compare(
     """Run the same adversaries on the same images of several networks, and set their figures side by side.
 
     Each is a FILE of perturbify's, the folder of a RUN, or a folder of RUNS, one a seed (`finetune --seeds`), called by
-    its name or by the NAME before it; with --model, a FILE of bare weights. Runs that differ only in their seed make
-    one line: mean ± sd over them, beside the interval over images. FGSM, PGD, the margin attack and EOT-PGD with the
-    noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer. Differences are to the first, in the
-    worst case of every image. Exit status 3 says that one of them failed a criterion of `check`; whether their figures
-    are established is for `check` to say.
+    its name or by the NAME before it; or a FILE of bare weights, of --model or of the model that the others are. Runs
+    that differ only in their seed make one line: mean ± sd over them, beside the interval over images. FGSM, PGD, the
+    margin attack and EOT-PGD with the noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer.
+    Differences are to the first, in the worst case of every image. Exit status 3 says that one of them failed a
+    criterion of `check`; whether their figures are established is for `check` to say.
 
     \b
       perturbify compare plain=vanilla.safetensors noisy=runs/digits --data digits
@@ -126,7 +131,6 @@ def compare(
 
     from dataclasses import replace
 
-    from perturbify import data
     from perturbify.checks.compare import compare as run_comparison
     from perturbify.checks.groups import check_same_data, trained
     from perturbify.text import duration
@@ -136,10 +140,16 @@ def compare(
         raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
     if as_json and form is not None:
         raise click.UsageError(f"--json and --format {form} are two formats: give one.")
-    found = networks.named(given, model_name)
-    if model_args and model_name is None:
-        raise click.UsageError("--model-arg is for the builder of --model.")
+    options = {key: settings.pop(key) for key in ("weights_key", *normalization.OPTIONS)}
+    normalization.asked(options)
+    found = networks.named(given, model_name, model_args, trust_factory=trust_factory)
+    if found.bare and model_name is None:
+        console.log(f"bare weights ({', '.join(found.bare)}) are taken as {found.model}, as the FILEs beside them are")
     paths, headers = found.files, found.headers
+    if not found.bare:
+        normalization.refuse(options, next(iter(paths.values())).name)
+        if options["weights_key"] is not None:
+            raise click.UsageError("--weights-key is for bare weights; each FILE here brings its own.")
     check_same_data(headers)
     runs = trained(headers, paths, found.families)
     first = headers.get(next(iter(paths)))
@@ -149,14 +159,23 @@ def compare(
         plan = replace(plan, at_once=8)
     with console.aside():
         sizes = (header.image_size() for header in headers.values())
-        size = next((side for side in sizes if side is not None), data.DEFAULT_SIZE)
-        images = data.load(data_name, root=data_root, image_size=image_size, default_size=size, download=download)
-        if image_size is None:
-            for name, header in headers.items():
+        images = loading.load(
+            console,
+            data_name,
+            channels=loading.taken_by(str(model_name), model_args)[0] if first is None else loading.channels_of(first),
+            side=next((side for side in sizes if side is not None), None),
+            root=data_root,
+            image_size=image_size,
+            class_order=class_order,
+            download=download,
+        )
+        for name, header in headers.items():
+            loading.check_order(name, header, images)
+            if image_size is None:
                 models.check_size(name, header, images)
         loaded = {
             name: (
-                networks.load_bare(console, name, path, str(model_name), images, dict(model_args))
+                networks.load_bare(console, name, found, images, options)
                 if name in found.bare
                 else models.load(console, str(path), trust_factory=trust_factory)
             ).to(target)
@@ -245,7 +264,8 @@ def _prepare(folder: Path, names: list[str], *, resume: bool, force: bool) -> No
 def _write(console: Console, found: Comparison, folder: Path) -> None:
     """Writes comparison.json, comparison.md and, with matplotlib, comparison.png; and each network's report."""
     from perturbify.checks.render import comparison as pages
-    from perturbify.cli.curves import draw
+    from perturbify.cli import figures
+    from perturbify.cli.curves import draw, size
     from perturbify.files import signed, write_own
     from perturbify.training.owned import is_ours
 
@@ -257,10 +277,9 @@ def _write(console: Console, found: Comparison, folder: Path) -> None:
         console.log("comparison.png is left out: it is the curve of fgsm and pgd over ε, and neither was asked for")
         return
     try:
-        from matplotlib.figure import Figure
+        figure = figures.canvas(*size(found))
     except ImportError:
         console.log("comparison.png is left out: matplotlib is not installed (pip install 'perturbify[plot]')")
         return
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
     draw(figure, found)
     reports.keep_figure(figure, folder / "comparison.png", dpi=150)

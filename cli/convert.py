@@ -8,9 +8,20 @@ from typing import Any
 import click
 
 from perturbify import methods
-from perturbify.cli import models, spelling
+from perturbify.cli import images as loading
+from perturbify.cli import models, normalization, spelling
 from perturbify.cli.console import Console
-from perturbify.cli.options import CLASSES, SEED, Number, image_size, model_options, output_options, start, wide_option
+from perturbify.cli.options import (
+    CLASSES,
+    SEED,
+    Number,
+    class_order,
+    image_size,
+    model_options,
+    output_options,
+    start,
+    wide_option,
+)
 from perturbify.escape import terminal
 
 
@@ -20,6 +31,7 @@ from perturbify.escape import terminal
 @click.option("--dry-run", is_flag=True, help="Print the sites and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--data", "data_name", help="Fit input size, classes and normalisation to a dataset.")
+@class_order
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of fresh weights.")
 @click.option("--num-classes", type=CLASSES, help="Classes of the model's head.")
 @click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: what the model says.")
@@ -42,6 +54,7 @@ from perturbify.escape import terminal
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these modules.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these modules.")
 @model_options
+@normalization.normalization_options
 @wide_option
 @output_options
 def convert(
@@ -50,6 +63,7 @@ def convert(
     dry_run: bool,
     force: bool,
     data_name: str | None,
+    class_order: str | None,
     seed: int,
     num_classes: int | None,
     input_size: tuple[int, ...] | None,
@@ -83,11 +97,9 @@ def convert(
     from dataclasses import replace
 
     from perturbify import checkpoint, zoo
-    from perturbify import data as datasets
     from perturbify.errors import ModelError
     from perturbify.files import check_output
     from perturbify.methods.wrapping import plan, wrap
-    from perturbify.training.prepare import normalization
     from perturbify.training.seeds import fresh_weights
 
     if data_name is not None and num_classes is not None:
@@ -105,7 +117,8 @@ def convert(
     target = output or Path(f"{name.rpartition(':')[2]}.perturbed.safetensors")
     if not dry_run:
         check_output(target, force=force)
-    how = {key: settings.pop(key) for key in ("pretrained", "weights", "reset_head", "model_args")}
+    how = {key: settings.pop(key) for key in models.BUILDING}
+    given = normalization.asked({key: settings.pop(key) for key in normalization.OPTIONS})
     config = default
     noise = {key: value for key, value in settings.items() if value not in (None, ())}
     if config is None and noise:
@@ -122,7 +135,16 @@ def convert(
     measured = config is not None and isinstance(config.theta_init, str)
     if measured and data_name is None:
         raise click.UsageError(f"--theta-init {settings['theta_init']} is measured on images; name them with --data.")
-    data = None if data_name is None else datasets.load(data_name, image_size=input_size[1] if input_size else None)
+    data = None
+    if data_name is not None:
+        with console.aside():
+            channels, side = loading.taken_by(name, how["model_args"])
+            if input_size:
+                channels, side = input_size[0], input_size[1]
+            asked = side if input_size else None
+            data = loading.load(
+                console, data_name, channels=channels, side=side, image_size=asked, class_order=class_order
+            )
     classes = num_classes if data is None else len(data.classes)
     with console.aside():
         with fresh_weights(seed):
@@ -138,8 +160,8 @@ def convert(
             if config is not None and not the_plan.sites:
                 wrap(model, config, method=method, example_input=example)  # which says why
         else:
-            normalize = normalization(model, data) if data else zoo.normalization(model)
-            network = wrap(model, config, method=method, example_input=example, normalize=normalize)
+            settled = normalization.settle(console, model, data, given, channels=size[0])
+            network = wrap(model, config, method=method, example_input=example, normalize=settled.layer)
             the_plan = network.surgery.plan
     if not dry_run:
         checkpoint.save(network, target, overwrite=force, classes=list(data.classes) if data else None)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from perturbify import escape
+from perturbify.cli import figures
 from perturbify.text import percent
 
 if TYPE_CHECKING:
-    from perturbify.checks.comparison import Comparison
+    from collections.abc import Sequence
 
-# Okabe and Ito's, without the yellow, which white paper swallows; the markers tell them apart without any colour.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
-MARKERS = ("o", "s", "D", "^", "v", "p", "<", "h")
-LONGEST = 32
+    from perturbify.checks.comparison import Comparison
+    from perturbify.checks.runs import Pooled
+
+LONGEST = 30
 """Characters of a name that the legend shows."""
+
+ROOM = 0.7
+"""What the marks of all networks take of the distance between two radii."""
+
+
+def size(comparison: Comparison) -> tuple[float, float]:
+    """Inches of the picture: the panels side by side for a few networks, and below each other for many."""
+    panels, many = len(comparison.lines), _many(comparison)
+    return (12, 4.2 * panels + 0.8) if many else (5.2 * panels + 2.8, 5)
 
 
 def draw(figure: Any, comparison: Comparison) -> None:
@@ -24,76 +34,95 @@ def draw(figure: Any, comparison: Comparison) -> None:
         figure: The figure.
         comparison: What it shows.
     """
-    plan, groups = comparison.plan, comparison.groups
-    panels = figure.subplots(1, len(comparison.lines), sharey=True, squeeze=False)[0]
-    shade = 0.2 if len(groups) < 4 else 0.09
-    for axes, line in zip(panels, comparison.lines, strict=True):
-        for number, group in enumerate(groups):
-            curve, style = group.curve(line), _style(number)
-            x = [255 * epsilon for epsilon, _ in curve]
-            low, high = ([100 * pooled.over_images[side] for _, pooled in curve] for side in (0, 1))
-            axes.fill_between(x, low, high, color=style["color"], alpha=shade, lw=0)
-            axes.plot(x, [100 * pooled.over_runs.mean for _, pooled in curve], **style)
-        axes.axvline(255 * plan.epsilon, color="#00000070", lw=1, ls=(0, (4, 3)), zorder=0)
-        axes.set_title(f"Accuracy under {line}, %", loc="left", fontsize=11)
-        axes.set_xlabel("ε in 1/255")
-        axes.set_xticks(x, [f"{tick:.3g}" for tick in x])
-        axes.set_xlim(left=0)
-        axes.set_ylim(0, 100)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#00000018")
+    from matplotlib.lines import Line2D
+
+    groups, lines = comparison.groups, comparison.lines
+    many = _many(comparison)
+    shape = (len(lines), 1) if many else (1, len(lines))
+    panels = figure.subplots(*shape, sharey=True, squeeze=False).flat
+    for axes, line in zip(panels, lines, strict=True):
+        averaged = _draw_line(axes, comparison, line)
     order = sorted(range(len(groups)), key=lambda number: -groups[number].worst.over_runs.mean)
-    lines = panels[-1].get_lines()
+    names = figures.names([group.name for group in groups], LONGEST)
     figure.legend(
-        [lines[number] for number in order],
-        [f"{percent(groups[n].worst.over_runs.mean)}  {_literal(groups[n].name)}" for n in order],
+        [Line2D([], [], **figures.style(number), ms=6.5, lw=1.6) for number in order],
+        [f"{percent(groups[n].worst.over_runs.mean)}  {names[n]}" for n in order],
         loc="outside right center",
         title="left in the worst case\n(of the table), %",
         alignment="left",
         frameon=False,
-        fontsize=10,
-        title_fontsize=9,
+        handlelength=3,
+        fontsize=figures.NORMAL,
+        title_fontsize=figures.SMALL,
     )
-    averaged = comparison.lines[-1] != "FGSM" and _draw_averaged(panels[-1], comparison)
+    figure.suptitle("\n".join(_notes(comparison, averaged)), x=0.008, ha="left", fontsize=figures.SMALL)
+
+
+def _many(comparison: Comparison) -> bool:
+    return len(comparison.groups) > 4
+
+
+def _draw_line(axes: Any, comparison: Comparison, line: str) -> bool:
+    """Draws the curves of one attack, their marks side by side; says whether EOT-PGD is among them."""
+    groups, averaged = comparison.groups, False
+    radii = sorted({epsilon for group in groups for epsilon, _ in group.curve(line)})
+    places, wide = _places(radii)
+    for number, group in enumerate(groups):
+        look = figures.style(number) | {"clip_on": False, "zorder": 3, "ms": 5.5 if _many(comparison) else 6.5}
+        aside = ROOM * wide * ((number + 0.5) / len(groups) - 0.5)
+        curve = [(places[epsilon] + aside, pooled) for epsilon, pooled in group.curve(line)]
+        _draw_marks(axes, curve, look)
+        eot = group.figure("eot") if line != "FGSM" else None
+        if eot is not None:
+            averaged = True
+            hollow = {"mfc": "white", "mec": look["color"], "mew": 1.4, "zorder": 4, "ls": ""}
+            beside = places[comparison.plan.epsilon] + aside + 0.4 * ROOM * wide / len(groups)
+            _draw_marks(axes, [(beside, eot)], look | hollow)
+    axes.axvspan(*_around(places[comparison.plan.epsilon], wide), color="#0000000d", lw=0, zorder=0)
+    figures.tidy(axes, f"Accuracy under {line}, %", "ε in 1/255" + ("" if _to_scale(radii) else ", not to scale"))
+    axes.set_xticks(list(places.values()), [f"{255 * radius:.3g}" for radius in radii])
+    axes.set_xlim(_around(min(places.values()), wide)[0], _around(max(places.values()), wide)[1])
+    axes.set_ylim(0, 100)
+    return averaged
+
+
+def _draw_marks(axes: Any, points: list[tuple[float, Pooled]], look: dict[str, Any]) -> None:
+    """Points on a thin line, each with its interval over images."""
+    x, y = [x for x, _ in points], [100 * pooled.over_runs.mean for _, pooled in points]
+    low, high = ([100 * pooled.over_images[side] for _, pooled in points] for side in (0, 1))
+    axes.vlines(x, low, high, color=look["color"], lw=1, alpha=0.7, zorder=2)
+    axes.plot(x, y, lw=1, **look)
+
+
+def _places(radii: Sequence[float]) -> tuple[dict[float, float], float]:
+    """Where radii stand, and the least distance of two: to scale, or at equal distances where two are too close."""
+    places = [255 * radius for radius in radii] if _to_scale(radii) else list(range(len(radii)))
+    return dict(zip(radii, places, strict=True)), min((b - a for a, b in pairwise(places)), default=1)
+
+
+def _to_scale(radii: Sequence[float]) -> bool:
+    """Whether the two closest radii leave room for marks between them."""
+    gaps = [b - a for a, b in pairwise(radii)]
+    return not gaps or min(gaps) >= 0.08 * (radii[-1] - radii[0])
+
+
+def _around(place: float, wide: float) -> tuple[float, float]:
+    return place - 0.5 * wide, place + 0.5 * wide
+
+
+def _notes(comparison: Comparison, averaged: bool) -> list[str]:
+    """What the picture shows, and what has to be known to read it."""
     first, pooled = comparison.entries[0].report, ", runs pooled" if comparison.several else ""
-    figure.suptitle(
-        f"{first.n} test images of {_literal(first.dataset)}; bands: 95% intervals over images{pooled}; dashed: "
-        "the table's ε" + (f"; hollow: EOT-PGD-{plan.steps} there, side by side" if averaged else ""),
-        x=0.005,
-        ha="left",
-        fontsize=10,
-    )
-
-
-def _draw_averaged(axes: Any, comparison: Comparison) -> bool:
-    """Marks EOT-PGD, which averages what PGD's single draws hide; says whether any network has noise for it."""
-    figures = [(number, group.figure("eot")) for number, group in enumerate(comparison.groups)]
-    found = [(number, pooled) for number, pooled in figures if pooled is not None]
-    width = axes.get_xlim()[1] / 60
-    for place, (number, pooled) in enumerate(found):
-        style = _style(number)
-        x = 255 * comparison.plan.epsilon + width * (place - (len(found) - 1) / 2)
-        hollow = {"mfc": "white", "mec": style["color"], "mew": 1.5, "zorder": 4}
-        axes.plot([x], [100 * pooled.over_runs.mean], **style | hollow)
-    return bool(found)
-
-
-def _style(number: int) -> dict[str, Any]:
-    """A group's line: colour and marker, and from the ninth on another dash."""
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "ls": ("-", "--", ":")[number // len(COLOURS) % 3],
-        "lw": 1.8,
-        "ms": 6.5,
-        "mec": "white",
-        "mew": 0.5,
-        "clip_on": False,
-        "zorder": 3,
-    }
-
-
-def _literal(text: str) -> str:
-    """Foreign text without mathematics, cut where it would leave no room for the panels."""
-    shown = escape.terminal(text)
-    return escape.figure(shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…")
+    said = [
+        f"{first.n} test images of {figures.names([first.dataset], 40)[0]}; bars: 95% intervals over images{pooled}; "
+        "shaded: the table's ε; networks side by side at each ε"
+    ]
+    if averaged:
+        said.append(f"hollow, beside PGD: EOT-PGD-{comparison.plan.steps}, which averages draws in each step")
+    shared = [group.name for group in comparison.groups if group.shared]
+    if shared:
+        said.append(
+            f"{', '.join(figures.names(shared, 24)[:4])}{', …' if len(shared) > 4 else ''}: all images share each draw "
+            "of the noise, and each point has draws of its own: it moves up or down as a whole"
+        )
+    return said

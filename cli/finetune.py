@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,13 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import interrupts, models, reports, runs, seeds, spelling
+from perturbify.cli import images as loading
+from perturbify.cli import interrupts, models, normalization, reports, runs, seeds, spelling
 from perturbify.cli.console import Console, metrics_table
-from perturbify.cli.options import model_options, output_options, seeds_from, several_seeds, wide_option
+from perturbify.cli.options import (
+    class_order,
+    model_options,
+    output_options,
+    seeds_from,
+    several_seeds,
+    wide_option,
+)
 from perturbify.escape import terminal
 from perturbify.text import times
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from perturbify.checks import Report
     from perturbify.data import Data
     from perturbify.ranks import Ranks
@@ -40,6 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@class_order
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
 @click.option(
     "--check/--no-check",
@@ -49,6 +61,7 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Replace a run in the folder.")
 @model_options
+@normalization.normalization_options
 @wide_option
 @output_options
 def finetune(
@@ -56,6 +69,7 @@ def finetune(
     model_name: str | None,
     method: str | None,
     data_name: str | None,
+    class_order: str | None,
     run_dir: Path | None,
     resumed: Path | None,
     wanted: int | tuple[int, ...] | None,
@@ -94,12 +108,14 @@ def finetune(
 
     spelling.device(device)
     if resumed is not None:
-        if model_name or method or data_name or run_dir or overrides or force or any(how.values()):
+        if model_name or method or data_name or class_order or run_dir or overrides or force or any(how.values()):
             raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
         console.log(f"reading: {resumed}")
         RunFolder(resumed).read_recipe()  # or there is nothing to be locked
     else:
         overrides = (*((f'method="{method}"',) if method else ()), *overrides)
+        if class_order is not None:
+            overrides = (*overrides, f"data.class_order={json.dumps(class_order)}")
         asked = recipes.load(str(recipe_name), overrides)
         spelling.data(data_name or asked.data.name)
         spelling.model(model_name or asked.model)
@@ -191,6 +207,7 @@ def _set_up(
 
     from perturbify import checkpoint, zoo
     from perturbify import recipe as recipes
+    from perturbify.data import suited
     from perturbify.training import launch
     from perturbify.training.seeds import fresh_weights
 
@@ -202,11 +219,16 @@ def _set_up(
         zoo.check_trusted(name, f"the recipe {recipe_name}", trust_factory=trust_factory)
     if models.is_file(name):
         name = models.file_of(name)
+        normalization.refuse(how, name)
         if any(how.values()):
             raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
         model = models.load(console, name, trust_factory=trust_factory)
-    size = checkpoint.read_header(name).image_size() if models.is_file(name) else None
-    data = processes.after_first(lambda: launch.load_data(recipe, download=download, default_size=size))
+    header = checkpoint.read_header(name) if models.is_file(name) else None
+    arguments = {**(recipe.model_args if name == recipe.model else {}), **how["model_args"]}
+    wanted = (loading.channels_of(header), header.image_size()) if header else loading.taken_by(name, arguments)
+    data = processes.after_first(lambda: launch.load_data(recipe, download=download, default_size=wanted[1]))
+    data = suited(data, wanted[0])
+    loading.told(console, data)
     if data.input_size[1] == data.input_size[2]:
         recipe = replace(recipe, data=replace(recipe.data, image_size=data.input_size[1]))
     if not models.is_file(name):
@@ -214,10 +236,27 @@ def _set_up(
             how["model_args"] = {**recipe.model_args, **how["model_args"]}
         with fresh_weights(recipe.seed):
             model = models.create(console, name, num_classes=len(data.classes), **how)
+        recipe = _normalized(console, recipe, data, model, how)
     spec = zoo.describe(model)
     if spec is not None:
         recipe = replace(recipe, model=spec.name, model_args=dict(spec.kwargs))
     return recipe, data, model
+
+
+def _normalized(console: Console, recipe: Recipe, data: Data, model: nn.Module, how: dict[str, Any]) -> Recipe:
+    """A recipe that says how pixels reach a plain network, so that its run can be done again."""
+    from dataclasses import replace
+
+    from perturbify.normalize import Normalize
+
+    given = normalization.asked(how)
+    mean, std = recipe.data.mean, recipe.data.std
+    if given is None and mean is not None and std is not None:
+        given = Normalize(mean, std)
+    layer = normalization.settle(console, model, data, given).layer
+    channels = data.input_size[0]  # by which pixels stay as they are
+    mean, std = ((0.0,) * channels, (1.0,) * channels) if layer is None else layer.constants
+    return replace(recipe, data=replace(recipe.data, mean=mean, std=std))
 
 
 def _same(name: str, of_recipe: str) -> bool:

@@ -58,12 +58,14 @@ def _relative(file: str, data_name: str, trust_factory: bool) -> dict[str, float
 
     from perturbify import checkpoint
     from perturbify import data as datasets
+    from perturbify.cli.images import channels_of
     from perturbify.methods.loading import load
     from perturbify.spread import relative_noise
 
-    size = checkpoint.read_header(file).image_size()
-    images, _ = next(datasets.load(data_name, image_size=size).train.batches(256))
-    ratios = relative_noise(load(file, trust_factory=trust_factory), images)
+    header = checkpoint.read_header(file)
+    images = datasets.suited(datasets.load(data_name, image_size=header.image_size()), channels_of(header))
+    pixels, _ = next(images.train.batches(256))
+    ratios = relative_noise(load(file, trust_factory=trust_factory), pixels)
     return {site: ratio if math.isfinite(ratio) else None for site, ratio in ratios.items()}
 
 

@@ -78,6 +78,10 @@ def check_size(name: str, header: Header, images: Data) -> None:
         )
 
 
+BUILDING = ("pretrained", "weights", "weights_key", "reset_head", "model_args")
+"""Options that say how a named model is built."""
+
+
 def create(console: Console, name: str, *, num_classes: int | None, **how: Any) -> nn.Module:
     """Builds a named model and says which one it is and what its weights are.
 
@@ -85,22 +89,21 @@ def create(console: Console, name: str, *, num_classes: int | None, **how: Any) 
         console: Where to say it.
         name: As for :func:`perturbify.zoo.create`.
         num_classes: For models of a library; a user's own factory gets its arguments from ``--model-arg`` alone.
-        **how: ``pretrained``, ``weights``, ``reset_head``, ``model_args``.
+        **how: ``pretrained``, ``weights``, ``weights_key``, ``reset_head``, ``model_args``.
     """
     from perturbify import zoo
 
     qualified = zoo.resolve(name)
     arguments = dict(how["model_args"])
-    for key in ("pretrained", "weights", "reset_head"):
+    for key in ("pretrained", "weights", "weights_key", "reset_head"):
         if key in arguments:
             raise click.UsageError(f"--model-arg {key} is not for the builder: say --{key.replace('_', '-')}.")
     if num_classes is not None and qualified.split(":")[0] in ("perturbify", "timm", "torchvision"):
         given = arguments.setdefault("num_classes", num_classes)
         if given != num_classes:
             raise click.UsageError(f"--model-arg num_classes={given}, but there are {num_classes} classes.")
-    model = zoo.create(
-        qualified, pretrained=how["pretrained"], weights=how["weights"], reset_head=how["reset_head"], **arguments
-    )
+    loading = {key: how[key] for key in ("pretrained", "weights", "weights_key", "reset_head")}
+    model = zoo.create(qualified, **loading, **arguments)
     spec = zoo.describe(model)
     others = zoo.also_known_as(qualified)
     also = f" (there is also {', '.join(others)})" if others and name != qualified else ""
@@ -113,11 +116,18 @@ def load(console: Console, path: str, *, trust_factory: bool) -> nn.Module:
     """Reads a checkpoint."""
     from perturbify import checkpoint
     from perturbify.methods import loading
+    from perturbify.zoo.pixels import in_words
 
     header = checkpoint.read_header(path)
     model = loading.load(path, trust_factory=trust_factory)
     name = header.model["name"] if header.model else header.source_class
     console.log(f"model: {name} from {Path(path).name}, {len(header.sites)} noise sites")
+    layer = header.normalization()
+    console.log(
+        f"Pixels go into {Path(path).name} as they are, in [0, 1]"
+        if layer is None
+        else f"Pixels are normalised inside {Path(path).name}: {in_words(layer)}"
+    )
     return model
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import models, spelling
+from perturbify.cli import models, normalization, spelling
 from perturbify.cli.console import Console
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from perturbify.checkpoint.header import Header
     from perturbify.data import Data
+    from perturbify.zoo.pixels import Normalization
 
 SEED = re.compile(r"seed-(\d+)")
 """The folder of one run among those of several seeds."""
@@ -31,11 +32,15 @@ class Networks:
         files: The networks' files by their names, which differ.
         families: What those of one folder of runs are called together.
         headers: What the files say of themselves; bare weights say nothing.
+        model: Of which model bare weights are, as was said or as all those files say.
+        model_args: For its builder.
     """
 
     files: dict[str, Path]
     families: dict[str, str]
     headers: dict[str, Header]
+    model: str | None
+    model_args: dict[str, Any]
 
     @property
     def bare(self) -> list[str]:
@@ -63,12 +68,16 @@ def split(arguments: tuple[str, ...]) -> list[tuple[str, str]]:
     return given
 
 
-def named(given: list[tuple[str, str]], model: str | None) -> Networks:
+def named(
+    given: list[tuple[str, str]], model: str | None, model_args: dict[str, Any], *, trust_factory: bool
+) -> Networks:
     """Reads what lies at the places.
 
     Args:
         given: From :func:`split`.
-        model: Of which model bare weights are.
+        model: Of which model bare weights are; None: of that of the files beside them.
+        model_args: For its builder.
+        trust_factory: Whether a factory that a file names may be run.
 
     Raises:
         CheckpointError: One is no network, or bare weights whose model is not said.
@@ -77,7 +86,6 @@ def named(given: list[tuple[str, str]], model: str | None) -> Networks:
     from perturbify import checkpoint
     from perturbify.checks.compare import check_names
     from perturbify.checks.groups import distinct
-    from perturbify.errors import CheckpointError
 
     taken = [name for name, _ in given if name]
     files: dict[str, Path] = {}
@@ -94,14 +102,36 @@ def named(given: list[tuple[str, str]], model: str | None) -> Networks:
     check_names(files)
     _check_once(files)
     bare = [name for name, path in files.items() if _is_bare(path)]
-    if bare and model is None:
-        raise CheckpointError(
-            f"{files[bare[0]]} holds bare weights, and does not say of which model.",
-            "Say it: --model cifar_resnet20, for instance; or make it a FILE: perturbify convert NAME --method none.",
-        )
     if model is not None and not bare:
         raise click.UsageError("--model is for bare weights; each FILE here says itself what it is.")
-    return Networks(files, families, {n: checkpoint.read_header(p) for n, p in files.items() if n not in bare})
+    if model_args and model is None:
+        raise click.UsageError("--model-arg is for the builder of --model.")
+    headers = {n: checkpoint.read_header(p) for n, p in files.items() if n not in bare}
+    if bare and model is None:
+        model, model_args = _of_the_others(files[bare[0]], headers, trust_factory=trust_factory)
+    return Networks(files, families, headers, model, model_args)
+
+
+def _of_the_others(bare: Path, headers: dict[str, Header], *, trust_factory: bool) -> tuple[str, dict[str, Any]]:
+    """The model that all files say they are.
+
+    Raises:
+        CheckpointError: They say none, or several.
+    """
+    from perturbify import zoo
+    from perturbify.errors import CheckpointError
+
+    models_ = [header.model for header in headers.values()]
+    said = [{key: value for key, value in (m or {}).items() if key != "weights"} for m in models_]
+    first = models_[0] if models_ else None
+    if first is None or any(other != said[0] for other in said):
+        raise CheckpointError(
+            f"{bare} holds bare weights, and "
+            + ("the FILEs beside it are of several models." if len(said) > 1 else "does not say of which model."),
+            "Say it: --model cifar_resnet20, for instance; or make it a FILE: perturbify convert NAME --method none.",
+        )
+    zoo.check_trusted(first["name"], f"the file {next(iter(headers))}", trust_factory=trust_factory)
+    return first["name"], dict(first["kwargs"])
 
 
 def _check_once(files: dict[str, Path]) -> None:
@@ -129,32 +159,55 @@ def folders_of_seeds(folder: Path) -> list[Path]:
     return [found[seed] for seed in sorted(found)]
 
 
-def load_bare(
-    console: Console, name: str, path: Path, model: str, images: Data, arguments: dict[str, Any]
-) -> nn.Module:
-    """Builds a named model, fills it with bare weights, and says how its images are normalised."""
-    from torch import nn
+def load_bare(console: Console, name: str, found: Networks, images: Data, options: dict[str, Any]) -> nn.Module:
+    """Builds the model of bare weights, fills it with them, and says how its images are normalised.
 
-    from perturbify import zoo
-    from perturbify.normalize import Normalize
-    from perturbify.zoo.spec import NORMALIZATION
+    Args:
+        console: Where to say it.
+        name: Of the network.
+        found: All that is compared: a file that began with these weights says how they are normalised.
+        images: Say how many classes there are.
+        options: ``weights_key``, and what ``normalization_options`` gave.
+    """
+    from perturbify.normalize import normalized
 
+    assert found.model is not None
+    arguments = dict(found.model_args)
     network = models.create(
         console,
-        model,
-        num_classes=len(images.classes),
+        found.model,
+        num_classes=None if "num_classes" in arguments else len(images.classes),
         pretrained=False,
-        weights=str(path),
+        weights=str(found.files[name]),
+        weights_key=options["weights_key"],
         reset_head=False,
         model_args=arguments,
     )
-    normalize = zoo.normalization(network) or Normalize(images.mean, images.std)
-    source = f"as {images.name} is" if zoo.normalization(network) is None else f"as {model} is"
-    if hasattr(network, NORMALIZATION):
-        source = f"as {path.name} says"
-    mean, std = (", ".join(f"{v:.4g}" for v in part.flatten().tolist()) for part in (normalize.mean, normalize.std))
-    console.log(f"{name}: no noise; pixels are normalised by mean ({mean}) and std ({std}), {source}")
-    return nn.Sequential(normalize, network).eval()
+    given = normalization.asked(options)
+    settled = _as_beside(network, found.headers) if given is None else None
+    if settled is None:
+        settled = normalization.settle(console, network, images, given, name=f"{name}, without noise")
+    else:
+        normalization.say(console, network, settled, images, name=f"{name}, without noise")
+    return (network if settled.layer is None else normalized(network, settled.layer)).eval()
+
+
+def _as_beside(network: nn.Module, headers: dict[str, Header]) -> Normalization | None:
+    """The normalisation inside of a file that began with the same weights, or else is of the same architecture."""
+    from perturbify import zoo
+    from perturbify.zoo.pixels import Normalization, decide
+
+    spec = zoo.describe(network)
+    if spec is None or not decide(network, None).guess:
+        return None
+    for name, header in headers.items():
+        if header.model is not None and header.model["weights"] == spec.weights:
+            return Normalization(header.normalization(), f"as {name} has it, which began with these weights")
+    for name, header in headers.items():
+        if header.model is not None and header.model["name"] == spec.name:
+            said = f"GUESSED: as {name} has it, of the same architecture"
+            return Normalization(header.normalization(), said, guess=True)
+    return None
 
 
 def _called(path: Path) -> str:
@@ -169,6 +222,6 @@ def _is_bare(path: Path) -> bool:
     from perturbify.checkpoint import container
     from perturbify.zoo.weights import TORCH_SUFFIXES
 
-    if path.suffix in TORCH_SUFFIXES:
+    if path.suffix.lower() in TORCH_SUFFIXES:
         return True
     return not any(key.startswith("perturbify") for key in container.peek(path).metadata)

@@ -90,6 +90,13 @@ def output_options(command: Command) -> Command:
     return click.option("-q", "--quiet", is_flag=True, help="No log and no progress.")(command)
 
 
+weights_key_option = click.option(
+    "--weights-key",
+    metavar="KEY",
+    help="Where in the file the weights lie, such as state_dict; default: where they fit, an average first.",
+)
+
+
 def wide_option(command: Command) -> Command:
     """``--wide``, which a command's console looks up."""
 
@@ -106,8 +113,12 @@ def model_options(command: Command) -> Command:
     for option in (
         click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names; only if you trust it."),
         click.option("--reset-head", is_flag=True, help="With --weights: leave a head of other size fresh."),
+        weights_key_option,
         click.option(
-            "--weights", type=click.Path(), metavar="FILE", help="Weights: .safetensors, or .pth (weights_only)."
+            "--weights",
+            type=click.Path(),
+            metavar="FILE",
+            help="Weights: .safetensors, or .pth, .ckpt, … (weights_only).",
         ),
         click.option("--pretrained", is_flag=True, help="Fetch the library's pretrained weights."),
         click.option(
@@ -123,9 +134,17 @@ def model_options(command: Command) -> Command:
     return command
 
 
+class_order = click.option(
+    "--class-order",
+    metavar="sorted|natural|FILE",
+    help="How a folder's classes are numbered: by name, as timm does, or as a FILE with a name a line says.",
+)
+
+
 def data_options(command: Command) -> Command:
-    """Where the images of ``--data`` are, and of which size."""
+    """Where the images of ``--data`` are, of which size, and how their classes are numbered."""
     for option in (
+        class_order,
         click.option("--download", is_flag=True, help="Fetch the dataset if it is not here."),
         click.option("--image-size", type=SIDE, help="Fit images to a square of so many pixels a side."),
         click.option("--data-root", type=click.Path(), help="Folder of a named dataset."),

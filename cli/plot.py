@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perturbify.cli import reports
+from perturbify.cli import figures, reports
 from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
-from perturbify.escape import figure as fit
 from perturbify.escape import terminal
 from perturbify.text import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from perturbify.settings import Recipe
 
 CLEAN, ATTACKED, THETA = "#1b5fbf", "#bf3b0b", "#222222"
 KINDS = (".png", ".pdf", ".svg")
-NAMED = 8
-"""Sites that a legend can still name."""
+NAMED = 24
+"""Sites that the legend names at most; of more, so many at equal distances."""
 
 
 @click.command(short_help="Draw a run's losses, accuracies and θ.")
@@ -58,12 +59,11 @@ def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool
     # The run's own picture may be drawn anew as it goes on; a file elsewhere is the user's.
     check_output(target, force=force or output is None)
     try:
-        from matplotlib.figure import Figure
+        figure = figures.canvas(8, 7.8 if metrics[-1]["theta"] else 4.2)
     except ImportError as error:
         raise PerturbifyError("matplotlib is not installed.", "pip install 'perturbify[plot]'") from error
-    figure = Figure(figsize=(16 if metrics[-1]["theta"] else 9, 3.9), layout="constrained")
     draw(figure, metrics, recipe)
-    reports.keep_figure(figure, target, dpi=130)
+    reports.keep_figure(figure, target, dpi=150)
     Console(quiet=quiet, as_json=as_json).result(
         f"{len(metrics)} of {counted(recipe.train.epochs, 'epoch')}: {terminal(target)}",
         {"picture": str(target), "epochs": len(metrics), "of": recipe.train.epochs},
@@ -81,73 +81,117 @@ def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
     from perturbify import methods
 
     noisy = metrics[-1]["theta"] is not None
-    losses, accuracies, *rest = figure.subplots(1, 4 if noisy else 2)
+    rows = figure.subplots(2 if noisy else 1, 2, squeeze=False)
+    losses, accuracies = rows[0]
+    panels = list(rows.flat)
     warmup = recipe.train.warmup_epochs if noisy and methods.get(recipe.method).alternates else 0
     epochs = [m["epoch"] + 1 for m in metrics]
     for axes, key, title, factor in (
-        (losses, "loss", "Cross-entropy", 1),
-        (accuracies, "accuracy", "Accuracy, %", 100),
+        (losses, "loss", "Cross-entropy on training images", 1),
+        (accuracies, "accuracy", "Accuracy, % on training images", 100),
     ):
-        for who, name, colour in (("clean", "clean", CLEAN), ("adversarial", "under the attack of training", ATTACKED)):
-            seen = [(e, m[f"{who}_{key}"]) for e, m in zip(epochs, metrics, strict=True)]
-            seen = [(epoch, value) for epoch, value in seen if value is not None]
-            if seen:
-                axes.plot([e for e, _ in seen], [factor * v for _, v in seen], color=colour, label=name, **_dots(seen))
-        if key == "accuracy":
-            apart = [(m["epoch"] + 1, 100 * m["held_out"]["adversarial_accuracy"]) for m in metrics if "held_out" in m]
-            if apart:
-                axes.plot(
-                    *zip(*apart, strict=True), color=ATTACKED, ls=":", marker="D", ms=4, label="the same, held out"
-                )
-        axes.set_title(f"{title} on training images", loc="left", fontsize=10)
-        axes.legend(frameon=False, fontsize=8)
+        _draw_training(axes, metrics, key, factor)
+        figures.tidy(axes, title, "")
+    figures.plain(losses, [value for line in losses.get_lines() for value in line.get_ydata()])
     accuracies.set_ylim(0, 100)
-    losses.set_ylim(0, 1.05 * losses.dataLim.ymax)
     if noisy:
         what = "log σ" if recipe.perturb.scale == "posterior" else "θ"
-        _draw_thetas(rest[0], epochs, metrics, "sites", f"Mean {what} at each site")
-        whole = [m["theta"]["mean"] for m in metrics]
-        rest[0].plot(epochs, whole, color=THETA, lw=2, ls="--", label="all entries", **_dots(epochs))
-        _draw_thetas(rest[1], epochs, metrics, "relative", "Noise over what it is added to (deviations)")
-        _name_sites(figure, rest, list(metrics[-1]["theta"]["sites"]))
-    for axes in (losses, accuracies, *rest):
+        overall = [m["theta"]["mean"] for m in metrics]
+        _draw_thetas(rows[1][0], metrics, "sites", f"Mean {what} at each site", overall)
+        _draw_thetas(rows[1][1], metrics, "relative", "Noise over what it is added to")
+        _name_sites(figure, rows[1][0], list(metrics[-1]["theta"]["sites"]))
+    for axes in panels:
         if warmup:
             axes.axvspan(0.5, warmup + 0.5, color="#00000010", lw=0)
         axes.set_xlim(0.5, epochs[-1] + 0.5)
-        axes.set_xlabel("epoch" + (" (shaded: warm-up, noise off)" if warmup else ""))
+        axes.set_xlabel("epoch" + (" (shaded: warm-up, noise off)" if warmup else ""), fontsize=figures.NORMAL)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#00000018")
-    figure.suptitle(fit(f"{recipe.name}: {recipe.model}, {recipe.method}", 200), x=0.005, ha="left", fontsize=11)
+    handles, names = accuracies.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        fontsize=figures.SMALL,
+        title=figures.names([f"{recipe.name}: {recipe.model}, {recipe.method}"], 80)[0],
+        title_fontsize=figures.LARGE,
+        alignment="left",
+    )
 
 
-def _draw_thetas(axes: Any, epochs: list[int], metrics: list[dict[str, Any]], key: str, title: str) -> None:
-    from matplotlib import colormaps
-
-    sites = list(metrics[-1]["theta"][key])
-    colours = colormaps["viridis"].resampled(max(2, len(sites)))
-    for number, site in enumerate(sites):
-        seen = [(e, m["theta"][key][site]) for e, m in zip(epochs, metrics, strict=True)]
-        seen = [(epoch, value) for epoch, value in seen if value is not None]
+def _draw_training(axes: Any, metrics: list[dict[str, Any]], key: str, factor: float) -> None:
+    """Clean images, attacked ones and, of accuracies, attacked ones that were held out."""
+    curves: list[tuple[str, list[tuple[int, Any]], dict[str, Any]]] = [
+        ("clean", [(m["epoch"] + 1, m[f"clean_{key}"]) for m in metrics], {"color": CLEAN, "marker": "o"}),
+        (
+            "under the attack of training",
+            [(m["epoch"] + 1, m[f"adversarial_{key}"]) for m in metrics],
+            {"color": ATTACKED, "marker": "s", "ls": (0, (5, 1.5))},
+        ),
+    ]
+    if key == "accuracy":
+        apart = [(m["epoch"] + 1, m["held_out"]["adversarial_accuracy"]) for m in metrics if "held_out" in m]
+        curves.append(("the same, held out", apart, {"color": ATTACKED, "marker": "D", "ls": ":"}))
+    for name, points, look in curves:
+        seen = [(epoch, factor * value) for epoch, value in points if value is not None]
         if seen:
-            axes.plot(*zip(*seen, strict=True), color=colours(number), lw=1, label=fit(site, 80), **_dots(epochs))
-    axes.set_title(title, loc="left", fontsize=10)
+            axes.plot(*zip(*seen, strict=True), label=name, ms=3.5, markevery=_every(seen), **look)
 
 
-def _name_sites(figure: Any, panels: list[Any], sites: list[str]) -> None:
-    """Says which colour is which site: one by one where they are few."""
+def _draw_thetas(
+    axes: Any, metrics: list[dict[str, Any]], key: str, title: str, overall: list[float] | None = None
+) -> None:
+    """A curve for each site and, where it is given, one for all entries together."""
+    sites = list(metrics[-1]["theta"][key])
+    values = list(overall or [])
+    for number, site in enumerate(sites):
+        seen = [(m["epoch"] + 1, m["theta"][key][site]) for m in metrics]
+        seen = [(epoch, value) for epoch, value in seen if value is not None]
+        values += [value for _, value in seen]
+        if seen:
+            look = _site_style(number, len(sites))
+            axes.plot(*zip(*seen, strict=True), lw=1.2, ms=4, markevery=_every(seen, number), **look)
+    if overall is not None:
+        epochs = [m["epoch"] + 1 for m in metrics]
+        axes.plot(epochs, overall, color=THETA, lw=2.2, ls="-.", label="all entries", markevery=_every(epochs))
+    figures.tidy(axes, title, "")
+    figures.plain(axes, values)
+
+
+def _site_style(number: int, sites: int) -> dict[str, Any]:
+    """The colour says how deep a site is; mark and dash tell it from its neighbours."""
     from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
 
-    if len(sites) <= NAMED:
-        panels[0].legend(frameon=False, fontsize=8)
-    else:
-        colours = colormaps["viridis"].resampled(max(2, len(sites)))
-        bar = figure.colorbar(ScalarMappable(cmap=colours), ax=panels, ticks=[0, 1], pad=0.02)
-        bar.ax.set_yticklabels([fit(sites[0], 80), fit(sites[-1], 80)], fontsize=7)
-        bar.set_label("site, in order of execution; dashed: all entries", fontsize=8)
+    colour = colormaps["viridis"](0.92 * number / max(1, sites - 1))
+    return figures.style(number) | {"color": colour, "ls": figures.DASHES[number % len(figures.DASHES)]}
 
 
-def _dots(points: list[Any]) -> dict[str, Any]:
-    """Markers where there are few points: one epoch alone would be no line."""
-    return {"marker": "o", "ms": 3} if len(points) < 25 else {}
+def _name_sites(figure: Any, axes: Any, sites: list[str]) -> None:
+    """Names the sites below the panels: of many as many as there is room for, the first and the last among them."""
+    from matplotlib.lines import Line2D
+
+    shown = sorted({round(i * (len(sites) - 1) / max(1, NAMED - 1)) for i in range(NAMED)})
+    shown = list(range(len(sites))) if len(sites) <= NAMED else shown
+    handles = [Line2D([], [], lw=1.2, ms=5, **_site_style(number, len(sites))) for number in shown]
+    handles.append(next(line for line in axes.get_lines() if line.get_label() == "all entries"))
+    names = [*figures.names([sites[number] for number in shown], 24), "all entries"]
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower left",
+        ncols=3,
+        frameon=False,
+        fontsize=figures.SMALL,
+        handlelength=3.2,
+        columnspacing=1.2,
+        title=f"site, in order of execution{f'; {len(shown)} of {len(sites)}' if len(shown) < len(sites) else ''}",
+        title_fontsize=figures.SMALL,
+        alignment="left",
+    )
+
+
+def _every(points: Sequence[Any], number: int = 0) -> tuple[int, int]:
+    """Which points get a mark: up to a dozen, those of neighbouring curves at different places."""
+    step = max(1, len(points) // 8)
+    return number % step if len(points) > step else 0, step

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perturbify import escape, numbers
-from perturbify.cli import interrupts, reports, spelling
+from perturbify.cli import figures, interrupts, reports, spelling
 from perturbify.cli.console import Console
 from perturbify.cli.options import IMAGES, SEED, names, output_options, seeds_from, several_seeds, wide_option
 
@@ -198,11 +198,10 @@ def _draw(console: Console, asked: Reproduction, outcomes: Sequence[Outcome], pi
         console.log(f"{picture.name} is left out: a file that is not perturbify's has that name")
         return
     try:
-        from matplotlib.figure import Figure
+        figure = figures.canvas(9.5, 5.2)
     except ImportError:
         console.log(f"{picture.name} is left out: matplotlib is not installed (pip install 'perturbify[plot]')")
         return
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
     draw(figure, asked, finished)
     reports.keep_figure(figure, picture, dpi=150)
 
@@ -242,9 +241,9 @@ def _estimate(console: Console, asked: Reproduction, device: str, download: bool
         f"about {duration(sum(timed))} for {len(timed)} of {len(found)} jobs on this machine, by four small steps of "
         f"each with {IMAGES} images; too much rather than too little"
     )
-    shown = aligned(lines, console.width, ("recipe", "epochs", "seed"))
+    told = aligned(lines, console.width, ("recipe", "epochs", "seed"))
     console.result(
-        f"{shown}\n\n{said if timed else 'none of them can be run'}",
+        f"{told}\n\n{said if timed else 'none of them can be run'}",
         {"seconds": sum(timed), "jobs": found},
     )
     if len(timed) < len(found):

@@ -5,6 +5,10 @@
    block of numbers has generators of its own, seeded from the caller's seed and the block's place: the numbers depend on
    neither the number of threads nor, as no multiplication is fused with an addition, on the processor. */
 
+#ifdef _WIN32
+#error "No POSIX threads here: torch draws instead."
+#endif
+
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <math.h>

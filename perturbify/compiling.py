@@ -11,15 +11,15 @@ from perturbify.attacks import frozen_eval, input_gradient
 
 
 def uncompiled(network: nn.Module) -> nn.Module:
-    """What :func:`compiled` was given; any other network itself."""
+    """The network that :func:`compiled` was given; any other network itself."""
     return cast(nn.Module, getattr(network, "_orig_mod", network))
 
 
 def compiled(network: nn.Module, x: Tensor, y: Tensor, *, cuda_graphs: bool = False) -> nn.Module:
     """The network with its forward and backward compiled, its parameters and noise modules the same objects.
 
-    What was compiled before is forgotten, and compiled again where it is still in use: dynamo takes the forwards of all
-    our networks for one, and leaves off compiling it after a few times.
+    What was compiled before is discarded, and compiled again if it is still in use: dynamo takes the forwards of all
+    our networks for one, and stops compiling it after a few times.
 
     Args:
         network: A classifier; it is left as it is.
@@ -28,7 +28,7 @@ def compiled(network: nn.Module, x: Tensor, y: Tensor, *, cuda_graphs: bool = Fa
         cuda_graphs: Whether CUDA graphs replay what was compiled.
 
     Raises:
-        Exception: Whatever torch.compile makes of a network that it cannot compile, of a class of its own for each.
+        Exception: Any error of torch.compile; its errors have no common class.
     """
     torch.compiler.reset()
     before = set(vars(network))

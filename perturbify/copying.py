@@ -24,7 +24,7 @@ _DEFAULT_STATE = nn.Module.__getstate__  # inherited from object in older versio
 
 
 def copy_network(model: Network, tensors: Literal["copy", "share", "meta"] = "copy") -> Network:
-    """Copies a network in depth.
+    """Makes a deep copy of a network.
 
     A tensor that autograd computed (an attention bias that is cached in eval mode, a weight that an old-style
     ``weight_norm`` hook keeps) cannot be deep-copied; its value is, and the next forward computes it anew.
@@ -32,8 +32,8 @@ def copy_network(model: Network, tensors: Literal["copy", "share", "meta"] = "co
     Args:
         model: The network; it is left as it is.
         tensors: ``"copy"`` copies parameters and buffers; ``"share"`` copies the buffers and keeps the source's own
-            parameters, for a network that runs and is thrown away; ``"meta"`` puts both on the meta device, where
-            shapes are computed and values are not, so that nothing computed from weights can pass for a constant.
+            parameters, for a network that runs once and is discarded; ``"meta"`` puts both on the meta device, which
+            computes shapes but no values, so that nothing computed from weights can pass for a constant.
 
     Raises:
         SurgeryError: The network holds something that cannot be copied.
@@ -66,7 +66,7 @@ def copy_network(model: Network, tensors: Literal["copy", "share", "meta"] = "co
 
 
 def _sharing(parameter: nn.Parameter) -> nn.Parameter:
-    """The same values with a ``requires_grad`` of its own, which a network's ``train`` may set."""
+    """The same values with their own ``requires_grad``, which a network's ``train`` may set."""
     if type(parameter) is not nn.Parameter:
         return parameter
     twin = nn.Parameter(parameter.detach(), parameter.requires_grad)

@@ -6,23 +6,24 @@
     ├── ModelError               a network that cannot be found, built, or fed
     │   ├── UnknownModel         no library has a model of that name
     │   ├── WeightsError         weights that cannot be fetched, read, or fitted to the model
-    │   └── InputSizeError       an input of another size than an element-grained θ was made for
-    ├── SurgeryError             a network that the pass cannot change rightly
+    │   └── InputSizeError       an input of a different size than an element-grained θ was made for
+    ├── SurgeryError             a network that the pass cannot wrap correctly
     │   ├── NoConvolutions       nothing to put noise behind
-    │   ├── AlreadyWrapped       the network has noise modules already
-    │   ├── TraceError           a convolution inside of a forward that torch.fx cannot follow
+    │   ├── AlreadyWrapped       the network already has noise modules
+    │   ├── TraceError           a convolution in a forward that torch.fx cannot trace
     │   └── ParityError          with the noise off, the result differs from the source
-    ├── MethodError              a defence that is not known, or does not suit a network
+    ├── MethodError              a defence that is unknown, or does not suit a network
     ├── DataError                a dataset that cannot be found, read, or used
     ├── RecipeError              a recipe with mistakes; names all of them
     ├── CheckpointError          a file that is truncated, foreign, newer, or does not fit
     ├── OutputExists             an output that would overwrite something
-    ├── TrainingError            a run that cannot start or go on
+    ├── WrongType                an argument of another type than a function takes; a TypeError, too
+    ├── TrainingError            a run that cannot start or resume
     │   └── Diverged             a loss or θ that is no longer finite
     └── CheckError               a robustness check that cannot be run
 
-Each carries one sentence that names the culprit and, in ``hint``, the way out. Both may name what a file or a command
-line said, and are fit to be shown: on a terminal, too, and of bounded length.
+Each carries one sentence that names the culprit and, in ``hint``, the way out. Both may quote a file or a command line,
+and are safe to display, also on a terminal, and of bounded length.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from collections.abc import Iterable
 from perturbify.escape import terminal
 
 MOST_LINES = 50
-"""Lines of a message of several that are shown."""
+"""Maximum number of lines shown of a multi-line message."""
 
 
 class PerturbifyError(Exception):
@@ -54,7 +55,7 @@ class PerturbifyError(Exception):
 
     @staticmethod
     def _fit(message: str) -> str:
-        """The message, fit to be shown."""
+        """The message, safe to display."""
         return terminal(message)
 
 
@@ -71,11 +72,11 @@ class WeightsError(ModelError):
 
 
 class InputSizeError(ModelError):
-    """An input of another size than an element-grained θ was made for."""
+    """An input of a different size than an element-grained θ was made for."""
 
 
 class SurgeryError(PerturbifyError):
-    """A network that the pass cannot change rightly."""
+    """A network that the pass cannot wrap correctly."""
 
 
 class NoConvolutions(SurgeryError):
@@ -83,11 +84,11 @@ class NoConvolutions(SurgeryError):
 
 
 class AlreadyWrapped(SurgeryError):
-    """The network has noise modules already."""
+    """The network already has noise modules."""
 
 
 class TraceError(SurgeryError):
-    """A convolution inside of a forward that torch.fx cannot follow."""
+    """A convolution in a forward that torch.fx cannot trace."""
 
 
 class ParityError(SurgeryError):
@@ -95,7 +96,7 @@ class ParityError(SurgeryError):
 
 
 class MethodError(PerturbifyError):
-    """A defence that is not known, or does not suit a network."""
+    """A defence that is unknown, or does not suit a network."""
 
 
 class DataError(PerturbifyError):
@@ -103,13 +104,13 @@ class DataError(PerturbifyError):
 
 
 class RecipeError(PerturbifyError):
-    """A recipe with mistakes; the message names them one a line, and says how many more there are than it shows."""
+    """A recipe with mistakes; the message lists them one per line, and counts those not shown."""
 
     @staticmethod
     def _fit(message: str) -> str:
         lines = message.split("\n")
         more = len(lines) - MOST_LINES
-        if more > 1:  # never more than one line longer: a message that was cut is left as it is
+        if more > 1:  # idempotent: a truncated message is left as it is
             lines[MOST_LINES:] = [f"  … and {more:,} more"]
         return "\n".join(terminal(line, 500) for line in lines)
 
@@ -122,8 +123,12 @@ class OutputExists(PerturbifyError):
     """An output that would overwrite something."""
 
 
+class WrongType(PerturbifyError, TypeError):
+    """An argument of another type than a function takes."""
+
+
 class TrainingError(PerturbifyError):
-    """A run that cannot start or go on."""
+    """A run that cannot start or resume."""
 
 
 class Diverged(TrainingError):
@@ -135,12 +140,12 @@ class CheckError(PerturbifyError):
 
 
 def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
-    """Says which known names come closest to a wrong one.
+    """Suggests the known names closest to a wrong one.
 
     Args:
         name: What was asked for.
         known: The names that exist.
-        limit: How many to offer at most.
+        limit: Maximum number of suggestions.
 
     Returns:
         A sentence such as ``"Did you mean 'resnet18' or 'resnet10t'?"``, or ``""`` when nothing is near.

@@ -1,18 +1,18 @@
-"""Foreign text, made fit to be shown: one function for each place that it can go to.
+"""Makes foreign text safe to display: one function for each kind of output.
 
-Foreign is whatever perturbify did not write itself: all that a file, a folder, a dataset, another library, or the
-command line says. Characters that steer a terminal, begin a line, turn the direction of the text, or cannot be seen are
-written out, as Python does in its strings: ``\\x1b``, ``\\n``, ``\\u202e``. These are
+Foreign text is whatever perturbify did not write itself: from a file, a folder, a dataset, another library, or the
+command line. Characters that control a terminal, start a new line, change the text direction, or are invisible are
+escaped as in Python strings: ``\\x1b``, ``\\n``, ``\\u202e``. These are
 
-- controls (C0, DEL, C1), and whatever else parts lines;
-- format characters (Unicode's Cf): marks and isolates of direction, zero-width characters, tags;
-- every blank but the common one, lone surrogates, and code points that are private or stand for nothing yet;
-- letters and marks that leave no trace: fillers, variation selectors, the combining grapheme joiner;
-- marks with nothing to stand on, and those in a pile of more than eight.
+- control characters (C0, DEL, C1), and all other line separators;
+- format characters (Unicode's Cf): directional marks and isolates, zero-width characters, tags;
+- every space except the common one, lone surrogates, and private or unassigned code points;
+- invisible letters and marks: fillers, variation selectors, the combining grapheme joiner;
+- marks without a base character, and those in a stack of more than eight.
 
-Every other letter of any language stays as it is, and so does what honest text needs: a joiner between two letters of
-a script that is written with it (Arabic, Devanagari, and their neighbours) or within an emoji, and the selector that
-makes a symbol an emoji. A backslash stays one backslash: text that is fit to be shown is left as it is.
+All other letters of any language are kept, and so is what legitimate text needs: a joiner between two letters of a
+script that uses it (Arabic, Devanagari, and their neighbours) or within an emoji, and the selector that turns a symbol
+into an emoji. A backslash is kept: text that is safe to display is not changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from html import escape as _escape_html
 from typing import Any
 
 LONGEST = 2_000
-"""Characters that one foreign text takes at most where it is shown; what is longer is cut in its middle."""
+"""Maximum number of characters shown of one foreign text; longer text is cut in the middle."""
 
 _PILE = 8
 _JOINERS = "\u200c\u200d"
@@ -38,65 +38,64 @@ def terminal(text: object, most: int | None = LONGEST, *, lines: bool = False) -
     """Text for a terminal, and for plain text of any kind.
 
     Args:
-        text: What to show; other objects than strings as ``str`` gives them.
-        most: Characters at most; None: all of them.
-        lines: Whether its line breaks and tabs stay: for text of several lines that are shown as such. Those of Windows
-            are read as everyone's.
+        text: What to show; objects other than strings are converted with ``str``.
+        most: Maximum number of characters; None for all.
+        lines: Whether to keep line breaks and tabs, for multi-line text. Windows line breaks are normalised.
 
     Returns:
-        The text on one line, unless ``lines``; a longer one with its middle replaced by the number of characters there.
+        The text, on one line unless ``lines``; if too long, with its middle replaced by the number of characters cut.
     """
     said = str(text).replace("\r\n", "\n") if lines else str(text)
     if most is not None and len(said) > most:
         return _cut(said, most, lines)
-    plain = said.isascii() and said.isprintable()  # as nearly all are
+    plain = said.isascii() and said.isprintable()  # as nearly all text is
     shown = said if plain else _FOREIGN[lines].sub(_written, said)
     return shown if most is None or len(shown) <= most else _cut(said, most, lines)
 
 
 def markdown(text: object, most: int | None = LONGEST) -> str:
-    """Text that Markdown takes literally, wherever on a line: also as a heading, in a list, and in a table."""
+    """Text that Markdown renders literally anywhere on a line, including headings, lists and tables."""
     shown = terminal(text, most)
     if _WORD.fullmatch(shown):  # such as timm:test_efficientnet
         return shown
     shown = re.sub(r"([\\`*_\[\]|~#!$@])", r"\\\1", shown.replace("&", "&amp;"))
     shown = shown.replace("<", "&lt;").replace(">", "&gt;")
-    shown = re.sub(r":(?=//)|(?<=www)\.", r"\\\g<0>", shown, flags=re.IGNORECASE)  # would become links by themselves
+    shown = re.sub(r":(?=//)|(?<=www)\.", r"\\\g<0>", shown, flags=re.IGNORECASE)  # would be auto-linked
     shown = re.sub(r"^([-+](?= |$)|-(?=[- ]*$)|=(?=[= ]*$))", r"\\\1", shown)  # lists, rules, underlined headings
     shown = re.sub(r"^(\d{1,9})([.)])(?= |$)", r"\1\\\2", shown)
     return re.sub("^ ", "&#32;", shown)  # an indented line would be code
 
 
 def fenced(text: str, language: str, most: int | None = None) -> str:
-    """A block of code in Markdown that keeps its lines, and that nothing in it can close."""
+    """A Markdown code block that keeps its lines and that its content cannot close."""
     shown = terminal(text, most, lines=True)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return f"{fence}{language}\n{shown}\n{fence}"
 
 
 def html(text: object, most: int | None = LONGEST, *, lines: bool = False) -> str:
-    """Text for the content of an HTML element, and for an attribute in quotes; ``lines`` as for :func:`terminal`."""
+    """Text for the content of an HTML element or a quoted attribute; ``lines`` as for :func:`terminal`."""
     return _escape_html(terminal(text, most, lines=lines))
 
 
 def figure(text: object, most: int | None = LONGEST) -> str:
-    """Text for a figure of matplotlib, which would take what stands between two dollar signs for mathematics."""
+    """Text for a matplotlib figure, which would render text between two dollar signs as mathematics."""
     return terminal(text, most).replace("$", r"\$")
 
 
 def latex(text: object, most: int | None = LONGEST) -> str:
-    """Text that LaTeX sets literally, wherever in a paragraph, a caption, or a table's cell.
+    """Text that LaTeX typesets literally in a paragraph, a caption, or a table cell.
 
-    Greek letters and signs of ours become mathematics; letters of other scripts stay, and want XeLaTeX or LuaLaTeX.
+    Our Greek letters and symbols become mathematics; letters of other scripts are kept, and need XeLaTeX or LuaLaTeX.
     """
-    apart = re.sub(r"([-,'])(?=\1)", "\\1\0", terminal(text, most))  # two of them would become another sign
+    apart = re.sub(r"([-,'])(?=\1)", "\\1\0", terminal(text, most))  # pairs would become ligatures
     return "".join(_LATEX.get(c, c) for c in apart)
 
 
 def json(values: Any, indent: int | None = 2) -> str:
-    """JSON that can be read on a terminal: strings hold ``\\u202e`` for what :func:`terminal` would write out.
+    """JSON that is safe on a terminal: strings hold ``\\u202e`` for what :func:`terminal` would escape.
 
-    Whoever parses it gets the very same values.
+    Parsing it returns the same values.
     """
     text = _json.dumps(values, indent=indent, ensure_ascii=False)
     return re.sub(r"[^\n -~]", lambda m: m[0] if _seen(m[0]) else _json.dumps(m[0])[1:-1], text)
@@ -107,13 +106,13 @@ def _written(match: re.Match[str]) -> str:
 
 
 def _shown(text: str, at: int) -> str:
-    """The character at some place of a text, as it is shown."""
+    """The character at a position of a text, as displayed."""
     c = text[at]
     return c if _fits(text, at) else c.encode("unicode_escape").decode("ascii")
 
 
 def _fits(text: str, at: int) -> bool:
-    """Whether a character can be shown as it is, where it stands."""
+    """Whether a character can be displayed as it is at its position."""
     c, before, after = text[at], text[at - 1 : at], text[at + 1 : at + 2]
     if c == _EMOJI:
         return _symbol(before)
@@ -128,7 +127,7 @@ def _fits(text: str, at: int) -> bool:
 
 
 def _seen(c: str) -> bool:
-    """Whether a character shows itself."""
+    """Whether a character is visible."""
     return c.isprintable() and c not in _TRACELESS
 
 
@@ -137,12 +136,12 @@ def _symbol(c: str) -> bool:
 
 
 def _joined(c: str) -> bool:
-    """Whether a character is a letter or mark of Arabic, Devanagari and what Unicode has between and beside them."""
+    """Whether a character is a letter or mark of Arabic, Devanagari, or a neighbouring script in Unicode."""
     return "\u0620" <= c <= "\u0dff" and unicodedata.category(c)[0] in "LM"
 
 
 def _cut(said: str, most: int, lines: bool) -> str:
-    """The beginning and the end of what would be too long, each character of them whole."""
+    """The beginning and the end of a text that is too long, without splitting an escape."""
     room = most - len(_note(len(said)))
     head = _within(said[:most], 2 * room // 3, lines)
     tail = _within(said[-most:], room - room * 2 // 3, lines, from_end=True)
@@ -154,7 +153,7 @@ def _note(cut: int) -> str:
 
 
 def _within(text: str, room: int, lines: bool, *, from_end: bool = False) -> list[str]:
-    """As many characters as there is room for, as they are shown."""
+    """As many displayed characters as there is room for."""
     found: list[str] = []
     for at in reversed(range(len(text))) if from_end else range(len(text)):
         piece = text[at] if lines and text[at] in "\n\t" else _shown(text, at)
@@ -187,5 +186,5 @@ _LATEX = {
     "\0": "{}",
     **{c: f"\\{c}" for c in "{}$&#%_"},
     '"': r"\char34{}",
-    **{c: f"{{{c}}}" for c in "[]*"},  # which mean something behind a line break
+    **{c: f"{{{c}}}" for c in "[]*"},  # which have a meaning after a line break
 }

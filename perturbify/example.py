@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from perturbify.arguments import check_network
+from perturbify.channels import channels
 from perturbify.errors import ModelError, SurgeryError
 from perturbify.text import times
 
@@ -27,7 +30,7 @@ class Example:
         args: Positional inputs.
         kwargs: Keyword inputs.
         device: Where the network is.
-        names: Those of the positional inputs, as forward calls them; empty where it takes ``*args``.
+        names: Names of the positional inputs in forward; empty if it takes ``*args``.
     """
 
     args: tuple[Any, ...]
@@ -37,23 +40,23 @@ class Example:
 
     @classmethod
     def of(cls, model: nn.Module, given: Any) -> Example:
-        """Takes what the user gave, or the input size that the network says it has.
+        """Takes the user's inputs, or random ones of the network's own input size.
 
         Args:
             model: The network.
-            given: A tensor, a tuple of positional or a dict of keyword inputs; None: what the network says of itself.
+            given: A tensor, a tuple of positional or a dict of keyword inputs; None: by the network's own input size.
 
         Raises:
             ModelError: There is no input, or it does not fit the network's forward.
-            SurgeryError: The network is in a form whose code is out of reach.
+            SurgeryError: The code of the network is out of reach.
         """
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"A network must be a torch.nn.Module, not {type(model).__name__}.")
+        check_network(model)
         _refuse_kind(model)
         first = next((p for p in model.parameters() if p.is_floating_point()), None)
         device = first.device if first is not None else torch.device("cpu")
         if given is None:
             given = _said_by(model, first)
+        _refuse_no_tensors(given)
         if isinstance(given, Mapping):
             example = cls((), dict(given), device)
         else:
@@ -79,12 +82,12 @@ class Example:
 
     @property
     def images(self) -> int | None:
-        """How many images it has; None where the inputs have no common batch dimension."""
+        """The number of images; None if the inputs have no common batch dimension."""
         counts = {_images_in(v) for v in (*self.args, *self.kwargs.values())} - {None}
         return counts.pop() if len(counts) == 1 else None
 
     def with_more(self, extra: int) -> Example:
-        """The same with so many images more: the first once more."""
+        """The same with so many more images: copies of the first."""
         args = tuple(_more(v, extra) for v in self.args)
         return Example(args, {n: _more(v, extra) for n, v in self.kwargs.items()}, self.device, self.names)
 
@@ -92,7 +95,7 @@ class Example:
         """The same with its first input normalised, as a network with that layer inside sees it.
 
         Raises:
-            ModelError: That input is no tensor of images with as many channels.
+            ModelError: That input is not a tensor of images with as many channels.
         """
         if normalize is None:
             return self
@@ -114,10 +117,10 @@ class Example:
         return Example(args, kwargs, self.device, self.names)
 
     def describe(self) -> dict[str, Any]:
-        """The inputs as JSON values, by name: :func:`from_description` makes such inputs again.
+        """The inputs as JSON values, by name; :func:`from_description` makes such inputs again.
 
         Raises:
-            ValueError: One of them is neither a tensor, a number, a text, nor a list or dict of such.
+            ValueError: One of them is neither a tensor, a number, a string, nor a list or dict of these.
         """
         if self.args and not self.names:
             return {"*": {"list": [_described(v, batched=True) for v in self.args]}}
@@ -126,15 +129,15 @@ class Example:
 
 
 def from_description(description: Mapping[str, Any], dtype: torch.dtype, device: str = "cpu") -> Any:
-    """Makes inputs of random pixels such as :meth:`Example.describe` described, two images each.
+    """Makes inputs of random pixels as :meth:`Example.describe` described them, two images each.
 
     Args:
         description: By name of the argument; ``"*"`` stands for all positional ones.
         dtype: Floating dtype of the network.
-        device: Where; on ``"meta"`` they take no memory.
+        device: The device; on ``"meta"`` the inputs take no memory.
 
     Raises:
-        KeyError, TypeError, ValueError: It describes nothing that can be made.
+        KeyError, TypeError, ValueError: It does not describe inputs.
     """
     generator = torch.Generator().manual_seed(0)
     made = {name: _made(about, dtype, device, generator) for name, about in description.items()}
@@ -178,37 +181,48 @@ def _images_in(value: Any) -> int | None:
 
 
 def _more(value: Any, extra: int) -> Any:
-    """A batch with its first image ``extra`` more times at the end."""
+    """A batch with ``extra`` copies of its first image added at the end."""
     if _images_in(value) is None:
         return value
     return value + value[:1] * extra if isinstance(value, list) else torch.cat([value, *[value[:1]] * extra])
 
 
+def _refuse_no_tensors(given: Any) -> None:
+    """Makes sure that an example input is none of the two things that are given in a tensor's place."""
+    if isinstance(given, tuple) and given and all(isinstance(n, int) for n in given):
+        batch = given if len(given) == 4 else (2, *given)
+        raise ModelError(
+            f"example_input is a shape, {given}, where an input is needed.",
+            f"Give torch.rand({', '.join(map(str, batch))}).",
+        )
+    if isinstance(given, np.ndarray):
+        raise ModelError("example_input is a numpy array, not a tensor.", "Give torch.from_numpy(array).float().")
+
+
 def _refuse_kind(model: nn.Module) -> None:
-    """Refuses networks in forms whose code is out of reach.
+    """Refuses networks whose code is out of reach.
 
     Raises:
-        SurgeryError: It is scripted, compiled around a convolution, or was made in inference mode.
+        SurgeryError: It is scripted, compiled around a convolution, or in inference mode.
         ModelError: A buffer has no shape before the first forward.
     """
     name = type(model).__name__
     if torch.is_inference_mode_enabled() or any(p.is_inference() for p in model.parameters() if not is_lazy(p)):
         raise SurgeryError(
             f"In torch.inference_mode() this {name} would get parameters that cannot be trained.",
-            "Build and wrap it outside of inference_mode; run it there.",
+            "Build and wrap it outside inference_mode; run it there.",
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise SurgeryError(f"This {name} is scripted.", "Wrap the module that it was scripted from.")
     kinds = {kind: _compiled(_methods(kind)) for kind in {type(m) for m in model.modules()}}
     for path, module in model.named_modules():
-        # What Module.compile() left on the instance, no copy takes along.
+        # Copies do not keep what Module.compile() left on the instance.
         own = (v for k, v in vars(module).items() if k != "_compiled_call_impl")
         compiled = kinds[type(module)] or type(module).__name__ == "OptimizedModule" or _compiled(own)
         if compiled and any(isinstance(m, _ConvNd) for m in module.modules()):
             raise SurgeryError(
-                f"{path or name} is compiled, and compiled code does not notice noise that comes later.",
-                "Leave out torch.compile (a compiled module's _orig_mod is the plain one), and compile what wrap() "
-                "returns.",
+                f"{path or name} is compiled, and compiled code would not see the noise.",
+                "Wrap the plain module (a compiled one has it as _orig_mod), then compile what wrap() returns.",
             )
     lazy = next((n for n, b in model.named_buffers() if is_lazy(b)), None)
     if lazy is not None:
@@ -227,10 +241,12 @@ def _compiled(held: Iterable[Any]) -> bool:
 
 
 def _said_by(model: nn.Module, first: nn.Parameter | None) -> Any:
-    """Images of the size that a model of timm's or of transformers' says it takes."""
+    """Images of the size that one of timm's or transformers' models declares."""
     config, size = getattr(model, "pretrained_cfg", None), None
     if isinstance(config, Mapping):
         size = config.get("input_size")
+        if size is not None:  # which timm does not change with in_chans
+            size = (channels(model) or size[0], *size[1:])
     theirs = getattr(model, "config", None)
     side = getattr(theirs, "image_size", None)
     if size is None and side is not None and getattr(model, "main_input_name", None) == "pixel_values":

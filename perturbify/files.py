@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old one or the new one, never half of one, and nobody else's is lost."""
+"""Writes files atomically: a reader sees the old file or the new one, and no foreign file is lost."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 MOST = 2**28
-"""Bytes of a text file that anybody reads whole."""
+"""Maximum size in bytes of a text file that is read whole."""
 
 LOCK = ".perturbify-lock"
-"""The empty file in a folder that carries its lock: only who holds the lock removes it, and nothing replaces it."""
+"""The empty lock file of a folder: only the lock's holder removes it, and nothing replaces it."""
 
-_held: dict[Path, int] = {}  # folders that this process has locked, each with the thread that did
+_held: dict[Path, int] = {}  # folders locked by this process, with the thread that locked each
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
-    """Writes a file beside its destination and moves it there once it is complete and on disk.
+    """Writes a file next to its destination and moves it there once it is complete and on disk.
 
     Args:
-        path: Destination; an existing file is replaced, and its permissions stay.
-        write: Gets the temporary path and fills it.
-        keep: A second name for what was there before; it is given once the new file is complete.
+        path: Destination; an existing file is replaced, keeping its permissions.
+        write: Called with the temporary path, which it must fill.
+        keep: A second name for the previous file, assigned once the new file is complete.
 
     Raises:
-        PerturbifyError: The file cannot be written; what was there before is untouched.
+        PerturbifyError: The file cannot be written; the previous file is untouched.
     """
-    # A folder, since some writers (safetensors) make a temporary file of their own beside the one they are given.
+    # A folder, since some writers (safetensors) create a temporary file of their own next to the given one.
     workplace = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary = workplace / path.name
     try:
-        shutil.rmtree(workplace, ignore_errors=True)  # a dead process had this one's number
+        shutil.rmtree(workplace, ignore_errors=True)  # left by a dead process with the same id
         workplace.mkdir()
         temporary.touch()
-        # safetensors' may be read by nobody else.
+        # safetensors creates files that nobody else may read.
         mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         write(temporary)
         temporary.chmod(mode)
@@ -60,7 +60,7 @@ def replace_atomically(path: Path, write: Callable[[Path], object], keep: Path |
         temporary.replace(path)
     except OSError as error:
         raise PerturbifyError(
-            f"{path} cannot be written: {error.strerror or error}.", "What was there before is untouched."
+            f"{path} cannot be written: {error.strerror or error}.", "The previous file, if any, is untouched."
         ) from error
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
@@ -68,7 +68,7 @@ def replace_atomically(path: Path, write: Callable[[Path], object], keep: Path |
 
 
 def sweep(path: Path) -> None:
-    """Removes what killed processes left beside a file that they were writing; see :func:`replace_atomically`."""
+    """Removes what killed processes left next to a file they were writing; see :func:`replace_atomically`."""
     left = re.compile(rf"\.{re.escape(path.name)}\.\d+\.tmp")
     for workplace in path.parent.iterdir():
         if left.fullmatch(workplace.name):
@@ -76,11 +76,11 @@ def sweep(path: Path) -> None:
 
 
 def keep_copy(path: Path, copy: Path) -> None:
-    """Gives a file a second name, in one move; the file itself stays where it is throughout.
+    """Gives a file a second name, atomically; the file itself stays in place.
 
     Args:
-        path: The file. Where there is none, nothing happens.
-        copy: Its second name; what had it is replaced.
+        path: The file; if it does not exist, nothing happens.
+        copy: Its second name; an existing file of that name is replaced.
 
     Raises:
         PerturbifyError: The copy cannot be made.
@@ -98,18 +98,18 @@ def keep_copy(path: Path, copy: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in one move; see :func:`replace_atomically`."""
+    """Writes a text file atomically; see :func:`replace_atomically`."""
     try:
         content = text.encode()
     except UnicodeEncodeError as error:
         raise PerturbifyError(
-            f"{path} cannot be written: {error.object[error.start]!a} is no character that a text can hold."
+            f"{path} cannot be written: {error.object[error.start]!a} is not a valid character."
         ) from error
     replace_atomically(path, lambda p: p.write_bytes(content))
 
 
 def is_regular(path: Path, most: int | None = None) -> bool:
-    """Whether a path is a file itself, no folder, device or pipe, and no link to anything; of ``most`` bytes."""
+    """Whether a path is a regular file of at most ``most`` bytes, not a folder, device, pipe or link."""
     try:
         found = path.lstat()
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def is_regular(path: Path, most: int | None = None) -> bool:
 
 
 def identity(path: Path) -> tuple[int, ...] | None:
-    """Which writing of a file it is that stands there now; None where there is none."""
+    """Identifies the current version of a file; None if it does not exist."""
     try:
         now = path.stat()
     except OSError:
@@ -127,13 +127,13 @@ def identity(path: Path) -> tuple[int, ...] | None:
 
 
 def signed(text: str) -> str:
-    """A page of Markdown or HTML with a last line, not shown, by which :func:`is_signed` knows it again."""
+    """A Markdown or HTML page with a hidden last line by which :func:`is_signed` recognises it."""
     body = f"{text.rstrip()}\n\n"
     return f"{body}<!-- {_SAID}{hashlib.sha256(body.encode()).hexdigest()} -->\n"
 
 
 def is_signed(path: Path) -> bool:
-    """Whether a page is ours, and as we wrote it: nobody has changed it since."""
+    """Whether we wrote a page and nobody has changed it since."""
     if not is_regular(path, MOST):
         return False
     try:
@@ -148,15 +148,15 @@ _SAID = "Written by perturbify, which replaces this page as long as nobody has c
 
 
 def write_own(path: Path, text: str, ours: Callable[[Path], bool] = is_signed) -> Path | None:
-    """Writes a file in one move where there is none, or one of ours; a warning says where it is put otherwise.
+    """Writes a file atomically, replacing only our own; otherwise it gets another name, and a warning says so.
 
     Args:
-        path: The file to be.
-        text: What it is to hold; a page is to be :func:`signed`.
-        ours: Whether a file that is there is ours, and may be replaced.
+        path: The file to write.
+        text: Its content; a page must be :func:`signed`.
+        ours: Whether an existing file is ours and may be replaced.
 
     Returns:
-        Where it is; None where files of others have both its names, and it was left out.
+        Where it was written; None if both names are taken by foreign files and it was not written.
 
     Raises:
         PerturbifyError: It cannot be written.
@@ -165,19 +165,19 @@ def write_own(path: Path, text: str, ours: Callable[[Path], bool] = is_signed) -
         if not os.path.lexists(place) or ours(place):
             write_text(place, text)
             if place != path:
-                warnings.warn(f"{path} is not as perturbify wrote it, so it stays; see {place}.", stacklevel=2)
+                warnings.warn(f"{path} is not as perturbify wrote it, so it is kept; see {place}.", stacklevel=2)
             return place
-    warnings.warn(f"{path} and {beside(path).name} are not as perturbify wrote them, so they stay.", stacklevel=2)
+    warnings.warn(f"{path} and {beside(path).name} are not as perturbify wrote them, so they are kept.", stacklevel=2)
     return None
 
 
 def beside(path: Path) -> Path:
-    """The second name of a file of ours, where the first is taken by somebody else's."""
+    """The alternative name for one of our files if a foreign file has its name."""
     return path.with_name(f"{path.stem}.perturbify{path.suffix}")
 
 
 def set_aside(path: Path) -> Path:
-    """Gives whatever is there a name beside its own that is free: ``metrics.jsonl.aside``, ``….aside-2``, ….
+    """Renames a file to a free name next to it: ``metrics.jsonl.aside``, ``….aside-2``, ….
 
     Returns:
         The new name.
@@ -197,17 +197,17 @@ def set_aside(path: Path) -> Path:
 
 @contextmanager
 def alone(folder: Path, busy: PerturbifyError) -> Iterator[None]:
-    """Keeps other processes out of a folder inside a ``with`` block; a killed one lets go of it.
+    """Locks a folder against other processes inside a ``with`` block; a killed process releases it.
 
-    A folder that is not there is made, and removed at the end where nothing was put into it. Inside of another such
-    block of the same thread nothing more happens. Where the system or the disk knows no locks, others are not kept out.
+    A missing folder is created, and removed at the end if it is empty. Nested blocks of the same thread have no further
+    effect. If the system or the disk has no locks, other processes are not kept out.
 
     Args:
         folder: The folder.
-        busy: What is raised where somebody else is in it.
+        busy: What to raise if another process or thread holds the lock.
 
     Raises:
-        PerturbifyError: ``busy``; or the folder cannot be made or written to.
+        PerturbifyError: ``busy``, or the folder cannot be created or written to.
     """
     key, me = folder.absolute().resolve(), threading.get_ident()
     if _held.get(key) == me:
@@ -239,26 +239,26 @@ def alone(folder: Path, busy: PerturbifyError) -> Iterator[None]:
 
 
 def let_go() -> None:
-    """Removes the locks of this process, which is to end at once."""
+    """Removes the locks of this process before it exits at once."""
     for folder in list(_held):
         with contextlib.suppress(OSError):
             (folder / LOCK).unlink()
 
 
 def _locked(path: Path, busy: PerturbifyError) -> int:
-    """Opens a file, makes it where it is not there, and locks it."""
+    """Opens a file, creating it if necessary, and locks it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a disk that knows no locks
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # other errors: a disk without locks
                 os.close(handle)
                 raise busy from error
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.lstat(path)):
                 return handle
-        os.close(handle)  # whoever held it has removed it since it was opened
+        os.close(handle)  # the holder has removed it since it was opened
 
 
 @contextmanager
@@ -275,11 +275,11 @@ def check_output(path: Path, *, force: bool = False) -> None:
     """Makes sure, before any long work, that an output file can be written.
 
     Args:
-        path: The file to be.
+        path: The file to write.
         force: Whether an existing file may be replaced.
 
     Raises:
-        OutputExists: There is a file already.
+        OutputExists: The file exists.
         PerturbifyError: Its folder cannot be written to.
     """
     if path.is_dir():
@@ -287,7 +287,7 @@ def check_output(path: Path, *, force: bool = False) -> None:
     if os.path.lexists(path) and not path.is_file():
         raise OutputExists(f"{path} is a device or a broken link, not a file.", "Name a file.")
     if path.exists() and not force:
-        raise OutputExists(f"{path} exists already.", "Choose another name, or replace it: --force, overwrite=True.")
+        raise OutputExists(f"{path} already exists.", "Choose another name, or replace it: --force, overwrite=True.")
     folder = path.parent
     if not folder.is_dir():
         raise PerturbifyError(f"There is no folder {folder}.", "Create it first.")
@@ -296,7 +296,7 @@ def check_output(path: Path, *, force: bool = False) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Puts a move on disk, where the system can; the file is whole without it."""
+    """Flushes a move to disk if the system can; the file is complete without it."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,8 +1,8 @@
-"""``x + θ ⊙ ε`` in one pass over memory: ε is made in registers, and made again for θ's gradient, never stored.
+"""``x + θ ⊙ ε`` in one pass over memory: ε is made in registers, and regenerated for θ's gradient, never stored.
 
 Importing this needs Triton. The numbers are those of Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
 1, 2, 3", 2011) and Box-Muller. ε of an element follows from a seed, the element's index in its image and the image's
-place in the batch: not from the memory format, and not from how the work is cut into blocks. One call of Philox makes
+place in the batch, not from the memory format or the division of the work into blocks. One call of Philox makes
 four numbers; they go to four images, so that neighbours in memory are neighbours in a block in every memory format.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 _BLOCK = 512
-_PROGRAMS = 1024  # as many keep any GPU busy; more would only leave more partial sums to add
+_PROGRAMS = 1024  # enough to keep any GPU busy; more would only leave more partial sums to add
 
 
 @triton.jit
@@ -137,13 +137,13 @@ def _sum_over_images(  # type: ignore[no-untyped-def]
 def fused_noise(x: Tensor, theta: Tensor, draw_per: str) -> Tensor:
     """Adds noise to a feature map: ``x + θ ⊙ ε``, ε ~ N(0, 1).
 
-    The one number that all of ε follows from is drawn on the device of ``x``, by torch's global generator for it, anew
-    at every replay of a CUDA graph. No ε lies farther out than 6.77.
+    The one number that determines all of ε is drawn on the device of ``x``, by torch's global generator for it, anew
+    at every replay of a CUDA graph. No ε is beyond 6.77.
 
     Args:
         x: Shape (N, C, …) or (C, …), on a GPU, float32, bfloat16 or float16, not empty, fewer than 2³⁰ elements
-            in an image, for indices into it have 32 bits. Contiguous and channels-last memory is read as it lies, any
-            other copied first.
+            in an image, because indices into it have 32 bits. Contiguous and channels-last memory is read in place, any
+            other is copied first.
         theta: Shape (C, …), (C, 1, …) or (1, 1, …), any floating dtype; it is not rounded to that of ``x``.
         draw_per: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
 
@@ -153,17 +153,17 @@ def fused_noise(x: Tensor, theta: Tensor, draw_per: str) -> Tensor:
     seed = torch.randint(2**62, (1,), device=x.device)
     if torch.compiler.is_compiling():
         return add_noise(x, theta, seed, draw_per == "batch")
-    # An operator of a library costs several times what an autograd function does, each time it is called.
+    # An operator of a library costs several times as much per call as an autograd function.
     return _Fused.apply(x, theta, seed, draw_per == "batch")
 
 
 @triton_op("perturbify::add_noise", mutates_args={})
 def add_noise(x: Tensor, theta: Tensor, seed: Tensor, batch_shares: bool) -> Tensor:
-    """:func:`fused_noise` with a given seed, as an operator that compilers look into.
+    """:func:`fused_noise` with a given seed, as an operator that compilers can see into.
 
     Args:
-        x: As there.
-        theta: As there.
+        x: As in :func:`fused_noise`.
+        theta: As in :func:`fused_noise`.
         seed: Shape (1,), int64, at least 0, on the device of ``x``.
         batch_shares: Whether all images of the batch have the same ε.
     """
@@ -237,7 +237,7 @@ def _launch_sum(kernel: Any, gradient: Tensor, seed: Tensor, shape: Sequence[int
 
 
 def _readable(x: Tensor, image_dims: int) -> tuple[Tensor, bool]:
-    """``x``, copied if it must be, and whether its channels are last in memory."""
+    """``x``, copied if necessary, and whether its channels are last in memory."""
     if x.is_contiguous():
         return x, False
     if x.movedim(-image_dims, -1).is_contiguous():
@@ -284,7 +284,7 @@ theta_gradient.register_autograd(_gradients_of_gradient, setup_context=_remember
 
 
 class _Fused(torch.autograd.Function):
-    """:func:`add_noise` where nobody compiles."""
+    """:func:`add_noise` outside compiled code."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, theta: Tensor, seed: Tensor, batch_shares: bool) -> Tensor:

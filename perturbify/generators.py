@@ -15,12 +15,12 @@ from torch import nn
 def seeded(seed: int, devices: Collection[torch.device] = ()) -> Iterator[None]:
     """Seeds torch's, numpy's and Python's global generators inside a ``with`` block.
 
-    They are afterwards what they were, also after an error. No generator of another CUDA device is touched, which
-    ``torch.manual_seed`` would seed as well.
+    They are restored afterwards, also after an error. Generators of other CUDA devices, which ``torch.manual_seed``
+    would seed as well, are not touched.
 
     Args:
         seed: At least 0; numpy, which takes 32 bits, gets the lower ones.
-        devices: Where the network and its inputs are; those that are no CUDA devices do not count.
+        devices: Where the network and its inputs are; devices other than CUDA are ignored.
     """
     cuda = sorted({torch.cuda.current_device() if d.index is None else d.index for d in devices if d.type == "cuda"})
     # Other accelerators (mps, xpu) have one generator each that counts.
@@ -47,7 +47,7 @@ def seeded(seed: int, devices: Collection[torch.device] = ()) -> Iterator[None]:
 def reproducible(model: nn.Module) -> Iterator[None]:
     """Fixes what a forward pass draws and which kernels it picks, without gradients.
 
-    The caller's generators are as before afterwards.
+    The caller's generators are restored afterwards.
     """
     with (
         seeded(0, {p.device for p in model.parameters()}),

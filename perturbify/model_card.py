@@ -1,4 +1,4 @@
-"""The model card that goes with a checkpoint: what it is, how to load it, what is known of its robustness."""
+"""The model card of a checkpoint: what it is, how to load it, what is known of its robustness."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from perturbify.escape import fenced, markdown, terminal
 from perturbify.text import counted, fraction, input_in_words, noise_in_words, percent
 
 _NAME = 200
-"""Characters of a name that the card shows at most."""
+"""The most characters of a name that the card shows."""
 
 
 def model_card(header: Header) -> str:
-    """Writes a checkpoint's card as Markdown, from nothing but its header, which may be a stranger's."""
+    """Writes a checkpoint's card as Markdown, from its header alone, which may be untrusted."""
     model = header.model or {"name": header.source_class, "weights": "the user's"}
     noise = "none (a baseline)"
     defence = methods.of_file(header.method, noisy=header.config is not None)
@@ -74,7 +74,7 @@ def _code(name: str) -> str:
 
 
 def _loading(header: Header) -> str:
-    """The line of Python that reads the file; what is foreign in it stands in its comment, on that same line."""
+    """The line of Python that reads the file; untrusted text is in its comment, on that same line."""
     spec = header.spec()
     needs = ""
     if spec is None:
@@ -89,12 +89,12 @@ def _loading(header: Header) -> str:
 
 
 def checked(check: Mapping[str, Any], fit: Callable[[object], str] = terminal) -> str:
-    """What a checkpoint keeps of its last check, in one line: its verdict first, then the worst case.
+    """The summary of a checkpoint's last check, in one line: its verdict first, then the worst case.
 
     Args:
-        check: A summary, as :meth:`perturbify.checks.Report.summary` makes it; or of an older version, which gave no
-            verdict.
-        fit: Makes the file's own words fit for where they go.
+        check: A summary, as :meth:`perturbify.checks.Report.summary` returns it; or of an older version, without
+            a verdict.
+        fit: Makes the file's own words fit for the output format.
     """
     where = f"{fit(check['n'])} images of {fit(check['dataset'])}"
     if "verdict" not in check:
@@ -114,7 +114,7 @@ def _robustness(header: Header) -> list[str]:
         "",
         f"Accuracy in percent on {n} test images of {dataset} with its 95% interval over images; l∞ attacks within ε = "
         f"{fraction(check['epsilon'])} on pixels in [0, 1], crafted first, then scored on fresh draws of the noise. "
-        "Worst case: every image under the attack that leaves the least. A better attack may leave less.",
+        "Worst case: every image under the attack that leaves the lowest accuracy. A better attack may leave less.",
         "",
         "| attack | crafted on | noise while scoring | images | draws | accuracy |",
         "|---|---|---|---|---|---|",
@@ -137,7 +137,7 @@ def _robustness(header: Header) -> list[str]:
 
 
 def _crafted_on(row: Mapping[str, Any]) -> str:
-    """What the images of a row were crafted on; older versions kept the words."""
+    """What the images of a row were crafted on; older versions stored it in words."""
     if "crafted_on" in row:
         return str(row["crafted_on"])
     if row["norm"] is None:

@@ -12,7 +12,7 @@ except ImportError:  # installed where there was no C compiler
     _normal = None  # type: ignore[assignment]
 
 SMALLEST = 256
-"""Numbers of a draw from which on it is worth a seed of its own."""
+"""Numbers in a draw from which a separate seed pays off."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -20,22 +20,22 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def standard_normal_like(x: Tensor) -> Tensor:
     """Independent draws from N(0, 1) in the shape, dtype and memory layout of ``x``.
 
-    They follow from the state of torch's global generator for the device of ``x``, and not from the number of threads.
-    In a network that is compiled, exported, traced or under a ``torch.func`` transform torch draws, so there the same
-    seed gives other numbers. On the CPU the resolution is that of ``torch.randn``: none lies farther out than 5.77.
+    They follow from the state of torch's global generator for the device of ``x``, not from the number of threads.
+    In a network that is compiled, exported, traced or under a ``torch.func`` transform, torch draws, so there the same
+    seed gives other numbers. On the CPU the resolution is that of ``torch.randn``: no draw is beyond 5.77.
 
     Args:
         x: A floating tensor; its values do not matter.
     """
     channels_last = x.dim() > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
     if channels_last:
-        # Into strided memory torch draws number by number, nine times slower.
+        # Into strided memory torch draws number by number, nine times as slowly.
         return standard_normal_like(x.movedim(1, -1)).movedim(-1, 1)
     return _native(x) if _is_plain(x) else torch.randn_like(x)
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether a draw is what this call makes of it, rather than torch: nobody compiles, traces, vmaps or fakes."""
+    """Whether this module draws rather than torch: no compilation, trace, vmap or fake tensors."""
     return (
         _normal is not None
         and not torch.compiler.is_compiling()

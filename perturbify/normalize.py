@@ -26,6 +26,12 @@ class Normalize(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
+    @property
+    def constants(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std, one number a channel, in the fewest digits that mean the same."""
+        mean, std = (tuple(float(str(v)) for v in x.flatten().float().cpu().numpy()) for x in (self.mean, self.std))
+        return mean, std
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalises pixels of shape (..., C, H, W)."""
         return (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
@@ -33,3 +39,9 @@ class Normalize(nn.Module):
     def extra_repr(self) -> str:
         """Shows both vectors."""
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+def normalized(network: nn.Module, normalize: Normalize) -> nn.Module:
+    """A network with a normalisation layer before it, which is on its device."""
+    device = next((p.device for p in network.parameters()), None)
+    return nn.Sequential(normalize.to(device), network).train(network.training)

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from perturbify.arguments import check_network, check_type
 from perturbify.errors import InputSizeError, SurgeryError
 from perturbify.normal import standard_normal_like
 
 CHILD = "perturb"
-"""Name under which a perturbation hangs below the module that convolves."""
+"""Name of a perturbation below the module that convolves."""
 
 _HAS_TRITON = find_spec("triton") is not None and torch.version.hip is None
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Elements: for fewer, Python is not done with a launch of Triton's by the time that torch's own kernels are, on an H100
-# (benchmarks/results/2026-11-27-gpu.json). What is compiled launches at any size.
+# Elements: below this, on an H100, Python takes longer to launch Triton's kernel than torch's own kernels take
+# (benchmarks/results/2026-11-27-gpu.json). Compiled code launches it at any size.
 _WORTH_A_LAUNCH = 2**23
 
 
@@ -29,23 +30,23 @@ class Perturbation(nn.Module):
     """Adds Gaussian noise to a feature map or a weight: ``y = x + σ ⊙ ε``, ε ~ N(0, 1).
 
     By scale, σ is θ itself (*absolute*: Learn2Perturb, eq. 4-6), θ times the standard deviation of ``x`` (*relative*:
-    PNI), or e^θ (*posterior*: Adv-BNN). ε is drawn anew at every forward, in training and in inference alike;
-    ``train()`` and ``eval()`` do not touch it, :func:`noise` does. The draws come from torch's global generator of the
+    PNI), or e^θ (*posterior*: Adv-BNN). ε is drawn anew at every forward, in training and inference alike;
+    ``train()`` and ``eval()`` do not affect it, :func:`noise` does. The draws come from torch's global generator of the
     device.
 
     Args:
         shape: Shape of θ without a batch dimension: (C, H, W) for grain *element*, (C, 1, 1) for *channel*,
             (1, 1, 1) for *layer* (one spatial dimension fewer or more for 1-d and 3-d convolutions).
-        site: Name people read for the place: that of the module, with ``#1`` for its second call, or of the weight.
+        site: Display name of the place: the module's path, with ``#1`` for its second call, or the weight's.
         draw_per: ``"sample"`` draws ε for every image, ``"batch"`` once for all images of a batch.
-        of_weight: Whether it perturbs a weight, which has no images, so that nobody shares its draw.
+        of_weight: Whether it perturbs a weight, which has no images to share a draw.
         scale: ``"absolute"``, ``"relative"`` or ``"posterior"``.
-        theta_init: Starting value of every entry of θ.
-        theta_min: Floor that :meth:`project_` lifts θ to; None: there is none.
+        theta_init: Initial value of every entry of θ.
+        theta_min: Floor that :meth:`project_` lifts θ to; None: no floor.
         learnable: Whether θ is trained.
-        inputs: Shape of the network's input for one image that a θ per element was made for, to say so.
+        inputs: Shape of the network's input for one image that a θ per element was made for, for messages.
         image_channels: C, where feature maps come as (1, N·C, H, W), the images side by side.
-        device: Where θ lives.
+        device: Device of θ.
         dtype: Floating dtype of θ; the result always has the dtype of the feature map.
     """
 
@@ -124,7 +125,7 @@ class Perturbation(nn.Module):
         return self.theta * spread(x)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Perturbation:
-        # θ has no batch dimension, so a memory format is not for it.
+        # θ has no batch dimension, so memory formats do not apply to it.
         return super()._apply(lambda t: fn(t.view(-1)).view(t.shape), recurse)
 
     @torch.no_grad()
@@ -134,7 +135,7 @@ class Perturbation(nn.Module):
             self.theta.clamp_(min=self.theta_min)
 
     def __bool__(self) -> bool:
-        # any(module.children()) is how torchinfo tells a layer from a block: noise makes no block of a convolution.
+        # torchinfo tells a layer from a block by any(module.children()): noise must not make a convolution a block.
         return False
 
     def extra_repr(self) -> str:
@@ -143,7 +144,7 @@ class Perturbation(nn.Module):
 
 
 class Unplaced(nn.Module):
-    """Stands where a module convolves that was not called when the network was wrapped, so that it has no θ.
+    """Replaces the noise of a convolving module that was not called when the network was wrapped, so it has no θ.
 
     Args:
         site: Path of that module.
@@ -155,7 +156,7 @@ class Unplaced(nn.Module):
         self.enabled = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives ``x`` back while the noise is off.
+        """Returns ``x`` while the noise is off.
 
         Raises:
             SurgeryError: The noise is on.
@@ -172,7 +173,7 @@ class Unplaced(nn.Module):
 
 
 def spread(x: Tensor) -> Tensor:
-    """Standard deviation over all of ``x``, as a number to autograd; 0 for a single one."""
+    """Standard deviation over all of ``x``, detached; 0 for a single element."""
     return x.detach().std() if x.numel() > 1 else x.new_zeros(())
 
 
@@ -181,7 +182,7 @@ def _can_fuse(x: Tensor, theta: Tensor) -> bool:
 
 
 def _suits_the_kernel(x: Tensor, theta: Tensor) -> bool:
-    """Whether the tensors are such as the fused kernel takes."""
+    """Whether the fused kernel takes these tensors."""
     image = x.shape[x.dim() - theta.dim() :]
     return (
         _HAS_TRITON
@@ -196,7 +197,7 @@ def _suits_the_kernel(x: Tensor, theta: Tensor) -> bool:
 
 
 def _may_launch(x: Tensor, theta: Tensor) -> bool:
-    """Whether torch compiles this call or plainly runs it: nobody exports, traces, vmaps or fakes."""
+    """Whether torch compiles this call or simply runs it: no export, trace, vmap or fake tensors."""
     if torch.compiler.is_compiling():
         # is_exporting() is true wherever dynamo traces, before torch 2.15 or so; the flag behind it is not.
         return torch.compiler.is_dynamo_compiling() and not torch.compiler._is_exporting_flag
@@ -212,7 +213,7 @@ def _may_launch(x: Tensor, theta: Tensor) -> bool:
 
 @cache
 def _launches(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether Triton gets a kernel to run there; it needs a C compiler, and a GPU that is not too old."""
+    """Whether Triton can run a kernel there; it needs a C compiler, and a GPU that is not too old."""
     try:
         with warnings.catch_warnings(action="ignore"):
             from perturbify.fused import add_noise
@@ -220,7 +221,7 @@ def _launches(device: torch.device, dtype: torch.dtype) -> bool:
             x = torch.zeros(1, device=device, dtype=dtype)
             add_noise(x, x, torch.zeros(1, device=device, dtype=torch.int64), False)
     except Exception as error:
-        warnings.warn(f"Noise is drawn by torch, more slowly, for Triton failed: {error!r:.200}", stacklevel=2)
+        warnings.warn(f"torch draws the noise, more slowly, because Triton failed: {error!r:.200}", stacklevel=2)
         return False
     return True
 
@@ -228,18 +229,18 @@ def _launches(device: torch.device, dtype: torch.dtype) -> bool:
 def child_name(which: int | str) -> str:
     """Name of a perturbation below its module.
 
-    Args:
-        which: Number of the call, from 0: perturb, perturb_1, perturb_2, …; or the name of a parameter: perturb_weight.
+    which: Index of the call, from 0: perturb, perturb_1, perturb_2, …; or the name of a parameter: perturb_weight.
+    which: Number of the call, from 0: perturb, perturb_1, perturb_2, …; or the name of a parameter: perturb_weight.
     """
     return CHILD if which == 0 else f"{CHILD}_{which}"
 
 
 def site_name(owner: str, which: int | str) -> str:
-    """Name people read for a site.
+    """Display name of a site.
 
     Args:
         owner: The module's path.
-        which: Number of the call, from 0: ``#1`` is added for its second, and so on; or the name of a parameter.
+        which: Index of the call, from 0: ``#1`` is added for the second, and so on; or the name of a parameter.
     """
     if isinstance(which, str):
         return f"{owner}.{which}" if owner else which
@@ -247,18 +248,17 @@ def site_name(owner: str, which: int | str) -> str:
 
 
 def perturbations(model: nn.Module) -> Iterator[tuple[str, Perturbation]]:
-    """Walks over the noise modules of a network.
+    """Iterates over the noise modules of a network.
 
     Args:
         model: Any module; one without noise yields nothing.
 
-    Yields:
-        Site name (such as ``layer1.0.conv1``, ``layer1.0.conv1#1`` for that module's second call, or
+    Returns:
+        Pairs of a site name (such as ``layer1.0.conv1``, ``layer1.0.conv1#1`` for that module's second call, or
         ``layer1.0.conv1.weight``) and module.
     """
-    for path, module in model.named_modules():
-        if isinstance(module, Perturbation):
-            yield module.site or path, module
+    check_network(model, "perturbations")
+    return ((m.site or path, m) for path, m in model.named_modules() if isinstance(m, Perturbation))
 
 
 def noise(model: nn.Module, enabled: bool = True) -> AbstractContextManager[None]:
@@ -268,20 +268,22 @@ def noise(model: nn.Module, enabled: bool = True) -> AbstractContextManager[None
 
     Args:
         model: A network with or without noise modules.
-        enabled: What it shall be inside the block; each module goes back to what it was afterwards.
+        enabled: Whether the noise is on inside the block; each module is restored afterwards.
     """
+    check_network(model, "noise")
+    check_type(enabled, bool, "The noise is switched by True or False")
     return _with_setting(model, "enabled", enabled)
 
 
 def drawing_per(model: nn.Module, draw_per: str) -> AbstractContextManager[None]:
-    """Changes, inside a ``with`` block, who shares a draw of the noise; for one image by itself nothing changes.
+    """Changes, inside a ``with`` block, which images share a draw of the noise; for a single image nothing changes.
 
-    Noise on weights is drawn once a forward all the same.
+    Noise on weights is still drawn once per forward.
 
     Args:
         model: A network with or without noise modules.
         draw_per: ``"sample"``: every image has its own; ``"batch"``: all images of a batch have the same. Each module
-            goes back to what it was afterwards.
+            is restored afterwards.
     """
     return _with_setting(model, "draw_per", draw_per)
 

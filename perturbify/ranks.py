@@ -1,4 +1,4 @@
-"""Processes that torchrun started, and what they must agree on."""
+"""Processes that torchrun started, and what they agree on."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of several processes this is; by itself it is the first of one, and all below costs nothing.
+    """This process among several; alone it is the first of one, and everything below costs nothing.
 
     Attributes:
         rank: Its number, from 0.
-        world: How many there are.
+        world: The number of processes.
     """
 
     rank: int = 0
@@ -30,15 +30,15 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def mine(self, number: int) -> bool:
-        """Whether the piece of work of that number is this process's."""
+        """Whether the work item of that number is this process's."""
         return number % self.world == self.rank
 
     def gather(self, found: T) -> list[T]:
-        """What each process has found, in the order of their numbers; waits for all of them."""
+        """Each process's value, by rank; waits for all of them."""
         if self.world == 1:
             return [found]
         theirs: list[T] = [found] * self.world
@@ -46,11 +46,11 @@ class Ranks:
         return theirs
 
     def agree(self, value: T) -> T:
-        """What the first process says, in all of them."""
+        """The first process's value, in all of them."""
         return self.gather(value)[0]
 
     def after_first(self, work: Callable[[], T]) -> T:
-        """Does what the first process must have done before the others can: fetching files, for instance."""
+        """Does in the first process what must precede the others: downloading files, for instance."""
         done = [work()] if self.first else []
         self.gather(None)
         return done[0] if done else work()
@@ -65,7 +65,7 @@ class Ranks:
 
     @torch.no_grad()
     def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces tensors, floating and on one device, by their means over all processes; one message for all."""
+        """Replaces tensors, floating and on one device, by their means over all processes, in one message."""
         if self.world == 1 or not tensors:
             return
         bucket = torch.cat([t.detach().float().flatten() for t in tensors])
@@ -85,14 +85,14 @@ class Ranks:
 
 @contextmanager
 def ranks() -> Iterator[Ranks]:
-    """This process among those of torchrun, or the only one; joins them where nobody has yet."""
+    """This process among those of torchrun, or the only one; joins their group if that has not been done."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized():
         yield Ranks()
         return
     joining = not dist.is_initialized()
     if joining:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        # One process may be done long before another: with its share of a check, or while the first one writes.
+        # One process may finish long before another: with its part of a check, or while the first one writes.
         dist.init_process_group(backend, timeout=timedelta(days=7))
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())

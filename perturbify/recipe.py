@@ -1,7 +1,7 @@
-"""Recipes: everything a run is made of, read from TOML.
+"""Recipes: everything that defines a run, read from TOML.
 
-A recipe is read strictly: what is unknown, missing, of the wrong type, or out of range is reported,
-all of it at once.
+A recipe is read strictly: whatever is unknown, missing, of the wrong type, or out of range is reported,
+all at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from perturbify.surgery.config import PerturbConfig, current_names
 
 LONGEST = 50_000
 """Bytes of a recipe; the built-in ones have up to 3,000."""
-_DOTS = 2_000  # in all of it: the time to read a dotted key goes with the square of its length
+_DOTS = 2_000  # in the whole text: reading a dotted key takes time quadratic in its length
 _ON_THE_COMMAND_LINE = {"pretrained": "--pretrained", "weights": "--weights FILE", "reset_head": "--reset-head"}
 
 
@@ -32,7 +32,7 @@ def names() -> tuple[str, ...]:
 
 
 def text(name_or_path: str | Path) -> str:
-    """The TOML text of a recipe, as it was written.
+    """The TOML text of a recipe, as written.
 
     Args:
         name_or_path: A built-in name, or a path to a ``.toml`` file.
@@ -43,7 +43,7 @@ def text(name_or_path: str | Path) -> str:
     if str(name_or_path) in names():
         return (_built_in() / f"{name_or_path}.toml").read_text(encoding="utf-8")
     path = Path(name_or_path)
-    if not os.path.isfile(path):  # noqa: PTH113 -- which takes any text, such as one that is too long for a name
+    if not os.path.isfile(path):  # noqa: PTH113 -- which takes any string, even one too long for a file name
         raise RecipeError(
             f"There is no recipe {str(name_or_path)!r}.",
             f"{nearest(path.stem, names()) or 'Built in: ' + ', '.join(names()) + '.'} "
@@ -68,11 +68,11 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] 
         name_or_path: A built-in name, or a path to a ``.toml`` file.
         overrides: What to change in it, checked like the rest. Either ``{"train.epochs": 5}``, or strings
             such as ``"train.epochs=5"``, whose value is TOML or else a bare string. None, or nothing after
-            the ``=``, takes the key out, so that its default holds. Another ``method`` brings noise and ``train.gamma``
-            of its own: the recipe's are for the recipe's method.
+            the ``=``, removes the key, so that its default applies. Another ``method`` brings its own noise and
+            ``train.gamma``: the recipe's are for the recipe's method.
 
     Raises:
-        RecipeError: There is no such recipe, or it has mistakes; names all of them.
+        RecipeError: There is no such recipe, or it has mistakes; lists all of them.
     """
     name = Path(name_or_path).stem
     table = _parse(text(name_or_path), name)
@@ -81,7 +81,7 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] 
         changes = list(overrides.items())
     else:
         split = [override.partition("=") for override in overrides]
-        mistakes = [f"{key} is an override without a value, as in key=value" for key, sign, _ in split if not sign]
+        mistakes = [f"{key} is an override without a value; write key=value" for key, sign, _ in split if not sign]
         changes = [(key.strip(), _value(raw.strip())) for key, sign, raw in split if sign]
     for key, value in changes:
         if key == "method" and value != table.get("method"):
@@ -97,18 +97,18 @@ def from_toml(text: str, name: str) -> Recipe:
 
     Args:
         text: The TOML.
-        name: What the recipe is to be called.
+        name: The recipe's name.
 
     Raises:
-        RecipeError: It is not TOML, or has mistakes; names all of them.
+        RecipeError: It is not TOML, or has mistakes; lists all of them.
     """
     return _read(_parse(text, name), name, [])
 
 
 def of_run(text: str, name: str) -> Recipe:
-    """Reads the recipe of a run or a checkpoint, which was written with every key there was, by the names of its day.
+    """Reads the recipe of a run or a checkpoint, which was written with all keys of its time, under their names then.
 
-    What came later does not apply to it.
+    Later settings do not apply to it.
 
     Args and errors as for :func:`from_toml`.
     """
@@ -121,7 +121,7 @@ def of_run(text: str, name: str) -> Recipe:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML with every key written; :func:`from_toml` makes an equal recipe of it."""
+    """The recipe as TOML with every key written; :func:`from_toml` reads an equal recipe back."""
     return schema.write(recipe, skip=("name",))
 
 
@@ -131,18 +131,18 @@ def _built_in() -> Traversable:
 
 def _refuse_long(content: bytes, name: str, times: int = 1) -> None:
     if len(content) > times * LONGEST or content.count(b".") > times * _DOTS:
-        raise RecipeError(f"{name!r} has more than {times * LONGEST:,} bytes or {times * _DOTS:,} dots: no recipe has.")
+        raise RecipeError(f"Recipe {name!r} has more than {times * LONGEST:,} bytes or {times * _DOTS:,} dots.")
 
 
 def _parse(text: str, name: str) -> dict[str, Any]:
-    # A run's resolved recipe is longer than what it was read from.
+    # A run's resolved recipe is longer than the one it was read from.
     _refuse_long(text.encode("utf-8", "surrogatepass"), name, times=2)
     try:
         return tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError, which says the line, or an integer too long for Python
+    except ValueError as error:  # TOMLDecodeError, which gives the line, or an integer too long for Python
         raise RecipeError(f"Recipe {name!r} is not valid TOML: {error}.") from error
     except RecursionError as error:
-        raise RecipeError(f"Recipe {name!r} nests tables or lists too deep.") from error
+        raise RecipeError(f"Recipe {name!r} nests tables or lists too deeply.") from error
 
 
 def _read(table: Mapping[str, Any], name: str, mistakes: list[str]) -> Recipe:
@@ -161,7 +161,7 @@ def _read(table: Mapping[str, Any], name: str, mistakes: list[str]) -> Recipe:
     recipe, found = schema.read(Recipe, table, RULES, {"name": name}, defaults)
     given = table.get("model_args")
     reserved = [
-        f"model_args.{key} is not for a recipe to say: {way} does"
+        f"model_args.{key} does not belong in a recipe: use {way}"
         for key, way in _ON_THE_COMMAND_LINE.items()
         if isinstance(given, dict) and key in given
     ]
@@ -173,7 +173,7 @@ def _read(table: Mapping[str, Any], name: str, mistakes: list[str]) -> Recipe:
 
 
 def _warms_up(method: Any) -> bool:
-    """Whether a method begins without its noise; one that is not known is found later."""
+    """Whether a method begins without its noise; an unknown method is reported later."""
     return method not in methods.names() or methods.get(method).alternates
 
 
@@ -183,14 +183,14 @@ def _value(raw: str) -> Any:
         table = tomllib.loads(f"value = {raw}") if raw else {"value": None}
     except (ValueError, RecursionError):
         return raw
-    # A line break in it could have begun another key.
+    # A line break in it could start another key.
     return table["value"] if len(table) == 1 else raw
 
 
 def _change(table: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
-        # What is no table is replaced by one, so that the check of its type speaks of it.
+        # What is not a table is replaced by one, so that the type check reports it.
         if not isinstance(table.get(section), dict):
             table[section] = {}
         table = table[section]

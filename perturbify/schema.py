@@ -19,9 +19,9 @@ from perturbify import numbers
 from perturbify.errors import nearest
 
 _SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
-_BAD = object()  # stands for a value that has been reported already
-_SHOWN = 200  # characters of a value in a mistake
-_HINTS = 20  # mistakes that get a hint: to look for the nearest names takes time
+_BAD = object()  # stands for a value that has already been reported
+_SHOWN = 200  # characters of a value shown in a mistake
+_HINTS = 20  # mistakes that get a hint: finding the nearest names takes time
 _DEEPEST = 16
 _LONGEST = 10_000
 
@@ -31,13 +31,13 @@ class Range:
     """Which numbers a key takes; always finite ones.
 
     Attributes:
-        least: The smallest one allowed.
-        above: All are greater than this.
-        most: The greatest one allowed.
-        below: All are smaller than this.
-        limit: Nobody means a greater one; told to who gives one.
-        increasing: Of a list: each number is greater than the one before.
-        fraction: A string such as ``"8/255"`` is a number as well.
+        least: The smallest allowed number.
+        above: All numbers are greater than this.
+        most: The greatest allowed number.
+        below: All numbers are smaller than this.
+        limit: No sensible number is greater; named in the mistake if one is.
+        increasing: For a list: each number is greater than the one before.
+        fraction: A string such as ``"8/255"`` is also a number.
     """
 
     least: float = -math.inf
@@ -50,7 +50,7 @@ class Range:
 
     def __contains__(self, number: float) -> bool:
         """Whether the number is one of them."""
-        # Compared, not asked with isfinite: that one fails on an int of more than float's size.
+        # Compared rather than passed to isfinite, which fails on an int beyond float's range.
         finite = -math.inf < number < math.inf
         return finite and self.least <= number <= min(self.most, self.limit) and self.above < number < self.below
 
@@ -63,12 +63,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Pair:
-    """What two keys of one table owe each other.
+    """A condition on two keys of one table.
 
     Attributes:
-        key: The key that is named in the mistake.
-        other: The key it is held against.
-        holds: Says of their two values whether all is well.
+        key: The key that the mistake names.
+        other: The other key.
+        holds: Whether the condition holds for their two values.
         demand: Follows the key's path in the mistake, as in ``"must be at most epochs"``.
     """
 
@@ -83,8 +83,8 @@ class Rules:
     """What the annotations of one dataclass cannot say.
 
     Attributes:
-        ranges: Keys to the numbers they take; of a list, each number.
-        pairs: What two keys owe each other; asked only where both could be read.
+        ranges: Keys to the numbers they take; for a list, to each number.
+        pairs: Conditions on two keys; checked only if both could be read.
     """
 
     ranges: Mapping[str, Range] = field(default_factory=dict)
@@ -98,14 +98,14 @@ def read(
     given: Mapping[str, Any],
     defaults: Mapping[type, Any] = MappingProxyType({}),
 ) -> tuple[Any, list[str]]:
-    """Makes a dataclass, and the dataclasses within it, from a table.
+    """Builds a dataclass, and the dataclasses within it, from a table.
 
     Args:
         cls: The dataclass. A field that is a dataclass itself is a section.
         table: What ``tomllib`` read.
         rules: The rules of each dataclass that has any.
         given: Fields of ``cls`` that do not come from the table, with their values.
-        defaults: An instance of a section, whose values stand in for its keys that are missing.
+        defaults: An instance of a section, whose values replace its missing keys.
 
     Returns:
         The instance and no mistakes, or None and every mistake, each led by the key's dotted path.
@@ -116,9 +116,9 @@ def read(
 
 
 def excess(table: Mapping[str, Any]) -> str | None:
-    """What is out of all proportion in a table, whatever it means; None where nothing is.
+    """Whatever is far too large in a table; None if nothing is.
 
-    A table of such values can be neither walked through nor printed, so it is held against this one first.
+    Such a table can be neither traversed nor printed, so this check comes first.
 
     Args:
         table: What ``tomllib`` read, or its like.
@@ -133,7 +133,7 @@ def excess(table: Mapping[str, Any]) -> str | None:
             prefix = f"{path}." if path else ""
             left += [(item, f"{prefix}{str(key)[:_SHOWN]}", depth + 1) for key, item in items]
         elif isinstance(value, str) and len(value) > _LONGEST:
-            return f"{_cut(path)} is a text of {len(value):,} characters, more than {_LONGEST:,}"
+            return f"{_cut(path)} is a string of {len(value):,} characters, more than {_LONGEST:,}"
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             return f"{_cut(path)} is an integer of more than 64 bits, which TOML does not have"
     return None
@@ -162,10 +162,10 @@ def write(settings: Any, *, skip: tuple[str, ...] = ()) -> str:
 
 @dataclass
 class _Reader:
-    """Walks the tables and remembers what is wrong."""
+    """Walks the tables and collects the mistakes."""
 
     rules: Mapping[type, Rules]
-    paths: dict[str, str]  # dotted path of every key there is, to its last part
+    paths: dict[str, str]  # dotted path of every key, to its last part
     defaults: Mapping[type, Any]
     mistakes: list[str] = field(default_factory=list)
 
@@ -187,7 +187,7 @@ class _Reader:
                 self.reject(prefix + pair.key, f"{pair.demand} ({_shown(one)} and {_shown(other)})")
         try:
             return None if self.mistakes else cls(**values)
-        except ValueError as error:  # what the dataclass itself has to say
+        except ValueError as error:  # raised by the dataclass itself
             return self.reject(prefix.rstrip("."), f"is impossible: {error}")
 
     def entry(self, cls: type, f: Field[Any], kind: Any, table: Mapping[str, Any], path: str, allowed: Range) -> Any:
@@ -252,7 +252,7 @@ class _Reader:
             elif kind is float and type(value) is int:  # and not bool, which is an int to isinstance
                 number = float(value)
         except OverflowError:
-            pass  # not of a float's size: still of the wrong type below
+            pass  # beyond float's range: reported as the wrong type below
         if type(number) is not kind:
             or_fraction = ' or a fraction such as "8/255"' if allowed.fraction else ""
             return self.reject(path, f"must be {what}{or_fraction}, not {_shown(value)}")
@@ -262,7 +262,7 @@ class _Reader:
         return number
 
     def right_name(self, key: str, keys: Mapping[str, Any]) -> str:
-        """What was probably meant: the same key in another table, or a key like it in this one."""
+        """What was probably meant: the same key in another table, or a similar key in this one."""
         if len(self.mistakes) >= _HINTS:
             return ""
         elsewhere = [path for path, last in self.paths.items() if last == key]
@@ -288,7 +288,7 @@ def _leaves(cls: type, given: Mapping[str, Any], prefix: str = "") -> list[tuple
 
 
 def _shown(value: Any) -> str:
-    """A value as the author of the TOML would write it, near enough; of a long one its beginning."""
+    """A value much as the author of the TOML would write it; of a long one its beginning."""
     return _cut(json.dumps(value, default=str, ensure_ascii=False))
 
 
@@ -306,7 +306,7 @@ def _key(key: str) -> str:
 
 
 def _letter(match: re.Match[str]) -> str:
-    lone = "\ud800" <= match[0] <= "\udfff"  # half of a pair, which TOML has no way to say
+    lone = "\ud800" <= match[0] <= "\udfff"  # half of a surrogate pair, which TOML cannot express
     return match[0] if match[0].isprintable() or lone else f"\\U{ord(match[0]):08x}"
 
 
@@ -318,10 +318,10 @@ def _text(value: Any) -> str:
         case int() | float():
             return repr(value)
         case str():
-            # A JSON string is a TOML string; what a terminal would take for more than a letter is escaped in both.
+            # A JSON string is a TOML string; characters that a terminal would interpret are escaped in both.
             return re.sub("[^ -~]", _letter, json.dumps(value, ensure_ascii=False))
         case list() | tuple():
             return f"[{', '.join(map(_text, value))}]"
         case dict():
             return f"{{{', '.join(f'{_key(k)} = {_text(v)}' for k, v in value.items())}}}"
-    raise TypeError(f"a {type(value).__name__}, which a recipe cannot keep")
+    raise TypeError(f"a {type(value).__name__}, which a recipe cannot hold")

@@ -1,6 +1,6 @@
 """The settings of a recipe, as frozen dataclasses, and which values they take.
 
-The constants are those of the Learn2Perturb paper and its release; docs/constants.md says which are whose.
+The constants are those of the Learn2Perturb paper and its release; docs/constants.md says where each comes from.
 """
 
 from __future__ import annotations
@@ -17,26 +17,29 @@ from perturbify.surgery.config import PerturbConfig
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images, and what is done to them.
+    """Which images, and how they are prepared.
 
     Attributes:
         name: The dataset, as ``perturbify.data`` knows it.
-        root: Its folder; None: where that dataset usually lies.
-        image_size: Height and width in pixels the images are brought to; None: as they are.
+        root: Its folder; None: that dataset's usual location.
+        image_size: Height and width in pixels that the images are resized to; None: unchanged.
+        class_order: How named classes are numbered: "sorted", "natural" as timm does, or a file with a name a line;
+            None: sorted, with a warning where timm's order differs.
         train_images: How many training images, evenly over the classes; None: all of them.
         held_out: How many of these, evenly over the classes, are kept out of training to choose the best epoch by, so
-            that the test images need not be; None: none.
+            that the test images are not needed for it; None: none.
         crop_padding: Pixels of zeros on each side before the random crop; 0: no crop. The release's is 4
             (docs/constants.md).
         flip: Whether half of the training images are mirrored, as in the release.
-        mean: Per channel, of pixels in [0, 1], subtracted inside the model. None: the model's own where its
+        mean: Per channel, of pixels in [0, 1], subtracted inside the model. None: the model's own if its
             weights are pretrained or say so, else the dataset's.
-        std: Per channel, positive; divides after ``mean`` is subtracted. Comes with ``mean`` or not at all.
+        std: Per channel, positive; divides after ``mean`` is subtracted. Give both or neither.
     """
 
     name: str
     root: str | None = None
     image_size: int | None = None
+    class_order: str | None = None
     train_images: int | None = None
     held_out: int | None = None
     crop_padding: int = 4
@@ -47,41 +50,41 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How long, in what portions, and in what order (Learn2Perturb, Algorithm 1).
+    """How long training takes, in what batches, and in what order (Learn2Perturb, Algorithm 1).
 
     Attributes:
         epochs: Passes over the training images, warm-up included; at least 1.
         batch_size: Images a step; at least 1. The release's is 128.
         warmup_epochs: The first epochs, in which W alone learns and the noise is off; from 0 to ``epochs``.
-            The paper's is 20. This, and the settings from ``w_steps`` to ``tau_from``, mean something to
-            Learn2Perturb's schedule alone; the noise of other methods is on from the first step, and W and θ learn in
-            every one.
+            The paper's is 20. This, and the settings from ``w_steps`` to ``tau_from``, apply to
+            Learn2Perturb's schedule only; the noise of other methods is on from the first step, and W and θ learn in
+            every step.
         w_steps: W-steps in a row before the θ-steps; at least 1.
         theta_steps: θ-steps in a row before the W-steps; at least 1.
-        joint: Both groups step in every step, by gradients at one point and on the same images, as Algorithm 1 has it;
-            ``w_steps`` and ``theta_steps`` then mean nothing. False: they learn in turns, on different batches, and W
+        joint: Both groups step in every step, by gradients at one point and on the same images, as in Algorithm 1;
+            ``w_steps`` and ``theta_steps`` are then ignored. False: they alternate, on different batches, and W
             takes fewer steps.
-        theta_schedule: ``"scaled"``: θ goes the way of the full schedule in the steps that the run has
-            (:mod:`perturbify.methods.theta_way`). ``"plain"``: its learning rate and τ are as they stand, and θ hardly
+        theta_schedule: ``"scaled"``: θ covers the full schedule in the steps that the run has
+            (:mod:`perturbify.methods.theta_way`). ``"plain"``: its learning rate and τ are used unchanged, and θ hardly
             moves in a short run.
-        theta_rate_limit: What ``"scaled"`` multiplies θ's learning rate by at most; at least 1. More than a network
-            bears scatters its θ.
-        tau_from: What τ = H_k counts epochs from: ``"noise"``, the first in which noise is active; or ``"start"``, the
-            first of the run.
-        gamma_form: ``"optimizer"``: the gradient of the penalty goes through θ's optimiser with that of the loss, as in
-            the release. ``"literal"``: θ moves by it outright, without learning rate and momentum, as Algorithm 1 is
-            written. The two agree until the first milestone.
-        gamma: Weight of the method's penalty, at least 0; None: the method's own. Of Learn2Perturb's regulariser g(θ)
-            (eq. 7) at batch 128, scaled by batch_size/128; of Adv-BNN's KL divergence, which is divided by the number
-            of training images.
-        held_out_every: The images that are held out are classified, attacked and not, at the end of every so many
+        theta_rate_limit: The largest factor by which ``"scaled"`` multiplies θ's learning rate; at least 1. More than a
+            network tolerates scatters its θ.
+        tau_from: Where τ = H_k starts to count epochs: ``"noise"``, at the first in which noise is active; or
+            ``"start"``, at the first of the run.
+        gamma_form: ``"optimizer"``: the penalty's gradient passes through θ's optimiser with that of the loss, as in
+            the release. ``"literal"``: θ moves by it directly, without learning rate and momentum, as in Algorithm 1.
+            The two agree until the first milestone.
+        gamma: Weight of the method's penalty, at least 0; None: the method's own. For Learn2Perturb, of the regulariser
+            g(θ) (eq. 7) at batch 128, scaled by batch_size/128; for Adv-BNN, of the KL divergence, which is divided by
+            the number of training images.
+        held_out_every: The held-out images are classified, clean and attacked, at the end of every so many
             epochs and of the last one; at least 1.
         save_minutes: The state is saved at the end of each epoch and at least this often; positive.
-        accumulate: Parts that a batch is attacked and differentiated in, one after the other, for one update: less
-            memory, and batch norm sees the parts; from 1 to ``batch_size``.
-        ema_decay: Share of the past in the moving average of all weights and θ that is written beside the model, as
+        accumulate: Number of parts in which a batch is attacked and differentiated, one by one, for a single update:
+            less memory, and batch norm sees the parts; from 1 to ``batch_size``.
+        ema_decay: Weight of the past in the moving average of all weights and θ that is written beside the model, as
             ``average.safetensors``; in (0, 1). None: no average.
-        sync_batchnorm: Whether batch norm takes its statistics over the images of all processes; on GPUs only.
+        sync_batchnorm: Whether batch norm computes its statistics over the images of all processes; on GPUs only.
         tensorboard: Whether each epoch's metrics are written for TensorBoard as well.
     """
 
@@ -106,17 +109,17 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class SpeedSettings:
-    """How a step is computed; what it computes stays the same, but for rounding and which draws it gets.
+    """How a step is computed; the result stays the same, except for rounding and which noise it draws.
 
     Attributes:
         precision: Of convolutions and matrix products: ``"bfloat16"`` by autocast; weights, θ, batch norm's statistics
             and losses stay in float32.
-        channels_last: Whether feature maps lie in memory with the channels innermost.
+        channels_last: Whether feature maps are in channels-last memory.
         compile: Whether torch.compile compiles the network, one graph for the attack and one for learning:
-            ``"auto"`` does so on a GPU, and goes on without where it fails.
+            ``"auto"`` does so on a GPU, and continues uncompiled if it fails.
         cuda_graphs: Whether the compiled graphs are replayed as CUDA graphs; needs fixed shapes and more memory.
         data_on_device: Whether all training images are kept on the device, as uint8: ``"auto"`` does so on a GPU
-            where they take no more than a quarter of its free memory.
+            if they take no more than a quarter of its free memory.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -132,12 +135,12 @@ class OptimizerSettings:
 
     Attributes:
         lr: Learning rate; at least 0. The release's is 0.1 for both groups.
-        kind: ``"sgd"``, or ``"adam"`` with its usual moments, to which ``momentum`` and ``nesterov`` mean nothing.
+        kind: ``"sgd"``, or ``"adam"`` with its usual moments, which ignores ``momentum`` and ``nesterov``.
         momentum: In [0, 1).
         nesterov: Nesterov's momentum; needs ``momentum``.
         weight_decay: At least 0. The release's is 3e-4 on W and 0 on θ.
-        milestones: Epochs, counted from 0 and increasing, from each of them on ``decay`` applies once more.
-        decay: What the learning rate is multiplied by at each milestone; in (0, 1].
+        milestones: Epochs, counted from 0 and increasing, from each of which on ``decay`` applies once more.
+        decay: Factor on the learning rate at each milestone; in (0, 1].
     """
 
     lr: float
@@ -158,10 +161,10 @@ class AttackSettings:
         step_size: Length of a step, in the same unit; in (0, 1].
         steps: At least 1.
         random_start: Start anywhere in the ball instead of at the image.
-        weight: Share of the adversarial loss, in [0, 1]; the clean loss has the rest.
-        from_epoch: The epoch, counted from 0, in which it begins. The release's is 20; the paper has no such
+        weight: Weight of the adversarial loss, in [0, 1]; the clean loss has the rest.
+        from_epoch: The first epoch, counted from 0, with the attack. The release's is 20; the paper has no such
             delay.
-        labels: What it leads away from: the images' ``"true"`` classes, or the ``"predicted"`` ones, as in the release.
+        labels: What it moves away from: the images' ``"true"`` classes, or the ``"predicted"`` ones, as in the release.
     """
 
     epsilon: float = 8 / 255
@@ -204,9 +207,9 @@ class Recipe:
         model: The network, as ``perturbify.zoo`` knows it.
         model_args: Keyword arguments for the network's builder.
         method: The defence, as ``perturbify.methods`` knows it.
-        seed: Of every random number in the run; from 0 to 2³²-1.
+        seed: Seed of every random number in the run; from 0 to 2³²-1.
         data: Which images.
-        perturb: Where the noise goes and what θ starts from; what is missing is as the method has it.
+        perturb: Where the noise goes and θ's initial value; by default as in the method.
         train: How long and in what order.
         optimizer: For W.
         theta_optimizer: For θ.
@@ -257,7 +260,7 @@ RULES: Mapping[type, Rules] = {
             "mean": Range(least=0, most=1, fraction=True),
             "std": Range(above=0, limit=MOST_RATE, fraction=True),
         },
-        (Pair("mean", "std", _one_per_channel, "and std come together, one number a channel"),),
+        (Pair("mean", "std", _one_per_channel, "and std must be given together, one number per channel"),),
     ),
     PerturbConfig: Rules(
         {"theta_init": Range(), "theta_first": Range(), "theta_min": _POSITIVE},

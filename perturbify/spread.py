@@ -1,4 +1,4 @@
-"""How widely what is perturbed varies: the measure that θ is to be seen against."""
+"""The spread of what is perturbed, which θ is to be compared with."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from perturbify.surgery.noisy import Perturbed, noisy_sites
 
 @torch.no_grad()
 def spreads(network: Perturbed, *args: Any, **kwargs: Any) -> dict[str, float]:
-    """Standard deviation, at every site, of what is perturbed there: over all images, channels and places.
+    """Standard deviation, at every site, of what is perturbed there: over all images, channels and positions.
 
-    The network runs once, in eval mode, with the noise off; its modes are afterwards what they were.
+    The network runs once, in eval mode, with the noise off; its modes are restored afterwards.
 
     Args:
         network: A network with noise modules.
@@ -24,7 +24,7 @@ def spreads(network: Perturbed, *args: Any, **kwargs: Any) -> dict[str, float]:
         **kwargs: The same by name.
 
     Returns:
-        By site name, in units of the feature maps or weights. Where a site has several calls, the root of their mean
+        By site name, in units of the feature maps or weights. If a site has several calls, the root of their mean
         variance; NaN for a site that is not called in eval mode.
     """
     sites = network.surgery.plan.sites
@@ -54,7 +54,7 @@ def relative_noise(network: Perturbed, *args: Any, **kwargs: Any) -> dict[str, f
 
     A network can outgrow its noise by scaling its weights up; θ by itself does not show that.
 
-    Args and result as for :func:`spreads`, without unit; NaN where what is perturbed does not vary at all.
+    Args and result as for :func:`spreads`, without unit; NaN where what is perturbed does not vary.
     """
     measured = spreads(network, *args, **kwargs)
     return {

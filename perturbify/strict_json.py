@@ -1,4 +1,4 @@
-"""JSON from strangers, read strictly: no key twice, no NaN, no number that does not fit 64 bits, nothing endless."""
+"""Strict parsing of untrusted JSON: no repeated keys, no NaN, no numbers beyond 64 bits, bounded size."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import re
 from typing import Any
 
 MOST_VALUES = 1_000_000
-"""Values, or nearly so, that a text may hold: what bounds the memory that reading it takes."""
+"""Approximate maximum number of values in a text, to bound the memory for parsing."""
 
 
 def loads(text: str, *, most: int = MOST_VALUES) -> Any:
-    """Reads a JSON text.
+    """Parses a JSON text.
 
     Args:
         text: The text.
-        most: How many commas and brackets it may hold.
+        most: Maximum number of commas and opening brackets.
 
     Raises:
-        ValueError: It is not JSON, names a key twice, has a number that is not finite or beyond 64 bits, half of a
-            surrogate pair, or too much of anything; says which in a few words.
+        ValueError: It is not JSON, repeats a key, has a number that is not finite or beyond 64 bits, half of a
+            surrogate pair, or is too large or too deep; the message says which in a few words.
     """
     if sum(map(text.count, ",[{")) > most:
         raise ValueError(f"more than {most:,} values")
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite, parse_int=_short)
     except RecursionError:
-        raise ValueError("values nested too deep") from None
+        raise ValueError("values nested too deeply") from None
     if _ESCAPED_SURROGATE.search(text):
-        # Half of a pair is no character, and could not be written again; whole pairs are one by now.
+        # Half of a pair is not a character, and could not be written back; whole pairs are already decoded.
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

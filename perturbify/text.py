@@ -10,11 +10,11 @@ from typing import Any
 from perturbify.escape import terminal
 
 WIDEST = 500
-"""Characters that a cell of a table takes at most."""
+"""Maximum number of characters in a table cell."""
 
 
 def noise_in_words(config: Mapping[str, Any] | None) -> str:
-    """The settings of a surgery, as a file's header has them, in a phrase."""
+    """Describes a file header's surgery settings in a phrase."""
     if config is None:
         return "none"
     site, scale = config.get("site", "output"), config.get("scale", "absolute")
@@ -26,12 +26,12 @@ def noise_in_words(config: Mapping[str, Any] | None) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], width: int | None = None, least: Sequence[str] = ()) -> str:
-    """Aligns rows in columns, two blanks apart; the first row is the head and is underlined.
+    """Aligns rows in columns, two spaces apart; the first row is the header and is underlined.
 
     Args:
-        rows: Cells, row by row; foreign ones are made fit for a terminal here.
-        width: Columns of the terminal at most: where the rows are longer, the widest cells are wrapped between words.
-        least: Heads of columns that are left out where that is not enough, the least important first; a line below the
+        rows: Cells, row by row; they are made safe for a terminal here.
+        width: Maximum number of terminal columns; if rows are longer, the widest cells are wrapped between words.
+        least: Headers of columns that are dropped if that is not enough, the least important first; a line below the
             table names them.
     """
     columns = list(zip(*([terminal(cell, WIDEST) for cell in row] for row in rows), strict=True))
@@ -75,24 +75,24 @@ def fill(text: str, width: int, indent: str = "") -> str:
 
 
 def counted(n: int, what: str) -> str:
-    """So many things, by the noun for one: ``1 site``, ``2,000 entries``."""
+    """A count with its noun, given in the singular: ``1 site``, ``2,000 entries``."""
     several = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
     return f"{n:,} {what if n == 1 else several}"
 
 
 def listed(names: Sequence[str], most: int = 100) -> str:
-    """Names with commas between, of many the first ones, and how many more there are."""
+    """Names separated by commas; if there are many, the first ones and how many more."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" … and {more:,} more" if more > 0 else "")
 
 
 def times(shape: Sequence[int]) -> str:
-    """A shape as people write it: 3×32×32."""
+    """A shape such as 3×32×32."""
     return "×".join(str(s) for s in shape)
 
 
 def input_in_words(about: Mapping[str, Any]) -> str:
-    """What a network takes, as a file's header describes it: ``3×32×32``, or what is in a list or dict of such."""
+    """An input as a file's header describes it: ``3×32×32``, or a list or dict of these."""
     if "list" in about:
         return f"[{', '.join(map(input_in_words, about['list']))}]"
     if "dict" in about:
@@ -103,20 +103,20 @@ def input_in_words(about: Mapping[str, Any]) -> str:
 
 
 def fraction(pixels: float) -> str:
-    """A size in pixels of [0, 1] as people write it: ``8/255`` where it is a few grey levels, else a decimal."""
+    """A size in pixels of [0, 1]: ``8/255`` if it is a few grey levels, else a decimal."""
     levels = 255 * pixels
     whole = abs(levels - round(levels)) < 1e-6
     return f"{round(levels)}/255" if whole and 0 < levels <= 32 else f"{pixels:.4g}"
 
 
 def percent(accuracy: float, interval: Sequence[float] | None = None) -> str:
-    """An accuracy, or a difference of two, in percent, with its interval where there is one: ``83.6 [80.9, 86.0]``."""
+    """An accuracy, or a difference of two, in percent, with its interval if there is one: ``83.6 [80.9, 86.0]``."""
     figure = f"{100 * accuracy:z.1f}"
     return figure if interval is None else f"{figure} [{100 * interval[0]:z.1f}, {100 * interval[1]:z.1f}]"
 
 
 def duration(seconds: float) -> str:
-    """A time span as people read it: ``7 s``, ``2 min 05 s``, ``3 h 20 min``."""
+    """A duration for people: ``7 s``, ``2 min 05 s``, ``3 h 20 min``."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:
         return f"{rest} s"

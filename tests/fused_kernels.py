@@ -68,7 +68,7 @@ def philox(key, counter):
     return np.stack(c, 1)
 
 
-def test_the_reference_knows_the_published_answers():
+def test_the_reference_matches_published_values():
     """kat_vectors of Random123."""
     assert [hex(v) for v in philox(0, np.zeros((1, 4), np.uint64))[0]] == [
         "0x6627e8d5",
@@ -88,7 +88,7 @@ def box_muller(a, b):
 
 
 @pytest.mark.parametrize("key", [0, 5, 2**62 - 1, 0x0123456789ABCDEF])
-def test_the_numbers_are_those_of_philox(key):
+def test_the_kernel_matches_philox(key):
     n, elements = 6, 105
     found = add_noise(zeros(n, 3, 5, 7), torch.ones(1, 1, 1, device=DEVICE), seed(key), False).view(n, elements)
     for four in range(2):
@@ -134,7 +134,7 @@ def test_noise_has_the_scale_of_theta_everywhere(grain, draw_per, dtype, memory_
 
 
 @dtypes
-def test_every_dtype_is_normal_and_theta_may_have_another(dtype):
+def test_every_dtype_is_normal_even_with_other_theta(dtype):
     noisy = fused_noise(zeros(40, 3, 5, 7, dtype=dtype), torch.full((3, 1, 1), 2.0, device=DEVICE).double(), "sample")
     assert stats.kstest(noisy.double().cpu().numpy().ravel() / 2, "norm").pvalue > 1e-3
 
@@ -227,7 +227,7 @@ def test_a_gradient_can_be_differentiated():
 
 
 @pytest.mark.parametrize("operator", [False, True])
-def test_where_only_x_needs_a_gradient_no_kernel_runs_for_theta(operator, monkeypatch):
+def test_no_theta_kernel_runs_without_a_theta_gradient(operator, monkeypatch):
     launches = []
     launch_sum = fused._launch_sum
     monkeypatch.setattr(fused, "_launch_sum", lambda *args: launches.append(1) or launch_sum(*args))
@@ -243,7 +243,7 @@ def test_where_only_x_needs_a_gradient_no_kernel_runs_for_theta(operator, monkey
     assert launches == [1]
 
 
-def test_follows_torchs_generator_and_nothing_else():
+def test_only_torchs_generator_decides_the_numbers():
     torch.manual_seed(1)
     first, second = draws(2, 3, 5, 7), draws(2, 3, 5, 7)
     assert not torch.equal(first, second)
@@ -254,7 +254,7 @@ def test_follows_torchs_generator_and_nothing_else():
     assert not torch.equal(draws(2, 3, 5, 7), first)
 
 
-def test_a_checkpointed_network_makes_the_same_draws_again():
+def test_a_checkpointed_network_repeats_its_draws():
     theta = some_theta("element").requires_grad_()
     x = torch.randn(2, 3, 5, 7, device=DEVICE, requires_grad=True)
 
@@ -287,7 +287,7 @@ on_a_gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
 @on_a_gpu
 @dtypes
 @formats
-def test_more_elements_than_32_bits_count(dtype, memory_format):
+def test_more_elements_than_32_bits_can_count(dtype, memory_format):
     if torch.cuda.mem_get_info()[0] < 40 * 2**30:
         pytest.skip("needs 40 GiB of GPU memory")
     x = zeros(2**11 + 2, 2**10, 32, 32, dtype=dtype).to(memory_format=memory_format)
@@ -300,7 +300,7 @@ def test_more_elements_than_32_bits_count(dtype, memory_format):
 
 
 @on_a_gpu
-def test_a_cuda_graph_draws_anew_at_every_replay():
+def test_a_cuda_graph_redraws_at_every_replay():
     theta = torch.ones(8, 1, 1, device=DEVICE, requires_grad=True)
     x = zeros(4, 8, 16, 16)
     side = torch.cuda.Stream()
@@ -350,7 +350,7 @@ def test_compiles_without_a_graph_break(draw_per, memory_format, dynamic, backen
 @on_a_gpu
 @shares
 @grains
-def test_the_module_uses_it_and_agrees_with_torchs_own_in_distribution(draw_per, grain, monkeypatch):
+def test_the_module_matches_torch_in_distribution(draw_per, grain, monkeypatch):
     from perturbify import perturbation
 
     monkeypatch.setattr(perturbation, "_WORTH_A_LAUNCH", 1)
@@ -370,7 +370,7 @@ def test_the_module_uses_it_and_agrees_with_torchs_own_in_distribution(draw_per,
 
 @on_a_gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_runs_where_the_tensors_are():
+def test_the_kernel_runs_on_the_tensors_device():
     x = torch.zeros(4, 3, 5, 7, device="cuda:1")
     theta = torch.ones(3, 1, 1, device="cuda:1", requires_grad=True)
     noisy = fused_noise(x, theta, "sample")

@@ -2,10 +2,12 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,6 +18,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 STAIR = [
     {"escape", "fused", "generators", "normal", "normalize", "numbers", "ranks", "strict_json"},
     {"errors", "text"},
+    {"arguments", "channels", "display"},
     {"copying", "data", "example", "files", "perturbation", "prediction", "schema", "zoo"},
     {"attacks", "surgery"},
     {"census", "certification", "checkpoint", "compiling", "settings", "spread"},
@@ -59,7 +62,7 @@ def dotted(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_the_arrows_point_down(path):
+def test_imports_only_go_down_the_layers(path):
     here = room(path)
     if here in ("__init__", "__main__"):
         return
@@ -71,11 +74,11 @@ def test_the_arrows_point_down(path):
             assert STEP[parts[1]] < STEP[here], f"{path} imports {name}, which is not below it"
 
 
-def test_every_room_on_the_stair_is_there():
+def test_every_package_has_a_layer():
     assert STEP.keys() == {room(path) for path in FILES} - {"__init__", "__main__"}
 
 
-def test_no_circles():
+def test_there_are_no_circular_imports():
     """Nor between the files of a room, by imports inside of functions; what is for types alone never runs."""
     names = {dotted(path): path for path in FILES}
     graph = {
@@ -106,7 +109,7 @@ def quoted(path):
                     yield f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
 
 
-def test_no_method_is_known_by_its_name_but_to_the_methods():
+def test_method_names_appear_only_among_the_methods():
     """The paper's tables are data about the paper, whose columns are methods."""
     data = ROOT / "perturbify" / "reproduction" / "paper.py"
     assert list(quoted(data))
@@ -116,22 +119,27 @@ def test_no_method_is_known_by_its_name_but_to_the_methods():
 @pytest.mark.parametrize(
     "path", [f for f in FILES if room(f) not in ("cli", "__main__")], ids=lambda p: str(p.relative_to(ROOT))
 )
-def test_the_library_knows_no_terminal(path):
+def test_the_library_never_imports_terminal_packages(path):
     assert not {name.split(".")[0] for name in imports(path)} & {"click", "rich", "tqdm", "matplotlib"}
 
 
-def test_no_file_needs_to_be_two():
+def test_no_file_is_too_long():
     long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(f.read_text().splitlines())) > 400}
     assert not long
 
 
-def test_importing_the_library_loads_no_torch():
+def test_test_names_have_at_most_eight_words():
+    names = [n for f in (ROOT / "tests").rglob("*.py") for n in re.findall(r"^ *def test_(\w+)", f.read_text(), re.M)]
+    assert [name for name in names if name.count("_") > 7] == []
+
+
+def test_importing_the_library_does_not_import_torch():
     script = "import sys, perturbify; print(sorted({'torch', 'timm', 'numpy', 'click', 'rich'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     import perturbify
 
     for name in perturbify.__all__:
@@ -140,16 +148,25 @@ def test_every_public_name_is_there():
         _ = perturbify.nonsense
 
 
-def test_the_page_draws_the_stair():
-    drawing = re.search(r"```\n(.*?)```", PAGE, re.DOTALL)[1]
-    steps = re.split(r"^─+\n", drawing, flags=re.MULTILINE)
-    drawn = [{name for line in step.splitlines() for name in line[:37].split()} for step in steps]  # then what it is
-    assert drawn == STAIR[::-1]
+def test_the_drawing_shows_the_layers():
+    drawn = ElementTree.parse(ROOT / "docs" / "architecture.svg")
+    steps = drawn.iterfind(".//{*}g[@class='step']")
+    rooms = [
+        {name for text in step.iterfind("{*}text[@class='rooms']") for name in text.text.split()} for step in steps
+    ]
+    assert rooms == STAIR[::-1]
+    assert "](architecture.svg)" in PAGE
 
 
-def test_what_the_page_names_is_there():
+def test_the_script_reproduces_the_drawing(tmp_path):
+    shutil.copy(ROOT / "docs" / "drawing.py", tmp_path)
+    subprocess.run([sys.executable, tmp_path / "drawing.py"], check=True)
+    assert (tmp_path / "architecture.svg").read_bytes() == (ROOT / "docs" / "architecture.svg").read_bytes()
+
+
+def test_paths_named_on_the_page_exist():
     paths = re.findall(r"`((?:[\w-]+/)+[\w.-]*|\w+\.toml)`", PAGE)
-    pages = re.findall(r"\]\(([\w-]+\.md)", PAGE)
+    pages = re.findall(r"\]\(([\w./-]+)", PAGE)
     assert len(paths) > 20 and len(pages) > 10
     assert [path for path in paths if not (ROOT / path).exists()] == []
     assert [page for page in pages if not (ROOT / "docs" / page).is_file()] == []

@@ -51,7 +51,7 @@ def train(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_training_goes_on_where_a_slice_ended(train, tmp_path):
+def test_training_resumes_where_a_slice_ended(train, tmp_path):
     said = train(NO_TIME)
     assert "learn2perturb: in training, 0 of 2 epochs and " in said
     assert "vanilla: not begun" in said
@@ -106,7 +106,7 @@ runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.slow
-def test_it_runs_from_a_bare_copy_with_nothing_of_ours_installed(tmp_path):
+def test_it_runs_from_a_bare_copy_without_installing(tmp_path):
     for room in ("benchmarks", "cli", "perturbify", "recipes"):
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("results", "__pycache__", "*.so"))
 
@@ -131,7 +131,7 @@ def test_it_runs_from_a_bare_copy_with_nothing_of_ours_installed(tmp_path):
     assert "learn2perturb: epoch 2 of 2" in said and "written: " in said
 
 
-def test_a_part_that_fails_does_not_take_the_others_along(gpu, monkeypatch, tmp_path, capsys):
+def test_a_failed_part_does_not_stop_the_others(gpu, monkeypatch, tmp_path, capsys):
     def broken(_):
         raise RuntimeError("no such kernel")
 
@@ -158,19 +158,19 @@ def test_no_part_begins_once_the_time_is_up(gpu, monkeypatch, tmp_path, capsys):
     }
 
 
-def test_every_part_is_there(gpu):
+def test_every_part_is_listed(gpu):
     steps = [f"train_step, {case.network}, batch {case.batch}" for case in gpu.train_step.CUDA]
     assert list(gpu.parts("cuda")) == ["parity", "values of the noise", "noise", *steps, "main_job"]
     assert steps[:2] == ["train_step, cifar_resnet20, batch 128", "train_step, cifar_resnet20, batch 1024"]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
-def test_none_is_left_behind_by_the_library(file, monkeypatch):
+def test_every_benchmark_still_imports(file, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     assert importlib.import_module(f"benchmarks.{file.stem}").__doc__
 
 
-def test_the_page_of_verdicts_is_that_of_its_results():
+def test_the_verdicts_page_matches_its_results():
     from benchmarks.verdicts.__main__ import summary, to_markdown
 
     results = json.loads((ROOT / "benchmarks/results/2026-11-27-verdicts.json").read_text(encoding="utf-8"))
@@ -179,6 +179,6 @@ def test_the_page_of_verdicts_is_that_of_its_results():
     assert results["summary"]["masked established"] == results["summary"]["honest failed"] == []
 
 
-def test_how_long_quick_takes_is_as_the_guide_says():
+def test_the_guide_quotes_the_time_of_quick():
     quick = json.loads((ROOT / "benchmarks/results/2026-11-27-quick.json").read_text(encoding="utf-8"))["quick"]
     assert f"`quick` took {duration(quick['seconds'])} for" in (ROOT / "docs/guide.md").read_text(encoding="utf-8")

@@ -80,7 +80,7 @@ def raw(text, allowed="\n"):
 
 @settings(deadline=None)
 @given(foreign)
-def test_a_terminal_gets_one_line_of_bounded_length_that_does_nothing(text):
+def test_a_terminal_gets_one_bounded_harmless_line(text):
     shown = terminal(text)
     assert raw(shown, "") == [] and len(shown.splitlines()) <= 1 and len(shown) <= LONGEST
     assert terminal(shown) == shown, "what is fit is left as it is"
@@ -89,14 +89,14 @@ def test_a_terminal_gets_one_line_of_bounded_length_that_does_nothing(text):
 
 @settings(deadline=None)
 @given(foreign)
-def test_lines_and_tabs_may_stay_and_nothing_else(text):
+def test_only_lines_and_tabs_may_stay(text):
     shown = terminal(text, None, lines=True)
     assert raw(shown, "\n\t") == []
     assert shown.count("\n") == text.count("\n") and shown.count("\t") == text.count("\t")
 
 
 @pytest.mark.parametrize("text", HONEST)
-def test_honest_text_stays(text):
+def test_ordinary_text_is_unchanged(text):
     assert terminal(text) == text
     assert escape.figure(text) == text
 
@@ -108,13 +108,13 @@ def test_letters_of_any_language_stay(text):
     assert json.loads(escape.json(text)) == text and escape.json(text) == json.dumps(text, ensure_ascii=False)
 
 
-def test_what_is_written_out_can_be_read():
+def test_escaped_text_stays_readable():
     assert terminal("a\x1b[2J\n\t\x9b\u202e\udcff\U000e0041\ue000") == r"a\x1b[2J\n\t\x9b\u202e\udcff\U000e0041\ue000"
     assert terminal("e" + "\u0301" * 10) == "e" + "\u0301" * 8 + r"\u0301\u0301"
     assert terminal("\u0338=") == "\\u0338="
 
 
-def test_a_long_text_keeps_its_ends_and_says_what_is_cut():
+def test_a_long_text_is_shortened_in_the_middle():
     shown = terminal("begin " + "x" * 60_000 + " end")
     (cut,) = re.findall(r"… \(([\d,]+) characters cut\) …", shown)
     assert shown.startswith("begin ") and shown.endswith(" end")
@@ -153,7 +153,7 @@ def shape(text):
 @example("[x]: https://evil.example", "{}")
 @example("-\t-", "{}")
 @example("+", "{}")
-def test_markdown_takes_it_literally(text, frame):
+def test_markdown_shows_it_literally(text, frame):
     written = frame.format(markdown(text))
     assert raw(written) == []
     if not terminal(text).strip():
@@ -166,7 +166,7 @@ def test_markdown_takes_it_literally(text, frame):
 
 
 @pytest.mark.parametrize("address", ["https://evil.example", "http://x", "ftp://x", "www.evil.example", "WWW.x.y"])
-def test_no_address_becomes_a_link_by_itself(address):
+def test_no_address_becomes_a_link(address):
     assert not re.search(r"(?<!\\)://|www\.", markdown(address), re.IGNORECASE)
 
 
@@ -177,7 +177,7 @@ def test_a_plain_word_needs_no_escape_in_markdown():
 
 @settings(deadline=None)
 @given(foreign)
-def test_nothing_closes_a_fence(text):
+def test_nothing_closes_a_code_fence(text):
     block = fenced(text, "toml")
     (only,) = reader().parse(block + "\n\nbehind it\n")[:-3]
     assert (only.type, only.info, only.content) == ("fence", "toml", terminal(text, None, lines=True) + "\n")
@@ -203,7 +203,7 @@ class Reader(HTMLParser):
 
 @settings(deadline=None)
 @given(foreign)
-def test_html_takes_it_literally(text):
+def test_html_shows_it_literally(text):
     page = f'<p>{html(text)}</p><img alt="{html(text)}">'
     assert raw(page, "") == []
     found = Reader(page)
@@ -223,7 +223,7 @@ values = st.recursive(
 
 @settings(deadline=None)
 @given(values, st.sampled_from([None, 1, 2]))
-def test_json_is_the_same_values_and_nothing_raw(given, indent):
+def test_json_keeps_the_values_without_raw_controls(given, indent):
     text = escape.json(given, indent)
     assert raw(text) == [] and text.isprintable() is ("\n" not in text)
     text.encode("utf-8")
@@ -241,7 +241,7 @@ def test_nothing_in_latex_is_a_command(poison):
     assert not set(r"\{}$&#%_^~<>|[]*\"`") & set(plain), plain
 
 
-def test_latex_is_what_it_says():
+def test_latex_escapes_special_characters():
     assert latex(r"50% of a_b \ {x} & $y$ #1 a--b ^~") == (
         r"50\% of a\_b \textbackslash{} \{x\} \& \$y\$ \#1 a-{}-b \textasciicircum{}\textasciitilde{}"
     )
@@ -262,7 +262,7 @@ def test_a_figure_shows_it_literally(text):
 
 
 @pytest.mark.parametrize("poison", POISONS + LONG, ids=itertools.count())
-def test_an_error_is_one_bounded_line_and_survives_a_pickle(poison):
+def test_an_error_is_one_line_and_survives_pickling(poison):
     error = CheckpointError(f"The file {poison} is damaged.", f"Fetch {poison} again.")
     for text in (error.message, error.hint, str(error)):
         assert raw(text, "") == [] and len(text) <= 2 * LONGEST + 1
@@ -271,12 +271,12 @@ def test_an_error_is_one_bounded_line_and_survives_a_pickle(poison):
     assert (type(again), again.message, again.hint, str(again)) == (type(error), error.message, error.hint, str(error))
 
 
-def test_an_honest_error_is_as_it_was():
+def test_an_ordinary_error_is_unchanged():
     error = PerturbifyError("θ of 'a\\b' is “wrong”.", None)
     assert (error.message, error.hint, str(error)) == ("θ of 'a\\b' is “wrong”.", None, "θ of 'a\\b' is “wrong”.")
 
 
-def test_a_recipe_with_ten_thousand_mistakes_says_how_many_more_there_are():
+def test_ten_thousand_recipe_mistakes_are_cut_short():
     error = RecipeError("\n  ".join(["Recipe 'x' has 10,000 mistakes:", *(f"{POISONS[0]}{i}" for i in range(10_000))]))
     lines = error.message.splitlines()
     assert len(lines) == 51 and lines[-1] == "  … and 9,951 more" and raw(error.message) == []
@@ -372,7 +372,7 @@ def _loads(header):
 
 
 @pytest.mark.parametrize("poison", POISONS + LONG, ids=itertools.count())
-def test_the_class_of_an_unknown_network_stays_in_its_comment(honest, poison):
+def test_an_unknown_networks_class_stays_in_its_comment(honest, poison):
     card = model_card(Header(**honest | {"model": None, "source_class": poison}))
     (load,) = ast.parse(python_of(card)).body[1:]
     assert ast.unparse(load) == "model = perturbify.load('model.safetensors', model=network)"
@@ -424,7 +424,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_no_command_lets_a_name_reach_the_terminal(tmp_path):
+def test_no_command_prints_a_hostile_name_raw(tmp_path):
     name = EVIL.replace("\r", "").replace("/", "")
     (tmp_path / f"{name}.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     (tmp_path / f"{name}.toml").write_text(
@@ -485,7 +485,7 @@ def test_no_command_lets_a_name_reach_the_terminal(tmp_path):
         assert len(re.findall("^Error: ", lines, re.M)) == 1, lines
 
 
-def test_a_recipe_is_shown_as_it_was_written_but_for_what_steers(tmp_path):
+def test_a_recipe_is_shown_with_controls_escaped(tmp_path):
     (tmp_path / "r.toml").write_text("name = 'x'\n\t# θ \u202e\x9b31m\x1b[2J\n", encoding="utf-8")
     said = on_terminal(COMMANDS, tmp_path, json.dumps([["recipes", "show", "r.toml"]]))
     assert said == "name = 'x'\n\t# θ \\u202e\\x9b31m\\x1b[2J\nstatus 0\n"
@@ -509,7 +509,7 @@ with console.checking() as show:
 """
 
 
-def test_the_console_steers_its_own_line_and_nothing_else_does(tmp_path):
+def test_only_the_progress_line_controls_the_terminal(tmp_path):
     said = on_terminal(CONSOLE, tmp_path, EVIL)
     assert said.count("\r\x1b[K") == 4, "the line that moves: twice written, once emptied for the log, and at the end"
     rest = said.replace("\r\x1b[K", "")
@@ -518,14 +518,14 @@ def test_the_console_steers_its_own_line_and_nothing_else_does(tmp_path):
     assert f"run: {fit}\n" in rest and f"\n\ngo on: {fit}\n" in rest and f"checked: {fit}, 1 s left\n" in rest
 
 
-def test_what_goes_into_a_pipe_is_the_same(tmp_path):
+def test_what_goes_into_a_pipe_is_escaped_too(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS, json.dumps([["inspect", EVIL]])], cwd=tmp_path, capture_output=True, check=True
     )
     assert done.stderr.decode("utf-8").startswith(f"Error: There is no file {terminal(EVIL)}.")
 
 
-def test_a_mistake_of_another_librarys_is_one_line(monkeypatch, capsys, tmp_path):
+def test_an_error_in_another_library_takes_one_line(monkeypatch, capsys, tmp_path):
     from perturbify.cli import convert
     from perturbify.cli.main import run
 

@@ -82,7 +82,7 @@ def test_a_failed_write_leaves_the_old_file(old, tmp_path, error):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("mine"), SystemExit(1)], ids=repr)
-def test_an_interruption_passes_through_and_leaves_the_old_file(old, tmp_path, error):
+def test_an_interruption_leaves_the_old_file(old, tmp_path, error):
     with pytest.raises(type(error)):
         replace_atomically(old, half_and_fail(error))
     assert old.read_text() == "old"
@@ -102,7 +102,7 @@ replace_atomically(Path(sys.argv[1]), write)
 """
 
 
-def test_what_a_killed_process_left_is_swept_away(old, tmp_path):
+def test_remains_of_a_killed_process_are_removed(old, tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED_AMID, str(old)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert old.read_text() == "old"
@@ -124,13 +124,13 @@ def test_a_disk_that_fills_up(old, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
-def test_a_writer_that_writes_nothing_leaves_an_empty_file_not_an_error(tmp_path):
+def test_writing_nothing_leaves_an_empty_file(tmp_path):
     path = tmp_path / "empty"
     replace_atomically(path, lambda p: None)
     assert path.read_bytes() == b""
 
 
-def test_the_folder_need_not_take_a_sync(old, monkeypatch):
+def test_a_folder_that_cannot_sync_is_accepted(old, monkeypatch):
     """Some file systems refuse to sync a folder; the file is there all the same."""
     real = os.open
 
@@ -144,7 +144,7 @@ def test_the_folder_need_not_take_a_sync(old, monkeypatch):
     assert old.read_text() == "new"
 
 
-def test_a_new_file_is_as_readable_as_any_other(tmp_path, umask):
+def test_a_new_file_has_the_usual_permissions(tmp_path, umask):
     """Also where the writer makes a file for its own eyes and renames it, as safetensors does."""
     path = tmp_path / "new"
 
@@ -163,7 +163,7 @@ def test_a_replaced_file_keeps_its_permissions(old, umask):
     assert mode(old) == 0o640
 
 
-def test_where_nothing_can_be_written(tmp_path):
+def test_a_missing_folder_or_too_long_name(tmp_path):
     for path in (tmp_path / "missing" / "file", tmp_path / ("n" * 300)):
         with pytest.raises(PerturbifyError, match="cannot be written"):
             write_text(path, "new")
@@ -177,12 +177,12 @@ def test_an_output_that_can_be_written(old, tmp_path):
 
 
 def test_an_existing_output(old):
-    with pytest.raises(OutputExists, match=r"exists already.*--force, overwrite=True"):
+    with pytest.raises(OutputExists, match=r"already exists.*--force, overwrite=True"):
         check_output(old)
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_an_output_that_is_no_file(tmp_path, force):
+def test_an_output_that_is_not_a_file(tmp_path, force):
     with pytest.raises(OutputExists, match="is a folder"):
         check_output(tmp_path, force=force)
     os.mkfifo(tmp_path / "pipe")
@@ -206,13 +206,13 @@ def test_an_unwritable_folder(tmp_path, monkeypatch):
         check_output(folder / "file")
 
 
-def test_a_text_that_is_none(old):
-    with pytest.raises(PerturbifyError, match=r"file\.txt cannot be written: '\\udcff' is no character"):
+def test_text_that_cannot_be_encoded(old):
+    with pytest.raises(PerturbifyError, match=r"file\.txt cannot be written: '\\udcff' is not a valid character"):
         write_text(old, "a\udcff")
     assert old.read_text() == "old"
 
 
-def test_what_only_looks_like_a_half_is_not_swept_away(old, tmp_path):
+def test_only_our_own_temporary_files_are_removed(old, tmp_path):
     for name in (".file.txt.mine.tmp", ".file.txt.7.tmp.bak", "file.txt.7.tmp", ".file.txt.tmp"):
         (tmp_path / name).mkdir()
     sweep(old)
@@ -223,7 +223,7 @@ def test_what_only_looks_like_a_half_is_not_swept_away(old, tmp_path):
 
 
 @given(st.text(st.characters(codec="utf-8")))
-def test_a_page_is_known_again_as_long_as_nobody_changes_it(tmp_path_factory, text):
+def test_a_page_is_recognised_until_somebody_changes_it(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "page.md"
     write_text(path, signed(text))
     assert is_signed(path)
@@ -234,7 +234,7 @@ def test_a_page_is_known_again_as_long_as_nobody_changes_it(tmp_path_factory, te
         assert not is_signed(path)
 
 
-def test_a_page_that_is_no_file_is_not_ours(tmp_path):
+def test_links_and_pipes_are_not_our_pages(tmp_path):
     path = tmp_path / "page.md"
     write_text(path, signed("text"))
     (tmp_path / "link.md").symlink_to(path)
@@ -242,7 +242,7 @@ def test_a_page_that_is_no_file_is_not_ours(tmp_path):
     assert not any(is_signed(tmp_path / name) for name in ("link.md", "pipe.md", "none.md", "."))
 
 
-def test_a_page_is_written_where_none_or_ours_stands(tmp_path):
+def test_a_page_never_replaces_a_users_file(tmp_path):
     path = tmp_path / "page.md"
     for text in ("one", "another"):
         assert write_own(path, signed(text)) == path
@@ -258,7 +258,7 @@ def test_a_page_is_written_where_none_or_ours_stands(tmp_path):
     assert beside(path).read_text() == "mine, too"
 
 
-def test_what_is_set_aside_takes_no_other_name(tmp_path):
+def test_setting_a_file_aside_never_overwrites_another(tmp_path):
     for number, name in enumerate(("a.aside", "a.aside-2", "a.aside-3")):
         (tmp_path / "a").write_text(f"{number}")
         assert set_aside(tmp_path / "a") == tmp_path / name
@@ -308,7 +308,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="files are locked on 
 
 
 @posix
-def test_of_several_processes_one_is_alone(others, tmp_path):
+def test_only_one_of_several_processes_gets_the_lock(others, tmp_path):
     running, said = others(4)
     assert sorted(said) == ["busy\n"] * 3 + ["held\n"]
     first = running[said.index("held\n")]
@@ -326,7 +326,7 @@ def test_of_several_processes_one_is_alone(others, tmp_path):
 
 
 @posix
-def test_the_lock_is_not_lost_by_a_block_within(others, tmp_path):
+def test_a_nested_block_does_not_release_the_lock(others, tmp_path):
     folder = tmp_path / "new" / "folder"
     with alone(folder, BUSY):
         with alone(folder, BUSY):
@@ -334,7 +334,7 @@ def test_the_lock_is_not_lost_by_a_block_within(others, tmp_path):
         assert others(1)[1] == ["busy\n"]
 
 
-def test_two_threads_are_two(tmp_path):
+def test_two_threads_exclude_each_other(tmp_path):
     found = []
 
     def other():
@@ -353,7 +353,7 @@ def test_two_threads_are_two(tmp_path):
     assert found == ["busy", "held"]
 
 
-def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):
+def test_a_folder_created_in_vain_is_removed(tmp_path):
     for left in (False, True):
         with pytest.raises(KeyboardInterrupt), alone(tmp_path / "a" / "b", BUSY):
             if left:
@@ -373,7 +373,7 @@ def test_a_lock_that_leads_elsewhere(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_disk_that_knows_no_locks(tmp_path, monkeypatch):
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
     import fcntl
 
     def refuse(*_):
@@ -384,7 +384,7 @@ def test_a_disk_that_knows_no_locks(tmp_path, monkeypatch):
         pass
 
 
-def test_without_room_for_a_folder(tmp_path, old):
+def test_a_lock_folder_that_cannot_be_created(tmp_path, old):
     for path in (old / "folder", tmp_path / ("n" * 300)):
         with pytest.raises(PerturbifyError, match="cannot be written to"), alone(path, BUSY):
             pass

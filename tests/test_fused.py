@@ -76,7 +76,7 @@ def fresh_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where nobody says
 
 
-def test_compiles_for_gpus_in_a_sample_of_its_variants(fresh_cache):
+def test_a_sample_of_variants_compiles_for_gpus(fresh_cache):
     dtypes = itertools.cycle(("fp32", "bf16", "fp16"))
     for (kernel, constants), capability in zip(variants(), itertools.cycle((80, 90, 90))):
         assert_compiles(kernel, capability, next(dtypes), constants)
@@ -85,13 +85,13 @@ def test_compiles_for_gpus_in_a_sample_of_its_variants(fresh_cache):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [75, 80, 90, 100])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_compiles_for_gpus_in_every_variant(capability, dtype, fresh_cache):
+def test_every_variant_compiles_for_gpus(capability, dtype, fresh_cache):
     for kernel, constants in variants():
         assert_compiles(kernel, capability, dtype, constants)
 
 
 @pytest.mark.parametrize("ones", [("images",), ("channels",), ("channel_size", "fours_each"), SIZES])
-def test_compiles_where_a_size_is_one(ones, fresh_cache):
+def test_kernels_compile_for_dimensions_of_size_one(ones, fresh_cache):
     """Triton makes a constant of every argument that is 1."""
     kernels = {kernel.__name__: (kernel, constants) for kernel, constants in variants()}
     for kernel, constants in kernels.values():
@@ -99,7 +99,7 @@ def test_compiles_where_a_size_is_one(ones, fresh_cache):
         assert_compiles(kernel, 90, "bf16", constants | sizes)
 
 
-def test_reads_and_writes_sixteen_bytes_at_a_time(fresh_cache):
+def test_kernels_access_sixteen_bytes_at_a_time(fresh_cache):
     for kernel, constants in variants():
         if not constants["channels_last"]:
             assert "ld.global.v4.b32" in assert_compiles(kernel, 90, "fp32", constants)["ptx"]
@@ -137,7 +137,7 @@ def test_an_exported_network_needs_no_kernel(fused_calls, strict):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
-def test_what_traces_vmaps_or_fakes_is_not_fused(fused_calls):
+def test_tracing_vmap_and_fake_tensors_are_not_fused(fused_calls):
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -186,7 +186,7 @@ def some_driver(monkeypatch):
 
 
 @pytest.mark.parametrize("grain", [(3, 4, 5), (3, 1, 1), (1, 1, 1)])
-def test_a_backend_sees_the_kernels_forwards_and_backwards(grain, some_driver, monkeypatch):
+def test_an_aot_backend_sees_both_kernels(grain, some_driver, monkeypatch):
     """Below autograd there is the seed, a kernel each way, and no ε."""
     from torch._dynamo.backends.common import aot_autograd
     from torch._functorch.aot_autograd import make_boxed_func
@@ -232,7 +232,7 @@ def test_a_backend_sees_the_kernels_forwards_and_backwards(grain, some_driver, m
         ((1, 2**10, 2**10, 2**10), (2**10, 1, 1), False),
     ],
 )
-def test_which_shapes_suit(x, theta, suits):
+def test_only_some_shapes_are_fused(x, theta, suits):
     class OnAGpu:
         """A tensor's description, for a machine without a GPU."""
 
@@ -249,18 +249,18 @@ def test_which_shapes_suit(x, theta, suits):
     assert not perturbation._suits_the_kernel(torch.empty(2, 3), torch.empty(3))
 
 
-def test_where_triton_fails_torch_draws_and_a_warning_says_why():
+def test_a_triton_failure_warns_and_falls_back():
     with pytest.warns(UserWarning, match="Triton failed"):
         assert not perturbation._launches.__wrapped__(torch.device("cpu"), torch.float32)
 
 
-def test_nobody_loads_triton_before_it_is_needed():
+def test_triton_is_loaded_only_when_needed():
     script = "import sys, perturbify.perturbation; print('perturbify.fused' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def test_a_network_without_a_gpu_goes_the_old_way(monkeypatch):
+def test_without_a_gpu_the_fused_path_is_unused(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "perturbify.fused", raising=False)
     network = nn.Sequential(nn.Conv2d(3, 3, 1), Perturbation((3, 4, 5)))

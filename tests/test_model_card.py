@@ -60,7 +60,7 @@ def test_a_baseline_claims_no_noise():
     assert "A network without noise" in card and "| noise | none (a baseline) |" in card
 
 
-def test_a_network_of_the_users_says_what_loading_needs():
+def test_a_users_network_says_what_loading_needs():
     header = checkpoint.describe(perturbify.wrap(Own(), example_input=X))
     line = loading_line(model_card(header))
     assert "model=network" in line and header.source_class in line
@@ -74,7 +74,7 @@ def test_a_factory_says_what_loading_needs():
 
 
 @pytest.mark.parametrize("config", [None, NOISY], ids=["baseline", "noisy"])
-def test_a_checked_and_trained_one_shows_every_figure(config):
+def test_a_trained_and_checked_network_shows_every_figure(config):
     model = named(config)
     split = MemorySplit(torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8), torch.arange(6) % 3)
     report = check(model, split, CheckPlan(attacks=("fgsm", "pgd", "twin", "transfer", "square"), steps=2))
@@ -131,7 +131,7 @@ def test_a_check_of_an_older_version_is_shown():
     )
 
 
-def test_a_network_of_several_inputs_says_what_each_is():
+def test_a_multi_input_network_describes_each_input():
     inputs = {"x": {"shape": [3, 8, 8]}, "more": {"list": [{"whole": [4, 2]}, {"dict": {"k": {"value": True}}}]}}
     card = model_card(replace(checkpoint.describe(named()), inputs=inputs))
     assert r"| input | x: 3×8×8, more: \[4×2, {k: True}\] |" in card

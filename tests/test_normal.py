@@ -56,7 +56,7 @@ def test_numbers_at_any_distance_are_independent(many, power):
 
 @given(st.integers(0, 2**63 - 1))
 @settings(max_examples=100, deadline=None)
-def test_any_seed_is_as_good(seed):
+def test_every_seed_gives_normal_numbers(seed):
     torch.manual_seed(seed)
     assert stats.kstest(standard_normal_like(torch.empty(20_000)).numpy(), "norm").pvalue > 1e-5
 
@@ -64,7 +64,7 @@ def test_any_seed_is_as_good(seed):
 @native
 @given(st.integers(0, 100_000), st.integers(0, 2**63 - 1), st.integers(1, 80))
 @settings(deadline=None)
-def test_writes_what_it_was_given_and_not_a_number_more(count, seed, threads):
+def test_it_writes_exactly_the_given_memory(count, seed, threads):
     memory = torch.full((count + 64,), 7.0)
     normal._normal.fill(memory[32:].data_ptr(), count, seed, threads)
     assert (memory[:32] == 7).all() and (memory[32 + count :] == 7).all()
@@ -77,7 +77,7 @@ def test_writes_what_it_was_given_and_not_a_number_more(count, seed, threads):
 
 
 @native
-def test_the_numbers_of_a_seed_are_the_same_on_every_processor():
+def test_a_seed_gives_the_same_numbers_everywhere():
     found = torch.empty(100_000)
     normal._normal.fill(found.data_ptr(), len(found), 2020, 1)
     bits = found.view(torch.int32).to(torch.int64)
@@ -86,13 +86,13 @@ def test_the_numbers_of_a_seed_are_the_same_on_every_processor():
 
 @native
 @pytest.mark.parametrize(("count", "threads"), [(-1, 1), (5, 0)])
-def test_refuses_counts_that_cannot_be(count, threads):
+def test_impossible_counts_are_refused(count, threads):
     with pytest.raises(ValueError, match="at least"):
         normal._normal.fill(torch.empty(5).data_ptr(), count, 0, threads)
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 16, 32, 32), (256, 1), (5, 1, 300)])
-def test_follows_torchs_generator_and_nothing_else(shape, two_threads):
+def test_only_torchs_generator_decides_the_numbers(shape, two_threads):
     torch.manual_seed(1)
     first, second = standard_normal_like(torch.empty(shape)), standard_normal_like(torch.empty(shape))
     assert not torch.equal(first, second)
@@ -114,7 +114,7 @@ def test_shape_dtype_and_layout(dtype, memory_format):
 @native
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_process_draws_with_threads_of_its_own():
+def test_a_forked_process_can_still_draw():
     numbers = np.zeros(1 << 20, np.float32)
     normal._normal.fill(numbers.ctypes.data, numbers.size, 1, 2)
     child = os.fork()
@@ -132,12 +132,12 @@ def test_vmap_decides_who_shares_a_draw(randomness):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
-def test_a_traced_draw_is_drawn_anew():
+def test_a_traced_draw_is_drawn_again():
     traced = torch.jit.trace(standard_normal_like, torch.empty(1000), check_trace=False)
     assert not torch.equal(traced(torch.empty(1000)), traced(torch.empty(1000)))
 
 
-def test_a_graph_holds_the_draw_and_not_its_numbers():
+def test_a_graph_draws_again_at_every_run():
     from torch.fx.experimental.proxy_tensor import make_fx
 
     graph = make_fx(lambda x: x + standard_normal_like(x))(torch.zeros(1000))

@@ -35,7 +35,7 @@ HUGE = ["1e999999999", "9" * 100_000, "0." + "1" * 100_000, "1/" + "9" * 100_000
 
 
 @pytest.mark.parametrize("text", [*NOT_NUMBERS, *HUGE, "1/0", "0/0", "1/", "/1", "/", "1/2/3", "1.5/2", "1/nan"])
-def test_what_is_no_number_is_none_at_once(text: str) -> None:
+def test_text_that_is_no_number_is_refused_quickly(text: str) -> None:
     started = time.perf_counter()
     assert numbers.fraction(text) is None
     assert "/" in text or numbers.decimal(text) is None
@@ -44,7 +44,7 @@ def test_what_is_no_number_is_none_at_once(text: str) -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_what_python_writes_is_read_back(number: float) -> None:
+def test_floats_survive_printing_and_reading(number: float) -> None:
     assert numbers.decimal(repr(number)) == number
     assert numbers.fraction(f" {number!r} ") == number
 
@@ -61,6 +61,6 @@ def test_whole_numbers(number: int) -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_a_finite_number_or_none(text: str) -> None:
+def test_any_text_gives_a_finite_number_or_none(text: str) -> None:
     for read in (numbers.decimal(text), numbers.whole(text), numbers.fraction(text)):
         assert read is None or math.isfinite(read)

@@ -17,7 +17,13 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
-SCHEMA = "perturbify/checkpoint/header.schema.json"
+BESIDE_THE_CODE = {
+    "perturbify/py.typed",
+    "perturbify/_normal.pyi",
+    "perturbify/checkpoint/header.schema.json",
+    "perturbify/data/digits.npz",
+    "perturbify/data/digits.txt",
+}
 
 
 def folder_of(package):
@@ -70,7 +76,7 @@ def pip(command, *arguments, **environment):
     )
 
 
-def test_every_package_is_listed_and_every_listed_one_exists():
+def test_listed_packages_are_exactly_those_that_exist():
     found = {path.rpartition("/")[0].replace("/", ".") for path in modules()}
     assert sorted(SETUPTOOLS["packages"]) == sorted(found)
     for package in SETUPTOOLS["packages"]:
@@ -89,10 +95,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     recipes = {f"perturbify/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.toml")}
     assert len(recipes) >= 4
     compiled = {f"perturbify/_normal{sysconfig.get_config_var('EXT_SUFFIX')}"} if shutil.which("cc") else set()
-    assert held == {*modules(), *recipes, *compiled, "perturbify/py.typed", "perturbify/_normal.pyi", SCHEMA}
+    assert held == {*modules(), *recipes, *compiled, *BESIDE_THE_CODE}
 
 
-def test_without_a_c_compiler_it_installs_and_torch_draws(tmp_path):
+def test_without_a_c_compiler_torch_draws_the_noise(tmp_path):
     (tmp_path / "source").mkdir()
     target = tmp_path / "installed"
     pip("install", "--no-build-isolation", "--target", target, sources(tmp_path / "source"), CC="no-such-compiler")
@@ -115,6 +121,8 @@ def test_its_metadata(wheel):
     metadata = archive.read(f"{info}/METADATA").decode()
     assert "\nRequires-Python: >=3.11\n" in metadata
     assert "\nRequires-Dist: torch>=2.8\n" in metadata
+    assert "\nLicense-Expression: Apache-2.0 AND CC-BY-4.0\n" in metadata  # the second is the digits'
+    assert b"Alpaydin" in archive.read(f"{info}/licenses/perturbify/data/digits.txt")
     assert "perturbify = perturbify.cli.main:main" in archive.read(f"{info}/entry_points.txt").decode()
 
 

@@ -51,7 +51,7 @@ def test_draws_are_independent_over_images_elements_and_calls():
             assert_uncorrelated(draws, draws.roll(shift, dim))
 
 
-def test_a_batch_shares_one_draw_and_calls_do_not():
+def test_draw_per_batch_shares_one_draw_per_call():
     draws = epsilon(draw_per="batch", calls=2)
     assert (draws == draws[:, :1]).all()
     one, two = draws[0, 0], draws[1, 0]
@@ -59,7 +59,7 @@ def test_a_batch_shares_one_draw_and_calls_do_not():
     assert abs(one.var().item() - 1) < SIGMAS * math.sqrt(2 / one.numel())
 
 
-def test_two_modules_draw_apart():
+def test_two_modules_draw_independently():
     torch.manual_seed(0)
     x = torch.zeros(2, 3, 4, 5)
     a, b = (Perturbation((3, 4, 5))(x) for _ in range(2))
@@ -68,7 +68,7 @@ def test_two_modules_draw_apart():
 
 @pytest.mark.parametrize("grain", SHAPES)
 @pytest.mark.parametrize("draw_per", ["sample", "batch"])
-def test_scale_is_theta(grain, draw_per):
+def test_theta_sets_the_scale(grain, draw_per):
     shape = SHAPES[grain]
     module = Perturbation(shape, draw_per=draw_per)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_gradients_agree_with_finite_differences(grain, draw_per):
         ((1, 1), (2, 4, 9)),
     ],
 )
-def test_any_number_of_dimensions_with_and_without_a_batch(theta, x):
+def test_inputs_may_have_any_number_of_dimensions(theta, x):
     for draw_per in ("sample", "batch"):
         module = Perturbation(theta, draw_per=draw_per)
         noisy = module(torch.zeros(x))
@@ -124,7 +124,7 @@ def test_any_number_of_dimensions_with_and_without_a_batch(theta, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_the_result_has_the_dtype_of_the_feature_map(dtype):
+def test_the_result_keeps_the_feature_maps_dtype(dtype):
     module = Perturbation((3, 4, 5))
     noisy = module(torch.zeros(2, 3, 4, 5, dtype=dtype))
     assert noisy.dtype == dtype
@@ -145,7 +145,7 @@ def test_channels_last_stays(draw_per):
     assert Perturbation((3, 4, 5), draw_per=draw_per)(x).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_off_is_the_feature_map_itself():
+def test_noise_off_returns_the_feature_map_itself():
     module = Perturbation((3, 4, 5))
     x = torch.rand(2, 3, 4, 5)
     state = torch.get_rng_state()
@@ -154,7 +154,7 @@ def test_off_is_the_feature_map_itself():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_switch_ignores_train_and_eval_and_goes_back_also_after_an_error():
+def test_the_switch_ignores_modes_and_survives_errors():
     network = nn.Sequential(Perturbation((1, 1, 1)), Perturbation((1, 1, 1)))
     network[1].enabled = False
     with pytest.raises(KeyError), perturbify.noise(network):
@@ -167,7 +167,7 @@ def test_the_switch_ignores_train_and_eval_and_goes_back_also_after_an_error():
         assert all(p.enabled for p in network)
 
 
-def test_projection_lifts_theta_to_its_floor_only():
+def test_projection_only_raises_theta_to_its_minimum():
     module = Perturbation((3,), theta_min=0.1)
     with torch.no_grad():
         module.theta.copy_(torch.tensor([-1.0, 0.05, 0.4]))
@@ -176,7 +176,7 @@ def test_projection_lifts_theta_to_its_floor_only():
     assert module.theta.requires_grad
 
 
-def test_another_size_names_both_and_the_way_out():
+def test_another_size_names_both_sizes_and_the_fix():
     with pytest.raises(InputSizeError, match=r'3×4×5.*3×8×8.*grain="channel"'):
         Perturbation((3, 4, 5))(torch.zeros(2, 3, 8, 8))
 

@@ -32,7 +32,7 @@ def run(command, cwd):
 
 
 @pytest.mark.slow
-def test_the_main_job_runs_as_written(tmp_path):
+def test_the_main_example_runs_as_written(tmp_path):
     """Everything of the first command line but the installation, which CI has done."""
     steps = shell_blocks()[0].replace(".venv/bin/", "").strip().split(" && ")
     assert [s.split()[0] for s in steps] == ["python3", "pip", "perturbify", "perturbify", "perturbify"]
@@ -51,7 +51,7 @@ def test_the_readme_is_one_page():
     assert len(README.splitlines()) <= 90 and README.count("```python") == 1
 
 
-def test_the_lines_of_python_run(tmp_path, monkeypatch):
+def test_the_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
     exec(compile(code, "README.md", "exec"), {})
@@ -59,7 +59,7 @@ def test_the_lines_of_python_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [README, GUIDE, REAL_IMAGES], ids=["README", "guide", "real images"])
-def test_the_other_commands_are_understood(page):
+def test_the_other_commands_are_valid(page):
     """Every command line that the page shows parses: its options exist."""
     from perturbify.cli.main import cli
 
@@ -72,13 +72,13 @@ def test_the_other_commands_are_understood(page):
             command.make_context(words[1], words[2:])
 
 
-def test_the_guide_runs(tmp_path, monkeypatch):
+def test_the_guides_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = re.search(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)[1]
     exec(compile(first, "guide.md", "exec"), {})
 
 
-def test_the_guides_settings_have_the_defaults_that_it_says():
+def test_the_guides_settings_state_the_right_defaults():
     """Of turns, θ's schedule, attack and speed; of two in a row, both."""
     from perturbify import settings
 
@@ -115,7 +115,7 @@ def table():
 
 
 @pytest.mark.parametrize("network", COLUMNS)
-def test_the_figures_are_those_of_the_reports(network):
+def test_the_figures_match_the_reports(network):
     report = Report.read(ROOT / "docs" / "reports" / f"{network}.json")
     for label, id in ROWS.items():
         result = report.result(id)
@@ -127,7 +127,7 @@ def test_the_figures_are_those_of_the_reports(network):
     assert f"{report.n:,} original test images" in " ".join(REAL_IMAGES.split())
 
 
-def test_the_text_says_what_the_report_says():
+def test_the_text_matches_the_report():
     head = Report.read(ROOT / "docs" / "reports" / "learn2perturb.json").headline
     said = " ".join(REAL_IMAGES.split())
     (low, high), adds = head.ahead.interval, percent(head.noise_adds.value, head.noise_adds.interval)

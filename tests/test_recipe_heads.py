@@ -32,7 +32,7 @@ def figures(report):
 MEASURED = [name for name in recipe.names() if ".json" in head(name)]
 
 
-def test_every_head_says_what_was_measured_or_that_nothing_was():
+def test_every_head_states_its_measured_figures_or_none():
     for name in recipe.names():
         said = head(name)
         assert "Figures: " in said, name
@@ -41,7 +41,7 @@ def test_every_head_says_what_was_measured_or_that_nothing_was():
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_the_figures_are_those_of_the_result(name):
+def test_the_figures_match_the_result(name):
     said = head(name).split("Figures: ")[1]
     path, text = re.match(r"(\S+\.json)[,:;]? (.*)", said).groups()
     values = json.loads((ROOT / path).read_text(encoding="utf-8"))

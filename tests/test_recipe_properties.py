@@ -122,7 +122,7 @@ recipes = st.builds(
 
 @patient
 @given(recipes)
-def test_toml_and_back_is_the_same_recipe(made: Recipe) -> None:
+def test_a_recipe_survives_toml(made: Recipe) -> None:
     written = recipe.to_toml(made)
     assert recipe.from_toml(written, "mine") == made
     for section, kind in SECTIONS.items():
@@ -136,7 +136,7 @@ def keys_by_section() -> dict[str, list[str]]:
 
 @patient
 @given(st.data())
-def test_a_misspelt_key_is_reported_with_the_right_one(data: st.DataObject) -> None:
+def test_a_misspelt_key_suggests_the_right_one(data: st.DataObject) -> None:
     section = data.draw(st.sampled_from(sorted(SECTIONS)))
     own = keys_by_section()[section]
     right = data.draw(st.sampled_from([key for key in own if len(key) > 3]))

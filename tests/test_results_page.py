@@ -19,7 +19,7 @@ TEXT = page.PAGE.read_text(encoding="utf-8")
 SUITES = ("digits", "cifar", "change")
 
 
-def test_the_tables_are_those_of_the_runs():
+def test_the_tables_match_the_runs():
     assert page.written(TEXT) == TEXT
     assert all(f"<!-- {suite} -->" in TEXT for suite in SUITES)
 
@@ -31,7 +31,7 @@ def test_the_runs_of_a_table_can_be_compared(suite):
     assert len({(one["report"]["preset"], one["report"]["n"]) for one in found}) == 1
 
 
-def test_the_verdicts_that_the_text_tells():
+def test_the_text_states_the_right_verdicts():
     verdicts = {suite: {r.verdict for runs in page.read(suite) for r in runs.reports} for suite in SUITES}
     assert verdicts["digits"] == {"established"} and verdicts["cifar"] == {"not established"}
     short = [c for runs in page.read("cifar") for r in runs.reports for c in r.criteria]
@@ -47,7 +47,7 @@ def test_the_verdicts_that_the_text_tells():
         ("digits", "learn2perturb-r", "vanilla"),
     ],
 )
-def test_the_other_pages_say_the_same(suite, name, baseline):
+def test_the_other_pages_agree(suite, name, baseline):
     runs = {r.name: r for r in page.read(suite)}
     over_images, over_runs = page.ahead(runs[name], runs[baseline])
     said = " ".join(REAL_IMAGES.split())
@@ -64,7 +64,7 @@ def test_the_longer_attack_of_one_run_each():
     assert all(pair.replace("-", "−") in TEXT.replace(" points [", " [") for pair in pairs)
 
 
-def test_the_training_that_was_begun_can_go_on_from_where_the_page_says(tmp_path):
+def test_the_packed_training_resumes_as_the_page_says(tmp_path):
     with tarfile.open(max((ROOT / "benchmarks" / "results").glob("*-train.tar.xz"))) as packed:
         packed.extractall(tmp_path, filter="data")
     run = tmp_path / "learn2perturb"

@@ -13,7 +13,7 @@ def measured(name):
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
 
 
-def test_everything_is_said_once():
+def test_nothing_is_stated_twice():
     headings = re.findall(r"^#.*$", PAGE, re.MULTILINE)
     assert len(headings) == len(set(headings)) >= 4
     for sentence in (r"python -m benchmarks\.fuzz --files", r"[\d,]+ files, changed", r"[\d,]+ runs killed"):

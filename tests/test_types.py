@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_types_check(tmp_path):
+def test_mypy_passes(tmp_path):
     package = tmp_path / "perturbify"
     package.mkdir()
     for item in (ROOT / "perturbify").iterdir():

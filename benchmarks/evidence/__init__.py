@@ -1,1 +1,1 @@
-"""What Learn2Perturb buys, by runs that fit two cores; ``__main__`` makes them, ``page`` and ``pictures`` tell them."""
+"""What Learn2Perturb gains, in runs that fit two cores; ``__main__`` runs them, ``page`` and ``pictures`` show them."""

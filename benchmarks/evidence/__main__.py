@@ -1,12 +1,12 @@
-"""What Learn2Perturb buys, by runs that fit two cores: ``python -m benchmarks.evidence SUITE [NAME ...]``.
+"""What Learn2Perturb gains, in runs that fit two cores: ``python -m benchmarks.evidence SUITE [NAME ...]``.
 
-``digits``: the full schedule in epochs, 350, on scikit-learn's digits by a ResNet-8, θ's rate scaled to the full
-number of θ-steps. ``change``: the same with one thing changed at a time, under fewer attacks. ``cifar``: a ResNet-20
-from public weights on CIFAR-10 images (``--data F --weights F``), in as many W-steps for every method.
+``digits``: the full schedule of 350 epochs on the 8×8 digits with a ResNet-8, with θ's learning rate scaled to
+the full number of θ-steps. ``change``: ablations of it, one change at a time, under fewer attacks. ``cifar``: a
+ResNet-20 from public weights on CIFAR-10 images (``--data F --weights F``), with equally many W-steps for every method.
 
-Each run has its folder below ``--runs`` and goes on where it stopped; when it is trained and checked, its JSON is
-written to benchmarks/results/evidence: recipe, θ and accuracies of every epoch, and the report. Two calls share the
-work: what another process is at is left to it. One thread, on the CPU unless ``--device`` says otherwise.
+Each run has its folder under ``--runs`` and resumes where it stopped; once it is trained and checked, its JSON is
+written to benchmarks/results/evidence: recipe, θ and accuracies of every epoch, and the report. Concurrent calls share
+the work: each skips what another process is running. One thread, on the CPU unless ``--device`` says otherwise.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Suite:
     """Runs on one network and dataset.
 
     Attributes:
-        recipe: What they have in common.
-        changes: What the recipe is changed in for all.
-        runs: What it is changed in for each, by name.
-        preset: Of the checks.
-        plan: What the preset is changed in.
-        brings: Whether its images and the weights of its network have to be given.
+        recipe: Their common recipe.
+        changes: Changes to the recipe for all runs.
+        runs: Changes for each run, by name.
+        preset: Preset of the checks.
+        plan: Changes to the preset.
+        brings: Whether images and weights must be passed.
     """
 
     recipe: str
@@ -94,13 +94,13 @@ SUITES = {
 
 
 def network(seed: int, weights: Path | None) -> nn.Module:
-    """A ResNet-8 with the fresh weights of a seed, or the ResNet-20 that weights are given for."""
+    """A ResNet-8 with fresh weights from a seed, or a ResNet-20 with the given weights."""
     with fresh_weights(seed):
         return cifar_resnet(8) if weights is None else zoo.create("cifar_resnet20", weights=weights)
 
 
 def examine(suite: str, name: str, seed: int, given: argparse.Namespace) -> bool:
-    """Trains and checks one run, unless that was done or another process is at it; whether it is done now."""
+    """Trains and checks one run, unless done or running elsewhere; returns whether it is done now."""
     output: Path = given.output / f"{suite}-{name}-{seed}.json"
     if output.is_file():
         return True
@@ -111,7 +111,7 @@ def examine(suite: str, name: str, seed: int, given: argparse.Namespace) -> bool
         changes["data.name"] = str(given.data)
     settings = recipe.load(what.recipe, changes)
     images = datasets.load(settings.data.name)
-    print(f"{output.stem}: begins", flush=True)
+    print(f"{output.stem}: starts", flush=True)
     model = network(seed, given.weights)
     try:
         if folder.can_resume:
@@ -145,7 +145,7 @@ def examine(suite: str, name: str, seed: int, given: argparse.Namespace) -> bool
 
 
 def _epoch(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of an epoch: accuracies, and θ by site, absolute and over the activation it is added to."""
+    """The metrics kept of an epoch: accuracies, and θ by site, absolute and relative to the activation."""
     theta = metrics["theta"]
     kept: dict[str, Any] = {key: round(metrics[key], 4) for key in ("clean_accuracy", "adversarial_accuracy")}
     if theta is None:
@@ -157,7 +157,7 @@ def _epoch(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Reads the arguments and works them off, seed by seed."""
+    """Reads the arguments and runs the suite, seed by seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("names", nargs="*")
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     if SUITES[given.suite].brings != (given.data is not None) or (given.data is None) != (given.weights is None):
-        parser.error("--data and --weights are for the suite cifar, which wants both")
+        parser.error("--data and --weights are for the suite cifar, which needs both")
     torch.set_num_threads(1)
     given.output.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:

@@ -1,7 +1,6 @@
 """The results of ``benchmarks.evidence`` as tables and pictures: ``python -m benchmarks.evidence.page``.
 
-The tables of docs/results.md stand between comments that name their suite; they are written anew, and so are the
-pictures beside them.
+Rewrites the tables of docs/results.md, which are between comments that name their suite, and the pictures.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Runs:
     """All runs of one name in a suite.
 
     Attributes:
-        name: What they are called.
-        found: What each of them wrote, by rising seed.
+        name: Their name.
+        found: Each run's JSON, in order of seed.
         reports: The check of each.
     """
 
@@ -50,18 +49,18 @@ class Runs:
 
     @property
     def theta(self) -> Spread | None:
-        """θ on average at the end of each."""
+        """Mean θ at the end of each."""
         last = [f["epochs"][-1].get("theta") for f in self.found]
         return Spread.of([theta["mean"] for theta in last]) if all(last) else None
 
     @property
     def shares(self) -> bool:
-        """Whether the images of a draw have it in common."""
+        """Whether images share their draws."""
         return any(report.clean.shared for report in self.reports)
 
 
 def read(suite: str) -> list[Runs]:
-    """The runs of a suite that are there, the baseline first."""
+    """The existing runs of a suite, the baseline first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob(f"{suite}-*.json")):
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -74,7 +73,7 @@ def read(suite: str) -> list[Runs]:
 
 
 def to_markdown(suite: str) -> str:
-    """A suite's table: a row for each name, mean ± sd over its training runs, in percent; attacks that any run met."""
+    """A suite's table: a row for each name, mean ± sd over its training runs, in percent."""
     runs = read(suite)
     baseline = runs[0]
     met = [id for id in COLUMNS if any(_figures(r.reports, id) for r in runs)]
@@ -98,7 +97,7 @@ def to_markdown(suite: str) -> str:
 
 
 def _theta(runs: Runs) -> str:
-    """Its mean at the end and, if it went the way of the full schedule, the epoch of that at which it is as great."""
+    """Its mean at the end and, for the default start, the epoch of the full schedule that reaches it."""
     if runs.theta is None:
         return "–"
     recipe, mean = tomllib.loads(runs.found[0]["recipe"]), f"{runs.theta.mean:.2f}".replace("-0.00", "0.00")
@@ -109,7 +108,7 @@ def _theta(runs: Runs) -> str:
 
 
 def _figures(reports: Sequence[Report], id: str) -> list[float]:
-    """What one attack left of each run; nothing unless it was run on all, and on all images."""
+    """Each run's accuracy under one attack; empty unless all were attacked on all images."""
     results = [report.result(id) for report in reports]
     found = [x.accuracy for x, report in zip(results, reports, strict=True) if x is not None and x.n == report.n]
     return found if len(found) == len(reports) else []
@@ -131,7 +130,7 @@ def _interval(interval: tuple[float, float]) -> str:
 
 
 def ahead(runs: Runs, baseline: Runs) -> list[str]:
-    """What one is ahead of another in the worst case: the difference and its interval over images; that over runs."""
+    """The lead of one over another in the worst case: difference and interval over images, interval over runs."""
     answers = [[report.worst for report in each.reports] for each in (runs, baseline)]
     found = Ahead.of(*answers, shared=runs.shares or baseline.shares)
     over_runs = "–" if found.over_runs is None else _interval(found.over_runs)
@@ -139,7 +138,7 @@ def ahead(runs: Runs, baseline: Runs) -> list[str]:
 
 
 def written(page: str) -> str:
-    """The page with the tables of the results that are there."""
+    """The page with its tables updated from the results."""
 
     def table(match: re.Match[str]) -> str:
         suite = match[1]

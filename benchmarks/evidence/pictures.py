@@ -1,4 +1,4 @@
-"""θ over a run, site by site: how far the loss lets it go, and what it comes to beside what it is added to."""
+"""θ over a run, site by site: absolute, and relative to the activation that it is added to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from perturbify.cli import figures
 from perturbify.methods import theta_way
 
 if TYPE_CHECKING:
@@ -14,37 +15,37 @@ if TYPE_CHECKING:
 
 
 def draw(runs: Sequence[Runs], path: Path) -> None:
-    """Draws Learn2Perturb's θ, absolute and over the activation, means over seeds; and every run's worst case.
+    """Plots Learn2Perturb's θ, absolute and relative, averaged over seeds; and every run's worst case.
 
     Args:
-        runs: Of a suite, ``learn2perturb`` among them.
+        runs: Runs of a suite, including ``learn2perturb``.
         path: PNG file.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     ours = next(r for r in runs if r.name == "learn2perturb")
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
-    colours = plt.get_cmap("viridis")
+    figure = figures.canvas(11, 4.6)
+    theta, relative, worst = figure.subplots(1, 3)
     sites = list(ours.found[0]["epochs"][-1]["sites"])
     for number, site in enumerate(sites):
-        colour = colours(number / max(1, len(sites) - 1))
-        axes[0].plot(_mean(ours, "sites", site), color=colour, label=site)
-        axes[1].plot(_mean(ours, "relative", site), color=colour)
-    axes[0].plot(theta_way.full(), color="black", linestyle="--", label="regulariser alone")
-    axes[0].set(title="θ, mean over a site", xlabel="epoch", ylim=(0, None))
-    axes[1].set(title="noise over activation", xlabel="epoch", ylim=(0, None))
-    axes[0].legend(fontsize=7)
-    for r in runs:
-        values = [100 * report.headline.accuracy for report in r.reports]
-        axes[2].plot([r.name] * len(values), values, "o", alpha=0.7)
-    axes[2].set(title="worst case of every image, %")
-    axes[2].margins(x=0.2)
-    axes[2].tick_params(axis="x", labelrotation=15)
-    figure.savefig(path, dpi=110, metadata={"Software": "perturbify"})
-    plt.close(figure)
+        for axes, key in ((theta, "sites"), (relative, "relative")):
+            values = _mean(ours, key, site)
+            look = figures.style(number) | {"ms": 4.5, "lw": 1.3, "markevery": (4 * number, 45)}
+            axes.plot(values, label=site if axes is theta else None, **look)
+    theta.plot(theta_way.full(), color="#444444", lw=2, ls="-.", label="regulariser alone")
+    for axes, title in ((theta, "θ, mean over a site"), (relative, "Noise over activation")):
+        figures.tidy(axes, title, "epoch")
+        axes.set_ylim(0, None)
+    for number, r in enumerate(runs):
+        values = sorted(100 * report.headline.accuracy for report in r.reports)
+        places = [number + 0.22 * (i - (len(values) - 1) / 2) for i in range(len(values))]
+        worst.plot(places, values, color="#444444", marker=figures.MARKERS[number], ls="", ms=6)
+    figures.tidy(worst, "Worst case, %, a mark a run", "")
+    worst.set_xticks(range(len(runs)), [r.name for r in runs], rotation=20, ha="right", fontsize=figures.SMALL)
+    worst.margins(x=0.15)
+    handles, names = theta.get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower left", ncols=4, frameon=False, fontsize=figures.SMALL, handlelength=3.2
+    )
+    figure.savefig(path, dpi=130, metadata={"Software": "perturbify"})
 
 
 def _mean(runs: Runs, key: str, site: str) -> list[float]:

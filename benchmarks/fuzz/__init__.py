@@ -1,1 +1,1 @@
-"""Files that lie, by the thousand: what happens to whoever opens them?"""
+"""Fuzzing: what happens to a user who opens one of thousands of corrupt or malicious files?"""

@@ -1,9 +1,9 @@
-"""Thousands of files that lie: ``python -m benchmarks.fuzz --files 100000 --seed 0 -o OUTPUT.json``.
+"""Opens thousands of corrupt or malicious files: ``python -m benchmarks.fuzz --files 100000 --seed 0 -o OUTPUT.json``.
 
-Honest checkpoints, states and recipes are changed at random, many of them sealed anew as by somebody who means it, and
-opened as people do: ``perturbify.load``, ``inspect``, ``recipes validate``, ``show``, the state's reader. Each must be
-refused in one sentence, or taken for what it is; none may cost more than 2 seconds and 200 MB above the honest file.
-Exits with 1 where one does not. File ``i`` of a seed is always the same: ``--only I`` makes it alone.
+Honest checkpoints, states and recipes are changed at random, many of them resealed as an attacker would, and opened as
+users do: ``perturbify.load``, ``inspect``, ``recipes validate``, ``show``, the state's reader. Each must be refused in
+one sentence, or read correctly; none may cost more than 2 seconds and 200 MB above the honest file. Exits with 1 if one
+fails. File ``i`` of a seed is always the same: ``--only I`` runs only that one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from perturbify.checks.run import machine
 
 
 def run(files: int, seed: int, workers: int, only: int | None = None) -> dict[str, Any]:
-    """Makes and judges so many files.
+    """Makes and judges ``files`` files.
 
     Returns:
-        How often what came of them, by kind; the worst cost; and each that is wrong.
+        Counts of outcomes by kind, the worst cost, and the failures.
     """
     with tempfile.TemporaryDirectory() as folder:
         given = (Path(folder), *honest_files(Path(folder)), seed)
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=3_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", type=int, help="this file alone")
+    parser.add_argument("--only", type=int, help="only this file")
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     found = run(given.files, given.seed, given.workers, given.only)

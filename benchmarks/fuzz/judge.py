@@ -1,4 +1,4 @@
-"""What came of a changed file: refused in a sentence, taken for what it is, or a mistake of ours."""
+"""Judges a changed file: refused in one sentence, read correctly, or a bug of ours."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from perturbify.errors import PerturbifyError
 from perturbify.training import state
 
 LONGEST = 3_000
-"""Characters that a message may have."""
+"""Maximum number of characters in a message."""
 GOOD = ("refused", "the same", "another, and consistent", "not sealed, and said so")
 
 
 @dataclass(frozen=True)
 class Honest:
-    """A file as it was written, and what it holds."""
+    """An unchanged file, and its contents."""
 
     path: Path
     key: str
@@ -72,7 +72,7 @@ def honest_files(folder: Path) -> tuple[list[Honest], list[Honest]]:
 
 
 def judge_checkpoint(honest: Honest, path: Path, sealed: bool) -> tuple[str, str]:
-    """Opens a changed checkpoint as people do, and says what came of it; ``sealed``: anew, by whoever changed it."""
+    """Opens a changed checkpoint as users do, and returns the outcome; ``sealed``: whether it was resealed."""
     said = _printed(lambda: command(["inspect", str(path)]))
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -127,7 +127,7 @@ def judge_recipe(path: Path) -> tuple[str, str]:
 
 
 def outcome(judge: Callable[[], tuple[str, str]]) -> tuple[str, str]:
-    """What a judge finds; refusals and mistakes of ours as such. The second text says more where something is wrong."""
+    """A judge's outcome, including refusals and our bugs; the second string has details if something is wrong."""
     canary = "canary" in sys.modules
     try:
         found, said = judge()
@@ -147,7 +147,7 @@ def outcome(judge: Callable[[], tuple[str, str]]) -> tuple[str, str]:
 
 
 def _printed(call: Callable[[], int]) -> str:
-    """What a command says on both streams."""
+    """A command's output on both streams."""
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(out):
         call()
     return out.getvalue()

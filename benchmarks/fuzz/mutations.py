@@ -22,7 +22,7 @@ Header, Tensors = dict[str, Any], dict[str, Tensor]
 
 
 def values(rng: random.Random) -> Any:
-    """A value that does not belong where it is put."""
+    """A value that is wrong for most places."""
     return rng.choice(
         [
             *(None, True, False, 0, 1, -1, 2, 3, 17, 0.0, -0.5, 1e-300, 1e300, 2**31, 2**63, 2**64, -(2**63), 10**9),
@@ -55,7 +55,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def change_json(value: Any, rng: random.Random) -> None:
-    """Replaces, removes, adds, doubles or swaps an entry somewhere within a JSON value."""
+    """Replaces, removes, adds, duplicates or swaps a random entry of a JSON value."""
     # Half of the time near the top: most entries are the sizes of sites.
     every = places(value)
     path = rng.choice([p for p in every if len(p) <= rng.choice([1, 2, 9])] or every)
@@ -88,7 +88,7 @@ def change_json(value: Any, rng: random.Random) -> None:
 
 
 def spoil_text(text: str, rng: random.Random) -> str:
-    """Changes the text of a header past what JSON values can say: keys twice, NaN, endless digits, deep nesting."""
+    """Changes a header's text beyond what JSON values can express: repeated keys, NaN, long numbers, deep nesting."""
     key = rng.choice(re.findall(r'"\w+": ', text) or [""])
     number = rng.choice(["NaN", "Infinity", "1e999", "1" * 5_000, "-0", "1.0", "[" * 5_000, '"\\ud800"', '{"a":' * 900])
     return rng.choice(
@@ -135,7 +135,7 @@ def change_tensors(tensors: Tensors, rng: random.Random) -> None:
 
 
 def change_together(header: Header, tensors: Tensors, rng: random.Random) -> None:
-    """Changes header and tensors so that they still agree, as somebody would who knows the format."""
+    """Changes header and tensors consistently, as an attacker who knows the format would."""
     sites, how = header.get("sites") or [], rng.randrange(7)
     site = rng.choice(sites) if sites else None
     key = f"{site['path']}.theta" if site else ""
@@ -173,7 +173,7 @@ def change_together(header: Header, tensors: Tensors, rng: random.Random) -> Non
 
 
 def change_bytes(whole: bytes, rng: random.Random) -> bytes:
-    """Flips, cuts, doubles, or moves bytes; half of the time within the header."""
+    """Flips, cuts, duplicates, or inserts bytes; mostly within the header."""
     head = 8 + int.from_bytes(whole[:8], "little")
     reach = head if rng.random() < 0.6 else len(whole)
     at, length = rng.randrange(reach), rng.choice([1, 2, 8, 100, 10_000])
@@ -198,10 +198,10 @@ def change_file(good: Path, key: str, path: Path, rng: random.Random) -> bool:
         good: The honest file.
         key: Its metadata entry that holds JSON.
         path: The copy.
-        rng: Decides.
+        rng: Source of all choices.
 
     Returns:
-        Whether the copy carries a seal of its own, as that of somebody who means it.
+        Whether the copy was resealed, as an attacker would.
     """
     if rng.random() < 0.25:
         path.write_bytes(change_bytes(good.read_bytes(), rng))
@@ -209,7 +209,7 @@ def change_file(good: Path, key: str, path: Path, rng: random.Random) -> bool:
     contents = container.read(good)
     seal = container.seal(contents.metadata, contents.tensors)
     header, tensors = json.loads(contents.metadata[key]), dict(contents.tensors)
-    honest = key == "perturbify"  # so far, that is: what knows the format needs it whole
+    honest = key == "perturbify"  # change_together needs an intact header
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         if honest and rng.random() < 0.15:
             change_together(header, tensors, rng)

@@ -19,17 +19,17 @@ from benchmarks.fuzz.judge import GOOD, Honest, judge_checkpoint, judge_recipe, 
 from perturbify import recipe
 
 SECONDS, MEGABYTES = 2.0, 200.0
-"""What a file may cost above the honest one; seconds of the processor, which no other process lengthens."""
+"""Maximum cost of a file above the honest one; CPU seconds, which do not depend on other processes."""
 
 
 class Fuzzer:
     """Makes and judges changed files.
 
     Args:
-        folder: Where.
-        checkpoints: Honest ones.
-        states: Honest ones.
-        seed: Of all.
+        folder: Working folder.
+        checkpoints: Honest checkpoints.
+        states: Honest states.
+        seed: Seed of all changes.
     """
 
     def __init__(self, folder: Path, checkpoints: list[Honest], states: list[Honest], seed: int) -> None:
@@ -39,11 +39,11 @@ class Fuzzer:
         (folder / "canary.py").write_text("factory = None\n")
         sys.path.insert(0, str(folder))
         self.usual = max(self._seconds(c) for c in checkpoints)
-        # What the largest of the honest files takes, above what the process takes anyway.
+        # Peak memory for the largest honest file, above the process's own.
         self.memory = max(self._megabytes(c) for c in checkpoints)
 
     def take(self, number: int) -> dict[str, Any]:
-        """Makes one file, judges it, and says what came of it."""
+        """Makes one file, judges it, and returns the outcome."""
         rng = random.Random(f"{self.seed}/{number}")
         kind = rng.choices(["checkpoint", "state", "recipe"], [70, 10, 20])[0]
         path = self.folder / f"{os.getpid()}.{'toml' if kind == 'recipe' else 'safetensors'}"
@@ -59,7 +59,7 @@ class Fuzzer:
         return {"number": number, "kind": kind, "found": found, "more": more, "seconds": took, "megabytes": grown}
 
     def _made(self, kind: str, path: Path, rng: random.Random) -> Callable[[], tuple[str, str]]:
-        """Writes a changed file, which may take longer than to read it; what is returned judges it."""
+        """Writes a changed file, untimed, and returns its judge."""
         if kind == "recipe":
             text = mutations.change_recipe(rng.choice(self.recipes), rng)
             path.write_text(text, encoding="utf-8", errors="surrogatepass")
@@ -69,7 +69,7 @@ class Fuzzer:
         return partial(judge_checkpoint if kind == "checkpoint" else judge_state, honest, path, sealed)
 
     def _seconds(self, honest: Honest) -> float:
-        """What the honest file takes to load, the second time."""
+        """Seconds to load the honest file, the second time."""
         perturbify.load(honest.path)
         started = time.process_time()
         perturbify.load(honest.path)
@@ -85,7 +85,7 @@ _fuzzer: Fuzzer
 
 
 def start(*given: Any) -> None:
-    """Begins a process; the arguments are those of :class:`Fuzzer`."""
+    """Initialises a process; the arguments are those of :class:`Fuzzer`."""
     global _fuzzer
     _fuzzer = Fuzzer(*given)
 
@@ -96,12 +96,12 @@ def take(number: int) -> dict[str, Any]:
 
 
 def _memory(what: str) -> float:
-    """MB that this process takes now (``VmRSS``), or took at most since the last mark (``VmHWM``)."""
+    """Memory of this process in MB: now (``VmRSS``), or at its peak since the last mark (``VmHWM``)."""
     text = Path("/proc/self/status").read_text(encoding="ascii")
     return int(text.partition(f"{what}:")[2].split()[0]) / 1024
 
 
 def _mark() -> float:
-    """Begins a new mark; gives what the process takes now."""
+    """Resets the peak; returns the current memory in MB."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _memory("VmRSS")

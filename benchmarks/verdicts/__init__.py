@@ -1,1 +1,1 @@
-"""Is a masked classifier ever called established? A bench of masked and honest classifiers, and the truth of each."""
+"""Is a masked classifier ever called established? Masked and honest classifiers, and the true accuracy of each."""

@@ -1,9 +1,9 @@
-"""Masked and honest classifiers, the truth of each, and what the check says: ``python -m benchmarks.verdicts``.
+"""Masked and honest classifiers, their true accuracy, and the check's verdict: ``python -m benchmarks.verdicts``.
 
-Masked ones are put on the shared folder's ResNet-20 (:mod:`benchmarks.verdicts.masks`); the honest are its networks,
-noisy ones made of them, and networks that are trained on the digits meanwhile (:mod:`benchmarks.verdicts.honest`). The
-truth is what an attacker leaves who knows how each is made (:mod:`benchmarks.verdicts.truth`), on the images of the
-check. Exit status 1: a masked classifier was called established with a figure above the truth.
+Masks are applied to the shared folder's ResNet-20 (:mod:`benchmarks.verdicts.masks`); the honest classifiers are its
+networks, noisy versions of them, and networks trained on the digits here (:mod:`benchmarks.verdicts.honest`). The truth
+is the accuracy under an attacker who knows how each is built (:mod:`benchmarks.verdicts.truth`), on the check's images.
+Exit status 1: a masked classifier was called established with a figure above the truth.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from perturbify.data import Split
 BASE = "resnet20"
 SEED = 0
 FLATTERED = 0.05
-"""A figure flatters that is further above the truth."""
+"""A figure further above the truth than this counts as flattering."""
 QUICK = (
     *("pixels-8-bit", "logits-x1e6", "gradient-flipped", "gradient-none", "slope-of-another", "noise-system"),
     *("remembers-answer", "gradient-alone"),
     *("resnet20", "resnet4b_adv", "cnn_a_adv4-noise-0.2-layer", "digits-cnn-adv"),
 )
-"""A small part, for continuous integration."""
+"""A small subset, for continuous integration."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A classifier of the bench, ready to be measured."""
+    """A classifier of the benchmark, ready to be measured."""
 
     name: str
     kind: str
@@ -56,14 +56,14 @@ class Case:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the bench."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(prog="benchmarks.verdicts", description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, help="test images of each honest one (256; with --quick 64)")
     parser.add_argument("--masked-images", type=int, help="test images of each masked one (128; with --quick 64)")
     parser.add_argument("--preset", default="quick", choices=sorted(PRESETS))
     parser.add_argument("--only", help="names, separated by commas")
-    parser.add_argument("--quick", action="store_true", help="a small part of the bench")
-    parser.add_argument("--truth", action="store_true", help="the truth alone, without the check")
+    parser.add_argument("--quick", action="store_true", help="a small part of the benchmark")
+    parser.add_argument("--truth", action="store_true", help="only the truth, without the check")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[3] / "shared")
     parser.add_argument("-o", "--output", type=Path, help="JSON to write")
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     known = [*(m.name for m in MASKS), *(h.name for h in HONEST)]
     names = given.only.split(",") if given.only else list(QUICK) if given.quick else known
     if unknown := set(names) - set(known):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     images = given.images or (64 if given.quick else 256)
     masked_images = given.masked_images or (64 if given.quick else 128)
     results: dict[str, Any] = {
@@ -155,7 +155,7 @@ def _measured(case: Case, device: torch.device, preset: str | None) -> dict[str,
 
 
 def _checked(case: Case, preset: str) -> dict[str, Any]:
-    """What the check says; one that refuses or breaks off has established nothing."""
+    """The check's result; one that refuses or crashes has established nothing."""
     plan = replace(
         PRESETS[preset],
         images=len(case.split),
@@ -167,7 +167,7 @@ def _checked(case: Case, preset: str) -> dict[str, Any]:
         report = perturbify.check(case.make(), case.split, plan)
     except perturbify.PerturbifyError as error:
         return {"verdict": "refused", "error": str(error)}
-    except Exception as error:  # the bench goes on, and shows it
+    except Exception as error:  # the benchmark continues, and reports it
         return {"verdict": "broke off", "error": f"{type(error).__name__}: {error}"}
     return {
         "verdict": report.verdict,
@@ -180,7 +180,7 @@ def _checked(case: Case, preset: str) -> dict[str, Any]:
 
 
 def summary(classifiers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of verdicts, and the classifiers that got a wrong one."""
+    """Counts of verdicts, and the classifiers with a wrong one."""
     masked, honest = ([c for c in classifiers if c["masked"] is m] for m in (True, False))
 
     def named(group: list[dict[str, Any]], *verdicts: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Randomness that weakens an attack that does not average over it, and randomness out of reach of torch's seed."""
+"""Randomness that weakens attacks that do not average over it, and randomness that torch's seed does not control."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Map = Callable[[Tensor], Tensor]
 
 
 class Averaged(nn.Module):
-    """A network's answers on noisy copies of an image, put together.
+    """A network's combined answer on noisy copies of an image.
 
     Args:
         net: The network.
         sigma: Standard deviation of the noise on the pixels.
-        copies: How many.
-        hard: Whether the classes are counted, which has no gradient; else the probabilities are averaged.
+        copies: Number of copies.
+        hard: Whether to count votes, which has no gradient, instead of averaging the probabilities.
     """
 
     def __init__(self, net: nn.Module, sigma: float, copies: int, hard: bool) -> None:
@@ -39,12 +39,12 @@ class Averaged(nn.Module):
 
 
 class UnderGradient(nn.Module):
-    """A network that is noisy only where somebody may ask for a gradient.
+    """A network that is noisy only if a gradient may be requested.
 
     Args:
         net: The network.
         sigma: Standard deviation of that noise on the pixels.
-        asked: Whether somebody may.
+        asked: Whether a gradient may be requested.
     """
 
     def __init__(self, net: nn.Module, sigma: float, asked: Callable[[Tensor], bool]) -> None:
@@ -57,12 +57,12 @@ class UnderGradient(nn.Module):
 
 
 class Noisy(nn.Module):
-    """A network behind noise on the pixels from a source of its own.
+    """A network behind pixel noise from a custom source.
 
     Args:
         net: The network.
         sigma: Standard deviation of the noise.
-        source: Gives standard normal numbers of the shape of the pixels.
+        source: Returns standard normal numbers of the pixels' shape.
     """
 
     def __init__(self, net: nn.Module, sigma: float, source: Map) -> None:
@@ -75,7 +75,7 @@ class Noisy(nn.Module):
 
 
 class Choice(nn.Module):
-    """One of several networks for each batch, drawn by Python's own random numbers."""
+    """One of several networks per batch, drawn with Python's random module."""
 
     def __init__(self, nets: list[nn.Module]) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Choice(nn.Module):
 
 
 def from_generator(seed: int = 0) -> Map:
-    """Noise from a generator of its own, which no seed of torch reaches."""
+    """Noise from a private generator, which torch's seed does not control."""
     generator = torch.Generator().manual_seed(seed)
     return lambda x: torch.randn(x.shape, generator=generator).to(x)
 
@@ -98,7 +98,7 @@ def from_system(x: Tensor) -> Tensor:
 
 
 def from_pixels(x: Tensor) -> Tensor:
-    """Noise that is a hash of each image: always the same for it, and new for its nearest neighbour."""
+    """Noise that is a hash of each image: constant for it, and new for its nearest neighbour."""
     hashes = [hashlib.blake2b(i.tobytes(), digest_size=8).digest() for i in x.detach().cpu().numpy()]
     return torch.stack([_normal(int.from_bytes(h), x.shape[1:]) for h in hashes]).to(x)
 
@@ -108,7 +108,7 @@ def _normal(seed: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def resize_and_pad(smallest: float) -> Map:
-    """Shrinks by chance and pads by chance: Xie et al., "Mitigating ... Through Randomization" (2018)."""
+    """Random shrinking and padding: Xie et al., "Mitigating ... Through Randomization" (2018)."""
 
     def move(x: Tensor) -> Tensor:
         side = x.shape[-1]
@@ -121,7 +121,7 @@ def resize_and_pad(smallest: float) -> Map:
 
 
 def deflect(pixels: int, window: int) -> Map:
-    """Replaces some pixels by neighbours: Prakash et al., "Deflecting ... with Pixel Deflection" (2018)."""
+    """Replaces random pixels with neighbours: Prakash et al., "Deflecting ... with Pixel Deflection" (2018)."""
 
     def swap(x: Tensor) -> Tensor:
         n, _, height, width = x.shape
@@ -136,7 +136,7 @@ def deflect(pixels: int, window: int) -> Map:
 
 
 def any_of(maps: list[Map]) -> Map:
-    """One of several functions of the pixels, drawn for each batch: Raff et al., "Barrage ..." (2019)."""
+    """One of several pixel functions, drawn per batch: Raff et al., "Barrage ..." (2019)."""
     return lambda x: maps[int(torch.randint(len(maps), ()))](x)
 
 
@@ -146,7 +146,7 @@ def shifted(x: Tensor) -> Tensor:
 
 
 def inside(net: nn.Module, change: Map) -> nn.Module:
-    """A copy of a network with a function in front of every convolution and linear layer but the first."""
+    """A copy of a network with a function before every convolution and linear layer except the first."""
     net = copy.deepcopy(net)
     layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     for layer in layers[1:]:
@@ -155,9 +155,9 @@ def inside(net: nn.Module, change: Map) -> nn.Module:
 
 
 def pruned(share: float) -> Map:
-    """Drops activations by chance, small ones first: Dhillon et al., "Stochastic Activation Pruning" (2018).
+    """Drops activations at random, small ones more often: Dhillon et al., "Stochastic Activation Pruning" (2018).
 
-    Of each image, ``share`` times as many are drawn with replacement as it has; those drawn are scaled up.
+    ``share`` times an image's number of activations are sampled with replacement; the sampled ones are scaled up.
     """
 
     def prune(a: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def winners(share: float) -> Map:
 
 
 def dropped(share: float) -> Map:
-    """Dropout that stays on."""
+    """Dropout that stays on in eval mode."""
     return lambda a: F.dropout(a, share, training=True)
 
 

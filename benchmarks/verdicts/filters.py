@@ -1,4 +1,4 @@
-"""Functions of the pixels that an attacker's gradient does not get through."""
+"""Pixel functions that block an attacker's gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def bits(n: int) -> Map:
 
 
 def thermometer(levels: int) -> Map:
-    """Encodes each pixel as a thermometer of so many levels, and sums it up for a network that takes pixels.
+    """Thermometer-encodes each pixel in ``levels`` levels, then sums it for a network that takes pixels.
 
     Buckman et al., "Thermometer Encoding: One Hot Way To Resist Adversarial Examples" (2018).
     """
@@ -33,7 +33,7 @@ def thermometer(levels: int) -> Map:
 
 
 def staircase(steps: int, steepness: float) -> Map:
-    """Steps made of sigmoids, so steep that in float32 they are flat nearly everywhere."""
+    """A staircase of sigmoids, so steep that in float32 it is flat nearly everywhere."""
 
     def climb(x: Tensor) -> Tensor:
         floor = (x * steps).detach().floor()
@@ -43,7 +43,7 @@ def staircase(steps: int, steepness: float) -> Map:
 
 
 def rippled(height: float, frequency: float) -> Map:
-    """Adds height·sin(frequency·x): the gradient's sign says nothing about where the loss rises.
+    """Adds height·sin(frequency·x): the gradient's sign no longer shows where the loss rises.
 
     Shattered gradients: Athalye et al., "Obfuscated Gradients Give a False Sense of Security" (2018).
     """
@@ -51,7 +51,7 @@ def rippled(height: float, frequency: float) -> Map:
 
 
 def jpeg(quality: int) -> Map:
-    """Writes and reads each image as JPEG, as in Guo et al., "Countering Adversarial Images" (2018)."""
+    """Compresses each image as JPEG, as in Guo et al., "Countering Adversarial Images" (2018)."""
 
     def again(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
@@ -69,7 +69,7 @@ def median() -> Map:
 def total_variation(weight: float, steps: int = 20) -> Map:
     """Minimises the total variation, as in Guo et al., "Countering Adversarial Images" (2018).
 
-    By the iteration of Chambolle, "An Algorithm for Total Variation Minimization" (2004).
+    With the algorithm of Chambolle, "An Algorithm for Total Variation Minimization" (2004).
     """
 
     def smooth(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Honest classifiers: robust or not, standard attacks find out which."""
+"""Honest classifiers: standard attacks reveal whether they are robust."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from perturbify.data.split import MemorySplit
 from perturbify.zoo import create
 
 PIXELS = 8 / 255
-DIGITS = 0.1  # of the recipe
+DIGITS = 0.1  # the recipe's ε
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Honest:
         name: Its name, without spaces.
         data: ``"cifar"`` or ``"digits"``.
         epsilon: Radius to check it at.
-        build: Gives it, in eval mode, from the shared folder.
-        source: What an attacker attacks first: the same without noise.
+        build: Builds it, in eval mode, from the shared folder.
+        source: The same without noise, which an attacker attacks first.
     """
 
     name: str
@@ -51,7 +51,7 @@ def test_images(data: str, shared: Path) -> Split:
 
 
 def cifar_network(name: str, shared: Path) -> nn.Module:
-    """One of the shared folder's CIFAR-10 networks; pixels in [0, 1] in."""
+    """One of the shared folder's CIFAR-10 networks; takes pixels in [0, 1]."""
     return _shared_module("cifar10_zoo", shared).load(name)
 
 
@@ -64,11 +64,11 @@ def _shared_module(name: str, shared: Path):  # type: ignore[no-untyped-def]
 
 @functools.cache
 def digits_network(kind: str, adversarial: bool) -> nn.Module:
-    """Trains a network on the digits, always the same: about ten seconds on one core.
+    """Trains a network on the digits, deterministically, in about ten seconds on one core.
 
     Args:
         kind: ``"cnn"`` or ``"resnet20"``.
-        adversarial: Whether on images that PGD-5 has crafted at the recipe's ε.
+        adversarial: Whether to train on PGD-5 images at the recipe's ε.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

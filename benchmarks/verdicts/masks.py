@@ -1,4 +1,4 @@
-"""Masked classifiers: none is robust, and each looks it to some attack or other."""
+"""Masked classifiers: none is robust, but each looks robust to some attack."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Mask:
 
     Attributes:
         name: Its name, without spaces.
-        kind: What it has in common with others.
-        build: Puts it on a network.
-        surrogate: What an attacker who knows it attacks besides the mask and the network; the network if nothing.
-        random: Whether it answers by chance.
+        kind: Its family.
+        build: Applies it to a network.
+        surrogate: What an informed attacker attacks in addition to the mask and the network; by default the network.
+        random: Whether its answers are random.
     """
 
     name: str
@@ -52,12 +52,12 @@ def _inside(change: filters.Map) -> Build:
 
 
 def _smooth(net: nn.Module) -> nn.Module:
-    """What an attacker takes for noise on the pixels: the same with a gradient, and noise of torch's."""
+    """An attacker's stand-in for pixel noise: differentiable, with torch's noise."""
     return Noisy(net, 0.03, torch.randn_like)
 
 
 def _noisy(name: str, source: filters.Map) -> Mask:
-    """Noise from a source of its own, and then a rounding."""
+    """Noise from a private source, followed by rounding."""
     return Mask(
         f"noise-{name}",
         "private noise",
@@ -76,7 +76,7 @@ def _blurred(x: torch.Tensor) -> torch.Tensor:
 
 
 def _filtered(kind: str, name: str, change: filters.Map) -> tuple[Mask, Mask]:
-    """Without a gradient, and with one as if it were the identity; that one is what an attacker takes."""
+    """Without a gradient, and with a straight-through one, which is also the attacker's stand-in."""
     straight = _before(change, straight=True)
     return (
         Mask(name, kind, _before(change), straight),

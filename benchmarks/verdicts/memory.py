@@ -1,4 +1,4 @@
-"""Classifiers that remember what they were asked."""
+"""Classifiers that remember earlier queries."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ LENGTH = 2048
 
 
 class Remembering(nn.Module):
-    """A network that answers for an image near one it has seen as it answered then.
+    """A network that repeats its earlier answer for an image near one it has seen.
 
     Args:
         net: The network.
         near: Largest difference of the shrunken images that counts as near.
-        patience: How many such images get their own answer first.
-        invent: Whether it answers then with the remembered class and noise for the other logits; else, with all that
-            it remembers.
+        patience: Number of near images that still get their own answer.
+        invent: Whether to return the remembered class with noise for the other logits, instead of the remembered
+            logits.
     """
 
     def __init__(self, net: nn.Module, near: float = 0.04, patience: int = 0, invent: bool = False) -> None:
@@ -53,11 +53,11 @@ class Remembering(nn.Module):
 
 
 class Lookup(nn.Module):
-    """A network that looks an image up by its coarse shape and colours, and computes only what it has not seen.
+    """A network that looks up images by a coarse version, and computes only those it has not seen.
 
     Args:
         net: The network.
-        levels: Steps of a colour of the coarse image.
+        levels: Colour levels of the coarse image.
         side: Its side in pixels.
     """
 

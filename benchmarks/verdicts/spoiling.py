@@ -1,4 +1,4 @@
-"""What spoils an attacker's gradient and leaves the answers: wrong backwards, and logits that say too little."""
+"""Spoils an attacker's gradient but keeps the answers: wrong backward passes, and uninformative logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 class _Backward(torch.autograd.Function):
-    """The identity, whose gradient goes through a function of its own."""
+    """The identity, with its gradient passed through a function."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, change: Map) -> Tensor:
@@ -31,7 +31,7 @@ class Before(nn.Module):
     Args:
         net: The network.
         change: The function.
-        straight: Whether the gradient passes it as if it were the identity; else its own one is taken, if it has one.
+        straight: Whether the gradient is straight-through (identity) instead of the function's own, if any.
     """
 
     def __init__(self, net: nn.Module, change: Map, straight: bool = False) -> None:
@@ -46,7 +46,7 @@ class Before(nn.Module):
 
 
 class After(nn.Module):
-    """A network whose logits go through a function."""
+    """A network followed by a function of the logits."""
 
     def __init__(self, net: nn.Module, change: Map) -> None:
         super().__init__()
@@ -58,11 +58,11 @@ class After(nn.Module):
 
 
 class Misled(nn.Module):
-    """A network with its own answers and another gradient of its pixels.
+    """A network with its own answers but another input gradient.
 
     Args:
         net: The network.
-        change: Takes the gradient, and gives the one to report.
+        change: Maps the gradient to the one to report.
     """
 
     def __init__(self, net: nn.Module, change: Map) -> None:
@@ -75,7 +75,7 @@ class Misled(nn.Module):
 
 
 class Decoy(nn.Module):
-    """A network with its own answers and the gradient of an untrained one."""
+    """A network with its own answers but the gradient of an untrained one."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -88,9 +88,9 @@ class Decoy(nn.Module):
 
 
 class Sloped(nn.Module):
-    """A network that tells its class alone, on a slope that is an untrained network's.
+    """A network that reveals only its class, plus a slope from an untrained network.
 
-    The gradient is right, as differences of the answers show, and leads nowhere.
+    The gradient is correct, as finite differences show, but leads nowhere.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -112,11 +112,11 @@ def _untrained() -> nn.Module:
 
 
 class Batchwise(nn.Module):
-    """A network whose gradient is its own in batches of some sizes and zero in the others.
+    """A network whose gradient is correct for some batch sizes and zero for others.
 
     Args:
         net: The network.
-        alone: Whether it is its own in batches of one image; else, in larger ones.
+        alone: Whether it is correct for batches of one image, instead of larger ones.
     """
 
     def __init__(self, net: nn.Module, alone: bool) -> None:
@@ -129,9 +129,9 @@ class Batchwise(nn.Module):
 
 
 class Offgrid(nn.Module):
-    """A network whose gradient is its own for images of eight bits, and zero for all others.
+    """A network whose gradient is correct for 8-bit images, and zero for all others.
 
-    The images of a data set are of eight bits; those on an attack's way are not.
+    A dataset's images are 8-bit; an attack's intermediate images are not.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -146,17 +146,17 @@ class Offgrid(nn.Module):
 
 
 def zero_gradient(z: Tensor) -> Tensor:
-    """The same with a gradient that is zero."""
+    """The same values with a zero gradient."""
     return z.detach() + 0 * z
 
 
 def between(z: Tensor) -> Tensor:
-    """The logits, counted from the middle between the two largest: one alone is positive."""
+    """The logits minus the mean of the two largest: only one is positive."""
     return z - z.topk(2).values.mean(1, keepdim=True)
 
 
 def tempered(temperature: float) -> Map:
-    """The logarithm of the softmax at a temperature, as of networks that are distilled at 1 / temperature.
+    """The log-softmax at a temperature, as of networks distilled at 1 / temperature.
 
     Defensive distillation: Papernot et al., "Distillation as a Defense to Adversarial Perturbations" (2016).
     """
@@ -169,7 +169,7 @@ def one_hot(z: Tensor) -> Tensor:
 
 
 def shuffled(g: Tensor) -> Tensor:
-    """The gradient, its pixels in another, fixed order."""
+    """The gradient with its pixels in a fixed random order."""
     order = torch.randperm(g[0].numel(), generator=torch.Generator().manual_seed(0)).to(g.device)
     return g.flatten(1)[:, order].view_as(g)
 
@@ -192,5 +192,5 @@ def nan_in_places(g: Tensor) -> Tensor:
 
 
 def vanishing(g: Tensor) -> Tensor:
-    """The gradient times 1e-42: a few of its largest entries are left."""
+    """The gradient times 1e-42: only a few of its largest entries remain."""
     return g * 1e-30 * 1e-12

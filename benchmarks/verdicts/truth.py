@@ -1,6 +1,6 @@
-"""The truth of a classifier: what an attacker leaves of it who knows how it is made.
+"""The true accuracy of a classifier: under an attacker who knows how it is built.
 
-Plain torch, and nothing of :mod:`perturbify.attacks`, which it judges.
+Plain torch, without :mod:`perturbify.attacks`, which it evaluates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 STEPS = 60
 DRAWS = 20
 CHUNK = 64
-# Which class a restart aims at: none, or the first, second, third best wrong one.
+# The target of a restart: none, or the first, second, third best wrong class.
 AIMS = (None, 0, None, 1, 2)
 
 
@@ -26,7 +26,7 @@ class Truth:
     Attributes:
         clean: Right without an attack.
         naive: Right after PGD-7 on the cross-entropy, the attack of many papers.
-        left: Right after the worst that was found.
+        left: Right under the worst attack found.
     """
 
     clean: float
@@ -48,14 +48,15 @@ def measure(
     """Attacks a classifier, chooses the worst for each image on one set of its answers, and scores on others.
 
     Args:
-        make: Gives the classifier, anew each time: what it remembers of the attack does not count.
+        make: Builds the classifier afresh each time, so that it does not remember the attack.
         x: Images in [0, 1], shape (N, C, H, W).
         y: Their labels.
         epsilon: Radius of the l∞ ball.
-        random: Whether it answers by chance; then a step averages gradients, :data:`DRAWS` of them after a first try.
-        transfers: Images that others have crafted, to try first.
-        surrogate: What to attack in its place before it is attacked itself.
-        seed: Of the starting points and, where they can be seeded, the draws.
+        random: Whether its answers are random; if so, a step averages gradients, :data:`DRAWS` of them after a first
+            try.
+        transfers: Transferred adversarial images to try first.
+        surrogate: A stand-in to attack before the classifier itself.
+        seed: Seed of the starting points and, if possible, the draws.
     """
     torch.manual_seed(seed)
     draws = DRAWS if random else 1
@@ -81,7 +82,7 @@ def measure(
 
 
 def craft(net: nn.Module, x: Tensor, y: Tensor, epsilon: float, *, restart: int = 0, draws: int = 1) -> Tensor:
-    """Steps with momentum up the margin by which a wrong class leads, and gives the best images on the way."""
+    """Ascends a wrong class's margin with momentum, and returns the best images on the way."""
     net.eval()
     return torch.cat([_craft(net, *part, epsilon, restart, draws) for part in _chunks(x, y)])
 
@@ -107,7 +108,7 @@ def _craft(net: nn.Module, x: Tensor, y: Tensor, epsilon: float, restart: int, d
 
 
 def _ascent(net: nn.Module, x: Tensor, y: Tensor, aim: Tensor | None, draws: int) -> tuple[Tensor, Tensor]:
-    """How far the other class leads, over draws, and the gradient of that with what is no number left out."""
+    """Mean lead of the other class over draws, and its gradient with non-finite entries set to 0."""
     lead, gradient = torch.zeros(len(x), device=x.device), torch.zeros_like(x)
     for _ in range(draws):
         x = x.detach().requires_grad_()
@@ -125,7 +126,7 @@ def _gradient(loss: Tensor, x: Tensor) -> Tensor:
 
 
 def _naive(net: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> tuple[float, Tensor]:
-    """What PGD-7 leaves, one gradient a step and one answer to score, of a classifier that has seen the images."""
+    """Accuracy under PGD-7, with one gradient per step and one scored answer, after it has seen the images."""
     net.eval()
     right, crafted = [], []
     for images, labels in _chunks(x, y):
@@ -153,13 +154,13 @@ def _right(make: Callable[[], nn.Module], x: Tensor, y: Tensor, draws: int) -> T
 
 
 def _alive(right: Tensor) -> Tensor:
-    """Images that are still right in more than one answer of twenty."""
+    """Images that are still right in more than one of twenty answers."""
     return (right > 1 / DRAWS).nonzero().flatten()
 
 
 @torch.no_grad()
 def _differs(net: nn.Module, x: Tensor) -> bool:
-    """Whether a network answers otherwise when it is asked again."""
+    """Whether a network's answers change when repeated."""
     net.eval()
     return not torch.equal(net(x[:CHUNK]), net(x[:CHUNK]))
 

@@ -1,4 +1,4 @@
-"""Attacks on pixels in [0, 1]. What each one is: :class:`Attack`; to make one known by a name: :func:`register`."""
+"""Attacks on pixels in [0, 1]. The interface: :class:`Attack`; to register one by name: :func:`register`."""
 
 from perturbify.attacks.attack import Attack, Crafted, Need, Norm, Passes, Role, needs_of, role_of
 from perturbify.attacks.few_pixel import FewPixel

@@ -1,4 +1,4 @@
-"""The l∞ and l2 balls around images, within [0, 1]: where an attack may go."""
+"""The l∞ and l2 balls around images, within [0, 1]: the points that an attack may reach."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class Ball(Protocol):
     """The ball around each image of a batch; images and gradients have the shape of that batch."""
 
     def anywhere(self) -> Tensor:
-        """Points drawn uniformly from the ball, then cut off at [0, 1]."""
+        """Points drawn uniformly from the ball, then clipped to [0, 1]."""
         ...
 
     def project(self, images: Tensor) -> Tensor:
-        """The points of the ball that stand for points outside of it."""
+        """Projects points onto the ball."""
         ...
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The step of length 1 that goes along a gradient the most; numbers that are not finite give no direction."""
+        """The unit step most aligned with a gradient; non-finite entries count as 0 or as the largest number."""
         ...
 
 
@@ -30,7 +30,7 @@ def ball(norm: str, x: Tensor, epsilon: float) -> Ball:
 
 
 def per_image(numbers: Tensor, like: Tensor) -> Tensor:
-    """Numbers of images, shape (N,), in a shape that goes with the images themselves."""
+    """Per-image numbers, shape (N,), reshaped to broadcast with the images."""
     return numbers.view(-1, *[1] * (like.dim() - 1))
 
 
@@ -60,14 +60,14 @@ class _Sphere:
     def project(self, images: Tensor) -> Tensor:
         change = images - self._x
         shrink = (self._epsilon / _length(change).clamp(min=1e-12)).clamp(max=1)
-        return (self._x + shrink * change).clamp(0, 1)  # clamped last: towards x, so it stays inside of the ball
+        return (self._x + shrink * change).clamp(0, 1)  # clamping last moves towards x, so it stays inside the ball
 
     def steepest(self, gradient: Tensor) -> Tensor:
         return _unit(gradient)
 
 
 def _unit(v: Tensor) -> Tensor:
-    # Scaled first: the squares of small gradients would vanish, those of large ones overflow.
+    # Scaled first: squares of small gradients would underflow, those of large ones overflow.
     v = v.nan_to_num()
     v = v / per_image(v.abs().flatten(1).amax(1), v).clamp(min=torch.finfo(v.dtype).tiny)
     return v / _length(v).clamp(min=1e-12)

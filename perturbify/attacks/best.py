@@ -1,4 +1,4 @@
-"""Of several candidates the best one, image by image."""
+"""The best of several candidates, image by image."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from perturbify.attacks.losses import mean_margin
 
 
 class Best:
-    """Of each image the candidate with the greatest margin of a wrong class, of those offered so far.
+    """Keeps, for each image, the candidate with the largest margin of a wrong class among those offered so far.
 
-    The margin is averaged over fresh draws of the noise, which no candidate was made by: a candidate's own draws are
-    partly what it was chosen for.
+    The margin is averaged over fresh draws of the noise, on which no candidate was crafted: a candidate is partly
+    selected for its own draws.
 
     Args:
         model: A classifier.
-        x: Images, shape (N, C, H, W): what comes back where nothing was offered.
+        x: Images, shape (N, C, H, W), returned where no candidate was offered.
         y: True labels, shape (N,), int64.
-        draws: Draws that compare; :data:`~perturbify.attacks.attack.COMPARING_DRAWS` at least where there is noise.
+        draws: Draws per comparison; at least :data:`~perturbify.attacks.attack.COMPARING_DRAWS` for a network with
+            noise.
 
     Attributes:
         images: The best so far, shape of ``x``.
@@ -34,11 +35,11 @@ class Best:
         self.margins = torch.full((len(x),), -math.inf, device=x.device)
 
     def offer(self, candidates: Tensor, which: Tensor | None = None) -> None:
-        """Takes those candidates that are at least as good: where all are alike, one of them still comes back.
+        """Takes candidates that are at least as good, so a candidate is returned even if all are equal.
 
         Args:
             candidates: Images, shape (K, C, H, W).
-            which: Indices of the images that they are of, shape (K,); None for all, in their order.
+            which: Indices of the images that they belong to, shape (K,); None for all, in order.
         """
         which = torch.arange(len(self.images), device=self.images.device) if which is None else which
         margins = mean_margin(self._model, candidates, self._y[which], self._draws)

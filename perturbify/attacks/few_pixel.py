@@ -11,32 +11,32 @@ from perturbify.attacks.attack import COMPARING_DRAWS, Crafted, Norm, Passes, wr
 from perturbify.attacks.gradient import frozen_eval
 
 DIFFERENTIAL_WEIGHT = 0.5
-"""The paper's F: how far a child goes along the difference of two others."""
+"""The paper's F: weight of the difference of two others in a child."""
 
 FINALISTS = 16
-"""Candidates of the last population that are compared anew: what the search recorded of them is partly luck."""
+"""Candidates of the last population that are scored again: their scores from the search are partly luck."""
 
 CANDIDATES_PER_FORWARD = 512
-"""Images in one forward at most, however large batch and population are: bounds the memory."""
+"""Maximum number of images in one forward pass, whatever the batch and population: bounds the memory."""
 
 
 @dataclass(frozen=True)
 class FewPixel:
-    """Repaints a few pixels, their places and colours found by differential evolution (Su et al., 2019).
+    """Repaints a few pixels, with positions and colours found by differential evolution (Su et al., 2019).
 
-    The search of "One pixel attack for fooling deep neural networks": DE/rand/1 with F = 0.5 and no crossover; places
-    start uniform, colours normal around grey; a child replaces its own parent where the probability of the true class
-    is no higher.
+    The search of "One pixel attack for fooling deep neural networks": DE/rand/1 with F = 0.5 and no crossover;
+    positions are initialised uniformly, colours from a normal distribution around grey; a child replaces its own parent
+    if the probability of the true class is no higher.
 
-    Two things differ, for the sake of random networks. No image stops early, since one wrong answer can be one lucky
-    draw. And what comes back is not the candidate with the best record, which luck has chosen too: the
-    :data:`FINALISTS` best are compared anew, each by as many draws as in the search, but at least
+    Two things differ, for random networks. No image stops early, since a single wrong answer can be a lucky draw. And
+    the result is not simply the candidate with the best score, which is partly luck: the :data:`FINALISTS` best are
+    scored again, each on as many draws as in the search, but at least
     :data:`~perturbify.attacks.attack.COMPARING_DRAWS`.
 
     Attributes:
-        pixels: Pixels that may change, each in all its channels; the literature has 1, 2, 3 and 5.
+        pixels: Pixels that may change, each in all its channels; the literature uses 1, 2, 3 and 5.
         population: Candidates of each image, at least 4.
-        generations: Rounds of children after the first population; 0 only paints at random.
+        generations: Generations after the first population; 0 only paints at random.
         draws: Draws of the noise that each candidate's probability is averaged over.
 
     Raises:
@@ -54,7 +54,7 @@ class FewPixel:
         if self.population < 4:
             raise ValueError(f"population must be at least 4, a candidate and three others, not {self.population}")
         if self.generations < 0:
-            raise ValueError(f"generations must not be negative, not {self.generations}")
+            raise ValueError(f"generations must be at least 0, not {self.generations}")
 
     @property
     def norm(self) -> Norm:
@@ -74,9 +74,9 @@ class FewPixel:
         return Passes(search + final + 1, 0)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
-        """Attacks a batch; it holds that it succeeded where one more draw is wrong.
+        """Attacks a batch; claims success where one more draw is wrong.
 
-        An image comes back as it was only where a pixel's own colour was the best that was found for it.
+        An image is returned unchanged only if a pixel's own colour was the best one found.
         """
         x = x.detach()
         with frozen_eval(model), torch.no_grad():
@@ -98,9 +98,9 @@ class FewPixel:
         return _pick(finalists, errors.argmax(1, keepdim=True)).squeeze(1)
 
 
-# A candidate says of each pixel its row, its column and its colour, all within [0, 1]: shape (pixels, 2 + C). Those of
-# a whole population are searched together for all images, shape (N, population, pixels, 2 + C), in single precision at
-# least: bfloat16 cannot tell the columns of a large image apart.
+# A candidate holds the row, column and colour of each pixel, all in [0, 1]: shape (pixels, 2 + C). The populations of
+# all images are searched together, shape (N, population, pixels, 2 + C), in at least single precision: bfloat16 cannot
+# tell the columns of a large image apart.
 
 
 def _first(x: Tensor, population: int, pixels: int) -> Tensor:
@@ -123,7 +123,7 @@ def _three_others(parents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     def below(limit: int) -> Tensor:
         return torch.randint(limit, (n, population), device=parents.device)
 
-    # Distances around the circle of members; drawn from what is left, then moved past what is taken.
+    # Offsets modulo the population; drawn from those left, then shifted past those taken.
     first, second, third = below(population - 1), below(population - 2), below(population - 3)
     second += second >= first
     third += third >= torch.minimum(first, second)
@@ -134,12 +134,12 @@ def _three_others(parents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pick(candidates: Tensor, indices: Tensor) -> Tensor:
-    """Of each image the candidates at ``indices``, shape (N, k): (N, k, pixels, 2 + C)."""
+    """The candidates of each image at ``indices``, shape (N, k): (N, k, pixels, 2 + C)."""
     return candidates[torch.arange(len(candidates), device=candidates.device)[:, None], indices]
 
 
 def _paint(images: Tensor, candidates: Tensor) -> Tensor:
-    """Images, each with its candidate's pixels painted over; of two pixels at one place the later one shows."""
+    """Paints each candidate's pixels onto its image; the later of two pixels at one position wins."""
     painted = images.clone()
     height, width = images.shape[2:]
     each = torch.arange(len(images), device=images.device)
@@ -150,9 +150,9 @@ def _paint(images: Tensor, candidates: Tensor) -> Tensor:
 
 
 def _error(model: nn.Module, x: Tensor, y: Tensor, candidates: Tensor, draws: int) -> Tensor:
-    """Probability of all classes but the true one, averaged over draws, shape (N, number of candidates).
+    """Probability of all classes except the true one, averaged over draws, shape (N, number of candidates).
 
-    Summed over the others: one minus the probability of the true class is zero as soon as a network is fairly sure.
+    Summed over those classes: one minus the probability of the true class rounds to zero once a network is fairly sure.
     """
     n, each = candidates.shape[:2]
     image = torch.arange(n, device=x.device).repeat_interleave(each)
@@ -161,7 +161,7 @@ def _error(model: nn.Module, x: Tensor, y: Tensor, candidates: Tensor, draws: in
         image.split(CANDIDATES_PER_FORWARD), candidates.flatten(0, 1).split(CANDIDATES_PER_FORWARD), strict=True
     ):
         painted, true = _paint(x[chunk], chosen), y[chunk, None]
-        # A forward for each draw: copies in one forward would share the draw that a batch shares.
+        # One forward pass per draw: copies in one batch would share a draw that is made per batch.
         errors = [model(painted).float().softmax(1).scatter(1, true, 0).sum(1) for _ in range(draws)]
         means.append(torch.stack(errors).mean(0))
-    return torch.cat(means).nan_to_num(nan=1.0).view(n, each)  # NaN is no right answer
+    return torch.cat(means).nan_to_num(nan=1.0).view(n, each)  # NaN counts as wrong

@@ -1,4 +1,4 @@
-"""The gradient an attack asks for: of the input alone, leaving the network as it was found."""
+"""The input gradient that an attack needs, computed without changing the network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from perturbify.errors import ModelError
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[None]:
-    """Puts a network into eval mode and freezes its parameters while it is attacked; all is as before afterwards.
+    """Puts a network into eval mode and freezes its parameters during an attack; everything is restored afterwards.
 
-    In eval mode batch-norm uses its running statistics and does not update them; the noise stays as it is. Frozen
-    parameters spare the gradients that no attack on images asks for, and what autograd would keep for them.
+    In eval mode batch-norm uses its running statistics and does not update them; the noise stays as it is. Freezing the
+    parameters saves gradients that no attack on images needs, and the memory autograd would keep for them.
     """
     modes = [(m, m.training) for m in model.modules()]
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -35,7 +35,7 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
 
 
 class Followed(NamedTuple):
-    """What one forward and backward gives, all detached.
+    """The results of one forward and backward pass, detached.
 
     Attributes:
         logits: Shape (N, classes).
@@ -47,7 +47,7 @@ class Followed(NamedTuple):
 
 
 def follow(model: nn.Module, images: Tensor, y: Tensor, loss: Loss = cross_entropy) -> Followed:
-    """One forward and the gradient of its loss with respect to the images.
+    """Runs one forward pass and computes the gradient of its loss with respect to the images.
 
     Args:
         model: A classifier; no ``.grad`` is touched.
@@ -61,24 +61,24 @@ def follow(model: nn.Module, images: Tensor, y: Tensor, loss: Loss = cross_entro
     images = images.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = model(images)
-        # Summed, so that an image's gradient does not depend on who else is in the batch.
+        # Summed, so that an image's gradient does not depend on the rest of the batch.
         total = loss(logits, y).sum()
         gradient = torch.autograd.grad(total, images, allow_unused=True)[0] if total.requires_grad else None
     if gradient is None:
         raise ModelError(
-            f"{type(model).__name__} gives no gradient for its images, so no white-box attack can follow it.",
-            "Rounding, no_grad() inside its forward, or inference_mode() around the attack take gradients away.",
+            f"{type(model).__name__} has no gradient with respect to its images, so white-box attacks cannot run.",
+            "Rounding, no_grad() inside its forward, or inference_mode() around the attack removes gradients.",
         )
     return Followed(logits.detach(), gradient)
 
 
 def copies(x: Tensor, number: int) -> Tensor:
-    """A batch as many times, one copy after the other."""
+    """Repeats a batch, one copy after the other."""
     return x.repeat(number, *[1] * (x.dim() - 1)) if number > 1 else x
 
 
 def parts(draws: int, at_once: int) -> Iterator[int]:
-    """How many draws go into each forward, until there are ``draws``."""
+    """Splits ``draws`` into forward passes of at most ``at_once`` each."""
     for first in range(0, draws, at_once):
         yield min(at_once, draws - first)
 
@@ -95,20 +95,19 @@ def input_gradient(
 ) -> Tensor:
     """Gradient of a loss with respect to the images, averaged over independent draws of the noise.
 
-    Each draw is a forward of its own unless the caller says otherwise, so draws are independent whoever shares one:
-    where the noise is shared by the whole batch, repeating the batch in one forward would repeat one draw and average
-    nothing.
+    Each draw is a forward pass of its own unless the caller says otherwise, so draws are always independent: if the
+    noise is shared by the whole batch, repeating the batch in one pass would repeat one draw and average nothing.
 
     Args:
         model: A classifier; only its input gradient is computed, no ``.grad`` is touched.
         x: Images, shape (N, C, H, W).
         y: Labels, shape (N,), int64.
         draws: Number of draws to average over (expectation over transformation); at least 1.
-        at_once: Draws in one forward, as a batch of N times as many images: faster on a GPU. More than 1 only where
-            every image of a batch has draws of its own.
+        at_once: Draws per forward pass, as a batch that many times larger: faster on a GPU. More than 1 only if each
+            image of a batch has draws of its own.
         loss: Loss of each image, from logits and labels.
-        finite: Whether NaN counts as 0 in each draw, and infinity as the largest number, as an attack wants it: one
-            draw's NaN would take the direction from all others.
+        finite: Whether NaN counts as 0 in each draw, and infinity as the largest number, as an attack needs: one draw's
+            NaN would make the whole average NaN.
 
     Returns:
         Shape of ``x``.

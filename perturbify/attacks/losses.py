@@ -1,4 +1,4 @@
-"""What an attack makes large: losses of logits, one number an image."""
+"""Losses that an attack maximises: functions of the logits, one number per image."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Logits, shape (N, classes), and true labels, shape (N,), to losses, shape (N,): the greater, the more wrong."""
+"""Logits, shape (N, classes), and true labels, shape (N,), to losses, shape (N,): the larger, the more wrong."""
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each image; its gradient vanishes where a network is sure."""
+    """Cross-entropy of each image; its gradient vanishes for a confident network."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Logit of the best wrong class over that of the true one, in single precision at least; NaN is infinitely wrong.
+    """Logit of the best wrong class minus that of the true one, in at least single precision; NaN counts as +∞.
 
-    Positive where the image is misclassified. Unlike the cross-entropy, which is exactly zero where a network is sure,
-    it still tells such images apart, and its gradient's direction is the same whatever the logits are multiplied by.
+    Positive where the image is misclassified. Unlike the cross-entropy, which underflows to zero for a confident
+    network, it still distinguishes such images, and its gradient's direction does not depend on the scale of the
+    logits.
 
     Args:
         logits: Shape (N, classes).
@@ -34,7 +35,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_margin(logits: Tensor, y: Tensor, targets: Tensor) -> Tensor:
-    """Logit of a wrong class of choice over that of the true one, otherwise as :func:`margin`.
+    """Logit of a chosen wrong class minus that of the true one; otherwise like :func:`margin`.
 
     Args:
         logits: Shape (N, classes).
@@ -47,13 +48,13 @@ def targeted_margin(logits: Tensor, y: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_margin(model: nn.Module, x: Tensor, y: Tensor, draws: int = 1) -> Tensor:
-    """The :func:`margin`, averaged over draws of the noise, shape (N,); one NaN makes an image infinitely wrong.
+    """The :func:`margin`, averaged over draws of the noise, shape (N,); a single NaN makes it +∞.
 
     Args:
         model: A classifier.
         x: Images, shape (N, C, H, W).
         y: True labels, shape (N,), int64.
-        draws: Forwards to average.
+        draws: Forward passes to average.
     """
     total = margin(model(x), y)
     for _ in range(draws - 1):
@@ -62,12 +63,12 @@ def mean_margin(model: nn.Module, x: Tensor, y: Tensor, draws: int = 1) -> Tenso
 
 
 def likely_wrong(logits: Tensor, y: Tensor, number: int) -> Tensor:
-    """The most likely wrong classes of each image, the likeliest first.
+    """The most likely wrong classes of each image, most likely first.
 
     Args:
         logits: Shape (N, classes).
         y: True labels, shape (N,), int64.
-        number: How many; at most all of the wrong ones come back.
+        number: How many to return; at most all wrong classes.
 
     Returns:
         Shape (N, min(number, classes - 1)), int64.

@@ -1,4 +1,4 @@
-"""Our own white-box attack: strong, cheap, and blind to the scale of logits."""
+"""Our own white-box attack: strong, cheap, and independent of the scale of the logits."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from perturbify.attacks.losses import Loss, likely_wrong, margin, targeted_margi
 from perturbify.attacks.realisations import randomness
 
 MOMENTUM = 0.9
-"""What a step keeps of the direction before it."""
+"""Share of the previous direction that a step keeps."""
 
 FIRST_STEP = 2.0
-"""Length of the first step, in radii; along half a cosine the steps fall to 0."""
+"""Length of the first step, in radii; a cosine schedule decays it to 0."""
 
 SHARPNESS = 1.0
-"""Slope of the sigmoid that makes a margin, in standard deviations of an image's logits, a probability."""
+"""Slope of the sigmoid that turns a margin, in standard deviations of an image's logits, into a probability."""
 
 
 @dataclass(frozen=True)
 class MarginPgd:
-    """Follows the margin of the best wrong class with momentum and steps that fall to 0.
+    """Gradient ascent on the margin of the best wrong class, with momentum and a step size that decays to 0.
 
-    It makes the probability of being wrong large: the mean over draws of σ(k·m / s), where m is the margin of a draw
-    and s the standard deviation of its logits. Draws that are settled either way weigh little, those on the border
-    much. Only the ratios of these weights count, and they are computed as logarithms, so nothing vanishes where a
-    network is sure or its logits are large; of a single draw the gradient of the margin itself is left. Averaged
-    gradients are added to the direction with length 1 in l1, as momentum wants it (Dong et al., 2018).
+    It maximises the probability of being wrong: the mean over draws of σ(k·m / s), where m is the margin of a draw and
+    s the standard deviation of its logits. Draws that are clearly right or wrong get little weight, those near the
+    boundary much. Only the ratios of these weights matter, and they are computed in log space, so nothing vanishes for
+    confident networks or large logits; for a single draw this is the gradient of the margin itself. Averaged gradients
+    are normalised in l1 before they are added to the momentum (Dong et al., 2018).
 
-    On noisy networks 10 steps of 4 draws do what 50 steps of EOT-PGD with 10 draws do, or better; at the same number of
-    gradients a few draws a step are a little better than one.
+    On noisy networks, 10 steps of 4 draws are at least as strong as 50 steps of EOT-PGD with 10 draws; for the same
+    number of gradients, a few draws per step are slightly better than one.
 
-    A deterministic network is left at the best point that any step saw, a random one at the last point, where the
+    For a deterministic network, the best point of all steps is returned; for a random one, the last point, where the
     steps have become small: the best of single draws would be the luckiest.
 
     Attributes:
         epsilon: Radius of the ball: for l∞ in pixels, for l2 the length of the whole perturbation.
         steps: Number of steps.
-        draws: Fresh draws of the noise for each step; a deterministic network gets 1.
-        at_once: Draws in one forward; more than 1 only where every image of a batch has draws of its own.
+        draws: Fresh draws of the noise per step; 1 for a deterministic network.
+        at_once: Draws per forward pass; more than 1 only if each image of a batch has draws of its own.
         random_start: Whether to start at a random point of the ball rather than at the image.
-        targets: 0 follows the best wrong class wherever it leads. More run ``steps`` towards each of so many classes,
-            those that the network takes for the most likely wrong ones, and keep the best for each image.
+        targets: 0: untargeted. Otherwise ``steps`` towards each of this many most likely wrong classes, keeping the
+            best result for each image.
         norm: ``"linf"`` or ``"l2"``.
 
     Raises:
@@ -69,24 +69,24 @@ class MarginPgd:
         check_ball(self.norm, self.epsilon)
         if self.targets < 0 or min(self.steps, self.draws, self.at_once) < 1:
             raise ValueError(
-                f"steps, draws and at_once must be at least 1, targets at least 0, not {self.steps}, {self.draws}, "
+                f"steps, draws and at_once must be at least 1 and targets at least 0, not {self.steps}, {self.draws}, "
                 f"{self.at_once} and {self.targets}"
             )
 
     @property
     def passes(self) -> Passes:
-        """Its cost: that of a random network; a deterministic one needs one pass where this one averages."""
+        """Cost per image on a random network; a deterministic one needs one pass instead of each average."""
         compared = max(self.draws, COMPARING_DRAWS)
         runs = max(self.targets, 1)
         return Passes(1 + (1 + self.targets) * compared if self.targets else 1, runs * self.steps * self.draws)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
-        """Attacks a batch; it holds that it succeeded where one more draw is wrong.
+        """Attacks a batch; claims success where one more draw is wrong.
 
         Args and result as for :meth:`perturbify.attacks.Attack.craft`.
 
         Raises:
-            ModelError: The network gives no gradient for its images.
+            ModelError: The network has no gradient with respect to its images.
         """
         x = x.detach()
         with frozen_eval(model), torch.no_grad():
@@ -132,7 +132,7 @@ def _smoothed(
         logits, gradient = follow(model, copies(images, number), labels, loss)
         weights = _log_weight(logits, loss(logits, labels)).view(number, -1)
         seen += margin(logits, labels).float().view(number, -1).sum(0)
-        # An online softmax: what came before is scaled down where a draw with more weight turns up.
+        # An online softmax: the sum so far is scaled down when a draw with a larger weight arrives.
         greatest, before = torch.maximum(greatest, weights.amax(0)), greatest
         weight = (weights - greatest).exp()
         each = gradient.to(total.dtype).nan_to_num().view(number, *images.shape)
@@ -142,14 +142,14 @@ def _smoothed(
 
 
 def _log_weight(logits: Tensor, margins: Tensor) -> Tensor:
-    """Logarithm of the slope of σ(k·m / s), shape (N,), float32; hardly any where it is not a number."""
+    """Logarithm of the slope of σ(k·m / s), shape (N,), float32; -1e30 where it is not a number."""
     scale = logits.float().std(1, unbiased=False).clamp(min=torch.finfo(torch.float32).tiny)
     sure = SHARPNESS * margins.float() / scale
     return (F.logsigmoid(sure) + F.logsigmoid(-sure)).nan_to_num(nan=-1e30, neginf=-1e30)
 
 
 def _of_length_one(gradient: Tensor) -> Tensor:
-    """Gradients over their l1 norms, without under- or overflow; zero where there is none."""
+    """Gradients divided by their l1 norms, without under- or overflow; zero gradients stay zero."""
     gradient = gradient.nan_to_num()
     tiny = torch.finfo(gradient.dtype).tiny
     gradient = gradient / per_image(gradient.abs().flatten(1).amax(1), gradient).clamp(min=tiny)

@@ -24,10 +24,10 @@ class Pgd:
         step_size: Length of a step, in the same unit.
         steps: Number of steps; 0 only perturbs at random.
         random_start: Whether to start at a random point of the ball rather than at the image.
-        draws: Draws of the noise that each step's gradient is averaged over; more than 1 makes it EOT-PGD.
-        at_once: Draws in one forward; more than 1 only where every image of a batch has draws of its own.
-        restarts: Runs from other random points; of each image the one with the greatest margin of a wrong class is
-            kept, averaged over as many draws as a step, but at least
+        draws: Draws of the noise over which each step's gradient is averaged; more than 1 makes it EOT-PGD.
+        at_once: Draws per forward pass; more than 1 only if each image of a batch has draws of its own.
+        restarts: Number of runs from random points; for each image, the result with the largest margin of a wrong class
+            is kept, averaged over as many draws as a step, but at least
             :data:`~perturbify.attacks.attack.COMPARING_DRAWS`.
         norm: ``"linf"`` or ``"l2"``.
 
@@ -47,26 +47,26 @@ class Pgd:
     def __post_init__(self) -> None:
         check_ball(self.norm, self.epsilon)
         if not (math.isfinite(self.step_size) and self.step_size >= 0):
-            raise ValueError(f"step_size must not be negative, not {self.step_size}")
+            raise ValueError(f"step_size must be finite and at least 0, not {self.step_size}")
         if self.steps < 0 or min(self.draws, self.at_once, self.restarts) < 1:
             raise ValueError(
-                f"steps must be at least 0, draws, at_once and restarts at least 1, not {self.steps}, {self.draws}, "
+                f"steps must be at least 0 and draws, at_once and restarts at least 1, not {self.steps}, {self.draws}, "
                 f"{self.at_once} and {self.restarts}"
             )
 
     @property
     def role(self) -> Role:
-        """FGSM is one step from the image itself; all else is white box."""
+        """``"one step"`` for a single step from the image itself (FGSM), else ``"white box"``."""
         return "one step" if self.steps == 1 and not self.random_start else "white box"
 
     @property
     def passes(self) -> Passes:
-        """Its cost."""
+        """Cost per image."""
         compared = max(self.draws, COMPARING_DRAWS) if self.restarts > 1 else 0
         return Passes(1 + self.restarts * compared, self.restarts * self.steps * self.draws)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
-        """Attacks a batch; it holds that it succeeded where one more draw is wrong, as every library does."""
+        """Attacks a batch; claims success where one more draw is wrong, as libraries do."""
         images = pgd(model, x, y, self)
         with frozen_eval(model), torch.no_grad():
             return Crafted(images, wrong(model, images, y))
@@ -81,20 +81,20 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255) ->
 
 
 def pgd(model: nn.Module, x: Tensor, y: Tensor, attack: Pgd = Pgd()) -> Tensor:
-    """Runs projected gradient ascent and returns the images alone, as training needs them.
+    """Runs projected gradient ascent and returns only the images, as training needs them.
 
-    The network runs in eval mode with its noise as it is; its modes, buffers and gradients are afterwards what they
-    were, also after an error. Random numbers come from torch's global generator.
+    The network runs in eval mode with its noise as it is; its modes, buffers and gradients are restored afterwards,
+    even after an error. Random numbers come from torch's global generator.
 
     Args:
         model: A classifier that takes pixels in [0, 1].
         x: Images, shape (N, C, H, W), in [0, 1].
         y: True labels, shape (N,), int64.
-        attack: Radius, steps, start, and draws of the noise a step.
+        attack: Radius, steps, start, and draws of the noise per step.
 
     Returns:
-        Adversarial images in the shape and dtype of ``x``, detached, within ε of ``x`` (to the last digit of its
-        dtype) and within [0, 1].
+        Adversarial images in the shape and dtype of ``x``, detached, within ε of ``x`` (up to rounding in its dtype)
+        and within [0, 1].
 
     Raises:
         ModelError: The network's output does not depend on the images in a way that autograd sees.

@@ -1,4 +1,4 @@
-"""Random search in an l∞ or l2 ball: what every attack that follows something has to beat."""
+"""Random search in an l∞ or l2 ball: the baseline that every gradient attack has to beat."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from perturbify.attacks.gradient import frozen_eval
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """Tries random points of the ball and keeps, of each image, the one with the greatest margin of a wrong class.
+    """Tries random points of the ball and keeps, for each image, the one with the largest margin of a wrong class.
 
-    A gradient that random points beat is masked (Athalye et al., 2018; Carlini et al., 2019). For that comparison to
-    mean something the points must be strong ones, so they lie as far out as the ball goes: for l∞ in its corners, each
-    value ε up or down, where a loss that is nearly linear in so small a ball has √3 times the spread it has over the
-    ball; for l2 on its surface, where in so many dimensions nearly all of the ball is anyway. Then they are cut off
-    at [0, 1].
+    If random points beat a gradient attack, the gradient is masked (Athalye et al., 2018; Carlini et al., 2019). For
+    this comparison to be meaningful, the points must be strong, so they lie as far out as the ball allows: for l∞ at
+    its corners, each value ε up or down, where a loss that is nearly linear in so small a ball has √3 times the spread
+    it has over the ball; for l2 on its surface, where nearly all of a high-dimensional ball lies anyway. Then they are
+    clipped to [0, 1].
 
-    The clean image is not among them and no image is settled by succeeding: one draw proves nothing of a random
-    network. There, one draw per try makes the luckiest win; raise ``draws``.
+    The clean image is not among them, and no image stops at a success: one draw proves nothing for a random network.
+    There, with one draw per try the luckiest wins; raise ``draws``.
 
     Attributes:
         epsilon: Radius of the ball: for l∞ in pixels of [0, 1], for l2 the length of the whole perturbation.
         tries: Points to try for each image.
-        draws: Draws of the noise that the margin of each is averaged over.
+        draws: Draws of the noise over which the margin of each is averaged.
         norm: ``"linf"`` or ``"l2"``.
 
     Raises:
@@ -48,11 +48,11 @@ class RandomSearch:
 
     @property
     def passes(self) -> Passes:
-        """Its cost."""
+        """Cost per image."""
         return Passes(self.tries * self.draws + 1, 0)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
-        """Attacks a batch; it holds that it succeeded where one more draw is wrong."""
+        """Attacks a batch; claims success where one more draw is wrong."""
         x = x.detach()
         with frozen_eval(model), torch.no_grad():
             best = Best(model, x, y, self.draws)

@@ -19,21 +19,20 @@ Randomness = Literal["none", "fresh", "shared", "weights", "foreign"]
 
 
 def randomness(model: nn.Module, images: Tensor) -> Randomness:
-    """Finds out what a network draws while it is attacked, by running it in eval mode.
+    """Finds out what randomness a network has under attack, by running it in eval mode.
 
-    A network is taken for random where a forward asks a global generator (torch's, numpy's, Python's) for numbers, or
-    where two forwards differ; so a network that draws and then rounds the noise away is random as well, and one that
-    is random only where a gradient is asked for. Modes and generators are afterwards what they were.
+    A network counts as random if a forward pass uses a global generator (torch's, numpy's, Python's), or if two passes
+    differ. This includes a network that draws noise and then rounds it away, and one that is random only when a
+    gradient is requested. Modes and generators are restored afterwards.
 
     Args:
         model: Any network.
         images: A few images, shape (N, C, H, W), in [0, 1].
 
     Returns:
-        ``"none"`` where it is deterministic, noise that is switched off included; ``"fresh"`` where our noise is drawn
-        for every image, ``"shared"`` where all of it is drawn once for a batch, ``"weights"`` where it is on weights,
-        and each forward draws once for all of its images; ``"foreign"`` where the network draws by itself, with or
-        without ours.
+        ``"none"`` if it is deterministic, including with its noise switched off; ``"fresh"`` if our noise is drawn for
+        every image; ``"shared"`` if all of it is drawn once per batch; ``"weights"`` if it is on weights, so each
+        forward pass draws once for all its images; ``"foreign"`` if the network has randomness other than our noise.
     """
     with frozen_eval(model):
         with noise(model, enabled=False):
@@ -42,7 +41,7 @@ def randomness(model: nn.Module, images: Tensor) -> Randomness:
         if not _draws(model, images):
             return "none"
     drawing = [p for _, p in perturbations(model) if p.enabled]
-    if not drawing:  # it looked deterministic at first, and is not: whatever changes it is not ours
+    if not drawing:  # it looked deterministic without our noise, and is not: whatever changes it is not ours
         return "foreign"
     if all(p.of_weight for p in drawing):
         return "weights"
@@ -52,28 +51,28 @@ def randomness(model: nn.Module, images: Tensor) -> Randomness:
 class Frozen(nn.Module):
     """A random network as a function: its logits averaged over fixed realisations of the noise.
 
-    Every image meets the same realisations, at every call, whoever else is in its batch and however large that is (to
-    float accuracy: kernels for another batch size may round otherwise). Logits are differentiable with respect to the
-    images; a gradient keeps the graphs of all realisations at once. The caller's generators (torch's on the CPU and on
-    the network's CUDA devices, numpy's, Python's) are afterwards what they were.
+    Every image sees the same realisations at every call, whatever the rest and the size of its batch (up to rounding:
+    kernels for another batch size may round differently). Logits are differentiable with respect to the images; a
+    gradient holds the graphs of all realisations at once. The caller's generators (torch's on the CPU and on the
+    network's CUDA devices, numpy's, Python's) are restored afterwards.
 
-    Networks whose only randomness is our noise run the whole batch once a realisation. All others run image by image,
-    each image after reseeding, since what they draw for an image would depend on its place in the batch: networks that
-    draw by themselves, and those where our noise sits on a map whose leading dimension is not the batch (windows,
-    patches). That is slow. A network without randomness runs once, and as it is.
+    Networks whose only randomness is our noise run the whole batch once per realisation. All others run image by image,
+    reseeded each time, since their draws for an image would depend on its position in the batch: networks with
+    randomness of their own, and those with our noise on a map whose leading dimension is not the batch (windows,
+    patches). That is slow. A network without randomness runs once, unchanged.
 
-    A search that always asks for the same images in the same order can do without: then their places stay, and with
-    them what is drawn for them.
+    A search that always passes the same images in the same order can avoid this: their positions, and so their draws,
+    stay the same (``by_place``).
 
     Batch-norm in train mode makes an image's logits depend on its batch; use it in eval mode, as attacks do.
 
     Args:
         model: Any classifier.
         draws: Number of realisations; at least 1.
-        seed: Decides the realisations. It is hashed, so they are none of those that a caller draws after
-            ``torch.manual_seed`` of the same number.
-        by_place: Whether the images of every call are the same ones in the same order, so that a whole batch runs at
-            once, whatever the network; another batch meets other realisations.
+        seed: Seed of the realisations. It is hashed, so they differ from what a caller draws after
+            ``torch.manual_seed`` with the same number.
+        by_place: Whether every call has the same images in the same order, so that any network can run a whole batch at
+            once; another batch sees other realisations.
 
     Raises:
         ValueError: ``draws`` is less than 1.
@@ -90,13 +89,13 @@ class Frozen(nn.Module):
         self._foreign = self._folded = False
 
     def forward(self, images: Tensor) -> Tensor:
-        """Gives the averaged logits.
+        """Returns the averaged logits.
 
         Args:
             images: Shape (N, C, H, W).
 
         Raises:
-            ModelError: The network draws from a generator that is not a global one, so nothing freezes it.
+            ModelError: The network draws from a generator that is not global, so it cannot be frozen.
         """
         self._probe(images)
         if not self._foreign and not any(p.enabled for _, p in perturbations(self.model)):
@@ -109,7 +108,7 @@ class Frozen(nn.Module):
             return self._average(images)
 
     def extra_repr(self) -> str:
-        """Shows how many realisations there are, and of which seed."""
+        """Shows the number of realisations and their seed."""
         return f"draws={self.draws}, seed={self.seed}"
 
     def _average(self, images: Tensor) -> Tensor:
@@ -120,7 +119,7 @@ class Frozen(nn.Module):
         return torch.stack(logits).mean(0)
 
     def _probe(self, images: Tensor) -> None:
-        """Finds out, once for each setting of the modes, whether the batch can run as one."""
+        """Finds out, once per setting of the modes, whether the batch can run as a whole."""
         modes = tuple(module.training for module in self.model.modules())
         if modes == self._modes:
             return
@@ -133,7 +132,7 @@ class Frozen(nn.Module):
                 first, second = self._average(few[:1]), self._average(few[:1])
             if not _same(first, second):
                 raise ModelError(
-                    f"{type(self.model).__name__} gives other logits after the same seed, so it cannot be frozen.",
+                    f"{type(self.model).__name__} returns different logits for the same seed, so it cannot be frozen.",
                     "Let it draw from torch's global generator instead of one of its own.",
                 )
         self._modes = modes
@@ -153,13 +152,13 @@ def _draws(model: nn.Module, images: Tensor, *, gradients: bool = False) -> bool
 
 
 def _next_numbers(images: Tensor) -> tuple[float, ...]:
-    """What the generators would give next: something else after a draw than before it."""
+    """The next numbers of the generators, which a draw in between changes."""
     numbers = [torch.rand(()).item(), random.random(), float(np.random.random())]
     return (*numbers, torch.rand((), device=images.device).item())
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
-    # CUDA kernels may add in another order; no noise worth the name is as small as that.
+    # CUDA kernels may add in another order; no real noise is that small.
     return torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)
 
 

@@ -1,4 +1,4 @@
-"""Attacks that users and other packages make known by a name, beside those that a check has of itself."""
+"""Attacks that users and other packages register by name, in addition to the built-in ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perturbify.attacks.attack import Attack, Need, Role
 from perturbify.errors import CheckError, nearest
 
 GROUP = "perturbify.attacks"
-"""Entry points of packages that register attacks: each names a module that does so when it is imported."""
+"""Entry-point group of packages with attacks: each entry names a module that registers them when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Entry:
     """A family of attacks.
 
     Attributes:
-        build: Gives the attack with its defaults for a radius: of an l∞ ball, in pixels of [0, 1].
-        about: What it is, in one line.
-        role: What it is among the attacks of a check.
-        needs: What it cannot do without.
+        build: Builds the attack with its defaults for a radius of the l∞ ball, in pixels of [0, 1].
+        about: One-line description.
+        role: Its role in a check.
+        needs: Its requirements.
     """
 
     build: Callable[[float], Attack]
@@ -38,38 +38,38 @@ _LOADED: set[EntryPoint] = set()
 def register(
     name: str, build: Callable[[float], Attack], *, about: str, role: Role, needs: Collection[Need] = ()
 ) -> None:
-    """Makes an attack known by a name, to checks, comparisons and commands.
+    """Registers an attack under a name, for checks, comparisons and commands.
 
     Example::
 
         register("mine", MyAttack, about="what it does", role="white box", needs=["gradients"])
 
     Args:
-        name: Its name; the same code may register it again, as a notebook's cell does.
-        build: Gives the attack for a radius of the l∞ ball, in pixels of [0, 1]: a class whose first field is that, or
-            a function.
-        about: What it is, in one line.
+        name: Its name; the same code may register it again, as when a notebook cell is rerun.
+        build: Builds the attack for a radius of the l∞ ball, in pixels of [0, 1]: a class whose first field is the
+            radius, or a function.
+        about: One-line description.
         role: ``"one step"``, ``"white box"`` or ``"black box"``.
         needs: Any of ``"gradients"``, ``"3 classes"``, ``"4 classes"``, ``"foolbox"``.
 
     Raises:
-        ValueError: Other code has registered that name, or role or needs are none of those.
+        ValueError: Other code has registered that name, or ``role`` or ``needs`` is not one of those listed.
     """
     if role not in get_args(Role):
-        raise ValueError(f"role of {name!r} is one of {', '.join(get_args(Role))}, not {role!r}")
+        raise ValueError(f"role of {name!r} must be one of {', '.join(get_args(Role))}, not {role!r}")
     if unknown := sorted(set(needs) - set(get_args(Need))):
-        raise ValueError(f"needs of {name!r} are any of {', '.join(get_args(Need))}, not {unknown[0]!r}")
+        raise ValueError(f"needs of {name!r} must be among {', '.join(get_args(Need))}, not {unknown[0]!r}")
     known = _ENTRIES.get(name)
     if known is not None and _origin(known.build) != _origin(build):
-        raise ValueError(f"there is an attack {name!r} already, from {known.build.__module__}; choose another name")
+        raise ValueError(f"an attack {name!r} is already registered by {known.build.__module__}; choose another name")
     _ENTRIES[name] = Entry(build, about, role, frozenset(needs))
 
 
 def registered() -> dict[str, Entry]:
-    """All of them by name, those of installed packages among them (entry points ``perturbify.attacks``).
+    """All registered attacks by name, including those of installed packages (entry points ``perturbify.attacks``).
 
     Raises:
-        CheckError: A package's attacks do not load.
+        CheckError: A package's attacks cannot be loaded.
     """
     for point in entry_points(group=GROUP):
         if point not in _LOADED:
@@ -79,11 +79,11 @@ def registered() -> dict[str, Entry]:
 
 
 def get(name: str) -> Entry:
-    """Looks an attack up; other packages are loaded only for a name that is not known without them.
+    """Looks up an attack; other packages are loaded only if the name is not known without them.
 
     Raises:
-        ValueError: There is none of that name.
-        CheckError: A package's attacks do not load.
+        ValueError: There is no attack of that name.
+        CheckError: A package's attacks cannot be loaded.
     """
     entry = _ENTRIES.get(name) or registered().get(name)
     if entry is None:
@@ -97,7 +97,7 @@ def _load(point: EntryPoint) -> None:
     except Exception as error:
         package = point.dist.name if point.dist is not None else point.value
         raise CheckError(
-            f"The attacks of the package {package} do not load ({point.value}): {type(error).__name__}: {error}.",
+            f"The attacks of the package {package} cannot be loaded ({point.value}): {type(error).__name__}: {error}.",
             f"Update or uninstall {package}.",
         ) from error
 

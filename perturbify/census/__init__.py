@@ -1,7 +1,7 @@
 """Census: does the surgery reach every convolution call of every model of timm, torchvision and other libraries?
 
-One model at a time is built, its calls are counted by a dispatch mode that knows nothing of the surgery, and the
-surgery is held against that count. :func:`take` does so for many of them, in processes of their own.
+Each model is built, its calls are counted by a dispatch mode that is independent of the surgery, and the surgery is
+checked against that count. :func:`take` does so for many models, in separate processes.
 """
 
 from perturbify.census.examination import Row, examine

@@ -1,4 +1,4 @@
-"""One model of the census: its calls, its sites, and whether the noise-free network is its source."""
+"""One model of the census: its calls, its sites, and whether the network without noise equals its source."""
 
 from __future__ import annotations
 
@@ -24,37 +24,36 @@ from perturbify.surgery.verify import same
 from perturbify.text import first_line
 
 MEMORY_LIMIT = 20 * 2**30
-"""Bytes that one model may take; of a larger one a variant with fewer layers is checked."""
+"""Memory limit for one model, in bytes; for a larger model, a variant with fewer layers is checked."""
 
 _FEWER_LAYERS: tuple[dict[str, Any], ...] = (
     {"depth": 2},
-    {"depth": 2, "num_kv_heads": [16, 16]},  # sapiens2 counts them for each block
+    {"depth": 2, "num_kv_heads": [16, 16]},  # sapiens2 has one per block
     {"depths": [1, 1, 1, 1]},
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the census found about one model.
+    """The census result for one model.
 
     Attributes:
         name: Qualified name.
-        status: ``"complete"``: every call on learned weights has its noise, and without it the outputs are the
-            source's, in both modes; ``"no convolutions"``: refused for that reason, and rightly; ``"incomplete"``.
-        calls: ``aten.convolution`` calls of one forward in mode ``"eval"`` and ``"train"``, as the library builds the
-            model and at its default input.
+        status: ``"complete"``: every call on learned weights has its noise, and without it the outputs equal the
+            source's, in both modes; ``"no convolutions"``: correctly refused for that reason; ``"incomplete"``.
+        calls: ``aten.convolution`` calls of one forward pass in mode ``"eval"`` and ``"train"``, for the library's
+            default model and input size.
         output: Calls with their noise behind the forward of the module that makes them, in the mode with more of them.
         inner: Calls with their noise at that module's ``_conv_forward``.
         graph: Calls with their noise at a node of that module's own torch.fx graph.
         skipped: Calls on fixed filters.
         parity: Whether outputs and buffers equal the source's bit for bit, by mode.
-        noisy: Calls of noise modules in one forward, by mode.
-        parameters: Of the model.
-        checked: The size of the input and the constructor's arguments with which it was wrapped; under ``"eval"`` or
-            ``"train"`` why it takes no input in that mode, which then does not count; ``"grain"`` of θ, where one per
-            element does not fit.
-        shrunken: Whether that was a variant with fewer layers, the model being too large.
-        seconds: For all of it.
+        noisy: Calls of noise modules in one forward pass, by mode.
+        parameters: Number of parameters.
+        checked: The input size and constructor arguments with which it was wrapped; under ``"eval"`` or ``"train"`` why
+            it fails in that mode, which then does not count; ``"grain"`` of θ, if one per element does not fit.
+        shrunken: Whether that was a variant with fewer layers, since the model is too large.
+        seconds: Total time.
         error: What went wrong.
     """
 
@@ -79,7 +78,7 @@ class Row:
 
 
 class TooLarge(PerturbifyError):
-    """A model that needs more memory than there is; ``bytes`` says how much."""
+    """A model that needs more memory than allowed; ``bytes`` says how much."""
 
     def __init__(self, name: str, bytes_: int) -> None:
         super().__init__(f"{name} needs {bytes_ / 2**30:.1f} GiB.")
@@ -89,16 +88,16 @@ class TooLarge(PerturbifyError):
 def examine(name: str, *, memory: int = MEMORY_LIMIT) -> Row:
     """Counts the calls of a model, wraps it, and compares.
 
-    The calls of a model of timm or torchvision are counted at its default input, on the meta device where it runs
-    there. The surgery is done on a model with random weights, at the smallest input with the same calls. A network of
-    another library is small as it comes, and its calls are counted at the input with which it is wrapped.
+    The calls of a timm or torchvision model are counted at its default input size, on the meta device if it runs there.
+    The surgery is done on a model with random weights, at the smallest input with the same calls. Networks of other
+    libraries are small already, and their calls are counted at the input with which they are wrapped.
 
     Args:
         name: As for :func:`perturbify.zoo.resolve`, or as :func:`perturbify.census.libraries.network_names` lists it.
-        memory: Bytes that it may take.
+        memory: Memory limit in bytes.
 
     Raises:
-        TooLarge: It needs more, and would fit into :data:`MEMORY_LIMIT`.
+        TooLarge: It needs more than ``memory``, but no more than :data:`MEMORY_LIMIT`.
     """
     started = time.perf_counter()
     found: dict[str, Any] = {"name": name}
@@ -115,7 +114,7 @@ def _of_library(name: str) -> dict[str, Any]:
     calls: dict[str, int] = {}
     silent: dict[str, str] = {}
     for mode in MODES:
-        counted = libraries.build(name)  # a new one each time, for what a forward leaves behind
+        counted = libraries.build(name)  # a new one each time, since a forward pass may leave state behind
         try:
             calls[mode] = count(counted.model, counted.inputs, mode)
         except Exception as error:
@@ -124,7 +123,7 @@ def _of_library(name: str) -> dict[str, Any]:
     checked = {"size": network.sizes, "arguments": network.arguments, **silent}
     found = {"calls": calls, "parameters": sum(p.numel() for p in network.model.parameters()), "checked": checked}
     if "eval" not in calls:
-        return found | {"error": f"It fails by itself: {silent['eval']}"}
+        return found | {"error": f"The unwrapped model fails: {silent['eval']}"}
     try:
         return found | _wrapped(network, PerturbConfig(), calls)
     except _OtherSizesError:
@@ -133,7 +132,7 @@ def _of_library(name: str) -> dict[str, Any]:
 
 
 class _OtherSizesError(Exception):
-    """How large feature maps are depends on values, which noise changes: one θ per element does not fit."""
+    """Feature-map sizes depend on values, which noise changes: one θ per element does not fit."""
 
 
 def _wrapped(network: libraries.Network, config: PerturbConfig, calls: dict[str, int]) -> dict[str, Any]:
@@ -170,12 +169,12 @@ def _held_against(default: Specimen, *, shrink: bool) -> dict[str, Any]:
             wrapped = perturbify.wrap(source, example_input=inputs)
         except NoConvolutions as error:
             return about | _without_site(specimen.calls, error)
-        except ModelError:  # a size that passed without values, and does not with them
+        except ModelError:  # a size that works on the meta device, but not with real values
             if specimen.size == default.size:
                 raise
             continue
         return about | _compare(source, wrapped, specimen.calls, inputs)
-    raise ModelError(f"{default.name} is too large, and how to make it smaller is not known.")
+    raise ModelError(f"{default.name} is too large, and no smaller variant is known.")
 
 
 def _shrunken(default: Specimen) -> list[Specimen]:
@@ -194,7 +193,7 @@ def _compare(source: nn.Module, wrapped: Perturbed, calls: dict[str, int], input
     skipped = {mode: sum(s.modes in (mode, "both") for s in fixed) for mode in calls}
     ways = {way: max(sum(s.way == way for s in sites[mode]) for mode in calls) for way in ("output", "inner", "graph")}
     compared = {mode: _equal(source, wrapped, inputs, mode) for mode in calls}
-    noisy = {mode: _noise_calls(wrapped, inputs, mode) for mode in calls}  # which may write into parameters
+    noisy = {mode: _noise_calls(wrapped, inputs, mode) for mode in calls}  # may write into parameters
     parity, small = ({mode: pair[i] for mode, pair in compared.items()} for i in (0, 1))
     covered = {mode: len(sites[mode]) + skipped[mode] for mode in calls}
     complete = (
@@ -215,7 +214,7 @@ def _compare(source: nn.Module, wrapped: Perturbed, calls: dict[str, int], input
 
 
 def _equal(source: nn.Module, wrapped: Perturbed, inputs: Any, mode: str) -> tuple[bool, int]:
-    """Whether outputs and buffers agree after one forward of each, and the convolution calls of the source."""
+    """Whether outputs and buffers agree after one forward pass of each, and the source's convolution calls."""
     with reproducible(source), ConvolutionCount() as calls:
         want = run(source.train(mode == "train"), inputs)
     with reproducible(wrapped), perturbify.noise(wrapped, enabled=False):
@@ -226,7 +225,7 @@ def _equal(source: nn.Module, wrapped: Perturbed, inputs: Any, mode: str) -> tup
 
 
 def _noise_calls(wrapped: Perturbed, inputs: Any, mode: str) -> int:
-    """Calls of noise modules that add something, in one forward."""
+    """Calls of noise modules that add noise, in one forward pass."""
     adding = 0
     before = torch.get_rng_state()
 
@@ -236,11 +235,11 @@ def _noise_calls(wrapped: Perturbed, inputs: Any, mode: str) -> int:
 
     def watch(module: nn.Module, given: tuple[Tensor, ...], _output: Any) -> None:
         nonlocal adding
-        silence = torch.zeros_like(given[0])  # random weights may make feature maps so large that noise is rounded off
+        silence = torch.zeros_like(given[0])  # with random weights, maps can be so large that noise is rounded away
         adding += not same(module.forward(silence), silence) or silence.numel() == 0
-        torch.set_rng_state(before)  # what the network draws itself decides which layers it leaves out
+        torch.set_rng_state(before)  # the network's own draws decide which layers it skips
 
-    twin = copy_network(wrapped, "share")  # which the forward may change
+    twin = copy_network(wrapped, "share")  # the forward pass may change it
     for _, perturbation in perturbify.perturbations(twin):
         perturbation.register_forward_pre_hook(keep)
         perturbation.register_forward_hook(watch)

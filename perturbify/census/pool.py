@@ -1,4 +1,4 @@
-"""Many models, in processes of their own, from where an earlier census stopped."""
+"""Examines many models in separate processes, resuming an earlier census."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from perturbify.errors import PerturbifyError
 WORKER = ("-m", "perturbify.census.worker")
 PATIENCE_SECONDS = 1800.0
 MODELS_A_PROCESS = 40
-"""After so many a process is replaced: what libraries cache grows."""
+"""A process is replaced after this many models, since libraries' caches grow."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a census stands: ``row`` is the newest, ``done`` of ``total`` models are examined."""
+    """Progress of a census: ``row`` is the newest result, ``done`` of ``total`` models are examined."""
 
     row: Row
     done: int
@@ -35,10 +35,10 @@ class Progress:
 
 
 def versions(names: Iterable[str] = ()) -> dict[str, str]:
-    """Of the packages that count, and of those whose models are counted.
+    """Versions of the packages that affect a census.
 
     Args:
-        names: Of the models; those of timm and torchvision count always.
+        names: Names of the models; timm and torchvision are always included.
     """
     others = sorted({n.partition(":")[0] for n in names} & set(libraries.ROOMS))
     packages = ("perturbify", "torch", "torchvision", "timm", *map(libraries.package, others))
@@ -52,26 +52,25 @@ def take(
     notes: Path | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> list[Row]:
-    """Examines models, each in a process that may crash.
+    """Examines models in separate processes, which may crash.
 
     Args:
         names: Qualified names.
-        workers: Processes at a time, one thread each. Models that need more memory than a worker's share come last,
-            one at a time.
-        notes: A file of JSON lines, to which every row is added as it is found; models that are in it already are not
-            examined again.
+        workers: Number of processes, one thread each. Models that need more memory than a worker's share come last, one
+            at a time.
+        notes: A JSON Lines file to which each row is appended; models already in it are not examined again.
         progress: Called after each model.
 
     Returns:
         The rows, in the order of the names.
 
     Raises:
-        PerturbifyError: The notes are of other versions of the libraries, or damaged.
+        PerturbifyError: The notes are from other library versions, or damaged.
     """
     names = list(dict.fromkeys(names))
     rows = {} if notes is None else {r.name: r for r in _read(notes, versions(names))}
     pending = [n for n in names if n not in rows]
-    total, started, large = len(pending), time.perf_counter(), list[str]()  # large: those for a second, slower round
+    total, started, large = len(pending), time.perf_counter(), list[str]()  # large: models for a second, slower round
     lock = threading.Lock()
 
     def note(row: Row) -> None:
@@ -96,7 +95,7 @@ def take(
 
 
 def _work_off(names: list[str], memory: int, workers: int, found: Callable[[str, Row | None], None]) -> None:
-    """Examines models; when it is interrupted, or ``found`` fails, the processes end and nothing more is found."""
+    """Examines models; on an interrupt, or if ``found`` fails, the processes end and no more rows are reported."""
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
         jobs.put(name)
@@ -115,7 +114,7 @@ def _work_off(names: list[str], memory: int, workers: int, found: Callable[[str,
         for thread in threads:
             thread.start()
         while any(t.is_alive() for t in threads) and not failures:
-            time.sleep(0.05)  # rather than join, so that Ctrl-C is heard
+            time.sleep(0.05)  # not join(), so that Ctrl-C works
     finally:
         crew.stop()
         for thread in threads:
@@ -125,7 +124,7 @@ def _work_off(names: list[str], memory: int, workers: int, found: Callable[[str,
 
 
 class _Crew:
-    """Processes that examine models, and end together."""
+    """Processes that examine models and end together."""
 
     def __init__(self, memory: int) -> None:
         self._command = [sys.executable, *WORKER, str(memory)]
@@ -133,7 +132,7 @@ class _Crew:
         self._stopped = False
 
     def examine(self, jobs: queue.SimpleQueue[str]) -> Iterator[tuple[str, Row | None]]:
-        """Rows of one process after the other, as long as there are jobs; None: the model needs more memory."""
+        """Yields rows from successive processes until there are no more jobs; None: the model needs more memory."""
         while not jobs.empty():
             with self._process() as process:
                 for _ in range(MODELS_A_PROCESS):
@@ -149,7 +148,7 @@ class _Crew:
                         break
 
     def stop(self) -> None:
-        """Ends all of them; what they were at is not found."""
+        """Ends all processes; the models in progress are not reported."""
         self._stopped = True
         for process in list(self._processes):
             process.kill()
@@ -163,7 +162,7 @@ class _Crew:
             stdout=pipe,
             stderr=subprocess.DEVNULL,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for us, not for them: a model they left off would look like a crash
+            start_new_session=True,  # Ctrl-C must not reach them: an interrupted model would look like a crash
         )
         self._processes.add(process)
         if self._stopped:
@@ -202,16 +201,16 @@ def _read(notes: Path, ours: dict[str, str]) -> list[Row]:
             notes.write_text(json.dumps(ours) + "\n", encoding="utf-8")
         text = notes.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise PerturbifyError(f"{notes} cannot be used for notes: {error}.", "Name another file.") from error
+        raise PerturbifyError(f"{notes} cannot be used for notes: {error}.", "Choose another file.") from error
     whole, _, cut = text.rpartition("\n")
     try:
         theirs, *found = [json.loads(line) for line in whole.splitlines()]
         rows = [Row(**row) for row in found]
         changed = [f"{k} {theirs.get(k)} there, {v} here" for k, v in ours.items() if theirs.get(k) != v]
     except (ValueError, TypeError, AttributeError) as error:
-        raise PerturbifyError(f"{notes} holds no census, or a damaged one ({error}).", "Name another file.") from error
+        raise PerturbifyError(f"{notes} is not a census, or is damaged ({error}).", "Choose another file.") from error
     if changed:
-        raise PerturbifyError(f"{notes} holds a census of other versions: {', '.join(changed)}.", "Name another file.")
+        raise PerturbifyError(f"{notes} is a census of other versions: {', '.join(changed)}.", "Choose another file.")
     if cut:  # the line that was being written when the last census was killed
         notes.write_text(f"{whole}\n", encoding="utf-8")
     return rows

@@ -11,14 +11,14 @@ from perturbify.text import table
 
 
 def summary(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
-    """Totals by library, and of all: models, complete ones, calls, and how they were reached."""
+    """Totals per library and overall: models, complete ones, calls, and how they were reached."""
     libraries = sorted({r.name.partition(":")[0] for r in rows})
     groups = {library: [r for r in rows if r.name.startswith(f"{library}:")] for library in libraries}
     return {name: _totals(group) for name, group in {**groups, "all": list(rows)}.items()}
 
 
 def rows_table(rows: Sequence[Row], width: int | None = None) -> str:
-    """One line for each model; ``width`` as for :func:`perturbify.text.table`."""
+    """A table with one line per model; ``width`` as for :func:`perturbify.text.table`."""
     lines = [("model", "status", "calls", "output", "inner", "graph", "skipped", "parity", "parameters", "seconds")]
     lines += [
         (
@@ -39,7 +39,7 @@ def rows_table(rows: Sequence[Row], width: int | None = None) -> str:
 
 
 def summary_table(rows: Sequence[Row], width: int | None = None) -> str:
-    """The totals, in ``width`` columns, and every model that is not complete with its reason."""
+    """The totals, in ``width`` columns, and each incomplete model with its reason."""
     totals = summary(rows)
     head = list(next(iter(totals.values())))
     lines = [("library", *head)]

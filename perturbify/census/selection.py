@@ -1,4 +1,4 @@
-"""Which models: those of a library, or a sample of them, with each family that is known to be hard for a graph pass."""
+"""Selects models: all of a library, or a sample that includes each family known to be hard for a graph pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from perturbify import zoo
 from perturbify.census import libraries
 
 HARD = (
-    # Control flow that depends on shapes or values, lists as inputs: what torch.fx cannot enter.
+    # Control flow that depends on shapes or values, lists as inputs: what torch.fx cannot trace.
     "timm:efficientvit_b0",
     "timm:efficientvit_m0",
     "timm:mobilevit_xxs",
@@ -31,7 +31,7 @@ HARD = (
     "timm:volo_d1_224",
     "timm:tnt_s_legacy_patch16_224",
     "timm:halonet26t",
-    # A batch that is not the leading dimension, or sizes that tempt a tracer to bake them.
+    # A batch that is not the leading dimension, or sizes that a tracer might hard-code.
     "timm:xcit_nano_12_p16_224",
     "timm:mvitv2_tiny",
     "timm:hiera_tiny_224",
@@ -48,7 +48,7 @@ HARD = (
     # Without a convolution.
     "timm:naflexvit_base_patch16_gap",
 )
-"""One model, small where there is a choice, of each family that some tool is known to get wrong."""
+"""One model, small if possible, of each family that some tool is known to get wrong."""
 
 
 def model_names(library: str, pattern: str = "*") -> list[str]:
@@ -69,12 +69,12 @@ def model_names(library: str, pattern: str = "*") -> list[str]:
 
 
 def sample(names: list[str], size: int, seed: int) -> list[str]:
-    """Draws models: those known to be hard first, then others at random.
+    """Samples models: those known to be hard first, then others at random.
 
     Args:
-        names: To draw from.
-        size: How many.
-        seed: Of the draw.
+        names: Names to sample from.
+        size: Number of models.
+        seed: Seed of the sample.
     """
     hard = [n for n in HARD if n in names][:size]
     rest = sorted(set(names) - set(hard))

@@ -1,4 +1,4 @@
-"""Models for the census: counted at their default input without memory, then built small, with random weights."""
+"""Models for the census: counted at their default input size, then built small, with random weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODES = ("eval", "train")
 SIDES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 """Sides of square images to try, smallest first."""
 
-# Of one image, where the library does not say: what torchvision's own recipes use.
+# Image sizes where the library states none: those of torchvision's own recipes.
 _SIZES = {"detection": (3, 800, 800), "segmentation": (3, 520, 520), "optical_flow": (3, 520, 960)}
 
 
@@ -35,10 +35,10 @@ class Specimen:
 
     Attributes:
         name: Qualified name.
-        arguments: For its constructor.
-        size: Of one image.
-        calls: Convolution calls of one forward in mode ``"eval"`` and ``"train"``.
-        parameters: How many it has.
+        arguments: Constructor arguments.
+        size: Size of one image.
+        calls: Convolution calls of one forward pass in mode ``"eval"`` and ``"train"``.
+        parameters: Number of parameters.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Specimen:
             return zoo.build(zoo.ModelSpec(self.name, self.arguments, "fresh"))
 
     def inputs(self, model: nn.Module) -> tuple[Any, ...]:
-        """Two images, and for a detector what is to be found in them, so that it takes them in train mode too."""
+        """Two images, and targets for a detector, which needs them in train mode."""
         inputs = example_input(model, self.size)
         return (*inputs, [_target(self.size) for _ in inputs[0]]) if takes(model) == "detection" else inputs
 
 
 def at_default(name: str) -> Specimen:
-    """The model as its library builds it, and the calls it makes at the size that its library names."""
+    """The model with its library's defaults, and its calls at the library's input size."""
     model = _skeleton(name, {})
     size = _default_size(model)
     uncounted = Specimen(name, {}, size, {}, sum(p.numel() for p in model.parameters()))
@@ -68,11 +68,11 @@ def at_default(name: str) -> Specimen:
 
 
 def smaller(default: Specimen, *, arguments: Mapping[str, Any] | None = None) -> Iterator[Specimen]:
-    """The same model with smaller inputs, smallest first, down from where it makes the same calls; itself at last.
+    """Yields the model with smaller inputs that lead to the same calls, smallest first; the default last.
 
     Args:
         default: From :func:`at_default`.
-        arguments: More for the constructor.
+        arguments: Further constructor arguments.
     """
     arguments = dict(arguments or {})
     plain = _skeleton(default.name, arguments)
@@ -82,7 +82,7 @@ def smaller(default: Specimen, *, arguments: Mapping[str, Any] | None = None) ->
             try:
                 model = _skeleton(small.name, small.arguments) if extra else plain
                 counted = _count(model, small, real_if_need_be=takes(plain) == "detection")
-            except Exception:  # each model has its own way to say that it does not take this size
+            except Exception:  # each model rejects a size in its own way
                 continue
             if arguments:
                 yield replace(small, calls=counted)
@@ -113,8 +113,8 @@ def _default_size(model: nn.Module) -> tuple[int, ...]:
 
 
 def _ways_to_fit(name: str, size: tuple[int, ...], *, detects: bool) -> Iterator[dict[str, Any]]:
-    """Constructor arguments for another input size: mostly none; some models are made for one size."""
-    if detects:  # a detector takes any image, and would enlarge it
+    """Constructor arguments for another input size: usually none; some models are built for one size."""
+    if detects:  # a detector accepts any image, but would enlarge it
         yield {"min_size": min(size[-2:]), "max_size": max(size[-2:])}
     yield {}
     if not detects:
@@ -122,7 +122,7 @@ def _ways_to_fit(name: str, size: tuple[int, ...], *, detects: bool) -> Iterator
 
 
 def _count(model: nn.Module, specimen: Specimen, *, real_if_need_be: bool) -> dict[str, int]:
-    """Convolution calls of one forward in each mode: on the meta device where the model can run there."""
+    """Convolution calls of one forward pass in each mode, on the meta device if the model can run there."""
     on_meta = all(p.is_meta for p in model.parameters())
     try:
         return {mode: count(model, specimen.inputs(model), mode, meta=on_meta) for mode in MODES}
@@ -134,12 +134,12 @@ def _count(model: nn.Module, specimen: Specimen, *, real_if_need_be: bool) -> di
 
 
 def run(model: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
-    """One forward, of positional or of keyword inputs."""
+    """One forward pass, with positional or keyword inputs."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 
 
 def count(model: nn.Module, inputs: tuple[Any, ...] | dict[str, Any], mode: str, *, meta: bool = False) -> int:
-    """Convolution calls of one forward of a model, whoever makes them."""
+    """Convolution calls of one forward pass of a model, wherever they are made."""
     model.train(mode == "train")
     if meta:
         inputs = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), inputs)
@@ -149,7 +149,7 @@ def count(model: nn.Module, inputs: tuple[Any, ...] | dict[str, Any], mode: str,
 
 
 def _target(size: tuple[int, ...]) -> dict[str, Tensor]:
-    """One object in one image, in the forms that torchvision's detectors learn from."""
+    """One object in one image, as a training target for torchvision's detectors."""
     height, width = size[-2:]
     box = torch.tensor([[0.1 * width, 0.1 * height, 0.8 * width, 0.8 * height]])
     keypoints = torch.tensor([0.5 * width, 0.5 * height, 1.0]).expand(1, 17, 3)
@@ -159,7 +159,7 @@ def _target(size: tuple[int, ...]) -> dict[str, Tensor]:
 
 
 class CheapInitialization(TorchDispatchMode):
-    """Fills large tensors from a small stock of random numbers: drawing 10⁹ of them would take most of the time."""
+    """Fills large tensors from a small pool of random numbers: drawing 10⁹ of them would take most of the time."""
 
     LARGE = 1 << 16
 

@@ -1,8 +1,8 @@
-"""A process of the census: names of models come in by stdin, a row for each goes out by stdout.
+"""A worker process of the census: reads model names from stdin, writes a row for each to stdout.
 
     python -m perturbify.census.worker MEMORY
 
-One model that crashes, or is killed for its memory, takes only its process with it.
+A model that crashes, or is killed for its memory use, ends only its own process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from perturbify.census.examination import TooLarge, examine
 def main() -> None:
     """Examines models until stdin ends."""
     memory = int(sys.argv[1])
-    # Whatever a library prints must not come between the rows.
+    # Keeps libraries' output from mixing with the rows.
     rows = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")

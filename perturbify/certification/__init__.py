@@ -1,8 +1,7 @@
 """Certified robustness: which l2 perturbations of an image cannot change a network's answer.
 
-Proof alone, of any network whose first convolution has noise of absolute scale behind it; which defence put it there is
-not asked. Names are loaded on first use: a recipe is read without torch, and its method's noise takes a formula of
-here.
+Proofs only, for any network with noise of absolute scale behind its first convolution, whichever defence put it there.
+Names are loaded on first use: recipes are read without torch, and a method's noise uses a formula from here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The Gaussian mechanism of differential privacy: how much noise a guarantee takes."""
+"""The Gaussian mechanism of differential privacy: how much noise a guarantee needs."""
 
 from __future__ import annotations
 
 import math
 
 DELTA = 0.05
-"""δ of the guarantee, where nothing else is said (PixelDP, in its experiments)."""
+"""Default δ of the guarantee (as in PixelDP's experiments)."""
 
 
 def noise_level(bound: float, epsilon: float, delta: float, sensitivity: float) -> float:
@@ -14,9 +14,9 @@ def noise_level(bound: float, epsilon: float, delta: float, sensitivity: float) 
     Dwork and Roth, "The Algorithmic Foundations of Differential Privacy" (2014), theorem A.1.
 
     Args:
-        bound: L, how far apart two inputs may be.
+        bound: L, the largest distance between two inputs.
         epsilon: ε of the guarantee, in (0, 1].
         delta: δ of the guarantee, in (0, 1).
-        sensitivity: Δ, how much further apart what is released of them can be.
+        sensitivity: Δ, the largest ratio of the outputs' distance to the inputs'.
     """
     return bound * sensitivity * math.sqrt(2 * math.log(1.25 / delta)) / epsilon

@@ -1,7 +1,7 @@
-"""The Gaussian mechanism inside of a network: an image, a layer of bounded sensitivity, noise, and what comes after.
+"""The Gaussian mechanism inside a network: an image, a layer of bounded sensitivity, noise, and everything after it.
 
-A mechanism is private whatever is computed from what it releases. So a network's answers are private with regard to the
-image as soon as its first convolution and the noise behind it are, if nothing else looks at the image.
+Differential privacy is preserved under post-processing. So a network's answers are private with respect to the image if
+its first convolution with the noise behind it is, and nothing else sees the image.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Mechanism:
     Attributes:
         convolution: The convolution.
         perturbation: The noise.
-        std: What the pixels are divided by before, one number a channel; None where the convolution takes them as they
-            are.
-        size: Height and width (as many numbers as there are spatial dimensions) of the images that it is seen with.
+        std: What the pixels are divided by beforehand, one number per channel; None if the convolution takes them as
+            they are.
+        size: Height and width of the images (one number per spatial dimension).
     """
 
     convolution: _ConvNd
@@ -46,7 +46,7 @@ class Mechanism:
 
     @property
     def sigma(self) -> float:
-        """Standard deviation of the noise, where it is least; 0 while it is off.
+        """Smallest standard deviation of the noise; 0 while it is off.
 
         Raises:
             MethodError: θ is not positive, or not finite.
@@ -60,7 +60,7 @@ class Mechanism:
 
     @property
     def sensitivity(self) -> float:
-        """Upper bound on the l2 operator norm from pixels to feature map, normalisation included; infinite for NaN."""
+        """Upper bound on the l2 operator norm from pixels to feature map, including normalisation; infinite for NaN."""
         convolution = self.convolution
         weight = convolution.weight.detach().to("cpu", torch.float64)
         if self.std is not None:
@@ -80,21 +80,21 @@ class Mechanism:
 
     @property
     def greatest_radius(self) -> float:
-        """The radius at ε = 1, up to which the mechanism's theorem holds: no answer is certified beyond.
+        """The radius at ε = 1, the limit of the mechanism's theorem: no answer is certified beyond it.
 
         Raises:
-            MethodError: The convolution's weight is 0 or not finite, or θ is no standard deviation.
+            MethodError: The convolution's weight is 0 or not finite, or θ is not positive and finite.
         """
         return self.sigma / noise_level(1, 1, DELTA, usable(self.sensitivity))
 
     def on(self, images: Tensor) -> Mechanism:
-        """The mechanism as it acts on certain images.
+        """The mechanism for images of a given size.
 
         Args:
             images: Shape (N, C, H, W).
 
         Raises:
-            MethodError: They have other channels than the convolution takes.
+            MethodError: Their number of channels is not the convolution's.
         """
         if images.dim() != len(self.size) + 2 or images.shape[1] != self.convolution.in_channels:
             raise MethodError(
@@ -107,7 +107,7 @@ class Mechanism:
     def limit_(self, bound: float) -> None:
         """Scales the weight down, in place, until the sensitivity is at most ``bound``; never up.
 
-        A weight that is not finite is left for training to find.
+        A non-finite weight is left for training to detect.
         """
         weight, sensitivity = self.convolution.weight, self.sensitivity
         if bound < sensitivity < float("inf"):
@@ -118,36 +118,36 @@ class Mechanism:
 
 
 def usable(sensitivity: float) -> float:
-    """A sensitivity that certifies something.
+    """Checks that a sensitivity can certify anything, and returns it.
 
     Raises:
-        MethodError: It is 0 or not finite, as the convolution's weight is.
+        MethodError: It is 0 or not finite, like the convolution's weight.
     """
     if not 0 < sensitivity < float("inf"):
-        what = "0, so it gives the same for every image" if sensitivity == 0 else "not finite"
+        what = "0, so its output is the same for every image" if sensitivity == 0 else "not finite"
         raise MethodError(f"The weight of the first convolution is {what}.")
     return sensitivity
 
 
 def find_mechanism(network: Perturbed) -> Mechanism:
-    """Finds the first convolution and its noise; cheap, as it looks at the network without running it.
+    """Finds the first convolution and its noise, without running the network.
 
     Args:
-        network: A network with noise of absolute scale behind its first convolution alone, as it was wrapped.
+        network: A network wrapped with noise of absolute scale behind its first convolution only.
 
     Raises:
-        MethodError: Its noise is another, or the convolution is none whose sensitivity has a known bound.
+        MethodError: It has other noise, or the convolution's sensitivity has no known bound.
     """
     plan = network.surgery.plan
     config = plan.config
     if config is None or (config.site, config.scale, config.extent) != ("output", "absolute", "first"):
         raise MethodError(
-            "Only noise of absolute scale behind the first convolution alone certifies anything; the method of this "
+            "Certification needs noise of absolute scale behind the first convolution only; the method of this "
             f"network is {network.surgery.method}.",
-            "Wrap the plain network for a defence that certifies; docs/certify.md names it.",
+            "Wrap the plain network with a defence that certifies; docs/certify.md names it.",
         )
     if len(plan.input_shapes) != 1:
-        raise MethodError(f"This network takes {len(plan.input_shapes)} tensors; a certificate is for one, an image.")
+        raise MethodError(f"This network takes {len(plan.input_shapes)} tensors; certification needs one image.")
     site = plan.sites[0]
     convolution = network.get_submodule(site.owner)
     reason = _unbounded(convolution)
@@ -160,7 +160,7 @@ def find_mechanism(network: Perturbed) -> Mechanism:
 
 
 def _unbounded(module: nn.Module) -> str:
-    """Why the bound does not hold for a module; empty where it does."""
+    """Why the bound does not hold for a module; empty if it does."""
     if not isinstance(module, _PLAIN):
         return f"it is a {type(module).__name__}"
     forwards = [(kind.forward, kind._conv_forward) for kind in _PLAIN]
@@ -175,19 +175,20 @@ def _unbounded(module: nn.Module) -> str:
 
 
 def verify(network: Perturbed, size: tuple[int, ...] | None = None) -> Mechanism:
-    """Finds the mechanism and runs the network, to see that the image goes through it and nowhere past it.
+    """Finds the mechanism and runs the network, to verify that the image passes through it and never bypasses it.
 
-    The convolution must take the image itself, or what the normalisation inside makes of it; the noise must be on what
-    it gives, once in a forward; with the noisy feature map held fast, other images (noise, black, white, bright, dark,
-    a single pixel) must give the same answer, and autograd no way from the answer to the image; and an image by itself
-    must be answered as in a batch. Modes, buffers and random state are afterwards what they were.
+    The convolution's input must be the image itself, or the output of the normalisation inside; the noise must be added
+    to its output, once per forward pass; with the noisy feature map held fixed, other images (noise, black, white,
+    bright, dark, a single pixel) must give the same answer, and autograd must find no path from the answer to the
+    image; and an image must get the same answer alone as in a batch. Modes, buffers and random state are restored
+    afterwards.
 
     Args:
-        network: As for :func:`find_mechanism`. On the meta device, where nothing can be run, it is only looked at.
-        size: Height and width of the images; by default those that it was wrapped for.
+        network: As for :func:`find_mechanism`. On the meta device, where nothing can be run, it is only inspected.
+        size: Height and width of the images; by default those it was wrapped for.
 
     Raises:
-        MethodError: As for :func:`find_mechanism`, or one of these does not hold.
+        MethodError: As for :func:`find_mechanism`, or one of these conditions fails.
     """
     mechanism = find_mechanism(network)
     if size is not None:
@@ -206,37 +207,37 @@ def verify(network: Perturbed, size: tuple[int, ...] | None = None) -> Mechanism
         alone = run(network, images[0][:1])
     if not calls == maps == 1:
         raise MethodError(
-            f"In a forward in eval mode, {site.name} is called {calls:.2g} times and the noise behind it added "
-            f"{maps:.2g} times, rather than once.",
+            f"In a forward pass in eval mode, {site.name} is called {calls:.2g} times and the noise behind it is "
+            f"added {maps:.2g} times, instead of once.",
             "A certificate needs a first convolution that is called once.",
         )
     if not all(torch.equal(seen.to(each.dtype), each) for seen, each in zip(run.inputs, taken, strict=False)):
         raise MethodError(
-            f"{site.name} does not take the image itself, so its sensitivity says nothing of the pixels.",
-            "Let nothing come before it but the normalisation that perturbify.wrap(normalize=…) puts in.",
+            f"{site.name} does not take the image itself, so its sensitivity says nothing about the pixels.",
+            "Only the normalisation that perturbify.wrap(normalize=…) inserts may come before it.",
         )
-    # The bias, which the sensitivity knows nothing of, cancels.
+    # The bias, which does not affect the sensitivity, cancels.
     with torch.no_grad():
         mapped = [convolution._conv_forward(each, weight, convolution.bias) for each in taken[:2]]
     wanted = mapped[0] - mapped[1]
     if (run.maps[0] - run.maps[1] - wanted).norm() > 1e-2 * wanted.norm():
-        raise MethodError(f"The noise is not on what {site.name} gives.", "Take other hooks off this convolution.")
+        raise MethodError(f"The noise is not on the output of {site.name}.", "Remove other hooks on this convolution.")
     first, *others = answers
     if any(a.requires_grad or not _same(a, b) for other in others for a, b in zip(first, other, strict=True)):
         raise MethodError(
             f"The answer depends on the image past the noise behind {site.name}, so nothing can be certified.",
-            "Every path from the image must lead through the first convolution.",
+            "Every path from the image must pass through the first convolution.",
         )
     if any(not _close(a, b[: len(a)]) for a, b in zip(alone, first, strict=True) if a.dim()):
         raise MethodError(
-            "The answer for an image depends on the others of its batch, so nothing can be certified.",
-            "Let batch norm keep running statistics.",
+            "The answer for an image depends on the rest of its batch, so nothing can be certified.",
+            "Use batch norm with running statistics.",
         )
     return mechanism
 
 
 def _trials(channels: int, size: tuple[int, ...], like: Tensor) -> list[Tensor]:
-    """Batches of two images each, as different as images are."""
+    """Very different batches of two images each."""
     generator = torch.Generator().manual_seed(0)
     rough = [torch.rand(2, channels, *size, generator=generator) for _ in range(3)]
     pixel = torch.zeros_like(rough[0])
@@ -246,17 +247,17 @@ def _trials(channels: int, size: tuple[int, ...], like: Tensor) -> list[Tensor]:
 
 
 def _close(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are equal but for how convolutions of batches of different sizes round."""
+    """Whether two tensors are equal up to the rounding of convolutions for other batch sizes."""
     return first.shape == second.shape and not bool((first - second).norm() > 0.05 * second.norm())
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are equal, NaN where the other has NaN."""
+    """Whether two tensors are equal, with NaN equal to NaN."""
     return first.shape == second.shape and bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
 class _Run:
-    """Forwards with the same noisy feature map in each, that of the first, and notes of what went in."""
+    """Runs forward passes that all reuse the first one's noisy feature map, and records the inputs."""
 
     def __init__(self, mechanism: Mechanism) -> None:
         self.mechanism = mechanism
@@ -265,7 +266,7 @@ class _Run:
         self._kept: Tensor | None = None
 
     def __call__(self, network: nn.Module, image: Tensor) -> list[Tensor]:
-        """Gives the tensors in the network's answer."""
+        """Returns the tensors in the network's output."""
         with ExitStack() as hooks:
             for hook in (
                 self.mechanism.convolution.register_forward_pre_hook(self._note_input, with_kwargs=True),

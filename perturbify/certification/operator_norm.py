@@ -1,4 +1,4 @@
-"""How far a convolution can stretch an image."""
+"""How much a convolution can amplify an image."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def convolution_norm(
     """Upper bound on the l2 operator norm of a convolution, of any stride and any amount of zero padding.
 
     A circular convolution on a grid is block-diagonal in the discrete Fourier basis, which is orthonormal: its norm is
-    the greatest singular value of the C_out × C_in matrices of the kernel's transform, over all frequencies (Sedghi,
-    Gupta, Long: "The Singular Values of Convolutional Layers", ICLR 2019); with groups, the greatest over these.
+    the largest singular value of the C_out × C_in matrices of the kernel's transform, over all frequencies (Sedghi,
+    Gupta, Long: "The Singular Values of Convolutional Layers", ICLR 2019); with groups, the maximum over them.
 
-    *Zero padding.* On a grid of the input's size plus the kernel's extent minus 1, nothing that is wrapped around meets
-    an input within the first ``size`` entries. Restricted to such inputs, the circular convolution gives each output of
-    the padded one, and further ones: restricting inputs and dropping outputs cannot raise a norm. A stride drops more
-    outputs, and padding beyond the kernel's extent adds zeros alone.
+    *Zero padding.* On a grid of the input's size plus the kernel's extent minus 1, inputs within the first ``size``
+    entries never meet their wrapped-around copies. Restricted to such inputs, the circular convolution contains every
+    output of the padded one: restricting inputs and dropping outputs cannot raise a norm. A stride drops more outputs,
+    and padding beyond the kernel's extent adds only zeros.
 
-    *Circular padding.* The grid is the input's. Padded by more than the kernel's extent minus 1, the outputs repeat,
-    each at most ``⌈outputs / size⌉`` times along a dimension, which raises the norm by at most the root of that.
+    *Circular padding.* The grid is the input's. With padding beyond the kernel's extent minus 1, outputs repeat, each
+    at most ``⌈outputs / size⌉`` times along a dimension, which raises the norm by at most the square root of that.
 
     Args:
         weight: Shape (C_out, C_in / groups, *kernel).
-        size: Of the input, along each spatial dimension.
-        dilation: Along each; 1 by default.
-        groups: Into which the channels are divided.
-        circular: Entries of circular padding along each dimension, both sides together; None: the padding is zero.
+        size: Input size along each spatial dimension.
+        dilation: Dilation along each; 1 by default.
+        groups: Number of channel groups.
+        circular: Entries of circular padding along each dimension, both sides together; None for zero padding.
 
     Returns:
-        The bound; infinite where an entry of the weight is not finite.
+        The bound; infinite if an entry of the weight is not finite.
     """
     if not weight.isfinite().all():
         return math.inf
@@ -53,7 +53,7 @@ def convolution_norm(
         if circular is not None:
             grid = n
             repeats *= max(1, math.ceil((n + circular[axis] - reach) / n))
-        # The transform of real numbers is symmetric: half of the last axis tells it all.
+        # The transform of real numbers is symmetric: half of the last axis is enough.
         frequencies = torch.arange(grid if axis < len(size) - 1 else grid // 2 + 1)
         lags = step * torch.fft.fftfreq(2 * k - 1, 1 / (2 * k - 1), dtype=torch.float64)
         phases = torch.outer(lags, frequencies.double()) * (-2 * math.pi / grid)
@@ -63,13 +63,13 @@ def convolution_norm(
 
 
 def _autocorrelation(kernel: Tensor) -> Tensor:
-    """What ``MᴴM``, or ``MMᴴ`` where that is smaller, is the transform of, for the matrices M of a kernel's transform.
+    """The inverse transform of ``MᴴM``, or of ``MMᴴ`` if smaller, for the matrices M of a kernel's transform.
 
     Args:
         kernel: Shape (groups, C_out, C_in, *kernel).
 
     Returns:
-        Shape (groups, C, C, *lags), complex: 2k - 1 lags for k taps, from 0 up and then those below 0.
+        Shape (groups, C, C, *lags), complex: 2k - 1 lags for k taps, the non-negative ones first.
     """
     lags = [2 * k - 1 for k in kernel.shape[3:]]
     axes = tuple(range(3, kernel.dim()))

@@ -1,4 +1,4 @@
-"""The checkpoint: one sealed safetensors file that is the whole model. docs/checkpoint.md is its contract."""
+"""The checkpoint: one sealed safetensors file that holds the whole model. docs/checkpoint.md is its contract."""
 
 from perturbify.checkpoint.building import build, fill, restore
 from perturbify.checkpoint.container import Contents

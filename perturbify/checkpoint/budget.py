@@ -1,4 +1,4 @@
-"""What a stranger's network may cost before it is believed: modules, numbers, calls."""
+"""Limits on what an untrusted network may cost: modules, numbers, calls."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from perturbify.checkpoint.container import Shape
 from perturbify.errors import CheckpointError
 
 CALLS = 30_000
-"""Operators that a network may call in all the forwards of a trial."""
+"""Operators that a network may call in all forward passes of a trial run."""
 
 
 class _OverError(Exception):
-    """More than the budget."""
+    """The budget is exceeded."""
 
 
 class Budget(TorchDispatchMode):
-    """Counts what a network computes inside a ``with`` block, and stops it where that is too much.
+    """Counts what a network computes inside a ``with`` block, and stops it when that is too much.
 
     Args:
         calls: Operators that may be called.
@@ -40,7 +40,7 @@ class Budget(TorchDispatchMode):
 
     Attributes:
         used: Numbers so far.
-        over: Whether it was too much; whoever caught the exception that said so is told here.
+        over: Whether the budget was exceeded, even if the exception was caught elsewhere.
     """
 
     def __init__(self, calls: int = CALLS, numbers: float = math.inf, at_once: float = math.inf) -> None:
@@ -66,14 +66,14 @@ class Budget(TorchDispatchMode):
 
 @contextmanager
 def no_larger_than(shapes: Mapping[str, Shape], path: Path) -> Iterator[None]:
-    """Stops a builder that makes far more modules, parameters or buffers than a file has tensors for.
+    """Stops a builder that creates far more modules, parameters or buffers than a file has tensors for.
 
     Args:
-        shapes: Those of the file's tensors.
+        shapes: Shapes of the file's tensors.
         path: The file, for the message.
 
     Raises:
-        CheckpointError: It does.
+        CheckpointError: It creates too many.
     """
     filled = [name for name, shape in shapes.items() if 0 not in shape]
     left = {
@@ -86,7 +86,8 @@ def no_larger_than(shapes: Mapping[str, Shape], path: Path) -> Iterator[None]:
         left[what] -= count
         if left[what] < 0 and threading.get_ident() == here:
             raise CheckpointError(
-                f"{path} contradicts itself: its network would be far larger than its tensors.", "Fetch the file again."
+                f"{path} contradicts itself: its network would be far larger than its tensors.",
+                "Download the file again.",
             )
 
     def a_module(_module: nn.Module, _name: str, _child: nn.Module | None) -> None:

@@ -1,4 +1,4 @@
-"""From a header to the network it describes: rehearsed without memory, then built, wrapped, filled, and tried."""
+"""From a header to the network it describes: rehearsed on the meta device, then built, wrapped, filled, and tried."""
 
 from __future__ import annotations
 
@@ -27,28 +27,27 @@ from perturbify.surgery.config import PerturbConfig, relative_start
 from perturbify.surgery.noisy import Perturbed
 from perturbify.surgery.plan import Plan
 from perturbify.surgery.wrap import plan, wrap
-from perturbify.text import first_line
+from perturbify.text import counted, first_line
 from perturbify.zoo.build import skeleton
 
 Place = tuple[str, str, tuple[int, ...], tuple[int, ...]]
 Cost = Literal["usual", "large", "unknown"]
 ForMethod = Callable[[Perturbed, str | None], object]
-"""Notes on a network the defence that its file names, and raises where it is none for it; None: the file names none."""
+"""Records on a network the defence that its file names, and raises if it does not suit; None: the file names none."""
 
 USUAL = 2**27
-"""Numbers that a network of few weights may compute in a forward of each mode before it is called large."""
+"""Numbers that a network with few weights may compute per forward pass in each mode before it counts as large."""
 PER_WEIGHT = 128
 """The same for each of its weights."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A network as a file has it.
+    """A network restored from a file.
 
     Attributes:
         network: On the CPU, in eval mode, noise on.
-        ran: Whether it has been run, and compared with its source: not where its feature maps are far larger than its
-            weights.
+        ran: Whether it was run and compared with its source; not if its feature maps are far larger than its weights.
     """
 
     network: Perturbed
@@ -64,11 +63,11 @@ def restore(
     for_method: ForMethod,
     trust_factory: bool = False,
 ) -> Restored:
-    """Builds the network a file describes, fills it, and tries it.
+    """Builds the network that a file describes, fills it, and tries it.
 
     Args:
         header: From :func:`perturbify.checkpoint.read`.
-        contents: From there.
+        contents: From the same call.
         path: The file, for messages.
         model: As for :func:`build`.
         for_method: As for :func:`build`.
@@ -94,19 +93,19 @@ def build(
     for_method: ForMethod,
     trust_factory: bool = False,
 ) -> Perturbed:
-    """Builds the network a header describes, with fresh weights.
+    """Builds the network that a header describes, with fresh weights.
 
     Args:
-        header: What the file says of itself, held against its tensors.
-        shapes: Those of the file's tensors, by name.
+        header: The file's header, already checked against its tensors.
+        shapes: Shapes of the file's tensors, by name.
         path: The file, for messages.
-        model: The source network, where the header does not know it; it is left as it is.
-        for_method: Notes the defence on the network and checks it; given by who knows the defences, as this does not.
+        model: The source network, if the header does not say how to build it; it is not changed.
+        for_method: Records the defence on the network and checks it; passed in by a caller that knows the defences.
         trust_factory: As for :func:`perturbify.load`.
 
     Raises:
-        CheckpointError: A factory is not trusted, or the source network is needed, or it is another one than the
-            file's, in its state dict or its sites.
+        CheckpointError: A factory is not trusted, the source network is needed, or its state dict or sites differ from
+            the file's.
     """
     source, cost = _source(header, shapes, path, model, trust_factory=trust_factory)
     return _operate(source, cost, header, shapes, path, for_method)
@@ -119,12 +118,11 @@ def _operate(
     settings, run = header.settings(), cost != "large"
     if settings is not None and settings.site == "addition" and not run:
         raise CheckpointError(
-            f"{path} cannot be loaded: where its additions are shows only in a run, and its feature maps are too large "
-            "for one.",
-            "Wrap the network anew, at a smaller input.",
+            f"{path} cannot be loaded: its additions show only in a run, and its feature maps are too large for that.",
+            "Wrap the network again, at a smaller input size.",
         )
     weights = sum(map(math.prod, shapes.values()))
-    # Source and network run in both modes, and once more where they are compared.
+    # Source and network run in both modes, and once more for the comparison.
     budget = Budget(8 * CALLS, 4 * max(USUAL, PER_WEIGHT * weights), max(2**24, 2 * weights))
     args, kwargs = header.example("cpu" if run else "meta")
     try:
@@ -141,7 +139,7 @@ def _operate(
             raise
     if budget.over:
         raise CheckpointError(
-            f"{path} cannot be loaded: its network computes far more than its weights and inputs call for."
+            f"{path} cannot be loaded: its network computes far more than its weights and inputs justify."
         )
     network.surgery = replace(network.surgery, plan=replace(network.surgery.plan, config=settings))
     for_method(network, header.method)
@@ -156,11 +154,11 @@ def fill(network: Perturbed, tensors: Mapping[str, Tensor], header: Header, path
     """Fills a network from a file's tensors; every key must fit.
 
     Raises:
-        CheckpointError: A key is missing, unexpected, of another shape or kind of number, or not finite.
+        CheckpointError: A key is missing, unexpected, of another shape or dtype, or not finite.
     """
     check_fits(network.state_dict(), header, container.shapes(tensors), path)
     stored = dict(tensors) | {alias: tensors[kept] for alias, kept in header.aliases.items()}
-    # The network's own dict, as it carries the modules' versions: without them, some take a file for an old one.
+    # The network's own dict, since it holds the modules' versions: without them, some assume an old file.
     state = network.state_dict(keep_vars=True)
     for key, held in state.items():
         dtype = stored[key].dtype
@@ -174,16 +172,16 @@ def fill(network: Perturbed, tensors: Mapping[str, Tensor], header: Header, path
 
 
 def check_answers(network: nn.Module, header: Header, about: str) -> None:
-    """Tries a network with the noise off: it answers with numbers, and there is a name for each logit.
+    """Runs a network with the noise off: its outputs must be finite, with one class name per logit.
 
     Args:
-        network: With the weights that it is to have.
-        header: What is said of it.
-        about: Whose answers these are, for the message.
+        network: With its final weights.
+        header: Its header.
+        about: Where it comes from, for the message.
 
     Raises:
-        CheckpointError: It fails, answers with numbers that are not finite, or there are names for more or fewer logits
-            than there are.
+        CheckpointError: It fails, outputs non-finite numbers, or the number of class names differs from the number of
+            logits.
     """
     args, kwargs = header.example()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
@@ -197,11 +195,11 @@ def check_answers(network: nn.Module, header: Header, about: str) -> None:
         for module, training in modes:
             module.training = training
     for leaf in pytree.tree_leaves(out):
-        # -inf may stand for what is left out; half precision overflows on random pixels.
+        # -inf may mark masked outputs; half precision overflows on random pixels.
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             wrong = leaf.isnan() if leaf.dtype == torch.float16 else leaf.isnan() | (leaf == math.inf)
             if bool(wrong.any()):
-                raise CheckpointError(f"{about}: its network answers with numbers that are not finite.")
+                raise CheckpointError(f"{about}: its network outputs numbers that are not finite.")
     if (
         isinstance(out, Tensor)
         and out.dim() == 2
@@ -209,14 +207,15 @@ def check_answers(network: nn.Module, header: Header, about: str) -> None:
         and len(header.classes) != out.shape[1]
     ):
         raise CheckpointError(
-            f"{about}: it names {len(header.classes):,} classes, and its network has {out.shape[1]:,} logits."
+            f"{about}: it has {counted(len(header.classes), 'class name')}, but its network "
+            f"has {counted(out.shape[1], 'logit')}."
         )
 
 
 def _source(
     header: Header, shapes: Mapping[str, Shape], path: Path, model: nn.Module | None, *, trust_factory: bool
 ) -> tuple[nn.Module, Cost]:
-    """The source network that a header describes, held against the file, and what it costs to run it."""
+    """The source network that a header describes, checked against the file, and the cost of running it."""
     if model is not None:
         return copy_network(model), _rehearse(header, copy_network(model, "meta"), shapes, path)
     spec = header.spec()
@@ -235,7 +234,7 @@ def _source(
         cost = _rehearse(header, copy_network(model, "meta"), shapes, path)
     else:
         raise CheckpointError(
-            f"{path} wants to run {spec.name} to build its network.",
+            f"{path} needs to run {spec.name} to build its network.",
             "If you trust the file, pass trust_factory=True (--trust-factory), or pass the network yourself.",
         )
     kind, said = type(model), header.source_class
@@ -246,21 +245,22 @@ def _source(
         same = said.startswith(f"{package}.") and said.endswith(f".{kind.__qualname__}")
     if not same:
         raise CheckpointError(
-            f"{path} holds a {said}, and {spec.name} is a {kind.__qualname__} here.", _written_with(header)
+            f"{path} holds a {said}, but {spec.name} is a {kind.__qualname__} here.", _written_with(header)
         )
     return model, cost
 
 
 def _rehearse(header: Header, twin: nn.Module, shapes: Mapping[str, Shape], path: Path) -> Cost:
-    """Holds a network without memory against the file, so that a file that lies costs nothing.
+    """Checks a network on the meta device against the file, so that a false header costs nothing.
 
     Returns:
-        Whether it computes about what its weights call for; unknown where it looks at values, and there are none.
+        Whether its computation is in proportion to its weights; unknown if it depends on values, which are missing
+        here.
 
     Raises:
-        CheckpointError: Their state dicts differ, or their sites, or it does not come to an end.
+        CheckpointError: Their state dicts or sites differ, or it does not terminate.
     """
-    if any(map(is_lazy, twin.parameters())):  # it has no shapes before its first forward
+    if any(map(is_lazy, twin.parameters())):  # it has no shapes before its first forward pass
         return "unknown"
     theta = {f"{site['path']}.theta": torch.empty(site["theta_shape"], device="meta") for site in header.sites}
     theta |= {alias: theta[kept] for alias, kept in header.aliases.items() if kept in theta}
@@ -276,7 +276,7 @@ def _rehearse(header: Header, twin: nn.Module, shapes: Mapping[str, Shape], path
     except Exception:
         found = None
     if budget.over:
-        raise CheckpointError(f"{path} cannot be loaded: its network does not come to an end with its inputs.")
+        raise CheckpointError(f"{path} cannot be loaded: its network does not terminate on its inputs.")
     if found is None:
         return "unknown"
     difference = _difference(found, header)
@@ -286,7 +286,7 @@ def _rehearse(header: Header, twin: nn.Module, shapes: Mapping[str, Shape], path
 
 
 def _typed(network: nn.Module, header: Header) -> nn.Module:
-    """The same with those of its tensors in another dtype that the header says so of."""
+    """The network with the tensors in ``header.dtypes`` cast to those dtypes."""
     state = network.state_dict(keep_vars=True)
     for key, kind in header.dtypes.items():
         if key in state:
@@ -295,26 +295,26 @@ def _typed(network: nn.Module, header: Header) -> nn.Module:
 
 
 def _unmeasured(settings: PerturbConfig | None) -> PerturbConfig | None:
-    """The same with a θ₀ that is not measured: the file has what θ is."""
+    """The settings without a measured θ₀, since the file holds θ."""
     if settings is None or relative_start(settings.theta_init) is None:
         return settings
     return replace(settings, theta_init=settings.theta_min or 1.0)
 
 
 def _difference(found: Plan, header: Header) -> str:
-    """What is first different between the sites of a network and those of a header; empty where nothing is."""
+    """The first difference between the sites of a network and those of a header; empty if there is none."""
     ours: list[Place] = sorted((s.path, s.name, s.map_shape, s.theta_shape) for s in found.sites)
     theirs: list[Place] = sorted(
         (s["path"], s["name"], tuple(s["map_shape"]), tuple(s["theta_shape"])) for s in header.sites
     )
     if ours == theirs:
         return ""
-    counts = f"it has {len(theirs)} noise sites, its network has {len(ours)} here"
+    counts = f"it has {len(theirs)} noise sites, but its network has {len(ours)} here"
     first = next(((a, b) for a, b in zip(ours, theirs, strict=False) if a != b), None)
     if first is None:
         return counts
     here, there = (f"{path} {list(maps)}, θ {list(theta)}" for path, _, maps, theta in first)
-    return f"{counts}; the first that differs: {here} here, {there} there"
+    return f"{counts}; the first that differs: {here} here, {there} in the file"
 
 
 def _others(difference: str, header: Header, path: Path) -> CheckpointError:

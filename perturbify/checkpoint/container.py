@@ -1,8 +1,8 @@
-"""A sealed safetensors file: written in one move, and read whole, unchanged and within bounds, or not at all.
+"""A sealed safetensors file: written atomically, and read only if it is complete, unchanged and within bounds.
 
-The seal is a digest over everything else that the file says: the metadata, and every tensor's name, dtype, shape and
-bytes. docs/checkpoint.md says how it is computed. It proves that nothing was changed since the file was written; it
-does not prove who wrote it.
+The seal is a digest over everything else in the file: the metadata, and every tensor's name, dtype, shape and bytes.
+docs/checkpoint.md says how it is computed. It proves that nothing was changed since the file was written, not who wrote
+it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from perturbify.files import replace_atomically
 
 SEAL = "perturbify-seal"
 """The metadata entry that holds the seal."""
-_PLAIN = {SEAL, "format"}  # not sealed: the seal itself, and what other readers look for
+_PLAIN = {SEAL, "format"}  # not sealed: the seal itself, and the entry that other readers look for
 
 MOST_HEADER = 2**23
-"""Bytes of a safetensors file's own header, names and metadata included."""
+"""Maximum size in bytes of a safetensors file's own header, including names and metadata."""
 MOST_TENSORS = 20_000
 
 Shape = tuple[int, ...]
@@ -39,10 +39,10 @@ class Contents:
     """What a file holds.
 
     Attributes:
-        metadata: Its text entries, but for the seal.
-        tensors: Its tensors by name; empty where they were not read.
+        metadata: Its text entries, without the seal.
+        tensors: Its tensors by name; empty if they were not read.
         shapes: Their shapes by name.
-        sealed: Whether a seal was there, and held; False where the tensors were not read.
+        sealed: Whether there is a seal and it matches; False if the tensors were not read.
     """
 
     metadata: Mapping[str, str]
@@ -52,16 +52,16 @@ class Contents:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, keep: Path | None = None) -> None:
-    """Writes a sealed file in one move.
+    """Writes a sealed file atomically.
 
     Args:
         path: Destination; an existing file is replaced.
-        tensors: On the CPU, contiguous, none of them a view of another.
+        tensors: On the CPU, contiguous, without views of each other.
         metadata: Text entries.
-        keep: A second name for the file that was there before.
+        keep: A second name under which to keep the previous file.
 
     Raises:
-        PerturbifyError: The file cannot be written; what was there before is untouched.
+        PerturbifyError: The file cannot be written; the previous file is untouched.
     """
     entries = {"format": "pt", **metadata, SEAL: seal(metadata, tensors)}
 
@@ -75,10 +75,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def read(path: Path) -> Contents:
-    """Reads a file, and holds it against its seal if it has one.
+    """Reads a file, and checks it against its seal if it has one.
 
     Raises:
-        CheckpointError: It is missing, truncated, foreign, too large in its header, or was changed after writing.
+        CheckpointError: It is missing, truncated, foreign, changed after writing, or its header is too large.
     """
 
     def everything(file: Any) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -88,16 +88,17 @@ def read(path: Path) -> Contents:
     said = metadata.pop(SEAL, None)
     if said is not None and said != seal(metadata, tensors):
         raise CheckpointError(
-            f"{path} was changed after it was written: what it holds is not what its seal says.", "Fetch it again."
+            f"{path} was changed after it was written: its contents do not match its seal.",
+            "Download it again.",
         )
     return Contents(metadata, tensors, shapes(tensors), said is not None)
 
 
 def peek(path: Path) -> Contents:
-    """Reads a file's metadata and the shapes of its tensors, whatever its size; the seal is not looked at.
+    """Reads a file's metadata and the shapes of its tensors, whatever its size; the seal is not checked.
 
     Raises:
-        CheckpointError: It is missing, truncated, foreign, or too large in its header.
+        CheckpointError: It is missing, truncated, foreign, or its header is too large.
     """
 
     def head(file: Any) -> tuple[dict[str, str], dict[str, Shape]]:
@@ -149,31 +150,31 @@ def _read(path: Path, get: Callable[[Any], T]) -> T:
             if _writing(path) == before:
                 raise CheckpointError(
                     f"{path} is not a complete safetensors file ({' '.join(str(error).split())}).",
-                    "It is damaged or of another kind; fetch or convert it again.",
+                    "It is damaged or of another format; download or convert it again.",
                 ) from error
         else:
             if _writing(path) == before:
                 return found
-        # Opened several times: a run that saves its state may have put another file there in between.
+        # Opened several times: a run that saves its state may have replaced the file in between.
 
 
 def _look(path: Path) -> None:
-    """Makes sure, before a library reads a file's header, that it is of a sane size and says nothing twice.
+    """Makes sure, before a library reads a file's header, that its size is reasonable and no key is repeated.
 
     Raises:
-        ValueError: It is not, or does.
+        ValueError: It is too large, or a key is repeated.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MOST_HEADER:
-            raise ValueError(f"its header has {length:,} bytes, more than {MOST_HEADER:,}")
+            raise ValueError(f"its header has {length:,} bytes; the maximum is {MOST_HEADER:,}")
         text = file.read(length).decode()
     if len(strict_json.loads(text)) > MOST_TENSORS:
         raise ValueError(f"it has more than {MOST_TENSORS:,} tensors")
 
 
 def _writing(path: Path) -> tuple[int, ...]:
-    """Which writing of a file it is that stands there now."""
+    """Identifies the current version of a file."""
     try:
         now = path.stat()
     except OSError:

@@ -1,15 +1,15 @@
-"""One safetensors file that is the whole model: weights, θ, and in its metadata what it is.
+"""One safetensors file that holds the whole model: weights, θ and, in its metadata, a description.
 
 The file's tensors are the network's state dict under the source network's own keys, plus
 ``<convolution>.perturb.theta`` for each site, plus ``normalize.mean`` and ``normalize.std`` where a normalisation layer
-is inside. The metadata has one entry, ``perturbify``: a JSON object with the fields of
-:class:`perturbify.checkpoint.Header`, and one its seal. docs/checkpoint.md is the contract for other readers.
+is inside. The metadata has an entry ``perturbify``, a JSON object with the fields of
+:class:`perturbify.checkpoint.Header`, and the seal. docs/checkpoint.md is the contract for other readers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,19 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from perturbify import zoo
+from perturbify.arguments import check_path
 from perturbify.checkpoint import container
 from perturbify.checkpoint.agreement import check_arguments, check_file, check_values, other_dtypes
 from perturbify.checkpoint.building import check_answers
 from perturbify.checkpoint.container import Contents
 from perturbify.checkpoint.header import FORMAT, Header, versions
-from perturbify.errors import CheckpointError
+from perturbify.errors import CheckpointError, nearest
 from perturbify.files import check_output
 from perturbify.surgery.noisy import Perturbed, noisy_sites, source_class
 from perturbify.surgery.wrap import unwrap
 
 KEY = "perturbify"
+_ABOUT = ("classes", "method", "recipe", "trained", "check")
 
 
 def describe(model: Perturbed) -> Header:
@@ -44,11 +46,11 @@ def describe(model: Perturbed) -> Header:
     noisy_sites(model)
     if not surgery.inputs:
         raise CheckpointError(
-            f"{kind.__name__} takes inputs that a file cannot describe: they are neither tensors, numbers, texts, nor "
-            "lists or dicts of such.",
-            "Keep its state_dict() instead.",
+            f"{kind.__name__} takes inputs that a file cannot describe: they are not tensors, numbers, strings, or "
+            "lists or dicts of these.",
+            "Save its state_dict() instead.",
         )
-    spec = zoo.describe(model) or zoo.describe(unwrap(model))  # timm's models are known by their source alone
+    spec = zoo.describe(model) or zoo.describe(unwrap(model))  # timm's models are recognised only by their source
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     dtype = str(first.dtype if first is not None else torch.float32).removeprefix("torch.")
     normalize = None
@@ -72,11 +74,11 @@ def describe(model: Perturbed) -> Header:
 
 
 def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about: Any) -> Header:
-    """Writes a perturbed network to one safetensors file, in one move.
+    """Writes a perturbed network to one safetensors file, atomically.
 
     Args:
         model: What :func:`perturbify.wrap` or :func:`perturbify.load` returned.
-        path: The file to be.
+        path: The file to write.
         overwrite: Whether an existing file may be replaced.
         **about: Further fields of :class:`Header` (``classes``, ``method``, ``recipe``, ``trained``, ``check``).
 
@@ -88,6 +90,7 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
         OutputExists: The file exists.
         PerturbifyError: The file cannot be written.
     """
+    check_path(path, "save", "the file to be", "Give the network first: save(network, path).")
     path = Path(path)
     if not isinstance(model, Perturbed):
         raise CheckpointError(f"{type(model).__name__} is not a wrapped network.", "Call perturbify.wrap(model) first.")
@@ -95,10 +98,15 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
     state = model.state_dict()
     for key, tensor in state.items():
         if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path} is not written: {key} is a {type(tensor).__name__}, and no tensor.")
+            raise CheckpointError(f"{path} is not written: {key} is a {type(tensor).__name__}, not a tensor.")
         if tensor.is_meta or is_lazy(tensor):
-            raise CheckpointError(f"{path} is not written: {key} has no values yet.", "Run it once.")
+            raise CheckpointError(f"{path} is not written: {key} has no values yet.", "Run the network once.")
     tensors, aliases = unique_tensors(state)
+    unknown = about.keys() - {field.name for field in fields(Header)}
+    if unknown:
+        raise CheckpointError(
+            f"A file has no field {min(unknown)!r}.", nearest(min(unknown), _ABOUT) or f"There are {', '.join(_ABOUT)}."
+        )
     header = replace(describe(model), aliases=aliases, **about)
     text = header.to_json()
     check_file(header, Contents({}, tensors, container.shapes(tensors)), path)
@@ -110,10 +118,10 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
 
 
 def read(path: str | Path) -> tuple[Header, Contents]:
-    """Reads a file whole, without building its network, and makes sure that it agrees with itself.
+    """Reads a whole file, without building its network, and makes sure that it is consistent.
 
     Returns:
-        What it says of itself, and its tensors.
+        Its header and its contents.
 
     Raises:
         CheckpointError: The file is missing, truncated, foreign, newer, changed after it was written, or contradicts
@@ -123,13 +131,13 @@ def read(path: str | Path) -> tuple[Header, Contents]:
     contents = container.read(path)
     header = _header_of(contents.metadata, path)
     if header.format > 1 and not contents.sealed:
-        raise CheckpointError(f"{path} has lost its seal.", "Fetch it again.")
+        raise CheckpointError(f"{path} has lost its seal.", "Download it again.")
     check_file(header, contents, path)
     return header, contents
 
 
 def read_header(path: str | Path) -> Header:
-    """Reads what a file says of itself, without its tensors.
+    """Reads a file's header, without its tensors.
 
     Raises:
         CheckpointError: The file is missing, truncated, foreign, or newer.
@@ -144,14 +152,14 @@ def read_header(path: str | Path) -> Header:
 def _header_of(metadata: Mapping[str, str], path: Path) -> Header:
     if KEY not in metadata:
         raise CheckpointError(
-            f"{path} is a safetensors file, but not one of perturbify's.",
-            "Plain weights go with a model's name: --weights FILE.",
+            f"{path} is a safetensors file, but not a perturbify checkpoint.",
+            "Load plain weights into a named model: --model NAME --weights FILE.",
         )
     return Header.from_json(metadata[KEY], path)
 
 
 def annotate(path: str | Path, **about: Any) -> Header:
-    """Changes fields of a file's header (such as ``check``) and leaves its tensors as they are.
+    """Changes fields of a file's header (such as ``check``) and keeps its tensors.
 
     Raises:
         CheckpointError: The file cannot be read.
@@ -178,7 +186,7 @@ def unique_tensors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
             continue
         stored = value.detach().cpu().contiguous()
         storage = stored.untyped_storage().data_ptr()
-        # A view of something else of the state dict becomes a tensor of its own; the file knows no views.
+        # A view of another tensor becomes a tensor of its own, since the file cannot hold views.
         kept[key] = stored.clone() if storage in storages else stored
         storages.add(storage)
     return kept, aliases

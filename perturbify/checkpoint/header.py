@@ -1,11 +1,11 @@
-"""What a checkpoint says of itself: the JSON object in its metadata."""
+"""The header of a checkpoint: the JSON object in its metadata."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -16,47 +16,49 @@ import fastjsonschema
 import torch
 
 from perturbify import __version__, strict_json, zoo
+from perturbify.display import lines, some
 from perturbify.errors import CheckpointError, ModelError
 from perturbify.example import from_description
 from perturbify.normalize import Normalize
 from perturbify.surgery.config import PerturbConfig, current_names
 from perturbify.surgery.plan import theta_shape
+from perturbify.text import counted, input_in_words, noise_in_words
 
 FORMAT = 3
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
-"""The floating dtypes that a file's weights may have."""
+"""Floating dtypes that a file's weights may have."""
 MOST_TEXT = 2**22
-"""Characters of a header at most: enough for 100,000 classes with names."""
+"""Maximum number of characters in a header: enough for 100,000 class names."""
 MOST_INPUTS = 64
 MOST_DEPTH = 32
 MOST_GLOBS = 20_000
-"""Characters of all globs together."""
+"""Maximum number of characters in all globs together."""
 MOST_PIXELS = 2**26
-"""Numbers in all inputs for one image at most."""
+"""Maximum number of values in all inputs for one image."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself.
+    """The header of a checkpoint.
 
     Attributes:
         model: How to build the source network again (:class:`perturbify.zoo.ModelSpec` as a dict); None for a network
-            whose origin is not known: ``load`` then needs it.
+            of unknown origin, which must then be passed to ``load``.
         source_class: Dotted name of the source network's class.
         inputs: What the network takes, by argument name, as :mod:`perturbify.example` describes inputs: ``shape`` for
-            one image, a ``whole`` shape, a ``value``, a ``list`` or a ``dict`` of such; ``"*"`` for ``*args``.
+            one image, a ``whole`` shape, a ``value``, a ``list`` or a ``dict`` of these; ``"*"`` for ``*args``.
         dtype: Floating dtype of the network.
-        dtypes: That of each floating tensor which has another one, by state-dict key.
+        dtypes: Dtype of each floating tensor that differs from ``dtype``, by state-dict key.
         config: The settings of the surgery; None: a baseline without noise.
         sites: ``name``, ``path``, ``map_shape`` of the feature map, and ``theta_shape`` of every site.
-        normalize: ``mean`` and ``std`` per channel of the layer inside; None: there is none.
+        normalize: ``mean`` and ``std`` per channel of the normalisation layer inside; None: there is none.
         classes: Names of the classes in the order of the logits, where known.
         method: The defence it was trained by; None: not trained here.
         recipe: The resolved recipe as TOML; None: not trained here.
-        trained: Epochs and steps done.
+        trained: Epochs and steps completed.
         check: Summary of the last robustness check.
-        aliases: State-dict keys that share their tensor with another key, which holds it.
-        versions: Of the packages that wrote the file.
+        aliases: State-dict keys mapped to the key that holds their shared tensor.
+        versions: Versions of the packages that wrote the file.
         format: Version of this format.
     """
 
@@ -77,11 +79,31 @@ class Header:
     dtypes: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
+    def __repr__(self) -> str:
+        kind = self.source_class.rpartition(".")[2]
+        name = kind if self.model is None else f"{self.model['name']} ({kind})"
+        entries = counted(sum(math.prod(site["theta_shape"]) for site in self.sites), "entry")
+        classes = self.classes or []
+        checked = self.check or {}
+        return lines(
+            f"Header: {name}, {self.method or 'not trained here'}, format {self.format}",
+            [
+                ("input", ", ".join(map(input_in_words, self.inputs.values()))),
+                ("noise", noise_in_words(self.config)),
+                ("θ", f"{counted(len(self.sites), 'site')}, {entries}" if self.sites else ""),
+                ("normalize", "" if self.normalize is None else _vectors(self.normalize)),
+                ("classes", some(classes, len(classes))),
+                ("trained", ", ".join(f"{n:,} {what}" for what, n in self.trained.items())),
+                ("check", ", ".join(f"{checked[key]}" for key in ("verdict", "dataset", "preset") if key in checked)),
+                ("versions", ", ".join(f"{package} {version}" for package, version in self.versions.items())),
+            ],
+        )
+
     def to_json(self) -> str:
         """The metadata entry.
 
         Raises:
-            CheckpointError: It is not what a reader would take: a field is of the wrong type or size, or a text is no
+            CheckpointError: A reader would not accept it: a field has the wrong type or size, or a string is not valid
                 Unicode.
         """
         text = json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
@@ -90,7 +112,7 @@ class Header:
         except UnicodeEncodeError as error:
             start, end = text.rfind('"', 0, error.start), text.find('"', error.end)
             raise CheckpointError(
-                f"The text {text[start + 1 : end]!r:.200} cannot be kept in a checkpoint: it is no Unicode.",
+                f"The text {text[start + 1 : end]!r:.200} cannot be stored in a checkpoint: it is not valid Unicode.",
                 "Name classes, files and settings in UTF-8.",
             ) from error
         try:
@@ -110,51 +132,51 @@ class Header:
             return _read(text)
         except _NewerError as error:
             raise CheckpointError(
-                f"{path} has checkpoint format {error}; this perturbify reads up to {FORMAT}.",
+                f"{path} has checkpoint format {error}; this version of perturbify reads formats up to {FORMAT}.",
                 "Install a newer perturbify.",
             ) from error
         except CheckpointError as error:
             raise CheckpointError(
-                f"The metadata of {path} is damaged: {error.message}", "Fetch the file again."
+                f"The metadata of {path} is damaged: {error.message}", "Download the file again."
             ) from error
 
     def verify(self) -> None:
-        """Holds the fields against each other, where the schema cannot.
+        """Checks the fields against each other, which the schema cannot do.
 
         Raises:
             ValueError: Two of them contradict each other, or one is out of bounds.
         """
         inputs = list(self.input_shapes())
         sizes = inputs + [site[key] for site in self.sites for key in ("map_shape", "theta_shape")]
-        # To JSON Schema, and to Python's comparisons, 3.0 is an integer; torch sees it otherwise.
+        # To JSON Schema, and in Python's comparisons, 3.0 is an integer; to torch it is not.
         if any(type(n) is not int for shape in sizes for n in shape) or type(self.format) is not int:
-            raise ValueError("a size is no integer")
+            raise ValueError("a size is not an integer")
         globs = [glob for key in ("include", "exclude") for glob in (self.config or {}).get(key, ())]
         if sum(map(len, globs)) > MOST_GLOBS:
             raise ValueError(f"globs of more than {MOST_GLOBS:,} characters")
         if "list" not in self.inputs.get("*", {"list": []}):
-            raise ValueError("positional inputs that are no list")
+            raise ValueError("positional inputs that are not a list")
         for nested in (self.inputs, (self.model or {}).get("kwargs")):
             if _depth(nested) > MOST_DEPTH:
                 raise ValueError(f"values nested deeper than {MOST_DEPTH}")
         if len(inputs) > MOST_INPUTS or sum(map(math.prod, inputs)) > MOST_PIXELS:
-            raise ValueError(f"more than {MOST_INPUTS} inputs, or {MOST_PIXELS:,} numbers in them")
+            raise ValueError(f"more than {MOST_INPUTS} inputs, or more than {MOST_PIXELS:,} values in them")
         if (self.config is None) != (not self.sites):
             raise ValueError(
-                f"config is {'' if self.config is None else 'not '}null, and there are {len(self.sites)} sites"
+                f"config is {'' if self.config is None else 'not '}null, but there are {len(self.sites)} sites"
             )
         for key in ("name", "path"):
             twice = _twice(site[key] for site in self.sites)
             if twice is not None:
-                raise ValueError(f"two sites have the {key} {twice!r:.200}")
+                raise ValueError(f"two sites share the {key} {twice!r:.200}")
         for site in self.sites:
             if list(theta_shape(tuple(site["map_shape"]), self.config["grain"])) != site["theta_shape"]:  # type: ignore[index]
                 raise ValueError(
-                    f"θ of {site['name']!r:.200} has the shape {site['theta_shape']} for {site['map_shape']}"
+                    f"θ of {site['name']!r:.200} has shape {site['theta_shape']} for feature map {site['map_shape']}"
                 )
 
     def input_shapes(self) -> Iterator[list[int]]:
-        """The shapes of all inputs: of one image, or whole where an input is described so."""
+        """The shapes of all inputs: of one image, or whole if an input is described that way."""
         waiting = list(self.inputs.values())
         while waiting:
             about = waiting.pop(0)
@@ -164,22 +186,22 @@ class Header:
                 yield about["whole"] if "whole" in about else about["shape"]
 
     def example(self, device: str = "cpu") -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword inputs of random pixels such as the network takes, two images each."""
+        """Positional and keyword inputs for the network, with random pixels, two images each."""
         made = from_description(self.inputs, DTYPES[self.dtype], device)
         return (made, {}) if isinstance(made, tuple) else ((), made)
 
     def image_size(self) -> int | None:
-        """Side of the square images the network was made for; None where they are not square."""
+        """Side of the square images that the network was wrapped for; None if they are not square."""
         first = next(iter(self.inputs.values())).get("shape", [])
         return first[-1] if len(first) == 3 and first[-1] == first[-2] else None
 
     def provenance(self) -> dict[str, Any]:
-        """Where the network comes from: what a report of its robustness has to say."""
+        """The network's origin, as a robustness report must state it."""
         keys = ("model", "config", "normalize", "method", "trained", "recipe")
         return {key: getattr(self, key) for key in keys}
 
     def spec(self) -> zoo.ModelSpec | None:
-        """How to build the source network, where that is known."""
+        """How to build the source network, if known."""
         return None if self.model is None else zoo.ModelSpec.from_dict(self.model)
 
     def settings(self) -> PerturbConfig | None:
@@ -194,25 +216,29 @@ class Header:
         return None if self.normalize is None else Normalize(**self.normalize)
 
 
+def _vectors(normalize: Mapping[str, Sequence[float]]) -> str:
+    return "; ".join(f"{key} {some([f'{v:.4g}' for v in values], len(values), 4)}" for key, values in normalize.items())
+
+
 def versions() -> dict[str, str]:
-    """Those of the packages that make a network and its file."""
+    """Versions of the packages that build a network and write its file."""
     others = {package: importlib.metadata.version(package) for package in ("torch", "torchvision", "timm")}
-    return {"perturbify": __version__, **others}  # which also runs from its source tree, where nothing is installed
+    return {"perturbify": __version__, **others}  # no metadata when run from the source tree
 
 
 class _NewerError(Exception):
-    """A format that is not known yet."""
+    """A newer, unknown format."""
 
 
 def _read(text: str) -> Header:
-    """Reads a header and holds it against the schema and against itself.
+    """Reads a header and checks it against the schema and for consistency.
 
     Raises:
-        CheckpointError: It does not hold.
-        _NewerError: Its format is a later one.
+        CheckpointError: A check fails.
+        _NewerError: Its format is newer.
     """
     if len(text) > MOST_TEXT:
-        raise CheckpointError(f"its header has {len(text):,} characters, more than {MOST_TEXT:,}.")
+        raise CheckpointError(f"its header has {len(text):,} characters; the maximum is {MOST_TEXT:,}.")
     try:
         raw = strict_json.loads(text)
         version = raw.get("format") if isinstance(raw, dict) else None
@@ -222,27 +248,27 @@ def _read(text: str) -> Header:
             raw["config"] = current_names(raw["config"])
         _schema()(raw)
         header = Header(**raw)
-        _ = header.spec(), header.settings(), header.normalization()  # each of which looks for itself
+        _ = header.spec(), header.settings(), header.normalization()  # each of which validates itself
         header.verify()
     except fastjsonschema.JsonSchemaValueException as error:
         raise CheckpointError(f"{error.message.removeprefix('data.')}.") from error
     except (ValueError, TypeError, ModelError) as error:
         raise CheckpointError(f"{str(error).rstrip('.')}.") from error
     except RecursionError as error:
-        raise CheckpointError("its values are nested too deep.") from error
+        raise CheckpointError("its values are nested too deeply.") from error
     return header
 
 
 @cache
 def _schema() -> Callable[[Any], Any]:
-    """The check of a header against header.schema.json."""
+    """The compiled check against header.schema.json."""
     text = (resources.files(__package__) / "header.schema.json").read_text(encoding="utf-8")
     check: Callable[[Any], Any] = fastjsonschema.compile(json.loads(text), use_default=False)
     return check
 
 
 def _depth(value: Any) -> int:
-    """How deep lists and objects are within each other."""
+    """How deeply lists and objects are nested."""
     level, depth = [value], 0
     while level := [v for item in level if isinstance(item, (dict, list)) for v in _items(item)]:
         depth += 1
@@ -254,7 +280,7 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _twice(names: Iterable[str]) -> str | None:
-    """The first name that comes a second time."""
+    """The first repeated name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -12,19 +12,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from perturbify.arguments import check_network, check_type
+from perturbify.channels import channels
 from perturbify.checks.comparison import Comparison, Entry, Group
 from perturbify.checks.estimate import Estimate
 from perturbify.checks.evaluate import Progress, seed_of
 from perturbify.checks.groups import Trained
-from perturbify.checks.intake import count_classes, images_of
+from perturbify.checks.intake import count_classes
 from perturbify.checks.latency import Latency, draws_of_an_answer, latencies
 from perturbify.checks.plan import CheckPlan
 from perturbify.checks.report import Report
 from perturbify.checks.run import Images, check, machine
 from perturbify.checks.runs import Ahead
-from perturbify.data import Data, Split
+from perturbify.data import Data, Split, as_test, load
 from perturbify.errors import CheckError, PerturbifyError
 from perturbify.generators import seeded
+from perturbify.normalize import Normalize, normalized
 from perturbify.perturbation import perturbations
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
@@ -43,8 +46,9 @@ def compare(
     images: Images,
     plan: CheckPlan = PLAN,
     *,
+    normalize: Mapping[str, Normalize] | None = None,
     trained: Mapping[str, Trained] | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     on_start: Callable[[str, Estimate], None] | None = None,
     on_progress: Callable[[str, Progress], None] | None = None,
 ) -> Comparison:
@@ -58,6 +62,7 @@ def compare(
         images: The images, as :func:`perturbify.check` takes them.
         plan: The adversaries; with ``sweep``, the curve over ε, ``fgsm`` and ``pgd`` among them. A network that
             averages draws for an answer is scored by as few answers as take ``draws`` of them.
+        normalize: A layer to run before a plain network, by its name, where that takes normalised images.
         trained: Which networks are runs that differ only in their seed; the others stand alone, each by its name.
         folder: An existing folder, in which each network gets one of its name for its records. What is there of the
             same comparison is not done again.
@@ -70,16 +75,29 @@ def compare(
         ModelError: A network was made for images of another size.
         ValueError: There is no network, a curve without its attacks, no attack of a name, or one seed twice in a group.
     """
+    check_type(networks, Mapping, "compare() takes networks by name", 'Give {"name": network, "other": another}.')
+    check_type(plan, CheckPlan, "compare() takes a CheckPlan", "Give perturbify.checks.compare.PLAN, or none.")
+    for network in networks.values():
+        check_network(network)
     if not networks:
         raise ValueError("a comparison takes at least one network")
     check_curve(plan)
     check_names(networks)
+    layers = dict(normalize or {})
+    if foreign := layers.keys() - networks.keys():
+        raise ValueError(f"a normalisation is given for {min(foreign)!r}, and no network is called so")
+    if inside := [name for name in layers if isinstance(networks[name], Perturbed)]:
+        raise CheckError(f"{inside[0]} is wrapped, and normalises inside.", "Give the layer to perturbify.wrap.")
+    networks = {n: normalized(m, layers[n]) if n in layers else m for n, m in networks.items()}
+    folder = None if folder is None else Path(folder)
     members = _groups(networks, trained or {})
     with ranks() as part:
         if part.world > 1:
             raise CheckError(f"A comparison runs in one process, and this is one of {part.world}.")
-    if not isinstance(images, Data | Split | str):
-        images, *_ = images_of(images, plan.images)  # once: a loader that shuffles would give each network others
+    if isinstance(images, str | Path):
+        images = load(str(images))
+    if not isinstance(images, Data | Split):
+        images = as_test(images, most=plan.images).split  # once: a loader that shuffles would give each network others
     x = _fitting(networks, images, plan)
     reports: dict[str, Report] = {}
     for name, network in networks.items():
@@ -144,14 +162,14 @@ def _groups(networks: Iterable[str], trained: Mapping[str, Trained]) -> dict[str
 
 def _fitting(networks: Mapping[str, nn.Module], images: Images, plan: CheckPlan) -> torch.Tensor:
     """Makes sure, before any long work, that every network classifies the images; gives a batch of them."""
-    split, _, classes = images_of(images, plan.images)
     device = next((p.device for network in networks.values() for p in network.parameters()), torch.device("cpu"))
-    x, _ = next(split.interleaved().batches(min(TIMED, len(split))))
+    part = as_test(images, channels=channels(next(iter(networks.values()))), most=plan.images)
+    x, _ = next(part.split.interleaved().batches(min(TIMED, len(part.split))))
     x = x.to(device)
     with seeded(seed_of(plan.seed, "fitting"), [device]):
         for name, network in networks.items():
             with _naming(name):
-                count_classes(network, x[:4], split, None if classes is None else len(classes))
+                count_classes(network, x[:4], part.split, None if part.classes is None else len(part.classes))
     return x
 
 

@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perturbify import escape
+from perturbify.checks import frames, shown
 from perturbify.checks.cases import ITSELF
 from perturbify.checks.criteria import called
 from perturbify.checks.latency import Latency
@@ -16,6 +17,10 @@ from perturbify.checks.plan import CheckPlan
 from perturbify.checks.report import Report
 from perturbify.checks.results import Result
 from perturbify.checks.runs import Ahead, Pooled
+from perturbify.display import fitted
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 3
 
@@ -44,6 +49,9 @@ class Entry:
     report: Report
     latency: Latency
     seed: int | None = None
+
+    def __repr__(self) -> str:
+        return fitted(f"Entry: {self.name}, {self.method or 'no method'}, seed {self.seed}")
 
     @property
     def figures(self) -> dict[str, Result]:
@@ -118,6 +126,12 @@ class Comparison:
     groups: tuple[Group, ...]
     machine: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return shown.comparison_lines(self)
+
+    def _repr_html_(self) -> str:
+        return shown.comparison_page(self)
+
     @property
     def entries(self) -> tuple[Entry, ...]:
         """All networks, group by group."""
@@ -172,6 +186,16 @@ class Comparison:
     def to_json(self) -> str:
         """The comparison as indented JSON."""
         return escape.json(self.to_dict()) + "\n"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A data frame of pandas: a row for each network, attack and ε, and one for each network's worst case.
+
+        The columns are those of the CSV that docs/compare.md describes.
+
+        Raises:
+            PerturbifyError: pandas is not installed.
+        """
+        return frames.frame(frames.of_comparison(self))
 
     def _head(self, id: str, results: Sequence[Result]) -> str:
         pgd = f"PGD-{self.plan.steps}"

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from perturbify import data as datasets
 from perturbify.attacks import frozen_eval
-from perturbify.data import Data, Split
-from perturbify.data.split import FloatSplit, MemorySplit
-from perturbify.errors import CheckError, PerturbifyError
+from perturbify.channels import channels
+from perturbify.data import Split
+from perturbify.errors import CheckError, ModelError, PerturbifyError
+from perturbify.prediction import logits_of, read_logits
 from perturbify.text import first_line, times
-
-MOST = 10_000
-"""Images at most that are taken from a data set or loader of the user's, which may be endless."""
 
 
 class Logits(nn.Module):
@@ -60,43 +54,19 @@ def classifier(model: nn.Module, images: Tensor) -> nn.Module:
         raise
     except Exception as error:
         what = f"{times(images.shape[1:])} images in {str(images.dtype).removeprefix('torch.')}"
+        wanted = channels(model)
+        has = images.shape[1]
         raise CheckError(
             f"{type(model).__name__} does not take {what}: {first_line(error)}.",
-            "Check it on images as it was made for; a network in another precision is checked as model.float().",
+            f"Its own images have {wanted} in place of {has} channels: build it for {has}, or give such images."
+            if wanted not in (None, has)
+            else "Check it on images as it was made for; a network in another precision is checked as model.float().",
         ) from error
-    found = logits_of(answer)
-    name = type(model).__name__
-    if found is None:
-        raise CheckError(
-            f"{name} answers with {type(answer).__name__}, in which no logits are to be found.",
-            "Check a module whose forward gives logits of shape (images, classes).",
-        )
-    if found.dim() == 4:
-        raise CheckError(
-            f"{name} gives a map of {times(found.shape[1:])} for each image: it segments, and checks are for "
-            "classifiers of whole images.",
-            "Check a module whose forward gives logits of shape (images, classes).",
-        )
-    if found.dim() != 2 or len(found) != len(images) or not found.is_floating_point():
-        raise CheckError(f"{name} is not a classifier: it does not give one row of logits an image.")
-    if found.shape[1] == 1:
-        raise CheckError(
-            f"{name} gives a single number for each image, and a check compares the logits of classes.",
-            "Check a module that gives two logits: torch.cat([-z, z], 1) / 2 decides as a sigmoid of z does.",
-        )
+    try:
+        read_logits(answer, type(model).__name__, len(images))
+    except ModelError as error:
+        raise CheckError(error.message, error.hint) from error
     return model if isinstance(answer, Tensor) else Logits(model)
-
-
-def logits_of(answer: Any) -> Tensor | None:
-    """The logits in what a network answers with; None where there are none."""
-    if isinstance(answer, Tensor):
-        return answer
-    held = getattr(answer, "logits", None)
-    if held is None and isinstance(answer, Mapping):
-        held = next((answer[k] for k in ("logits", "out", "output", "prediction") if k in answer), None)
-    if held is None and isinstance(answer, tuple | list) and answer:
-        held = answer[0]
-    return held if isinstance(held, Tensor) else None
 
 
 def count_classes(model: nn.Module, images: Tensor, split: Split, classes: int | None) -> int:
@@ -124,92 +94,6 @@ def count_classes(model: nn.Module, images: Tensor, split: Split, classes: int |
             "Check it on the data it was made for.",
         )
     return int(logits.shape[1])
-
-
-def images_of(given: Any, most: int | None = None) -> tuple[Split, str, tuple[str, ...] | None]:
-    """Test images in any form.
-
-    Args:
-        given: A :class:`~perturbify.data.Data` or its split, the name of a data set or folder, a pair of images (N, C,
-            H, W) in [0, 1] and labels, a data set of pairs, or a loader of batches of pairs.
-        most: How many are wanted of a data set or loader; None takes :data:`MOST`.
-
-    Returns:
-        The images, what they are called, and the names of their classes, if they have any.
-
-    Raises:
-        CheckError: There are none, or they are not pixels in [0, 1] with labels.
-        DataError: There are no images of that name.
-    """
-    if isinstance(given, str):
-        given = datasets.load(given)
-    if isinstance(given, Data):
-        split, name, classes = given.test, given.name, given.classes
-    elif isinstance(given, Split):
-        split, name, classes = given, "own images", None
-    else:
-        x, y = _pairs(given, most or MOST)
-        split, name, classes = _split(x, y), "own images", None
-    if not len(split):
-        raise CheckError(f"There is nothing to check on: {name} has no test images.")
-    return split, name, classes
-
-
-def _pairs(given: Any, most: int) -> tuple[Tensor, Tensor]:
-    if isinstance(given, tuple | list) and len(given) == 2 and all(hasattr(part, "shape") for part in given):
-        return torch.as_tensor(given[0]), torch.as_tensor(given[1])
-    if not isinstance(given, Iterable | Dataset | DataLoader):
-        raise CheckError(
-            f"There are no images to be had from {type(given).__name__}.",
-            "Give a name, a Data, a Split, a pair (images, labels), a data set of pairs, or a loader of their batches.",
-        )
-    found: list[tuple[Tensor, Tensor]] = []
-    for pair in _in_order(given, most):
-        try:
-            x, y = torch.as_tensor(pair[0]), torch.as_tensor(pair[1])
-        except (TypeError, ValueError, KeyError, RuntimeError, IndexError) as error:
-            raise CheckError(
-                f"The images come as {type(pair).__name__}, which is no pair of tensors, an image and a label.",
-                "Give tensors: a data set wants a transform such as torchvision.transforms.ToTensor().",
-            ) from error
-        found.append((x, y.reshape(-1)) if x.dim() == 4 else (x[None], y.reshape(-1)))
-        if sum(len(part) for part, _ in found) >= most:
-            break
-    if not found:
-        raise CheckError("There is nothing to check on: there are no images.")
-    try:
-        return torch.cat([x for x, _ in found])[:most], torch.cat([y for _, y in found])[:most]
-    except RuntimeError as error:
-        raise CheckError(f"The images do not go together: {first_line(error)}.", "Make them of one size.") from error
-
-
-def _in_order(given: Any, most: int) -> Iterable[Any]:
-    """The items of a data set by their numbers; those of whatever else can be run through as they come."""
-    if isinstance(given, Dataset) and hasattr(given, "__len__"):
-        return (given[i] for i in range(min(len(given), most)))
-    return iter(given)
-
-
-def _split(x: Tensor, y: Tensor) -> Split:
-    if x.dim() != 4 or len(x) != len(y) or y.dim() != 1 or y.is_floating_point():
-        raise CheckError(
-            f"Images of shape {tuple(x.shape)} with labels of shape {tuple(y.shape)} and type {y.dtype} do not go.",
-            "Give images (N, C, H, W) and whole numbers (N,).",
-        )
-    x, y = x.detach().cpu(), y.detach().cpu().long()
-    if not len(x):
-        raise CheckError("There is nothing to check on: there are no images.")
-    if int(y.min()) < 0:
-        raise CheckError(f"There is a label of {int(y.min())}.", "Number the classes from 0.")
-    if x.dtype == torch.uint8:
-        return MemorySplit(x, y)
-    low, high = float(x.min()), float(x.max())
-    if not (low >= 0 and high <= 1):
-        raise CheckError(
-            f"The pixels reach from {low:.3g} to {high:.3g}, and a check works on [0, 1].",
-            "Leave the normalisation to the network: perturbify.Normalize(mean, std) before it.",
-        )
-    return FloatSplit(x, y)
 
 
 def digest_of_images(split: Split) -> str:

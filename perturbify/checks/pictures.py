@@ -40,12 +40,12 @@ def data_url(image: Tensor) -> str:
     """An image as the URL of a PNG file.
 
     Args:
-        image: Shape (C, H, W) with one or three channels, in [0, 1].
+        image: Shape (C, H, W), in [0, 1]; of more than three channels the first three are shown, of two the first.
     """
     from PIL import Image
 
     pixels = image.detach().float().cpu().mul(255).round().clamp(0, 255).byte()
-    pixels = pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels[:3]
+    pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
     picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

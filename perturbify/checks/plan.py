@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from types import NoneType
 from typing import TYPE_CHECKING, Literal
 
 from perturbify.attacks import Attack, FewPixel, Pgd, RandomSearch
@@ -17,6 +19,17 @@ STANDARD = (
     *("fgsm", "pgd", "margin", "targets", "longer", "apgd", "apgd-t", "fab", "square", "eot", "twin", "known"),
     *("frozen", "transfer", "random", "unbounded", "sweep", "restarts", "l2", "few-pixel", "cw", "stock"),
 )
+
+_NAMES = ("quick", "standard", "paper")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (Integral,),
+    "int | None": (Integral, NoneType),
+    "float": (Real,),
+    "float | None": (Real, NoneType),
+    "tuple[float, ...]": (tuple, list),
+    "tuple[int, ...]": (tuple, list),
+}
+"""What a setting may be, by its annotation."""
 
 PAPER = (
     *("fgsm", "pgd", "margin", "targets", "longer", "apgd", "apgd-t", "fab", "square", "eot", "steps", "draws"),
@@ -65,7 +78,7 @@ class CheckPlan:
         ValueError: A setting is outside its range.
     """
 
-    preset: str = "custom"
+    preset: str = field(default="custom", kw_only=True)
     attacks: tuple[str | Attack | Case, ...] = QUICK
     images: int | None = 256
     few: int = 64
@@ -95,6 +108,13 @@ class CheckPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.attacks, str):
+            preset = f'; perturbify.checks.PRESETS["{self.attacks}"] is the plan' if self.attacks in _NAMES else ""
+            raise ValueError(f"attacks are several, in a tuple, not {self.attacks!r}{preset}")
+        for one in fields(self):
+            kinds = _KINDS.get(str(one.type))
+            if kinds and not isinstance(getattr(self, one.name), kinds):
+                raise ValueError(f"{one.name} must be of type {one.type}, not {getattr(self, one.name)!r:.80}")
         for name in ("images", "few", "sanity", "longest", "batch_size", "gradients", "square_draws", "most_draws"):
             number = getattr(self, name)
             if number is not None and number < 1:
@@ -115,10 +135,10 @@ class CheckPlan:
 
 
 PRESETS = {
-    "quick": CheckPlan("quick"),
+    "quick": CheckPlan(preset="quick"),
     "standard": CheckPlan(
-        "standard",
         STANDARD,
+        preset="standard",
         images=1000,
         few=32,
         sanity=256,
@@ -133,8 +153,8 @@ PRESETS = {
         queries=(1, 5, 10, 100),
     ),
     "paper": CheckPlan(
-        "paper",
         PAPER,
+        preset="paper",
         images=None,
         few=1000,
         sanity=1000,

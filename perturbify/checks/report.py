@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perturbify import escape
+from perturbify.checks import frames, shown
 from perturbify.checks.criteria import Found, difference, gain
 from perturbify.checks.evidence import STATUS, Criterion, Verdict, verdict
 from perturbify.checks.gradients import ALIVE
@@ -20,6 +21,9 @@ from perturbify.checks.liveness import Liveness
 from perturbify.checks.results import Example, Figure, Result
 from perturbify.checks.statistics import Right
 from perturbify.errors import CheckError
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 3
 
@@ -178,6 +182,22 @@ class Report:
     def result(self, id: str) -> Result | None:
         """The result of a case by its id, such as ``"pgd"``; None where it was not run."""
         return next((r for r in self.results if r.id == id), None)
+
+    def __repr__(self) -> str:
+        return shown.report_lines(self)
+
+    def _repr_html_(self) -> str:
+        return shown.report_page(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The results as a data frame of pandas, a row each.
+
+        Accuracies, their intervals and other shares are in [0, 1], ε is in pixels of [0, 1], 0 without an attack.
+
+        Raises:
+            PerturbifyError: pandas is not installed.
+        """
+        return frames.frame(frames.of_report(self))
 
     def summary(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from perturbify.checks.statistics import Right, Shares, mean_interval, shares_interval
+from perturbify.display import accuracy, fitted
 
 Role = Literal[
     "clean",
@@ -65,7 +66,7 @@ class Answers:
 
     n: int
     draws: int
-    bits: str
+    bits: str = field(repr=False)
 
     @classmethod
     def of(cls, right: Right) -> Answers:
@@ -152,6 +153,11 @@ class Result:
     seconds: float
     points: tuple[Point, ...] = ()
     network: str = "itself"
+
+    def __repr__(self) -> str:
+        return fitted(
+            f"Result: {self.attack}, noise {self.noise}, n = {self.n}: {accuracy(self.accuracy, self.interval)}"
+        )
 
     @property
     def n(self) -> int:
@@ -240,9 +246,9 @@ class Example:
     """
 
     label: str
-    clean: str
-    adversarial: str
-    difference: str
+    clean: str = field(repr=False)
+    adversarial: str = field(repr=False)
+    difference: str = field(repr=False)
     clean_answer: str
     answer: str
     clean_accuracy: float = field(default=0.0)

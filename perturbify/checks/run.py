@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from perturbify.arguments import check_network, check_type, described
 from perturbify.attacks import Attack, randomness
 from perturbify.attacks.libraries import missing
+from perturbify.channels import channels
 from perturbify.checks.answers import answers, borders, differing, turned
 from perturbify.checks.cases import ITSELF, Case, Subject, baseline_cases, cases
 from perturbify.checks.criteria import criteria
@@ -21,22 +23,24 @@ from perturbify.checks.estimate import Estimate
 from perturbify.checks.evaluate import SHARE, Attacked, Bench, Progress, seed_of
 from perturbify.checks.evidence import Criterion, never
 from perturbify.checks.gradients import gradients
-from perturbify.checks.intake import classifier, count_classes, digest_of_images, digest_of_network, images_of
+from perturbify.checks.intake import classifier, count_classes, digest_of_images, digest_of_network
 from perturbify.checks.liveness import Liveness, examine
 from perturbify.checks.plan import PRESETS, CheckPlan
 from perturbify.checks.probe import Asked, ask
 from perturbify.checks.records import Records
 from perturbify.checks.report import Report
-from perturbify.data import Data, Split
-from perturbify.errors import CheckError
+from perturbify.checks.results import Result
+from perturbify.data import Data, Split, as_test
+from perturbify.errors import CheckError, WrongType
 from perturbify.generators import seeded
 from perturbify.methods import get
 from perturbify.methods.prediction import predictor
+from perturbify.normalize import Normalize, normalized
 from perturbify.perturbation import drawing_per, noise
 from perturbify.prediction import Ensemble
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
-from perturbify.text import first_line
+from perturbify.text import first_line, percent
 
 PROBED, FEW = 128, 16
 """Images whose gradients are tested, and those that are asked under different circumstances."""
@@ -44,7 +48,7 @@ PROBED, FEW = 128, 16
 DRAWS = 10
 """Draws that a random network's gradients are averaged over when they are tested."""
 
-Images = Data | Split | str | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
+Images = Data | Split | str | Path | tuple[Any, Any] | Mapping[str, Any] | Dataset[Any] | DataLoader[Any]
 """Test images in any form, as :func:`check` takes them."""
 
 
@@ -58,7 +62,8 @@ def check(
     about: Mapping[str, Any] | None = None,
     sources: Mapping[str, nn.Module] | None = None,
     against: tuple[str, nn.Module] | None = None,
-    folder: Path | None = None,
+    normalize: Normalize | None = None,
+    folder: str | Path | None = None,
     compile: bool = False,
     on_start: Callable[[Estimate], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -71,14 +76,15 @@ def check(
 
     Args:
         model: Any classifier that takes pixels in [0, 1], with or without noise of ours or of its own.
-        images: A :class:`~perturbify.data.Data` or split, the name of a data set, a pair of images and labels, a data
-            set of pairs, or a loader of batches.
+        images: Test images as :func:`perturbify.data.as_test` takes them: a :class:`~perturbify.data.Data`, a name or
+            path, a pair of images and labels, a data set, a loader.
         plan: Which attacks, and how many images.
         attacks: Other attacks than the plan's: names, your own, or cases; ``[*preset("quick"), MyAttack()]`` adds one.
         name: What the report calls the network.
         about: What the report says of where the network comes from, as JSON values.
         sources: Other classifiers of the same images, by name, to transfer attacks from.
         against: Name and network that this one is held against, attacked in the same way.
+        normalize: A layer to run before ``model``, where that takes normalised images.
         folder: An existing folder for the records. What it holds of the same check is not done again.
         compile: Whether the attacks run compiled (torch.compile): several times faster on a GPU, after a minute or so.
             A network that does not compile runs as it is, and the report says so.
@@ -86,16 +92,25 @@ def check(
         on_progress: Called after every batch.
 
     Raises:
-        CheckError: There are no images, a network does not take them or is no classifier, its classes are not those of
-            the data, or the folder holds another check.
+        DataError: There are no images, or they are not pixels in [0, 1] with labels.
+        CheckError: A network does not take the images or is no classifier, its classes are not those of the data, or
+            the folder holds another check.
         ModelError: The network was made for images of another size.
         ValueError: There is no attack of a name.
     """
+    _check_arguments(model, plan, attacks, sources, against)
+    if folder is not None and not Path(folder).is_dir():
+        raise CheckError(f"There is no folder {str(folder)!r} for the records.", "Make it first.")
     if attacks is not None:
         plan = replace(plan, attacks=tuple(attacks), preset="custom" if plan.preset in PRESETS else plan.preset)
+    architecture, own_remarks = _architecture(model), _of_method(model) + _answers(model)
+    if normalize is not None:
+        if isinstance(model, Perturbed):
+            raise CheckError("A wrapped network normalises inside.", "Give the layer to perturbify.wrap(normalize=…).")
+        model = normalized(model, normalize)
     with seeded(seed_of(plan.seed, "images")):  # a loader shuffles by the global generator
-        split, dataset, class_names = images_of(images, plan.images)
-    split = split.interleaved()
+        given = as_test(images, channels=channels(model), most=plan.images)
+    split, dataset, class_names = given.split.interleaved(), given.name, given.classes
     if plan.images is not None and plan.images < len(split):
         split = split.subset(torch.arange(plan.images))
     others = {**dict([against] if against else []), **dict(sources or {})}
@@ -138,7 +153,7 @@ def check(
             "networks": [digest_of_network(n) for n in networks.values()],
             **({"compiled": True} if compile else {}),
         }
-        records = Records(folder, check_of, part.rank)
+        records = Records(None if folder is None else Path(folder), check_of, part.rank)
         before = ask(networks[ITSELF], x[:FEW], y[:FEW], [0], gradient=True)
         bench.evaluate(records, part, on_start, on_progress)
         after = ask(networks[ITSELF], x[:FEW], y[:FEW], [0], gradient=True)
@@ -150,7 +165,7 @@ def check(
     results = bench.results(records)
     return Report(
         name=name or type(model).__name__,
-        architecture=_architecture(model),
+        architecture=architecture,
         dataset=dataset,
         classes=classes,
         preset=plan.preset,
@@ -173,9 +188,31 @@ def check(
         baseline=None if against is None else against[0],
         examples=bench.examples(records),
         example_attack=None if bench.shown is None else bench.shown.id,
-        remarks=tuple(remarks + _remarks(kind, plan, liveness) + _of_method(model) + _answers(model)),
+        remarks=(
+            *given.notes,
+            *remarks,
+            *_remarks(kind, plan, liveness),
+            *_near_chance(results, classes),
+            *own_remarks,
+        ),
         about=dict(about or {}),
     )
+
+
+def _check_arguments(model: Any, plan: Any, attacks: Any, sources: Any, against: Any) -> None:
+    """Makes sure that the arguments of a check are of the types that it takes."""
+    check_network(model, "check")
+    named = f'PRESETS["{plan}"]' if isinstance(plan, str) and plan in PRESETS else "CheckPlan(images=256)"
+    check_type(plan, CheckPlan, "check() takes a CheckPlan", f"Give perturbify.checks.{named}.")
+    if attacks is not None and (isinstance(attacks, str) or not isinstance(attacks, Iterable)):
+        raise WrongType(f"attacks is a list, not {described(attacks)}.", "Give a list of one: attacks=[attack].")
+    check_type(
+        {} if sources is None else sources, Mapping, "sources are networks by name", 'Give sources={"name": network}.'
+    )
+    if against is not None and not (isinstance(against, tuple) and len(against) == 2 and isinstance(against[0], str)):
+        raise WrongType(f"against is a name and a network, not {described(against)}.", 'Give ("name", network).')
+    for network in (*(sources or {}).values(), *(against or ())[1:]):
+        check_network(network)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -278,6 +315,17 @@ def _remarks(kind: str, plan: CheckPlan, liveness: Liveness) -> list[str]:
             "changes nothing for an image by itself."
         )
     return said
+
+
+def _near_chance(results: Sequence[Result], classes: int) -> list[str]:
+    """What to look at first where a network is hardly better than guessing."""
+    clean, chance = next(r for r in results if r.id == "clean"), 1 / classes
+    if clean.interval[0] > chance and clean.accuracy > min(2 * chance, chance + 0.1 * (1 - chance)):
+        return []
+    return [
+        f"Clean accuracy, {percent(clean.accuracy)}%, is near chance ({percent(chance)}%). Is the normalisation right "
+        "(--mean and --std, or --no-normalize)? Are the classes in the order that the network was trained with?"
+    ]
 
 
 def _architecture(model: nn.Module) -> str:

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from torch import nn
 
 from perturbify import checkpoint
+from perturbify.arguments import check_network, check_path
 from perturbify.checkpoint.header import Header
 from perturbify.checks.liveness import Liveness, examine
+from perturbify.display import lines, some
 from perturbify.escape import terminal
 from perturbify.generators import seeded
 from perturbify.methods.wrapping import for_file
@@ -74,6 +76,17 @@ class Verification:
             "open": self.open_questions,
         }
 
+    def __repr__(self) -> str:
+        return lines(
+            f"Verification: {self.outcome}",
+            [
+                ("file", f"{self.header.source_class}, {counted(len(self.header.sites), 'site')}"),
+                ("failed", some(self.failures, len(self.failures), 1)),
+                ("open", some(self.open_questions, len(self.open_questions), 1)),
+            ],
+            "print(verification) says all",
+        )
+
     def __str__(self) -> str:
         live = self.liveness
         noise = "not tried"
@@ -106,6 +119,9 @@ def verify(path: str | Path, *, model: nn.Module | None = None, trust_factory: b
         CheckpointError: The file is missing, damaged, changed, or contradicts itself or its network.
         ModelError, SurgeryError: Its network cannot be built or wrapped here.
     """
+    check_path(path, "verify", "a file", "Give that of what perturbify.save(network, path) wrote.")
+    if model is not None:
+        check_network(model)
     path = Path(path)
     header, contents = checkpoint.read(path)
     if header.model is None and model is None:

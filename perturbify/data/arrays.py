@@ -31,6 +31,7 @@ STAYS = 2**28
 _KEYS = (*ARRAYS, "classes")
 _HOW_TO_WRITE = "Write it with numpy.savez, from arrays of numbers only."
 _MEMBERS = 1000  # of an archive
+_MOST_CHANNELS = 1024  # of an image; hyperspectral cameras have some hundreds
 _LONGEST_HEADER = 2**16  # bytes; numpy's are of about a hundred
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # a zip file's before each member: its mark, and two lengths
 
@@ -58,6 +59,9 @@ def load_arrays(path: Path, image_size: int | None) -> Data:
             raise DataError(f"{path} has no array {key}.", nearest(key, names) or f"It needs {', '.join(ARRAYS)}.")
     for part in ("train", "test"):
         _check_arrays(given[f"x_{part}"], given[f"y_{part}"])
+    deep = [given[f"x_{part}"].shape[3:] or (1,) for part in ("train", "test")]
+    if deep[0] != deep[1]:
+        raise DataError(f"x_train in {path} has images of {deep[0][0]} channels, x_test of {deep[1][0]}.")
     sides = [given[f"x_{part}"].shape[1:3] for part in ("train", "test")]
     if image_size is None and sides[0] != sides[1]:
         raise DataError(
@@ -279,14 +283,26 @@ def _class_names(given: Header | None, classes: int) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
+def _channels_first(a: int, b: int, c: int) -> bool:
+    """Whether the shape of an image is rather (C, H, W) than (H, W, C)."""
+    return (b == c != a) or (a < c and a != b and c not in (1, 3, 4))
+
+
 def _check_arrays(x: Header, y: Header) -> None:
     if x.dtype != np.uint8:
         raise DataError(
             f"{x} holds {x.dtype}, not uint8 pixels from 0 to 255.",
             "Floats in [0, 1] become such by (255 * x).round().astype('uint8').",
         )
-    if not (len(x.shape) == 3 or (len(x.shape) == 4 and x.shape[3] in (1, 3))) or 0 in x.shape[1:]:
-        raise DataError(f"{x} has the shape {x.shape}, not (N, H, W), (N, H, W, 1) or (N, H, W, 3).")
+    if len(x.shape) not in (3, 4) or 0 in x.shape[1:]:
+        raise DataError(f"{x} has the shape {x.shape}, not (N, H, W) or (N, H, W, C).")
+    if len(x.shape) == 4 and _channels_first(*x.shape[1:]):
+        raise DataError(
+            f"{x} has the shape {x.shape}, which looks like (N, C, H, W), not (N, H, W) or (N, H, W, C).",
+            "Put the channels last: x.transpose(0, 2, 3, 1).",
+        )
+    if len(x.shape) == 4 and x.shape[3] > _MOST_CHANNELS:
+        raise DataError(f"{x} has the shape {x.shape}: {x.shape[3]:,} channels are more than {_MOST_CHANNELS:,}.")
     if math.prod(x.shape[1:3]) > PIXELS:
         raise DataError(f"{x} has images of {x.shape[1]:,}×{x.shape[2]:,} pixels, more than {PIXELS:,} in all.")
     if y.dtype.kind not in "iu":

@@ -53,15 +53,14 @@ def cifar_in(folder: Path) -> str | None:
 
 
 def _digits(image_size: int | None) -> Data:
-    """scikit-learn's 1,797 handwritten digits, 8×8; every fifth image of each class is a test image."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)
+    """1,797 handwritten digits, 8×8, which come along (digits.txt); every fifth image of each class is a test image."""
+    with np.load(Path(__file__).with_name("digits.npz")) as held:
+        images, labels = held["images"], held["labels"]
+    pixels = (images * (255 / 16)).round().astype(np.uint8)  # 0 to 16
     is_test = np.zeros(len(pixels), bool)
     for digit in range(10):
-        is_test[np.flatnonzero(bunch.target == digit)[4::5]] = True
-    splits = [split_of(pixels[part], bunch.target[part], image_size) for part in (~is_test, is_test)]
+        is_test[np.flatnonzero(labels == digit)[4::5]] = True
+    splits = [split_of(pixels[part], labels[part], image_size) for part in (~is_test, is_test)]
     side = image_size or 8
     return assemble("digits", splits, tuple("0123456789"), (side, side))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from perturbify.data.colours import GREY, WAYS, Recoloured, recoloured
 from perturbify.data.fingerprint import digest_of_texts
 from perturbify.data.names import check_class_names, check_name
 from perturbify.data.split import Split
@@ -31,9 +32,10 @@ class Data:
         train: The training images.
         test: The images that figures are measured on.
         classes: One name a class; label k means ``classes[k]``.
-        input_size: (C, H, W) of an image; C is always 3, grey images are repeated.
+        input_size: (C, H, W) of an image.
         mean: Mean of the training pixels in [0, 1], one number a channel.
         std: Standard deviation of the same, positive.
+        notes: What was assumed or done to the images, in plain sentences.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Data:
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -60,6 +63,45 @@ class Data:
             "digest": digest_of_texts([self.train.digest(), self.test.digest(), *self.classes]),
         }
 
+    def with_channels(self, channels: int) -> Data:
+        """The same images as a network of so many channels takes them; what was done is in ``notes``.
+
+        Grey is repeated to three channels, and colours become their luminance.
+
+        Raises:
+            DataError: There is no such way from the channels that there are.
+        """
+        has = self.input_size[0]
+        if channels == has:
+            return self
+        said = WAYS.get((has, channels))
+        if said is None:
+            raise DataError(
+                f"The images of {self.name} have {has} channels, not {channels}.",
+                f"Build the network for {has} (in_chans={has} in timm), or give it other images.",
+            )
+        was_grey = isinstance(self.train, Recoloured) and channels == GREY
+        train, test = (recoloured(split, channels) for split in (self.train, self.test))
+        if has == GREY:
+            mean, std = self.mean * channels, self.std * channels
+        else:
+            mean, std = (self.mean[:1], self.std[:1]) if was_grey else _measure(train)
+        others = [note for note in self.notes if note not in WAYS.values()]
+        return replace(
+            self,
+            train=train,
+            test=test,
+            input_size=(channels, *self.input_size[1:]),
+            mean=mean,
+            std=std,
+            notes=(*others, *([] if was_grey else [said])),
+        )
+
+
+def suited(data: Data, channels: int | None) -> Data:
+    """Data as a network takes them where that can be had, else as they are: the network then says what it lacks."""
+    return data.with_channels(channels) if (data.input_size[0], channels) in WAYS and channels else data
+
 
 def assemble(
     name: str,
@@ -67,6 +109,7 @@ def assemble(
     classes: tuple[str, ...],
     side: tuple[int, int],
     statistics: Statistics | None = None,
+    notes: Sequence[str] = (),
 ) -> Data:
     """Checks two splits against their classes and puts them together.
 
@@ -76,6 +119,7 @@ def assemble(
         classes: One name a class.
         side: (H, W) of an image, in pixels.
         statistics: Published mean and std; measured on the training images by default.
+        notes: What was assumed or done to the images.
 
     Returns:
         The dataset.
@@ -105,17 +149,18 @@ def assemble(
         label = int(unseen.nonzero()[0])
         raise DataError(f"Class {label} of {name}, {classes[label]!r}, has no training images.")
     mean, std = statistics or _measure(train)
-    return Data(name, train, test, classes, (3, *side), mean, std)
+    return Data(name, train, test, classes, (len(mean), *side), mean, std, tuple(notes))
 
 
 def _measure(split: Split) -> Statistics:
     """Mean and std per channel over evenly spaced images, to four digits."""
     sample = torch.linspace(0, len(split) - 1, min(len(split), _SAMPLE)).round().long()
-    count, total, squares = 0, torch.zeros(3).double(), torch.zeros(3).double()
     first, _ = next(split.batches(1, order=sample[:1]))
+    channels = first.shape[1]
+    count, total, squares = 0, torch.zeros(channels).double(), torch.zeros(channels).double()
     for x, _ in split.batches(max(1, min(64, _AT_ONCE // first.numel())), order=sample):
         x = x.double()
-        count += x.numel() // 3
+        count += x.numel() // channels
         total += x.sum((0, 2, 3))
         squares += x.square().sum((0, 2, 3))
     mean = total / count

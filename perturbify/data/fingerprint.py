@@ -22,6 +22,8 @@ def digest_of_pixels(
 ) -> str:
     """A hash of images and labels that does not depend on where they lie.
 
+    Grey images have the hash of the same with three equal channels.
+
     Args:
         labels: int64 of shape (N,).
         shape: (C, H, W) of an image.
@@ -31,10 +33,12 @@ def digest_of_pixels(
     Returns:
         32 hexadecimal digits.
     """
+    shape = (3, *shape[1:]) if shape[0] == 1 else shape
     digest = _begin("pixels", labels, [*map(str, shape), str(dtype)])
     each = math.prod(shape) * dtype.itemsize
     for chunk in spread(len(labels), SAMPLE // each).split(max(1, _AT_ONCE // each)):
-        digest.update(read(chunk).cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        pixels = read(chunk).cpu().expand(-1, shape[0], -1, -1)
+        digest.update(pixels.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -6,39 +6,45 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
 from perturbify.data.bundle import Data, assemble
+from perturbify.data.class_order import in_order
 from perturbify.data.images import kind, open_rgb
+from perturbify.data.looking import at_files, size_for
 from perturbify.data.names import check_class_names
 from perturbify.data.split import DecodedSplit
 from perturbify.errors import DataError
 
-DEFAULT_SIZE = 224
 # "val" comes before "test" because ImageNet-like sets keep unlabelled images in the latter.
 _TEST_FOLDERS = ("val", "validation", "test")
 # torchvision's: what a file's name ends in says that it is an image, its content says which kind.
-_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def load_folder(path: Path, image_size: int) -> Data:
+def load_folder(path: Path, image_size: int | None, default_size: int | None, class_order: str | None) -> Data:
     """Finds images in ``train/CLASS/…`` and ``val/CLASS/…`` (or ``validation``, or ``test``).
 
-    Links are followed, except back to where they come from; a file that is reached twice counts once.
+    Links are followed, except back to where they come from; a file that is reached twice counts once. What is hidden,
+    and what archivers and file managers leave behind, is no class and no image.
 
     Args:
         path: The folder that holds the two.
-        image_size: Side of the square that the images are fitted to, in pixels.
+        image_size: Side of the square that the images are fitted to, in pixels; None: they keep a common size.
+        default_size: The same, where they have no size in common.
+        class_order: As for :func:`perturbify.data.class_order.in_order`.
 
     Returns:
         The dataset, decoded on the fly; its classes are called as their folders are.
 
     Raises:
         DataError: A folder is missing, cannot be read, or holds no images, the two differ in their classes or share a
-            file, a file belongs to two classes, or what is called an image is no file.
+            file, a file belongs to two classes, what is called an image is no file, or the images have several sizes
+            and none was asked for.
     """
     test_folder = next((part for part in _TEST_FOLDERS if (path / part).is_dir()), None)
     if not (path / "train").is_dir() or test_folder is None:
@@ -60,8 +66,62 @@ def load_folder(path: Path, image_size: int) -> Data:
         found = "; ".join(f"only {part}/ has {', '.join(names)}" for part, names in only.items() if names)
         raise DataError(f"The two parts of {path} differ in their classes: {found}.")
     _check_apart(train, test)
-    splits = [DecodedSplit(part, part.labels, image_size) for part in (train, test)]
-    return assemble(f"folder:{path.resolve().name}", splits, tuple(train.classes), (image_size, image_size))
+    classes, ordered = in_order(str(path), train.classes, class_order)
+    for part in (train, test):
+        part.reorder(classes)
+    hidden = sorted(train.hidden | test.hidden)
+    left_out = [f"Left out, for they are hidden: {', '.join(hidden)}."] if hidden else []
+    return of_files(
+        f"folder:{path.resolve().name}",
+        (train, test),
+        tuple(classes),
+        image_size,
+        default_size,
+        notes=(*ordered, *left_out),
+    )
+
+
+class Files(Protocol):
+    """Image files with labels, as :class:`~perturbify.data.split.DecodedSplit` reads them."""
+
+    samples: list[tuple[str, int]]
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The class of each image, int64 of shape (N,)."""
+        ...
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]: ...
+
+
+def of_files(
+    name: str,
+    parts: tuple[Files, Files],
+    classes: tuple[str, ...],
+    image_size: int | None,
+    default_size: int | None,
+    *,
+    notes: tuple[str, ...],
+) -> Data:
+    """A dataset of image files, for training and for the test, after a look at their sizes.
+
+    Args:
+        name: Short name of the dataset.
+        parts: The files of training and of the test.
+        classes: One name a class.
+        image_size: As for :func:`load_folder`.
+        default_size: As for :func:`load_folder`.
+        notes: What is to be said already.
+
+    Raises:
+        DataError: The images have several sizes and none was asked for.
+    """
+    looks = [at_files([path for path, _ in part.samples]) for part in parts]
+    sizes = {**looks[1].sizes, **looks[0].sizes}
+    side, fitted, said = size_for(name, sizes, image_size, default_size)
+    splits = [DecodedSplit(part, part.labels, fitted or side) for part in parts]
+    unusual = dict.fromkeys(note for look in looks for note in look.notes)
+    return assemble(name, splits, classes, side, notes=(*notes, said, *unusual))
 
 
 class ImageFiles:
@@ -73,6 +133,7 @@ class ImageFiles:
     Attributes:
         classes: The names of the class folders, sorted.
         samples: Path and label of each image.
+        hidden: The names of folders that are no classes, for they are hidden.
         numbers: The inode of each, 0 where the file system has none.
 
     Raises:
@@ -81,7 +142,7 @@ class ImageFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = str(root)
-        folders = _class_folders(self.root)
+        folders, self.hidden = _class_folders(self.root)
         self.classes = list(folders)
         check_class_names(str(root), self.classes, fold_case=True)
         found = [
@@ -108,10 +169,29 @@ class ImageFiles:
         """The class of each image, int64 of shape (N,)."""
         return torch.tensor([label for _, label in self.samples], dtype=torch.int64)
 
+    def reorder(self, classes: list[str]) -> None:
+        """Numbers the same classes in another order; the images go along."""
+        if classes == self.classes:
+            return
+        label = [classes.index(name) for name in self.classes]
+        order = sorted(range(len(self.samples)), key=lambda row: label[self.samples[row][1]])
+        self.samples = [(self.samples[row][0], label[self.samples[row][1]]) for row in order]
+        self.numbers, self.classes = self.numbers[order], classes
 
-def _class_folders(root: str) -> dict[str, str]:
-    """Names and paths of the class folders, sorted by name."""
-    found = {entry.name: entry.path for entry in _entries(root) if _is_folder(entry)}
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: hidden, or left behind by an archiver or file manager."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "@eaDir")
+
+
+def _class_folders(root: str) -> tuple[dict[str, str], set[str]]:
+    """Names and paths of the class folders, sorted by name, and the names of hidden ones."""
+    found, hidden = {}, set()
+    for entry in _entries(root):
+        if is_hidden(entry.name):
+            hidden |= {entry.name} if entry.is_dir() else set()
+        elif _is_folder(entry):
+            found[entry.name] = entry.path
     if not found:
         raise DataError(f"{root} has no class folders.", "Its images belong into one folder a class.")
     here = os.path.realpath(root)
@@ -128,7 +208,7 @@ def _class_folders(root: str) -> dict[str, str]:
                 f"The class folders {places[place]} and {path} are the same folder.", "Remove one of the two."
             )
         places[place] = path
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())), hidden
 
 
 def _files(top: str, part: str) -> Iterator[tuple[tuple[str, str], int]]:
@@ -138,10 +218,12 @@ def _files(top: str, part: str) -> Iterator[tuple[tuple[str, str], int]]:
         folder = folders.pop()
         below = []
         for entry in _entries(folder):
+            if is_hidden(entry.name):
+                continue
             if _is_folder(entry):
                 if not (entry.is_symlink() and _leads_back(entry.path, folder, part)):
                     below.append(entry.path)
-            elif entry.name.lower().endswith(_ENDINGS):
+            elif entry.name.lower().endswith(ENDINGS):
                 yield (folder, entry.name), _number(entry)
         for path in sorted(below, reverse=True):
             if (identity := _identity(path)) not in seen:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from perturbify.data.headers import excess
@@ -29,6 +29,7 @@ BYTES = 2**28
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file's name ends in. Among the other formats that Pillow knows, EPS starts a program."""
 _AT_ONCE = 2**24  # pixels that are resized together
+_ORIENTATION = 274  # EXIF's tag of how the camera was held
 _TIFF_TILE = (322, 323)  # the tags of a tile's width and height
 
 
@@ -121,20 +122,60 @@ def decode(content: bytes) -> Image.Image:
                 )
             if width * height > PIXELS:
                 raise _too_large(f"it has {width:,}×{height:,} pixels, more than {PIXELS:,} in all")
-            return as_rgb(image)
+            return as_rgb(_turned(image), image.format)
+
+
+def turned_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) of an image once it is turned as its EXIF says; its pixels are not decoded."""
+    width, height = image.size
+    # Pillow turns a TIFF by itself, and says its size as turned.
+    sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if sideways else (height, width)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The image as its camera was held, which EXIF says."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (MemoryError, OSError):  # of the pixels
+        raise
+    except Exception:  # broken EXIF, which does not touch the pixels
+        return image
 
 
 def _too_large(reason: str) -> Unreadable:
     return Unreadable(reason, "Make it smaller, or remove it.")
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image of any mode to eight-bit RGB; transparency is dropped."""
-    if image.mode.startswith("I;16"):
-        # Pillow would clip every value above 255 to white.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+def as_rgb(image: Image.Image, file_format: str | None = None) -> Image.Image:
+    """Converts an image of any mode to eight-bit RGB; transparency is dropped.
+
+    Args:
+        image: The image.
+        file_format: Of its file, where the image no longer says it.
+
+    Raises:
+        Unreadable: Its values have no white: integers of more than 16 bits, or floats outside of [0, 1].
+    """
     image.load()
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow would clip every value above 255 to white.
+        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode, file_format or image.format))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, mode: str, kind_of_file: str | None) -> np.ndarray:
+    """Deep grey by the range that its format declares, uint8."""
+    if mode.startswith("I;16") or (mode == "I" and kind_of_file in ("PPM", "PNG")):  # PGM's and PNG's go up to 65,535
+        return (values >> 8).astype(np.uint8)
+    low, high = values.min(), values.max()
+    if mode == "F" and low >= 0 and high <= 1:
+        return (255 * values).round().astype(np.uint8)
+    holds = "floats" if mode == "F" else "32-bit integers"
+    raise Unreadable(
+        f"it holds {holds} from {low:g} to {high:g}, and does not say which of them is white",
+        "Save it with 8 or 16 bits, or as floats in [0, 1].",
+    )
 
 
 def fit(images: Tensor, size: int) -> Tensor:

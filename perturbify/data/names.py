@@ -56,6 +56,16 @@ def check_class_names(where: str, classes: Sequence[str], *, fold_case: bool = F
             )
 
 
+def told_apart(names: Sequence[str | tuple[str, ...]]) -> tuple[str, ...]:
+    """Names of classes as datasets of others' give them: of several synonyms the first, of one name twice its label.
+
+    ImageNet gives all synonyms of a class; the first is the usual name. Two of its classes are cranes, a bird and a
+    machine.
+    """
+    first = [name if isinstance(name, str) else name[0] for name in names]
+    return tuple(f"{name} ({label})" if first.count(name) > 1 else name for label, name in enumerate(first))
+
+
 def _can_be_written(name: str) -> bool:
     try:
         name.encode("utf-8")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from perturbify.data.fingerprint import digest_of_files, digest_of_pixels
 from perturbify.data.images import Unreadable, as_rgb, decoding, fit, fit_all
+from perturbify.data.workers import read_in_workers
 from perturbify.errors import DataError
-
-# Starting worker processes costs more than decoding this many images.
-_TINY = 256
+from perturbify.text import times
 
 
 class Split(ABC):
@@ -145,15 +142,15 @@ class MemorySplit(Split):
         """Takes over arrays as most files hold them.
 
         Args:
-            pixels: uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3); grey is repeated three times.
+            pixels: uint8 of shape (N, H, W) or (N, H, W, C).
             labels: Integers of shape (N,).
             image_size: Side to fit the images to, in pixels; ``None`` leaves their size.
         """
         images = as_tensor(pixels)
-        split = cls(images.expand(-1, 3, -1, -1), torch.from_numpy(labels.astype(np.int64)))
+        split = cls(images, torch.from_numpy(labels.astype(np.int64)))
         if image_size is not None and len(images):
             split._digest = split.digest()  # of what came: how fitting rounds may depend on the machine
-            split.images = fit_all(images, image_size).expand(-1, 3, -1, -1)
+            split.images = fit_all(images, image_size)
         return split
 
     @property
@@ -215,7 +212,7 @@ class DecodedSplit(Split):
         dataset: Gives ``(PIL image, label)`` for an index; its ``samples`` or ``filename()``, if it has one
             of them, say which file an image comes from.
         labels: int64 of shape (N,).
-        image_size: Side of the square that the images are fitted to, in pixels.
+        size: Side of the square that the images are fitted to, in pixels; or the (H, W) that they all have.
         rows: The index within ``dataset`` of each image, int64 of shape (N,); 0..N-1 by default.
         workers: Processes that decode; by default up to four, and none for a handful of images.
     """
@@ -224,14 +221,14 @@ class DecodedSplit(Split):
         self,
         dataset: Any,
         labels: Tensor,
-        image_size: int,
+        size: int | tuple[int, int],
         *,
         rows: Tensor | None = None,
         workers: int | None = None,
     ) -> None:
         super().__init__(labels)
         self.dataset = dataset
-        self.image_size = image_size
+        self.size = size
         self.rows = torch.arange(len(labels)) if rows is None else rows
         self.workers = workers
 
@@ -249,80 +246,34 @@ class DecodedSplit(Split):
         return DecodedSplit(
             self.dataset,
             self.labels[indices],
-            self.image_size,
+            self.size,
             rows=self.rows[indices],
             workers=self.workers,
         )
 
     def digest(self) -> str:
         """A hash of the labels, and of the files' names within the dataset and sizes, where it says its files."""
-        samples, root = getattr(self.dataset, "samples", None), str(getattr(self.dataset, "root", ""))
-        paths = [] if samples is None else [str(samples[row][0]) for row in self.rows.tolist()]
-        names = [path.removeprefix(root).replace(os.sep, "/").lstrip("/") for path in paths]
-        return digest_of_files(self.labels, names, paths)
+        return digest_of_dataset(self.dataset, self.labels, self.rows)
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
-        workers = self.workers
-        if workers is None:
-            workers = 0 if sum(map(len, chunks)) <= _TINY else min(4, _cpu_count())
-        loader: DataLoader[Tensor | DataError] = DataLoader(
-            _Decoder(self.dataset, self.image_size),
-            sampler=[self.rows[chunk].tolist() for chunk in chunks],
-            batch_size=None,  # an item of the sampler is a whole batch already
-            num_workers=workers,
-            # The loader draws a seed for its workers; from the global generator that draw would make a run
-            # that was resumed in mid-epoch differ from one that was not.
-            generator=torch.Generator(),
-            worker_init_fn=_outlive_sigterm,
-            # Pinned memory is copied to a GPU while that computes.
-            pin_memory=workers > 0 and torch.cuda.is_available(),
-        )
-        for batch in _lasting(loader):
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        rows = [self.rows[chunk].tolist() for chunk in chunks]
+        return read_in_workers(_Decoder(self.dataset, self.size), rows, self.workers)
 
 
-def _lasting(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor | DataError]:
-    """What a loader yields, where the end of one of its processes is an error that says so."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    try:
-        batches = iter(loader)
-    except OSError as error:
-        raise DataError(f"No process can be started to decode images: {error.strerror or error}.") from error
-    if loader.num_workers and handler is not None and threading.current_thread() is threading.main_thread():
-        # torch's handler would raise in the middle of whatever runs when a worker ends; without it, the end is seen
-        # by whoever waits for the batch.
-        signal.signal(signal.SIGCHLD, handler)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise DataError(
-                "A process that decodes images was ended from outside, as systems do where memory runs out.",
-                "Free memory; in a container, give it more, shared memory too (docker run --shm-size=8g).",
-            ) from error
-        yield batch
-
-
-def _outlive_sigterm(_worker: int) -> None:
-    """Leaves SIGTERM, which may go to a whole group of processes, to the one that has something to save.
-
-    A worker ends with its parent, or when its batches are done.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def digest_of_dataset(dataset: Any, labels: Tensor, rows: Tensor) -> str:
+    """A hash of labels, and of the files' names within a data set and sizes, where it says its files."""
+    samples, root = getattr(dataset, "samples", None), str(getattr(dataset, "root", ""))
+    paths = [] if samples is None else [str(samples[row][0]) for row in rows.tolist()]
+    names = [path.removeprefix(root).replace(os.sep, "/").lstrip("/") for path in paths]
+    return digest_of_files(labels, names, paths)
 
 
 class _Decoder(Dataset[Tensor | DataError]):
     """Decodes whole batches, in this process or a worker."""
 
-    def __init__(self, dataset: Any, image_size: int) -> None:
+    def __init__(self, dataset: Any, size: int | tuple[int, int]) -> None:
         self.dataset = dataset
-        self.image_size = image_size
+        self.size = size
 
     def __getitem__(self, rows: list[int]) -> Tensor | DataError:
         # Returned, not raised: an error that crosses from a worker is rewritten as its whole traceback.
@@ -336,9 +287,17 @@ class _Decoder(Dataset[Tensor | DataError]):
 
         try:
             with decoding():
-                return fit(F.pil_to_tensor(as_rgb(self.dataset[row][0])), self.image_size)
+                pixels = F.pil_to_tensor(as_rgb(self.dataset[row][0]))
+                if isinstance(self.size, int):
+                    return fit(pixels, self.size)
         except Unreadable as error:
             raise DataError(f"The image {self._file(row)} cannot be decoded: {error.reason}.", error.hint) from error
+        if pixels.shape[1:] != self.size:
+            raise DataError(
+                f"The image {self._file(row)} is {times(pixels.shape[1:])}, others are {times(self.size)}.",
+                "Say to which size they are fitted: --image-size N (image_size=N).",
+            )
+        return pixels
 
     def _file(self, row: int) -> str:
         if hasattr(self.dataset, "samples"):
@@ -349,11 +308,6 @@ class _Decoder(Dataset[Tensor | DataError]):
 
 
 def as_tensor(pixels: np.ndarray) -> Tensor:
-    """Images of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3) as a tensor of shape (N, C, H, W)."""
+    """Images of shape (N, H, W) or (N, H, W, C) as a tensor of shape (N, C, H, W)."""
     images = torch.from_numpy(pixels)
     return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-
-
-def _cpu_count() -> int:
-    """The CPUs this process may use, which on shared machines are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -70,7 +70,7 @@ class StoredImages:
     Attributes:
         path: The file.
         offset: Where the first image begins, in bytes.
-        shape: (N, H, W), (N, H, W, 1) or (N, H, W, 3).
+        shape: (N, H, W) or (N, H, W, C).
         stamp: Of the file, when its header was read.
     """
 
@@ -102,7 +102,7 @@ class StoredSplit(Split):
     """A split whose pixels stay where they are, and are fitted, until they are asked for.
 
     Args:
-        pixels: uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), in a file or in memory.
+        pixels: uint8 of shape (N, H, W) or (N, H, W, C), in a file or in memory.
         labels: int64 of shape (N,).
         image_size: Side to fit the images to, in pixels; ``None`` leaves their size.
         rows: The index within ``pixels`` of each image, int64 of shape (N,); 0..N-1 by default.
@@ -130,7 +130,7 @@ class StoredSplit(Split):
         """The images, read and fitted, their pixels on a device."""
         chunks = torch.arange(len(self)).split(max(1, _AT_ONCE // fitted_bytes(self.pixels.shape, self.image_size)))
         side = self.pixels.shape[1:3] if self.image_size is None else (self.image_size, self.image_size)
-        images = torch.empty((len(self), 3, *side), dtype=torch.uint8, device=device)
+        images = torch.empty((len(self), _channels(self.pixels.shape), *side), dtype=torch.uint8, device=device)
         for chunk, pixels in zip(chunks, self._read(chunks), strict=True):
             images[chunk[0] : chunk[-1] + 1] = pixels.to(device)
         return MemorySplit(images, self.labels)
@@ -141,11 +141,8 @@ class StoredSplit(Split):
 
     def digest(self) -> str:
         """A hash of the labels, and of the pixels as they are stored; of many pixels, of a sample."""
-
-        def read(chunk: Tensor) -> Tensor:
-            return self._stored(chunk).expand(-1, 3, -1, -1)
-
-        return digest_of_pixels(self.labels, (3, *self.pixels.shape[1:3]), torch.uint8, read)
+        shape = (_channels(self.pixels.shape), *self.pixels.shape[1:3])
+        return digest_of_pixels(self.labels, shape, torch.uint8, self._stored)
 
     def _stored(self, chunk: Tensor) -> Tensor:
         return as_tensor(self.pixels[self.rows[chunk].numpy()])
@@ -153,19 +150,23 @@ class StoredSplit(Split):
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         for chunk in chunks:
             images = self._stored(chunk)
-            yield (images if self.image_size is None else fit(images, self.image_size)).expand(-1, 3, -1, -1)
+            yield images if self.image_size is None else fit(images, self.image_size)
 
 
 def fitted_bytes(shape: tuple[int, ...], image_size: int | None) -> int:
     """What an image of pixels of a shape (N, H, W, …) takes once it is fitted."""
-    return 3 * (math.prod(shape[1:3]) if image_size is None else image_size * image_size)
+    return _channels(shape) * (math.prod(shape[1:3]) if image_size is None else image_size * image_size)
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    return shape[3] if len(shape) == 4 else 1
 
 
 def split_of(pixels: StoredImages | np.ndarray, labels: np.ndarray, image_size: int | None) -> Split:
     """The split for arrays as most files hold them: fitted and held in memory, or where that is too much, left as is.
 
     Args:
-        pixels: uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), in a file or in memory; grey is repeated.
+        pixels: uint8 of shape (N, H, W) or (N, H, W, C), in a file or in memory.
         labels: Integers of shape (N,).
         image_size: Side to fit the images to, in pixels; ``None`` leaves their size.
     """

@@ -15,13 +15,16 @@ from perturbify.data.builtin import HOW_TO_GET
 from perturbify.data.bundle import Data, assemble
 from perturbify.data.folders import load_folder
 from perturbify.data.images import BYTES, Unreadable, decode, open_rgb
+from perturbify.data.looking import at_images, size_for
+from perturbify.data.names import told_apart
 from perturbify.data.split import DecodedSplit, Split
 from perturbify.data.stored import split_of
+from perturbify.data.streams import load_streams
 from perturbify.errors import DataError, nearest
 from perturbify.text import first_line
 
-_STREAMS = ("hfids", "tfds", "wds")
-SCHEMES = ("torch", "hfds", *_STREAMS)
+_STREAMS = ("hfids", "tfds")
+SCHEMES = ("torch", "hfds", "wds", *_STREAMS)
 # For the hint alone; what timm knows decides.
 _TORCH_NAMES = (
     "cifar10",
@@ -35,15 +38,19 @@ _TORCH_NAMES = (
 )
 
 
-def load_timm(name: str, root: Path, image_size: int | None, default_size: int, download: bool) -> Data:
+def load_timm(
+    name: str, root: Path, image_size: int | None, default_size: int | None, class_order: str | None, download: bool
+) -> Data:
     """Loads the training and validation splits of a dataset that timm reads.
 
     Args:
-        name: ``torch/NAME`` for one of torchvision's, ``hfds/NAME`` for one of the Hugging Face hub. The
+        name: ``torch/NAME`` for one of torchvision's, ``wds/NAME`` for a folder of WebDataset's shards,
+            ``hfds/NAME`` for one of the Hugging Face hub. The
             latter's library looks into the network for itself, whatever ``download`` says.
         root: Where the files lie.
-        image_size: Side to fit the images to, in pixels; by default the size they have where they come as one
-            array, else 224.
+        image_size: Side to fit the images to, in pixels; by default the size that they have in common.
+        default_size: The same, where they have none in common.
+        class_order: Of an image folder, as for :func:`perturbify.data.class_order.in_order`.
         download: Whether missing files may be fetched.
 
     Returns:
@@ -56,11 +63,13 @@ def load_timm(name: str, root: Path, image_size: int | None, default_size: int, 
     if scheme in _STREAMS:
         raise DataError(
             f"{name} is a stream that cannot be indexed, and training needs to shuffle and resume.",
-            "Use a torch/ or hfds/ dataset, a .npz file or an image folder.",
+            "Use a torch/, hfds/ or wds/ dataset, a .npz file or an image folder.",
         )
+    if scheme == "wds":
+        return _load_shards(name, root, image_size, default_size)
     if name in ("torch/folder", "torch/image_folder"):
         # Where timm finds no folder of a split's name it takes the whole root, also for both splits.
-        return load_folder(root, image_size or default_size)
+        return load_folder(root, image_size, default_size, class_order)
     if scheme == "hfds" and os.path.lexists(name.partition("/")[2]):
         # Its library would take it for the data set, and older ones run the Python in it.
         raise DataError(f"{name} names a file or folder here, not a dataset of the hub.", "Name it without hfds/.")
@@ -78,12 +87,31 @@ def load_timm(name: str, root: Path, image_size: int | None, default_size: int, 
         arrays = [split_of(x, y, image_size) for x, y in zip(pixels, labels, strict=True)]
         height, width = pixels[0].shape[1:3]
         return assemble(name, arrays, classes, (height, width) if image_size is None else (image_size, image_size))
-    size = image_size or default_size
+    images = [_ReaderImages(dataset) if hasattr(dataset, "reader") else dataset for dataset in (train, test)]
+    looks = [at_images(part, len(y)) for part, y in zip(images, labels, strict=True)]
+    side, fitted, said = size_for(name, {**looks[1].sizes, **looks[0].sizes}, image_size, default_size)
     splits: list[Split] = [
-        DecodedSplit(_ReaderImages(dataset) if hasattr(dataset, "reader") else dataset, torch.from_numpy(y), size)
-        for dataset, y in zip((train, test), labels, strict=True)
+        DecodedSplit(part, torch.from_numpy(y), fitted or side) for part, y in zip(images, labels, strict=True)
     ]
-    return assemble(name, splits, classes, (size, size))
+    return assemble(name, splits, classes, side, notes=(said,))
+
+
+def _load_shards(name: str, root: Path, image_size: int | None, default_size: int | None) -> Data:
+    """WebDataset's shards in ``root``, or in the folder there that the name says, by their ``_info.json``."""
+    if importlib.util.find_spec("webdataset") is None:
+        raise DataError(f"{name} needs the package webdataset.", "Install it with pip install webdataset.")
+    folder = (root / name.partition("/")[2]).resolve()
+    if not any((folder / info).is_file() for info in ("_info.json", "info.json")):
+        raise DataError(
+            f"{name} has no _info.json in {folder}, which says its splits.",
+            "Name the folder of the shards, --data wds/NAME with --data-root above it.",
+        )
+    train = _create("wds/", folder, "train", False)
+    try:
+        test = _create("wds/", folder, "validation", False)
+    except DataError:
+        test = _create("wds/", folder, "test", False)
+    return load_streams(name, (train, test), image_size, default_size, _named(train))
 
 
 def _create(name: str, root: Path, split: str, download: bool) -> Any:
@@ -119,14 +147,14 @@ def _labels(name: str, dataset: Any) -> np.ndarray:
 def _classes(dataset: Any, labels: np.ndarray) -> tuple[str, ...]:
     """Class names in the order of their labels; numbers where the dataset has no names."""
     if hasattr(dataset, "classes"):
-        # ImageNet gives all synonyms of a class; the first is the usual name.
-        names = [name if isinstance(name, str) else name[0] for name in dataset.classes]
-        # Among them are two cranes, a bird and a machine.
-        return tuple(f"{name} ({label})" if names.count(name) > 1 else name for label, name in enumerate(names))
-    index_of = getattr(dataset.reader, "class_to_idx", None)
-    if index_of:
-        return tuple(map(str, sorted(index_of, key=index_of.get)))
-    return tuple(map(str, range(labels.max(initial=-1) + 1)))
+        return told_apart(dataset.classes)
+    return _named(dataset) or tuple(map(str, range(labels.max(initial=-1) + 1)))
+
+
+def _named(dataset: Any) -> tuple[str, ...]:
+    """Class names as timm's reader has them; none where it has none."""
+    index_of: dict[str, int] = getattr(dataset.reader, "class_to_idx", None) or {}
+    return tuple(map(str, sorted(index_of, key=index_of.__getitem__)))
 
 
 def _is_array(dataset: Any) -> bool:

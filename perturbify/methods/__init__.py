@@ -1,6 +1,6 @@
-"""The defences, a file each: which noise, which loss, what is projected, how it predicts.
+"""The defences, one file each: which noise, which loss, what is projected, how it predicts.
 
-Nothing here imports torch before it computes, so that recipes are read without it.
+Nothing here imports torch before it computes, so recipes are read without it.
 """
 
 from perturbify.methods import adv_bnn, learn2perturb, none, pixeldp, pni, rse, vanilla

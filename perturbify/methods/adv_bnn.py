@@ -1,7 +1,7 @@
 """Adv-BNN: an adversarially trained Bayesian network.
 
 Liu, Li, Wu, Hsieh: "Adv-BNN: Improved Adversarial Defense Through Robust Bayesian Neural Network" (ICLR 2019).
-Constants as docs/constants.md has them.
+Constants as in docs/constants.md.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIGMA_0 = 0.1
-"""Standard deviation of the prior of every weight, N(0, σ₀²), and of the posterior's start."""
+"""Standard deviation of every weight's prior, N(0, σ₀²), and initial one of its posterior."""
 
 
 @register
 class AdvBnn(Method):
     """Every weight, bias and affine parameter is ``μ + e^s ε``, with μ and s learned.
 
-    The adversarial loss and a share of the KL divergence from the prior train both; the mean softmax of 50 draws
+    The adversarial loss and a multiple of the KL divergence from the prior train both; the mean softmax of 50 draws
     predicts.
     """
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @register
 class Learn2Perturb(Method):
-    """Noise behind every convolution whose θ learns by the loss and by a regulariser that makes it grow."""
+    """Noise behind every convolution; θ learns from the loss and a regulariser that makes it grow."""
 
     name = "learn2perturb"
     source = "Learn2Perturb, CVPR 2020"
@@ -33,7 +33,7 @@ class Learn2Perturb(Method):
     gamma = 1e-4
 
     def check_config(self, config: PerturbConfig | None) -> None:
-        """As for every method; and θ has a floor, for the regulariser is √θ.
+        """As for every method; and θ must have a floor, because the regulariser is √θ.
 
         Raises:
             MethodError: It is another method's noise, or has no floor.
@@ -43,7 +43,7 @@ class Learn2Perturb(Method):
             raise MethodError(f"The method {self.name} needs a floor for θ.", "Set theta_min, 0.01 for instance.")
 
     def remarks(self, network: Perturbed) -> tuple[str, ...]:
-        """How far θ has come: what is measured of noise that never learned says nothing of noise that did."""
+        """How far θ came: figures for noise that never learned say nothing about noise that did."""
         from perturbify.perturbation import perturbations
 
         thetas = [p.theta.detach().double() for _, p in perturbations(network)]
@@ -61,7 +61,7 @@ class Learn2Perturb(Method):
 
 @register
 class Learn2PerturbR(Learn2Perturb):
-    """The paper's ablation: θ follows the regulariser alone, hence one deterministic schedule."""
+    """The paper's ablation: θ follows the regulariser alone, so its schedule is deterministic."""
 
     name = "learn2perturb-r"
     theta_from_loss = False
@@ -70,7 +70,7 @@ class Learn2PerturbR(Learn2Perturb):
 def regularizer(thetas: Iterable[Tensor], tau: float) -> Tensor:
     """``Σ g(θ)`` with ``g(θ) = -√θ / τ``, over all elements of all θ (Learn2Perturb, eq. 7 and 8).
 
-    Its gradient makes θ grow, ever more slowly: it keeps the noise from being trained away.
+    Its gradient makes θ grow, ever more slowly, so the noise is not trained away.
 
     Args:
         thetas: The noise parameters; positive, at least one.

@@ -1,4 +1,4 @@
-"""The loss of a step: what is differentiated, and what is noted of it."""
+"""The loss of a step: what is differentiated, and what is recorded of it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Adversary = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Scored:
-    """What a batch comes to.
+    """Loss and hits of a batch.
 
     Attributes:
         loss: Mean cross-entropy.
-        hits: How many images are classified rightly.
+        hits: How many images are classified correctly.
     """
 
     loss: Tensor
@@ -36,8 +36,8 @@ class Loss:
 
     Attributes:
         total: A scalar, which is differentiated.
-        clean: What the images came to as they are, for the metrics.
-        adversarial: The same of the attacked images; None: there were none.
+        clean: Loss and hits on clean images, for the metrics.
+        adversarial: The same on adversarial images; None if there are none.
     """
 
     total: Tensor
@@ -46,7 +46,7 @@ class Loss:
 
 
 def logits(network: nn.Module, images: Tensor) -> Tensor:
-    """A network's logits; the main ones where it gives auxiliary ones as well in train mode (GoogLeNet, Inception)."""
+    """A network's logits; the main ones if it returns auxiliary ones too in train mode (GoogLeNet, Inception)."""
     out = network(images)
     return out[0] if isinstance(out, tuple) else out
 
@@ -57,7 +57,7 @@ def score(logits: Tensor, y: Tensor) -> Scored:
 
 
 def look(network: nn.Module, x: Tensor, y: Tensor) -> Scored:
-    """Scores images that nothing learns from, batch norm included."""
+    """Scores images without learning from them, batch norm included."""
     network = uncompiled(network)  # which has no graph for this
     with frozen_eval(network), torch.no_grad():
         return score(logits(network, x), y)
@@ -71,7 +71,7 @@ def weighted(network: nn.Module, x: Tensor, y: Tensor, adversary: Adversary | No
         x: Images.
         y: Labels.
         adversary: None: the loss is that of clean images.
-        weight: w, in (0, 1]; with 1 nothing learns from clean images.
+        weight: w, in (0, 1]; with 1, clean images are not learned from.
     """
     if adversary is None:
         clean = score(logits(network, x), y)
@@ -84,14 +84,14 @@ def weighted(network: nn.Module, x: Tensor, y: Tensor, adversary: Adversary | No
 
 
 def checked(found: object, method: str) -> Loss:
-    """Makes sure that what a method gave is a loss; the method may be a user's.
+    """Checks that the return value of a method, perhaps a user's, is a loss.
 
     Args:
-        found: What it gave.
-        method: Its name, for the message.
+        found: The returned value.
+        method: The method's name, for the message.
 
     Raises:
-        MethodError: Nothing can be learned from that.
+        MethodError: Nothing can be learned from it.
     """
     if not isinstance(found, Loss):
         wrong = f"is a {type(found).__name__}"
@@ -103,5 +103,5 @@ def checked(found: object, method: str) -> Loss:
         return found
     raise MethodError(
         f"The loss of the method {method} {wrong}.",
-        "It is to be a perturbify.methods.loss.Loss, whose total is one number that depends on the network.",
+        "It must be a perturbify.methods.loss.Loss whose total is one number that depends on the network.",
     )

@@ -1,7 +1,7 @@
 """PixelDP: certified robustness by differential privacy.
 
 Lecuyer, Atlidakis, Geambasu, Hsu, Jana: "Certified Robustness to Adversarial Examples with Differential Privacy" (IEEE
-S&P 2019). Constants as docs/constants.md has them.
+S&P 2019). Constants as in docs/constants.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BOUND, EPSILON, SENSITIVITY = 0.1, 1.0, 1.0
 
 @register
 class PixelDp(Method):
-    """Gaussian noise behind the first convolution, whose weight is kept so that its l2 sensitivity is at most Δ = 1.
+    """Gaussian noise behind the first convolution, whose weight is scaled so that its l2 sensitivity is at most Δ = 1.
 
     Trained on clean images; the votes of 50 draws predict, with a certified radius (docs/certify.md).
     """
@@ -43,10 +43,10 @@ class PixelDp(Method):
     certifies = True
 
     def check(self, network: Perturbed) -> None:
-        """Makes sure that the first convolution takes the image itself, and that nothing else does.
+        """Checks that the first convolution takes the image itself, and that nothing else does.
 
         Raises:
-            MethodError: It is not so, or no bound on that convolution's sensitivity is known.
+            MethodError: That is not so, or no bound on that convolution's sensitivity is known.
         """
         from perturbify.certification import verify
 
@@ -59,7 +59,7 @@ class PixelDp(Method):
         find_mechanism(network).limit_(SENSITIVITY)
 
     def predict(self, network: Perturbed, images: Tensor, draws: int | None = None) -> Prediction:
-        """Classifies images by the votes of so many draws, with the certified l2 radius of each answer."""
+        """Classifies images by the votes of several draws, with the certified l2 radius of each prediction."""
         from perturbify.certification import predict_certified
 
         return predict_certified(network, images, self.draws if draws is None else draws)

@@ -1,7 +1,7 @@
 """PNI: parametric noise injection.
 
 He, Rakin, Fan: "Parametric Noise Injection: Trainable Randomness to Improve Deep Neural Network Robustness Against
-Adversarial Attack" (CVPR 2019). Constants as docs/constants.md has them.
+Adversarial Attack" (CVPR 2019). Constants as in docs/constants.md.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from perturbify.surgery.config import PerturbConfig
 class Pni(Method):
     """``ŵ = w + α η`` on the weight of every convolution and linear layer, η ~ N(0, std(w)²), std and η detached.
 
-    α is learned by the loss, one a layer by default, of either sign. With ``site="output"`` it is the paper's A-PNI:
-    the noise is on what each convolution gives, of standard deviation α std(x) over the whole batch.
+    α is learned from the loss, by default one per layer, of either sign. ``site="output"`` is the paper's A-PNI:
+    noise on each convolution's output, with standard deviation α std(x) over the whole batch.
     """
 
     name = "pni"

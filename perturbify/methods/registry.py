@@ -1,4 +1,4 @@
-"""The defences by name, the user's own among them."""
+"""The defences by name, including the user's own."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from perturbify.errors import MethodError, nearest
 from perturbify.methods.method import Method
 
 DEFAULT = "learn2perturb"
-"""The defence where nobody says which: of :func:`perturbify.wrap`, of recipes, of commands."""
+"""The default defence of :func:`perturbify.wrap`, of recipes, and of commands."""
 NONE = "none"
-"""No defence, also for a baseline that is wrapped without noise."""
+"""No defence; also for a baseline that is wrapped without noise."""
 
 _METHODS: dict[str, Method] = {}
 Kind = TypeVar("Kind", bound=type[Method])
 
 
 def register(kind: Kind) -> Kind:
-    """Makes a defence known by its name, in recipes, files and commands; a decorator for a subclass of Method.
+    """Registers a method by its name, for recipes, files and commands; a decorator for a subclass of Method.
 
     A file that was written with a user's own method loads where that method has been registered before.
 
     Raises:
-        MethodError: It has no name, or another class has that name already.
+        MethodError: It has no name, or another class already has that name.
     """
     name = getattr(kind, "name", "")
     if not name:
         raise MethodError(f"{kind.__name__} has no name.", 'Set name = "…" in the class.')
     known = _METHODS.get(name)
     if known is not None and (type(known).__module__, type(known).__qualname__) != (kind.__module__, kind.__qualname__):
-        raise MethodError(f"There is a method {name!r} already: {type(known).__qualname__}.", "Choose another name.")
+        raise MethodError(f"There is already a method {name!r}: {type(known).__qualname__}.", "Choose another name.")
     _METHODS[name] = kind()
     return kind
 
 
 def get(name: str) -> Method:
-    """Looks a defence up, also among those of installed packages that declare the entry point ``perturbify.methods``.
+    """Looks up a defence, also among those of installed packages that declare the entry point ``perturbify.methods``.
 
     Raises:
-        MethodError: There is none of that name.
+        MethodError: There is no defence of that name.
     """
     if name not in _METHODS:
         for plugin in entry_points(group="perturbify.methods", name=name):
@@ -48,14 +48,14 @@ def get(name: str) -> Method:
         raise MethodError(
             f"There is no method {name!r}.",
             nearest(name, _METHODS)
-            or f"There are {', '.join(_METHODS)}; import the module that registers your own, or, for commands, "
+            or f"There are {', '.join(_METHODS)}. Import the module that registers your own, or, for commands, "
             "install it with an entry point in perturbify.methods.",
         )
     return _METHODS[name]
 
 
 def of_file(method: str | None, *, noisy: bool) -> str:
-    """The name of the defence of a file; the first version of the format named none, and knew one.
+    """The name of the defence of a file; the first version of the format named none, and had only one.
 
     Args:
         method: What the file names.

@@ -1,7 +1,7 @@
 """RSE: random self-ensemble.
 
-Liu, Cheng, Zhang, Hsieh: "Towards Robust Neural Networks via Random Self-ensemble" (ECCV 2018). Constants as
-docs/constants.md has them.
+Liu, Cheng, Zhang, Hsieh: "Towards Robust Neural Networks via Random Self-ensemble" (ECCV 2018). Constants as in
+docs/constants.md.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Rse(Method):
     """``x + σ ε`` on the input of every convolution, σ 0.2 before the first and 0.1 before the others, fixed.
 
-    Trained on clean images; the mean softmax of 50 draws predicts. RSE's own networks take pixels in [0, 1] as they
-    are: 0.2 is in pixels, and behind a normalisation layer it is divided by that layer's std, channel by channel.
+    Trained on clean images; the mean softmax of 50 draws predicts. RSE's own networks take pixels in [0, 1] without
+    normalisation: 0.2 is in pixels, and behind a normalisation layer it is divided by that layer's std, per channel.
     """
 
     name = "rse"
@@ -34,7 +34,7 @@ class Rse(Method):
     draws = 50
 
     def start_(self, network: Perturbed, normalize: Normalize | None) -> None:
-        """Brings the σ of the first site, where that is the image, from pixels to what the normalisation gives."""
+        """Converts the σ of the first site, if that is the image, from pixels to normalised values."""
         from perturbify.surgery.noisy import noisy_sites
 
         config = network.surgery.plan.config

@@ -1,14 +1,14 @@
-"""The way of θ: how far it can go in a run, and how a short one goes the way of the full schedule.
+"""How far θ moves in a run, and how a short run covers the full schedule.
 
-The regulariser alone moves θ so that θ^1.5 = θ₀^1.5 + ¾ Σ (step size · γ / τ), summed over the steps: what θ comes to
-depends on their number. With the constants of the authors' release it comes from 0.25 to 1.06 in the 330 noisy epochs
-of the full schedule, and nowhere in a run of minutes. A run of another length therefore multiplies θ's learning rate
-by how many times fewer its steps are, for the gradient of the loss and of the regulariser alike, and reads τ where the
-full schedule would be as far along (docs/constants.md).
+The regulariser alone moves θ so that θ^1.5 = θ₀^1.5 + ¾ Σ (step size · γ / τ), summed over the steps: where θ ends
+depends on their number. With the constants of the authors' release it goes from 0.25 to 1.06 in the 330 noisy epochs
+of the full schedule, and hardly moves in a run of minutes. A run of another length therefore multiplies θ's learning
+rate by the ratio of the numbers of steps, for the gradients of both the loss and the regulariser, and reads τ where the
+full schedule would be after the same fraction of its length (docs/constants.md).
 
-There is a limit to that, ``train.theta_rate_limit``. The gradient of the loss is noise for the most part. What that
-does to a single θ grows with the square root of the factor, while what the regulariser does to all of them stays what
-it is in the full schedule.
+The factor is limited by ``train.theta_rate_limit``. The gradient of the loss is mostly noise. Its effect on a single θ
+grows with the square root of the factor, while the regulariser's effect on all of them stays what it is in the full
+schedule.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ REFERENCE_BATCH = 128
 """Batch size for which γ is given."""
 
 EPOCHS, WARM_UP, STEPS = 350, 20, 391
-"""The full schedule: the release's epochs and, at 50,000 images, steps of an epoch; the paper's warm-up."""
+"""The full schedule: the release's epochs and, at 50,000 images, steps per epoch; the paper's warm-up."""
 
 START = 0.25
 _RATE, _MOMENTUM, _MILESTONES, _DECAY, _GAMMA = 0.1, 0.9, (150, 250), 0.1, 1e-4  # the release's, on θ
 
 
 def pace(recipe: Recipe, images: int, *, warms_up: bool) -> float:
-    """What θ's learning rate is multiplied by in a run.
+    """The factor on θ's learning rate in a run.
 
     Args:
         recipe: The run's.
-        images: Its training images.
+        images: Its number of training images.
         warms_up: Whether the noise is off in the first ``warmup_epochs``, as in the method whose schedule this is.
     """
     if not warms_up or recipe.train.theta_schedule == "plain":
@@ -44,31 +44,31 @@ def pace(recipe: Recipe, images: int, *, warms_up: bool) -> float:
 
 
 def planned(recipe: Recipe, images: int, *, warms_up: bool) -> str | None:
-    """What a run will do to θ's learning rate, in a sentence; None where that is nothing.
+    """What a run does to θ's learning rate, in a sentence; None if nothing.
 
     Args:
         recipe: The run's.
-        images: Its training images.
+        images: Its number of training images.
         warms_up: As for :func:`pace`.
     """
     faster = pace(recipe, images, warms_up=warms_up)
     if abs(faster - 1) < 0.01:
         return None
     whole = fewer(recipe, images)
-    limit = f", where {whole:.0f} would make up for it (train.theta_rate_limit)" if faster < whole else ""
+    limit = f", limited from {whole:.0f} by train.theta_rate_limit" if faster < whole else ""
     return f"θ's learning rate is multiplied by {faster:.3g} for the length of the run{limit}"
 
 
 def fewer(recipe: Recipe, images: int) -> float:
-    """How many times as many images θ's steps see in the full schedule as in a run.
+    """The ratio of the images that θ's steps see in the full schedule to those in a run.
 
     Args:
         recipe: The run's.
-        images: Its training images.
+        images: Its number of training images.
     """
     train = recipe.train
     whole, rest = divmod(images, train.batch_size)
-    steps = whole + (rest > 1 or whole == 0)  # a last batch of one image is left out
+    steps = whole + (rest > 1 or whole == 0)  # a last batch of one image is skipped
     fraction = 1.0 if train.joint else train.theta_steps / (train.w_steps + train.theta_steps)
     return EPOCHS * STEPS * REFERENCE_BATCH / (train.epochs * steps * train.batch_size * fraction)
 
@@ -78,7 +78,7 @@ def tau_epoch(epoch: int, train: TrainSettings, *, warms_up: bool) -> int:
 
     Args:
         epoch: From 0.
-        train: The run's length and what its τ counts from.
+        train: The run's length and where its τ starts to count.
         warms_up: Whether the noise is off in the first ``warmup_epochs``.
     """
     first = train.warmup_epochs if warms_up and train.tau_from == "noise" else 0
@@ -111,19 +111,19 @@ def full() -> tuple[float, ...]:
 
 
 def reached(theta: float) -> int:
-    """The first epoch of the full schedule, from 1, after which its θ is as great; its last where it never is."""
+    """The first epoch of the full schedule, from 1, after which its θ is as large; the last if it never is."""
     return min(bisect_left(full(), theta) + 1, EPOCHS)
 
 
 def said(theta: float, start: float | str | None) -> str:
-    """How far a mean θ has come on the full schedule's way, in words.
+    """How far along the full schedule a mean θ is, in words.
 
     Args:
         theta: The mean.
-        start: What θ started from, ``theta_init``; from elsewhere, it is on no such way.
+        start: θ's initial value, ``theta_init``; from another value than the schedule's, there is no comparison.
     """
     if start != START:
-        return f"not on the full schedule's way, which begins at {START:g}, not at {start}"
+        return f"not comparable with the full schedule, which starts at {START:g}, not at {start}"
     if theta <= START:
         return f"no farther than the start of the full schedule, {START:g}"
     if theta > full()[-1]:

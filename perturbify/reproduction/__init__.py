@@ -1,4 +1,4 @@
-"""The tables of the Learn2Perturb paper again: trained, checked, and printed beside the paper's figures.
+"""The tables of the Learn2Perturb paper reproduced: trained, checked, and printed beside the paper's figures.
 
 Names are loaded on first use: the paper's figures are read without torch.
 """

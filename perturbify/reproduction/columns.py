@@ -14,9 +14,9 @@ class Column:
     """An attack of a table.
 
     Attributes:
-        id: Of its result in a check.
-        head: What heads it, and names it where it was not measured.
-        epsilon: Where it stands in the table's curve; None: not on it.
+        id: Id of its result in a check.
+        head: Its column head, and its name if it was not measured.
+        epsilon: Its position in the table's curve; None: not on it.
     """
 
     id: str

@@ -1,7 +1,7 @@
-"""In what a reproduction departs from the paper's protocol and from the authors' release, named one by one.
+"""How a reproduction departs from the paper's protocol and from the authors' release, item by item.
 
-What the paper states is its loss, its warm-up, PGD-7 at 8/255 by steps of 0.01, where noise goes, and C&W's constants;
-epochs, batches, optimisers, θ's start and floor, and γ are the release's (docs/constants.md).
+The paper states its loss, its warm-up, PGD-7 at 8/255 by steps of 0.01, where noise goes, and C&W's constants;
+epochs, batches, optimisers, θ's initial value and floor, and γ are the release's (docs/constants.md).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Difference:
     """One departure.
 
     Attributes:
-        what: In what.
-        whose: Whose the other value is: the paper's, its authors' release's, or another method's own.
+        what: The setting.
+        whose: The source of the other value: the paper, its authors' release, or another method's own.
         theirs: What they have.
         here: What we have.
     """
@@ -58,9 +58,9 @@ def differences(
     Args:
         reproduction: What was asked for.
         job: The job.
-        data: Its images; None where it cannot be run, and nothing is to be compared.
-        report: Its check, where it has one.
-        theta: Mean of θ at the end of training, where it has come to that.
+        data: Its images; None if it cannot be run, and nothing is compared.
+        report: Its check, if it has one.
+        theta: Mean of θ at the end of training, if training has finished.
     """
     if job.recipe is None or job.original is None or data is None:
         return ()
@@ -118,8 +118,8 @@ def _of_schedule(recipe: Recipe, original: Recipe, method: Method, own: str, rep
 
 
 def _of_noise(recipe: Recipe, original: Recipe, method: Method, own: str) -> list[Difference]:
-    """Where noise is, how it is drawn, what it starts from, and what holds it."""
-    # What Learn2Perturb's noise is, the paper says; of other methods it is their own.
+    """Where noise is, how it is drawn, its initial value, and its bounds."""
+    # The paper specifies Learn2Perturb's noise; other methods specify their own.
     whose = PAPER if method.alternates else own
     here, theirs = recipe.perturb, original.perturb
     found = [
@@ -142,7 +142,7 @@ def _of_noise(recipe: Recipe, original: Recipe, method: Method, own: str) -> lis
 
 
 def _of_attack(recipe: Recipe, original: Recipe, method: Method, whose: str) -> list[Difference]:
-    """The adversary of training; when it begins, the release says otherwise than the paper."""
+    """The adversary of training; the release begins it at another epoch than the paper."""
     here, theirs = recipe.attack, original.attack
     found = [
         Difference("adversary in training", whose, _adversary(theirs), _adversary(here)),
@@ -161,7 +161,7 @@ def _of_attack(recipe: Recipe, original: Recipe, method: Method, whose: str) -> 
 def _of_steps(done: Steps, full: Steps, own: str) -> list[Difference]:
     return [
         Difference("W-steps", own, f"{full.weights:,}", f"{done.weights:,}"),
-        # A baseline that is trained by the same recipe takes a W-step for every batch.
+        # A baseline trained by the same recipe takes a W-step for every batch.
         Difference(
             "W-steps in so many batches", PAPER, _of(done.batches, done.batches), _of(done.weights, done.batches)
         ),
@@ -170,9 +170,9 @@ def _of_steps(done: Steps, full: Steps, own: str) -> list[Difference]:
 
 
 def _of_turns(recipe: Recipe, images: int, done: Steps, theta: float | None) -> list[Difference]:
-    """What is Learn2Perturb's alone: its warm-up, its Algorithm 1, and the way that θ goes."""
+    """Settings of Learn2Perturb alone: its warm-up, its Algorithm 1, and how far θ moves."""
     train = recipe.train
-    turns = f"in turn, {counted(train.w_steps, 'W-step')} and {counted(train.theta_steps, 'θ-step')}"
+    turns = f"alternating, {counted(train.w_steps, 'W-step')} and {counted(train.theta_steps, 'θ-step')}"
     joint = "both from one evaluation, on the same images (Algorithm 1)"
     found = [
         Difference("epochs of warm-up, noise off", PAPER, f"{WARM_UP}", f"{train.warmup_epochs}"),
@@ -197,7 +197,7 @@ def _of_turns(recipe: Recipe, images: int, done: Steps, theta: float | None) -> 
 
 def _of_report(job: Job, data: Data, report: Report) -> list[Difference]:
     answers, passes = report.clean.draws, methods.get(job.method).draws
-    scored = f"{answers} fresh draws, of which the mean counts"
+    scored = f"the mean of {answers} fresh draws"
     if passes > 1:
         scored = f"{counted(answers, 'answer')}, each the mean softmax of {passes} draws"
     here = f"{DATASETS.get(data.name, data.name)}, {report.n:,}"
@@ -209,9 +209,7 @@ def _of_report(job: Job, data: Data, report: Report) -> list[Difference]:
                 Difference(
                     "EOT-PGD",
                     RELEASE if "EOT-PGD" in job.paper else PAPER,
-                    f"{EOT_DRAWS} draws a step, which are one and the same"
-                    if "EOT-PGD" in job.paper
-                    else "no such column",
+                    f"{EOT_DRAWS} identical draws a step" if "EOT-PGD" in job.paper else "no such column",
                     f"{job.plan.eot_draws} independent draws a step",
                 )
             ]
@@ -231,11 +229,11 @@ def _of_report(job: Job, data: Data, report: Report) -> list[Difference]:
 
 
 def _of_carlini_wagner(plan: CheckPlan, report: Report) -> list[Difference]:
-    survived = "the accuracy on fresh noise after the attack; what the attack claims stands beside it"
+    survived = "the accuracy on fresh noise after the attack; the attack's own claim is given beside it"
     few = f"{min(plan.few, report.n)}, at most {FEW}"
     return [
         Difference("images under C&W", PAPER, NOT_STATED, few),
-        Difference("surviving C&W", PAPER, "“success survived”, by how many passes is not stated", survived),
+        Difference("surviving C&W", PAPER, "“success survived”, with an unstated number of passes", survived),
         Difference("weight c in C&W", PAPER, "from 1e-3 to 1e10", "from 1e-3 to 1e5, tenfold a step (foolbox)"),
     ]
 
@@ -250,14 +248,14 @@ _PLACES = {
 }
 _SHARES = {"sample": "image", "batch": "batch"}
 _FORMS = {
-    "literal": "is subtracted as it is, not multiplied by the learning rate",
+    "literal": "is subtracted directly, not multiplied by the learning rate",
     "optimizer": "goes through θ's optimiser, its learning rate and momentum",
 }
 _TAU = {"noise": "with noise", "start": "of all"}
 
 
 def _dataset(data: Data) -> str:
-    """The paper's dataset that the images stand for."""
+    """The paper's dataset that corresponds to the images."""
     return DATASETS.get(data.name, DATASETS["cifar10"])
 
 

@@ -14,14 +14,14 @@ from perturbify.reproduction.run import network
 from perturbify.training import launch
 
 IMAGES = 32
-"""Images that are trained on, in two batches, twice; the second time counts."""
+"""Images to train on, in two batches, twice; the second time counts."""
 
 
 def seconds(reproduction: Reproduction, job: Job, data: Data, *, device: str = "auto") -> tuple[float, float]:
     """Trains a job's network on a few images for two epochs, and begins its check.
 
-    All epochs count as those with noise and attack, which makes it too long by the warm-up; on a GPU, where small
-    batches run slowly and nothing is compiled here, it is too long by more.
+    All epochs count as epochs with noise and attack, which overestimates by the warm-up; on a GPU, where small
+    batches run slowly and nothing is compiled here, the estimate is higher still.
 
     Args:
         reproduction: What was asked for.
@@ -30,7 +30,7 @@ def seconds(reproduction: Reproduction, job: Job, data: Data, *, device: str = "
         device: As for :func:`perturbify.finetune`.
 
     Returns:
-        Seconds of training and of the check, by the whole recipe and plan.
+        Seconds of training and of the check, for the whole recipe and plan.
 
     Raises:
         PerturbifyError: The job cannot be run.
@@ -62,4 +62,4 @@ def seconds(reproduction: Reproduction, job: Job, data: Data, *, device: str = "
 
 
 class _Enough(Exception):
-    """Ends a check as soon as it has said how long it will take."""
+    """Ends a check once it has estimated its time."""

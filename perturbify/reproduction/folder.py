@@ -1,4 +1,4 @@
-"""A reproduction's folder: what it is of, a run's folder for each job, and the table so far."""
+"""A reproduction's folder: its settings, a run's folder for each job, and the table so far."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReproductionFolder:
 
     @property
     def notes(self) -> Path:
-        """What is reproduced here, by which settings and recipes."""
+        """What is reproduced here: its settings and recipes."""
         return self.path / NOTES
 
     def run(self, job: Job) -> RunFolder:
@@ -44,7 +44,7 @@ class ReproductionFolder:
         return RunFolder(self.path / job.name)
 
     def table(self, name: str, kind: str) -> Path:
-        """The table so far, as ``json``, ``md`` or, of a curve, ``png``."""
+        """The table so far, as ``json``, ``md`` or, for a curve, ``png``."""
         return self.path / f"{name}.{kind}"
 
     def is_finished(self, job: Job) -> bool:
@@ -56,21 +56,21 @@ class ReproductionFolder:
         """Keeps other reproductions out of the folder inside a ``with`` block.
 
         Raises:
-            OutputExists: It is something else's, and nothing is put there.
-            PerturbifyError: Another process is at it, or the folder cannot be made or written to.
+            OutputExists: It holds something else, and nothing is written there.
+            PerturbifyError: Another process is using it, or the folder cannot be made or written to.
         """
         self._check()
         return alone(
             self.path,
-            PerturbifyError(f"Another process is reproducing in {self.path} already.", "Wait until it ends."),
+            PerturbifyError(f"Another process is already reproducing in {self.path}.", "Wait until it ends."),
         )
 
     def open(self, about: dict[str, Any], *, force: bool) -> None:
-        """Makes sure that the folder is empty, or holds what the same command began; inside of :meth:`busy`.
+        """Checks that the folder is empty, or holds what the same command began; call inside :meth:`busy`.
 
         Args:
             about: What is reproduced, from :func:`describe`.
-            force: Whether another reproduction, and what it has done, may be removed.
+            force: Whether another reproduction, with its results, may be removed.
 
         Raises:
             OutputExists: There is something else in the folder.
@@ -87,7 +87,7 @@ class ReproductionFolder:
             if not force:
                 raise OutputExists(
                     f"The folder {self.path} holds a reproduction with {_changes(there, about)}.",
-                    "Give the command that it began with, choose another folder with -o, or replace it with --force.",
+                    "Repeat the command that began it, choose another folder with -o, or replace it with --force.",
                 )
             self._clear(there)
         self._note(about)
@@ -103,14 +103,16 @@ class ReproductionFolder:
             raise PerturbifyError(f"{self.notes} is damaged ({error}).", "Choose another folder with -o.") from error
         strange = next((n for n in names if n in ("", ".", "..") or {"/", "\\", "\0"} & set(n)), None)
         if strange is not None or there.get("table") not in TABLES:
-            raise PerturbifyError(f"{self.notes} is not of a reproduction.", "Choose another folder with -o.")
+            raise PerturbifyError(f"{self.notes} is not a reproduction's.", "Choose another folder with -o.")
         return there
 
     def _check(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise OutputExists(f"{self.path} is a file.", "Name a folder for the reproduction.")
         if self.path.is_dir() and not self.notes.is_file() and any(p.name != LOCK for p in self.path.iterdir()):
-            raise OutputExists(f"The folder {self.path} is not empty, and it holds no reproduction.", "Choose another.")
+            raise OutputExists(
+                f"The folder {self.path} is not empty and holds no reproduction.", "Choose another folder."
+            )
 
     def _clear(self, there: dict[str, Any]) -> None:
         """Removes the runs and tables of the reproduction that is there, and nothing else."""
@@ -119,12 +121,12 @@ class ReproductionFolder:
         for path, ours in tables.items():
             if os.path.lexists(path) and not ours(path):
                 raise OutputExists(
-                    f"{path} is not as a reproduction wrote it, so it is not removed.", "Move it elsewhere."
+                    f"{path} was changed since a reproduction wrote it, so it is not removed.", "Move it elsewhere."
                 )
         runs = [run for run in (RunFolder(self.path / name) for name in there["recipes"]) if run.is_run]
         for run in runs:
             if run.path.is_symlink():
-                raise OutputExists(f"{run.path} leads elsewhere, so nothing is removed there.", "Remove the link.")
+                raise OutputExists(f"{run.path} links elsewhere, so nothing is removed there.", "Remove the link.")
             run.check(force=True)
         for run in runs:
             run.remove()
@@ -142,7 +144,7 @@ def is_table(path: Path) -> bool:
 
 
 def describe(reproduction: Reproduction, work: Sequence[tuple[Job, Data]]) -> dict[str, Any]:
-    """What a reproduction is of, as JSON values: by these it is known again.
+    """What is reproduced, as JSON values that identify the reproduction.
 
     Args:
         reproduction: What was asked for.
@@ -169,8 +171,8 @@ def describe(reproduction: Reproduction, work: Sequence[tuple[Job, Data]]) -> di
 def _began_earlier(there: dict[str, Any], about: dict[str, Any]) -> bool:
     """Whether an earlier version's notes are of the same command.
 
-    It knew one seed, fewer of the paper's networks and methods, and, before that, no digests of the images; its recipes
-    may have had other settings, under which the runs that it began go on.
+    It had one seed, fewer of the paper's networks and methods, and, before that, no digests of the images; its recipes
+    may have had other settings, which the runs that it began keep.
     """
     if "seeds" in there:
         return False
@@ -181,13 +183,13 @@ def _began_earlier(there: dict[str, Any], about: dict[str, Any]) -> bool:
 
 
 def _anywhere(job: Job, data: Data) -> str:
-    """A job's recipe, without where the images lie on this machine."""
+    """A job's recipe, without the location of the images on this machine."""
     assert job.recipe is not None
     return recipes.to_toml(replace(job.recipe, data=replace(job.recipe.data, name=data.name, root=None)))
 
 
 def _changes(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Which settings differ; recipes, which mostly follow from the others, only where nothing else does."""
+    """Which settings differ; recipes, which mostly follow from the others, only if nothing else does."""
     if "seed" in there:
         there = there | {"seeds": [there["seed"]]}
     changed = [key for key in here if key != "recipes" and there.get(key) != here[key]]

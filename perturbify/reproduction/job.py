@@ -1,4 +1,4 @@
-"""The jobs that follow from a table: which network is trained by which recipe, from which seed, and checked how."""
+"""The jobs of a table: which network is trained by which recipe, from which seed, and how it is checked."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from perturbify.settings import Recipe
 from perturbify.zoo.names import constructor
 
 FEW = 100
-"""Images at most for C&W and few pixels, which take thousands of passes for each of them."""
+"""Most images for C&W and few pixels, which take thousands of passes for each of them."""
 
 POPULATION, GENERATIONS = 400, 100
 """Candidates and generations of the few-pixel attack where the budget is the paper's, as in Su et al. (2019)."""
 
 ANSWERS = 4
-"""Answers at least that score an image: a worst case is chosen by half of them and scored by the others."""
+"""Fewest answers that score an image: a worst case is chosen by half of them and scored by the others."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What is to be reproduced, and how.
+    """What to reproduce, and how.
 
     Attributes:
         table: A name of :data:`perturbify.reproduction.paper.TABLES`: ``"table1"``, ``"fig2"``, ``"eot"``, …
-        epochs: Every recipe is shortened to so many epochs, at least 1; None: its whole schedule.
+        epochs: Every recipe is shortened to this many epochs, at least 1; None: its whole schedule.
         equal_schedule: A recipe for all methods; None: each method's own.
-        networks: Which of the table's networks; none: all of them.
-        methods: Which of the table's methods; none: all of them. The one that images are crafted on is always there.
+        networks: Which of the table's networks; empty: all of them.
+        methods: Which of the table's methods; empty: all of them. The one that images are crafted on is always there.
         data: Other images than the recipe's, as :func:`perturbify.data.load` knows them.
-        images: Test images of the check at most; None: all of them.
-        weights: Weights files to start from, by network; others start fresh.
-        seeds: Each row is trained and checked once with each of them; at least one, and none twice.
+        images: Most test images of the check; None: all of them.
+        weights: Weights files to start from, by network; others start from fresh weights.
+        seeds: Each row is trained and checked once with each of them; at least one, without repetition.
 
     Raises:
-        PerturbifyError: There is no such table, it has no such network or method, or a number makes no sense.
+        PerturbifyError: There is no such table, it has no such network or method, or a number is out of range.
     """
 
     table: str
@@ -93,13 +93,13 @@ class Job:
         name: The name of its folder.
         network: Its name in the zoo.
         method: The defence.
-        seed: Of every random number.
+        seed: Seed of every random number.
         paper: The paper's figures.
         plan: How it is checked.
-        recipe: How it is trained; None where there is none, which ``why`` explains.
+        recipe: How it is trained; None if it cannot be, which ``why`` explains.
         original: The method's own recipe, with its whole schedule.
         surrogate: Name of the job on whose network images are crafted; None: there is none.
-        why: Why it cannot be run; None where it can.
+        why: Why it cannot be run; None if it can.
     """
 
     name: str
@@ -159,7 +159,7 @@ def _plan(reproduction: Reproduction, paper: Table, recipe: Recipe) -> CheckPlan
     """The table's attacks, with the recipe's adversary."""
     draws = max(
         ANSWERS, CheckPlan.draws // methods.get(recipe.method).draws
-    )  # who answers by a mean is asked less often
+    )  # methods that average draws are asked less often
     plan = CheckPlan(
         **asdict(recipe.check)
         | {"preset": paper.name, "attacks": paper.attacks, "images": reproduction.images, "seed": recipe.seed},
@@ -181,13 +181,13 @@ def _check_seeds(seeds: tuple[int, ...]) -> None:
     twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
     strange = next((seed for seed in seeds if not 0 <= seed <= MOST_SEED), None)
     if not seeds:
-        raise PerturbifyError("There are no seeds, so nothing would be trained.", "Give one at least.")
+        raise PerturbifyError("There are no seeds, so nothing would be trained.", "Give at least one.")
     if twice is not None:
-        raise PerturbifyError(f"The seed {twice} is given twice, and both runs would be the same.", "Leave one out.")
+        raise PerturbifyError(f"The seed {twice} is given twice; both runs would be the same.", "Remove one.")
     if strange is not None:
-        raise PerturbifyError(f"The seed {strange} is not from 0 to {MOST_SEED:,}.", "Choose another.")
+        raise PerturbifyError(f"The seed {strange} is not between 0 and {MOST_SEED:,}.", "Choose another.")
 
 
 def training_images(recipe: Recipe, data: Data) -> int:
-    """How many images a recipe trains on, those held out not among them."""
+    """How many images a recipe trains on, without the held-out ones."""
     return min(len(data.train), recipe.data.train_images or len(data.train)) - (recipe.data.held_out or 0)

@@ -1,4 +1,4 @@
-"""Every figure of the Learn2Perturb paper (CVPR 2020), as it is printed there, and what is odd about some."""
+"""Every figure of the Learn2Perturb paper (CVPR 2020), as printed there, with remarks on odd ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SWEEP = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
 """The further ε of figures 2 and 3, as multiples of the recipe's. The paper's axis is not stated in numbers."""
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-"""The paper's datasets, by their names here; figures are at hand for the first alone."""
+"""The paper's datasets, by their names here; only the first one's figures are available."""
 
 TRAINING_IMAGES, TEST_IMAGES = 50_000, 10_000
 """Of either."""
@@ -41,7 +41,7 @@ RELEASED = ("none", "vanilla", "learn2perturb-r", "learn2perturb")
 """The methods whose schedules are those of the authors' release; the others have those of their own papers."""
 
 RECIPES = {"learn2perturb": "cifar10"}
-"""Recipes that are not called after their method."""
+"""Recipes not named after their method."""
 
 
 def recipe_name(method: str) -> str:
@@ -50,7 +50,7 @@ def recipe_name(method: str) -> str:
 
 
 def table(name: str) -> Table:
-    """Looks a table or figure up.
+    """Looks up a table or figure.
 
     Raises:
         PerturbifyError: There is none of that name.
@@ -84,7 +84,7 @@ _COMPARED = ("vanilla", "pni", "adv-bnn", "learn2perturb")
 
 
 def _rows(methods: tuple[str, ...], rows: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, str], Figures]:
-    """A row a network, and in it ``clean / PGD / FGSM`` of each method in turn."""
+    """One row per network, with ``clean / PGD / FGSM`` of each method in turn."""
     return {
         (network, method): _cells(ACCURACIES, cell.split(" / "))
         for network, cells in rows.items()
@@ -93,7 +93,7 @@ def _rows(methods: tuple[str, ...], rows: Mapping[str, tuple[str, ...]]) -> dict
 
 
 def _survivors(rows: Mapping[str, tuple[str, str | None]]) -> dict[tuple[str, str], Figures]:
-    """Of each method what survives C&W at each κ, and the accuracy under EOT-PGD where there is one."""
+    """For each method what survives C&W at each κ, and the accuracy under EOT-PGD if there is one."""
     return {
         (_V2, method): _cells(SURVIVAL, survived.split()) | ({} if eot is None else _cells(("EOT-PGD",), [eot]))
         for method, (survived, eot) in rows.items()
@@ -110,18 +110,16 @@ def _without(networks: tuple[str, ...], methods: tuple[str, ...]) -> dict[tuple[
 
 _EOT = {"pni": "48.65", "adv-bnn": "51.19", "learn2perturb": "53.34"}
 
-_VANILLA = "The paper's Vanilla figures are those of PNI's paper, where training had 160 epochs, not 350."
+_VANILLA = "The paper's Vanilla figures are those of PNI's paper, which trained for 160 epochs, not 350."
 _UNNAMED = (
-    "The paper's figures at hand do not name their network. ResNet-V2(18) is taken, for the EOT figures lie just below "
-    "its PGD figures, and do not fit the other networks."
+    "The paper does not name the network of these figures. We take ResNet-V2(18), because the EOT figures are just "
+    "below its PGD figures, and do not fit the other networks."
 )
 _V2_TWICE = "The paper has 56.06 for Learn2Perturb on ResNet-V2(18) under PGD in tables 1 and 2, and 56.3 in table 4."
 _V1_TWICE = "The paper has 54.84 for Learn2Perturb on ResNet-V1(56) under PGD in table 1, and 54.62 in table 2."
-_SHARED = (
-    "The 80 draws a step of the authors' release are one and the same: averaging does nothing. Ours are independent."
-)
+_SHARED = "The 80 draws a step of the authors' release are identical: averaging does nothing. Ours are independent."
 _FIGURE = (
-    "The paper prints no numbers beside its figure, and ours are read off no table. Its ε are not stated in numbers "
+    "The paper's figure has no numbers, so there are none to compare with. Its ε are not stated in numbers "
     "either; ours are multiples of the recipe's ε."
 )
 
@@ -209,9 +207,9 @@ TABLES = {
             },
         ),
         remarks=(
-            "54.62±0.06 stands in six of the paper's cells: PGD of Adv-BNN and of Learn2Perturb on ResNet-V1(32), (44) "
-            "and (56).",
-            "The paper's Adv-BNN on ResNet-V1(32) has more left under PGD (54.62) than under FGSM (50.29).",
+            "54.62±0.06 appears in six of the paper's cells: PGD of Adv-BNN and of Learn2Perturb on ResNet-V1(32), "
+            "(44) and (56).",
+            "The paper's Adv-BNN on ResNet-V1(32) is more accurate under PGD (54.62) than under FGSM (50.29).",
             _V1_TWICE,
             _V2_TWICE,
         ),
@@ -250,7 +248,7 @@ TABLES = {
             (_V2, "learn2perturb"): _cells(("clean", "PGD"), ("85.3±0.1", "56.3±0.1")),
         },
         remarks=(
-            "The paper says “ResNext” without its width; RSE's release has a ResNeXt-29 of 2×64d, and so has this row, "
+            "The paper says “ResNext” without its width; RSE's release has a ResNeXt-29 of 2×64d, as does this row, "
             "with a 3×3 stem where RSE's is 1×1.",
             "54.62±0.06 for Adv-BNN on ResNet-V1(56) is one of six such cells in the paper's table 2.",
             _V2_TWICE,
@@ -293,7 +291,7 @@ TABLES = {
         ("pgd", "margin", "transfer"),
         ("transfer",),
         _without(("cifar_resnet20", _V2), _COMPARED),
-        remarks=("The paper's figures for transfer, and its networks, are not at hand.",),
+        remarks=("The paper's figures for transfer, and its networks, are not available.",),
         surrogate="vanilla",
     ),
     "fewpixel": Table(
@@ -303,7 +301,7 @@ TABLES = {
         ("margin", "few-pixel"),
         PIXELS,
         _without(("cifar_resnet20", _V2), _COMPARED),
-        remarks=("The paper's figures for few pixels, and its networks, are not at hand.",),
+        remarks=("The paper's figures for few pixels, and its networks, are not available.",),
         long=True,
     ),
 }

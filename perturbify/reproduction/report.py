@@ -18,13 +18,13 @@ from perturbify.text import table as aligned
 SCHEMA = 3
 NONE = "–"
 WORST = "worst case"
-"""Of every image over all l∞ attacks within ε."""
+"""The worst case of every image over all l∞ attacks within ε."""
 
 _WORST = (
-    "Worst case: every image under whichever l∞ attack within ε leaves the least, the margin attack among them; chosen "
-    "by other draws than those that score it."
+    "Worst case: every image under the l∞ attack within ε that leaves the lowest accuracy, the margin attack among "
+    "them; chosen on other draws than those that score it."
 )
-SUPPLEMENT = "The paper's figures for CIFAR-100 are in its supplement, and not at hand."
+SUPPLEMENT = "The paper's figures for CIFAR-100 are in its supplement, which is not available here."
 
 
 def to_dict(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def to_markdown(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> str:
 
 
 def _below(reproduction: Reproduction, outcomes: Sequence[Outcome], fit: Callable[[str], str]) -> list[str]:
-    """What a reader must know beside the table, as lists; ``fit`` makes an entry fit for where it goes."""
+    """Notes on the table, as lists; ``fit`` makes an entry fit for the output format."""
     found = rows(reproduction, outcomes)
     lists = {
         "Not run:": [f"{o.job.name}: {o.why}" for o in outcomes if o.why is not None],
@@ -156,7 +156,7 @@ def _failures(outcome: Outcome) -> list[str]:
 
 
 def _of_the_paper(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[str]:
-    """What is odd about the paper's figures, or missing."""
+    """Remarks on what is odd about the paper's figures, or missing."""
     if any(without_figures(o) for o in outcomes):
         return [SUPPLEMENT]
     return list(table(reproduction.table).remarks)
@@ -167,7 +167,7 @@ def _differences(reproduction: Reproduction, outcome: Outcome) -> tuple[Differen
 
 
 def _departures(reproduction: Reproduction, found: Sequence[Row]) -> list[str]:
-    """Each difference once, those in one respect together."""
+    """Each difference once, grouped by setting."""
     finished = [o for row in found for o in row.outcomes if o.report is not None]
     said = {o.job.name: _differences(reproduction, o) for o in finished}
     whats = list(dict.fromkeys(d.what for listed in said.values() for d in listed))
@@ -183,7 +183,7 @@ def _remarks(found: Sequence[Row]) -> list[str]:
 
 
 def _of(names: Collection[str], found: Sequence[Row]) -> str:
-    """Which runs something is true of, where those are not all that are finished; all those of a row by its name."""
+    """The finished runs for which something holds, unless it holds for all; a whole row by its name."""
     every = {row.name: [o.job.name for o in row.outcomes if o.report is not None] for row in found}
     if len(names) == sum(map(len, every.values())):
         return ""
@@ -202,7 +202,7 @@ def _cells(reproduction: Reproduction, outcomes: Sequence[Outcome], fit: Callabl
 
 
 def _wide(found: Sequence[Row], several: bool, stated: Sequence[str]) -> list[list[str]]:
-    """A line a row, a column an attack."""
+    """One line per row, one column per attack."""
     heads: dict[str, dict[str, None]] = {}
     for row in found:
         for attack, column in row.columns.items():
@@ -217,7 +217,7 @@ def _wide(found: Sequence[Row], several: bool, stated: Sequence[str]) -> list[li
 
 
 def _long(found: Sequence[Row], several: bool, fit: Callable[[str], str]) -> list[list[str]]:
-    """A line for each row and attack, which is called as its report calls it."""
+    """One line for each row and attack, named as in its report."""
     *heads, n = _heads(several)
     lines = [[*heads, "attack", n, "survived", "claimed by the attack", "paper's"]]
     for row in found:

@@ -16,7 +16,7 @@ from perturbify.reproduction.run import Outcome
 from perturbify.reproduction.table import Figures
 
 WITHOUT_FIGURES = "cifar100"
-"""The paper's dataset whose figures are in its supplement, and not at hand."""
+"""The paper's dataset whose figures are in its supplement, which is not available here."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Measured:
 
     Attributes:
         name: What the checks call the attack.
-        runs: How many training runs it is of.
-        mean: Of their accuracies, in [0, 1].
-        sd: Their standard deviation, by runs - 1; None of a single run, which has none.
+        runs: Number of training runs.
+        mean: Mean of their accuracies, in [0, 1].
+        sd: Their sample standard deviation (n - 1); None for a single run.
         interval: 95% interval over images, of the mean over these runs.
-        n: Images.
-        claimed: Share of images where the attack holds that it succeeded, over all runs; None without an attack.
+        n: Number of images.
+        claimed: Share of images where the attack itself reports success, over all runs; None without an attack.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Row:
     Attributes:
         network: The network's name in the zoo.
         method: The defence.
-        outcomes: Of its jobs, one for each seed.
+        outcomes: Those of its jobs, one for each seed.
         columns: The attacks, by the paper's names.
-        paper: The paper's figures; empty where they are not of these images.
+        paper: The paper's figures; empty if they are for other images.
     """
 
     network: str
@@ -62,16 +62,16 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What its runs' names begin with."""
+        """The prefix of its runs' names."""
         return f"{self.network}-{self.method}"
 
     @property
     def reports(self) -> list[Report]:
-        """Of the runs that are finished."""
+        """The reports of the finished runs."""
         return [o.report for o in self.outcomes if o.report is not None]
 
     def measured(self, attack: str) -> Measured | None:
-        """What is left under an attack; None where no run has it."""
+        """The accuracy under an attack; None if no run has it."""
         column = self.columns.get(attack)
         found = [r for r in (report.result(column.id) for report in self.reports) if r is not None] if column else []
         if not found:
@@ -81,7 +81,7 @@ class Row:
         return _measured(found[0].attack, rights, any(r.shared for r in found), fmean(claims) if claims else None)
 
     def worst(self) -> Measured | None:
-        """What is left of every image in the worst case over all l∞ attacks within ε; None before the first check."""
+        """The worst case of every image over all l∞ attacks within ε; None before the first check."""
         if not self.reports:
             return None
         shared = any(report.clean.shared for report in self.reports)
@@ -100,12 +100,12 @@ def rows(reproduction: Reproduction, outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def without_figures(outcome: Outcome) -> bool:
-    """Whether a job's images are of a dataset for which the paper's figures are not at hand."""
+    """Whether a job's images are of a dataset whose figures in the paper are not available."""
     return outcome.data is not None and outcome.data.name == WITHOUT_FIGURES
 
 
 def _measured(name: str, rights: Sequence[Right], shared: bool, claimed: float | None) -> Measured:
-    """The mean over runs; the images are the same in each, so their answers stand side by side."""
+    """The mean over runs; the images are the same in each, so their answers are paired."""
     pooled = Pooled.of(rights, shared=shared)
     runs = pooled.over_runs
     return Measured(name, runs.runs, runs.mean, runs.sd, pooled.over_images, len(rights[0]), claimed)

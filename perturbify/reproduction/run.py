@@ -1,4 +1,4 @@
-"""A reproduction in progress: job after job, each trained and then checked, from wherever it stopped."""
+"""A reproduction in progress: job after job, each trained and then checked, resumed where it stopped."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from perturbify.training.seeds import fresh_weights
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a job has come.
+    """The progress of a job.
 
     Attributes:
         job: The job.
-        data: Its images; None where the job cannot be run.
-        report: Its check; None where it has not been checked yet.
-        why: Why it could not be run; None where it could, or has not been tried yet.
-        theta: Mean of θ at the end of training; None without noise, or before that end.
+        data: Its images; None if the job cannot be run.
+        report: Its check; None if it has not been checked yet.
+        why: Why it could not be run; None if it could, or has not been tried yet.
+        theta: Mean of θ at the end of training; None without noise, or before the end.
     """
 
     job: Job
@@ -48,10 +48,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told of a reproduction's progress.
+    """Callbacks for a reproduction's progress.
 
     Attributes:
-        begins: Called before each job that has something left to do, with how many are before it and how many in all.
+        begins: Called before each job that is not finished, with the number of jobs before it and in all.
         steps: Called after every training step.
         checks: Called after every batch of a check.
         checked: Called with each new report and its run's folder; writes the report's files there.
@@ -74,26 +74,26 @@ def reproduce(
     download: bool = False,
     force: bool = False,
 ) -> tuple[Outcome, ...]:
-    """Runs what is left of a reproduction's jobs.
+    """Runs the remaining jobs of a reproduction.
 
-    What is finished is read, a half-finished run is resumed, and an unfinished check goes on where it stopped. A job
+    Finished runs are read, an interrupted run is resumed, and an interrupted check continues where it stopped. A job
     that fails is noted with its reason, and the others are run.
 
     Args:
         reproduction: What to reproduce.
         path: Its folder.
-        watcher: Who is told.
+        watcher: Its callbacks.
         device: As for :func:`perturbify.finetune`.
-        download: Whether a dataset that is not on this machine may be fetched.
+        download: Whether a dataset that is not on this machine may be downloaded.
         force: Whether another reproduction in the folder may be replaced.
 
     Returns:
-        How far each job has come.
+        The outcome of each job.
 
     Raises:
-        DataError: The images cannot be had.
+        DataError: The images are not available.
         OutputExists: The folder holds something else.
-        PerturbifyError: A recipe, a weights file, the device or the folder is none; before any long work.
+        PerturbifyError: A recipe, a weights file, the device or the folder is invalid; before any long work.
     """
     launch.choose_device(device)
     folder = ReproductionFolder(path)
@@ -102,7 +102,7 @@ def reproduce(
         if processes.first:
             work = [(o.job, o.data) for o in outcomes if o.data is not None]
             folder.open(describe(reproduction, work), force=force)
-        processes.gather(None)  # the folder is there
+        processes.gather(None)  # the folder exists now
         for i, outcome in enumerate(outcomes):
             if outcome.data is not None:
                 if not processes.agree(folder.is_finished(outcome.job)):
@@ -114,7 +114,7 @@ def reproduce(
 
 
 def prepared(reproduction: Reproduction, processes: Ranks, *, download: bool) -> list[Outcome]:
-    """The jobs with their images, nothing run yet; each dataset is loaded once."""
+    """The jobs with their images, before any is run; each dataset is loaded once."""
     loaded: dict[tuple[object, ...], Data] = {}
     outcomes = []
     for job in jobs(reproduction):
@@ -130,7 +130,7 @@ def prepared(reproduction: Reproduction, processes: Ranks, *, download: bool) ->
 
 
 def network(reproduction: Reproduction, recipe: Recipe, data: Data) -> tuple[nn.Module, Recipe]:
-    """A job's network with the weights it starts from, and the recipe with all that a run's folder keeps of it.
+    """A job's network with its initial weights, and its recipe with everything that a run's folder keeps.
 
     Raises:
         PerturbifyError: It cannot be built, or its weights file does not fit.
@@ -164,8 +164,8 @@ def _done(
                 report = _check(job, result, data, _sources(reproduction, job, folder, result.model), watcher)
                 if processes.first:
                     watcher.checked(report, run)
-                processes.gather(None)  # the report is there
-        # A run that an earlier version began goes on under its own settings.
+                processes.gather(None)  # the report exists now
+        # A run that an earlier version began keeps its own settings.
         job = replace(job, recipe=replace(run.kept_recipe(), name=recipe.name))
         theta = next((m["theta"] for m in reversed(run.read_metrics())), None)
         return Outcome(job, data, Report.read(run.report), theta=None if theta is None else theta["mean"])
@@ -186,7 +186,7 @@ def _train(
 
 
 def _sources(reproduction: Reproduction, job: Job, folder: ReproductionFolder, like: nn.Module) -> dict[str, nn.Module]:
-    """The network that images are crafted on for this job, by its method; none where there is none.
+    """The network that images are crafted on for this job, by its method; empty if there is none.
 
     Raises:
         PerturbifyError: Its own job has failed.
@@ -198,7 +198,7 @@ def _sources(reproduction: Reproduction, job: Job, folder: ReproductionFolder, l
     if not file.is_file():
         raise PerturbifyError(
             f"There is no network to craft images on: {job.surrogate} has not been trained.",
-            "Give the command again once it can be.",
+            "Repeat the command once it can be trained.",
         )
     return {name: load(file, device=next(like.parameters()).device)}
 

@@ -1,4 +1,4 @@
-"""A recipe's schedule, shortened in proportion, and how many steps it comes to."""
+"""A recipe's schedule, shortened in proportion, and its number of steps."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from perturbify.settings import OptimizerSettings, Recipe
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe with fewer epochs; warm-up, milestones and the attack's first epoch move along.
+    """The recipe with fewer epochs; warm-up, milestones and the attack's first epoch scale with them.
 
-    Each is rounded to the nearest epoch. A learning rate that was used before it decayed is used for one epoch at
-    least; noise and an attack that began before the end begin before the last epoch. Milestones that fall on one epoch
+    Each is rounded to the nearest epoch. A learning rate that was used before it decayed is used for at least one
+    epoch; noise and an attack that began before the end begin before the last epoch. Milestones that fall on one epoch
     count once, and those that fall on the end are left out.
 
     Args:
         recipe: Any recipe.
-        epochs: At most so many, at least 1.
+        epochs: The most epochs, at least 1.
 
     Returns:
-        The recipe itself, where it has no more epochs than that.
+        The recipe itself, if it has no more epochs than that.
 
     Raises:
         ValueError: ``epochs`` is less than 1.
@@ -53,10 +53,10 @@ def shortened(recipe: Recipe, epochs: int) -> Recipe:
 
 @dataclass(frozen=True)
 class Steps:
-    """How often what learns.
+    """How often W and θ are updated.
 
     Attributes:
-        batches: Of all epochs.
+        batches: Batches of all epochs.
         weights: Updates of W.
         thetas: Updates of θ.
     """
@@ -67,16 +67,16 @@ class Steps:
 
 
 def steps(recipe: Recipe, method: Method, images: int) -> Steps:
-    """Counts the updates of a whole run, turns and warm-up included.
+    """Counts the updates of a whole run, alternation and warm-up included.
 
     Args:
         recipe: How it trains.
         method: The defence.
-        images: Training images.
+        images: Number of training images.
     """
     train = recipe.train
     whole, rest = divmod(images, train.batch_size)
-    epoch = whole + (rest > 1 or whole == 0)  # a last batch of one image is left out
+    epoch = whole + (rest > 1 or whole == 0)  # a last batch of one image is skipped
     batches = train.epochs * epoch
     if method.perturb is None or not method.perturb.learnable:
         return Steps(batches, batches, 0)

@@ -1,4 +1,4 @@
-"""What a table or figure of a paper is: its cells as they are printed, and what a check needs for it."""
+"""A table or figure of a paper: its cells as printed, and what a check needs for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Cell:
     """A figure in percent, as the paper prints it.
 
     Attributes:
-        text: Such as ``"51.13±0.08"``; what is behind the ± is the paper's spread over repeats.
+        text: Such as ``"51.13±0.08"``; the number after ± is the paper's spread over repeats.
     """
 
     text: str
@@ -23,7 +23,7 @@ class Cell:
 
     @property
     def spread(self) -> float | None:
-        """What is behind the ±, in [0, 1]; None where nothing is."""
+        """The number after ±, in [0, 1]; None if there is none."""
         spread = self.text.partition("±")[2]
         return _share(spread) if spread else None
 
@@ -34,19 +34,19 @@ Figures = Mapping[str, Cell]
 
 @dataclass(frozen=True)
 class Table:
-    """A table or figure of the paper, or what its text says of an attack.
+    """A table or figure of the paper, or what its text says about an attack.
 
     Attributes:
-        name: What commands call it.
-        called: What the paper calls it.
+        name: Its name in commands.
+        called: Its name in the paper.
         caption: What it shows.
         attacks: Names of the attacks that a check needs for it, and ``margin``, for a worst case.
-        stated: The attacks that the paper has a column or a curve for, whether or not its figures are at hand.
+        stated: The attacks that the paper has a column or a curve for, whether or not its figures are available.
         figures: The paper's figures for each network and method, in the paper's order.
-        remarks: What a reader must know beside the paper's figures, a sentence or two each.
+        remarks: What a reader must know about the paper's figures, a sentence or two each.
         curve: The attack that is drawn against ε, ``"FGSM"`` or ``"PGD"``; None: there is no curve.
         long: Whether each attack has a line of its own; otherwise a column.
-        eot_draws: Draws a step of the paper's EOT-PGD; None: the recipe's.
+        eot_draws: Draws per step of the paper's EOT-PGD; None: the recipe's.
         surrogate: The method on whose network images are crafted for the others; None: there is none.
     """
 

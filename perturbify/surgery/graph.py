@@ -1,7 +1,8 @@
-"""The torch.fx pass: a graph goes in, and comes out with a perturbation node at every convolution node.
+"""The torch.fx pass: adds a perturbation node at every convolution node of a graph.
 
-It runs on the graphs of single modules whose forward goes on after its convolution (:class:`Inside`), on graph modules
-that somebody traced elsewhere (:func:`insert_noise`), and :func:`graph` gives a whole wrapped network as one graph.
+It runs on the graphs of single modules whose forward does more after its convolution
+(:class:`~perturbify.surgery.sites.inside.Inside`) and on graph modules traced elsewhere (:func:`insert_noise`);
+:func:`graph` returns a whole wrapped network as one graph.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
+from perturbify.arguments import check_type
 from perturbify.copying import copy_network
 from perturbify.errors import AlreadyWrapped, NoConvolutions, TraceError
 from perturbify.example import Example, from_description
@@ -61,12 +63,12 @@ def is_convolution(node: fx.Node, root: nn.Module | None = None) -> bool:
 
 
 def insert(nodes: Sequence[fx.Node], places: Sequence[str | None], *, before: bool = False) -> None:
-    """The pass: puts a call of a noise module at each node.
+    """The pass: adds a call of a noise module at each node.
 
     Args:
-        nodes: Convolutions (or whatever gives a feature map) of one graph, which is changed.
+        nodes: Convolutions (or other nodes that return a feature map) of one graph, which is changed.
         places: Path of each one's noise module; None leaves the node as it is.
-        before: Whether it is the node's first input that is perturbed, for this node alone.
+        before: Whether to perturb the node's first input, for this node alone.
     """
     for node, place in zip(nodes, places, strict=True):
         if place is None:
@@ -86,14 +88,14 @@ def insert(nodes: Sequence[fx.Node], places: Sequence[str | None], *, before: bo
 
 
 class Tracer(fx.Tracer):
-    """Records one forward; what it is told to keep whole stays a call of that module.
+    """Records one forward; a leaf stays a call of that module.
 
     Args:
-        whole: Whether a module stays whole.
-        searched: Names of the Python modules in which functions that stay whole are looked for.
+        whole: Whether a module is a leaf.
+        searched: Names of the Python modules in which leaf functions are looked up.
     """
 
-    # As a proxy, a buffer keeps its place in the graph; as a value, what is computed from it would be baked in.
+    # As a proxy, a buffer stays in the graph; as a value, what is computed from it would become a constant.
     proxy_buffer_attributes = True
 
     def __init__(self, whole: Callable[[nn.Module], bool], searched: set[str]) -> None:
@@ -107,18 +109,18 @@ class Tracer(fx.Tracer):
         self.failed = ""
 
     def record(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Graph:
-        """Traces a module's forward; tensors among its arguments become placeholders, in order, all else is fixed."""
+        """Traces a module's forward; its tensor arguments become placeholders, in order, all others are fixed."""
         self._inputs = args, kwargs
         held = *module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)
         self._held = dict(held)
-        with torch.enable_grad():  # as when the network is called, so that a switch of gradients shows
+        with torch.enable_grad():  # as when the network is called, so that code that turns it off shows
             recorded = self.trace(module)
         for node in recorded.nodes:
-            node.meta.pop("is_wrapped", None)  # of use to a tracer of the generated code alone
+            node.meta.pop("is_wrapped", None)  # only the generated code's tracer needs it
         return recorded
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """Gives the inputs of :meth:`record`, tensors replaced, and a function that takes them."""
+        """Returns the inputs of :meth:`record`, tensors replaced, and a function that takes them."""
         numbers = count()
         args, kwargs = pytree.tree_map_only(
             (Tensor, fx.Proxy),
@@ -132,7 +134,7 @@ class Tracer(fx.Tracer):
         return forward, [self.root, *args]
 
     def call_module(self, m: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls a module, and notes the innermost that cannot be followed."""
+        """Calls a module, and records the innermost that cannot be traced."""
         try:
             return super().call_module(m, *args, **kwargs)
         except Exception:
@@ -140,18 +142,18 @@ class Tracer(fx.Tracer):
             raise
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module stays whole."""
+        """Whether a module is a leaf."""
         return self._whole(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Stands for what a node will give."""
+        """The proxy of a node's result."""
         if node.op == "get_attr":
             held = self._held.get(str(node.target))
             return super().proxy(node) if held is None else _Held(node, self, held)
         return super().proxy(node)
 
     def create_arg(self, a: Any) -> Any:
-        """Puts a value into the graph, of kinds that torch.fx does not know of itself, too."""
+        """Puts a value into the graph, including kinds that torch.fx does not know."""
         if isinstance(a, dict) and is_dataclass(a):  # as the outputs of transformers are
             kwargs = {f.name: self.create_arg(getattr(a, f.name)) for f in fields(a)}
             return self.create_node("call_function", type(a), (), kwargs)
@@ -167,7 +169,7 @@ class Tracer(fx.Tracer):
         """Adds a node.
 
         Raises:
-            TraceError: It is computed in surroundings that a graph does not record.
+            TraceError: It is computed in a context that a graph does not record.
         """
         if not torch.is_grad_enabled():
             raise TraceError("it turns gradients off inside its forward, which a graph does not record")
@@ -191,7 +193,7 @@ class Tracer(fx.Tracer):
 
 
 class _Held(fx.Proxy):
-    """A parameter or buffer in a graph; its shape is a fact about the network, not about its input."""
+    """A parameter or buffer in a graph; its shape depends on the network, not on its input."""
 
     def __init__(self, node: fx.Node, tracer: fx.Tracer, held: Tensor) -> None:
         super().__init__(node, tracer)
@@ -200,20 +202,20 @@ class _Held(fx.Proxy):
 
 
 def graph(model: nn.Module, *, example_input: Any = None) -> fx.GraphModule:
-    """Gives a wrapped network as one torch.fx graph in which every perturbation is a node.
+    """Returns a wrapped network as one torch.fx graph in which every perturbation is a node.
 
-    The graph is that of the network's present mode. It calls the network's own modules and parameters, so training the
-    one trains the other; modules without noise below them stay whole.
+    The graph is that of the network's current mode. It calls the network's own modules and parameters, so training
+    one trains the other; modules without noise below them are leaves.
 
     Args:
         model: What :func:`perturbify.wrap` returned.
-        example_input: Inputs to trace with, as for :func:`perturbify.wrap`; by default such as it was wrapped with.
+        example_input: Inputs to trace with, as for :func:`perturbify.wrap`; by default like those it was wrapped with.
 
     Returns:
-        A graph module that gives, under the same draws, what the network gives.
+        A graph module that returns, under the same draws, what the network returns.
 
     Raises:
-        TraceError: torch.fx cannot follow a forward, or the graph computes something else; names the module.
+        TraceError: torch.fx cannot trace a forward, or the graph computes something else; names the module.
     """
     if example_input is None and isinstance(model, Perturbed) and model.surgery.inputs:
         first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -226,10 +228,10 @@ def graph(model: nn.Module, *, example_input: Any = None) -> fx.GraphModule:
     tracer = Tracer(lambda m: isinstance(m, Perturbation) or m not in noisy, searched)
     try:
         recorded = tracer.record(model, example.args, example.kwargs)
-    except Exception as error:  # whatever a proxy leads a network's code to
+    except Exception as error:  # anything that a proxy may cause in a network's code
         where = tracer.failed or type(model).__name__
         raise TraceError(
-            f"torch.fx cannot follow {where}: {first_line(error).rstrip('.')}.",
+            f"torch.fx cannot trace {where}: {first_line(error).rstrip('.')}.",
             "The network itself runs and trains without a graph.",
         ) from error
     made = fx.GraphModule(model, recorded, type(model).__name__)
@@ -259,7 +261,7 @@ def _same_under_the_same_draws(model: nn.Module, made: fx.GraphModule, example: 
         want = theirs(*example.args, **example.kwargs)
     if not same(got, want):
         raise TraceError(
-            f"torch.fx records {type(model).__name__} wrongly: its graph gives something else under the same draws.",
+            f"torch.fx records {type(model).__name__} wrongly: its graph returns something else under the same draws.",
             "The network itself runs and trains without it.",
         )
 
@@ -270,24 +272,31 @@ def insert_noise(
     *,
     example_input: Any = None,
 ) -> fx.GraphModule:
-    """Puts a perturbation node behind every convolution node of a graph, whoever traced it.
+    """Adds a perturbation node behind every convolution node of a graph from any tracer.
 
     Args:
-        graph_module: By ``torch.fx.symbolic_trace``, ``torch.export`` or another tracer; it is left as it was.
-        config: The settings, of site ``"output"`` or ``"input"``; globs match the paths of convolution modules.
-        example_input: A tensor or a tuple of tensors, to find the shapes of feature maps with.
+        graph_module: From ``torch.fx.symbolic_trace``, ``torch.export`` or another tracer; it is left as it was.
+        config: The settings, with site ``"output"`` or ``"input"``; globs match the paths of convolution modules.
+        example_input: A tensor or a tuple of tensors, to find the shapes of feature maps.
 
     Returns:
-        A graph module with its own copies of the modules; each θ is ``<path>.perturb.theta``, and below the root, as
-        ``perturb.theta``, ``perturb_1.theta``, …, where a convolution is a function.
+        A graph module with its own copies of the modules; each θ is ``<path>.perturb.theta``, or, where a convolution
+        is a function, ``perturb.theta``, ``perturb_1.theta``, … below the root.
 
     Raises:
         AlreadyWrapped: It has noise already.
         NoConvolutions: It has no convolution node.
         TraceError: The example input does not run through the graph.
     """
+    check_type(
+        graph_module,
+        fx.GraphModule,
+        "insert_noise() takes a torch.fx.GraphModule",
+        "Trace the network: torch.fx.symbolic_trace(network), or torch.export.export(network, inputs).module().",
+    )
+    check_type(config, PerturbConfig, "The noise is a PerturbConfig", 'Give PerturbConfig(grain="channel"), or none.')
     if next(perturbations(graph_module), None) is not None:
-        raise AlreadyWrapped("This graph has noise modules already.")
+        raise AlreadyWrapped("This graph already has noise modules.")
     made = copy_network(graph_module)
     graph = made.graph
     nodes = [n for n in graph.nodes if is_convolution(n, made)]
@@ -330,7 +339,7 @@ def insert_noise(
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph and notes the shapes, for one image, of what certain nodes give or take."""
+    """Runs a graph and records the shapes, for one image, of the inputs or outputs of certain nodes."""
 
     def __init__(self, module: fx.GraphModule, nodes: Sequence[fx.Node], *, before: bool) -> None:
         super().__init__(module)
@@ -351,7 +360,7 @@ class _Shapes(fx.Interpreter):
 def _whole_functions() -> tuple[Callable[..., Any], ...]:
     """Functions of timm's to record rather than enter; torchvision's are known to fx itself.
 
-    They are those that timm says are not to be entered (drop_path and others), and the one that computes "same" padding
+    They are those that timm declares as leaves (drop_path and others), and the one that computes "same" padding
     from an image's size, by a comparison that a proxy cannot make.
     """
     layers = sys.modules.get("timm.layers")
@@ -360,7 +369,7 @@ def _whole_functions() -> tuple[Callable[..., Any], ...]:
 
 
 def _surroundings() -> tuple[object, ...]:
-    """What a forward may turn on for a part of itself, and a graph would not."""
+    """Contexts that a forward may turn on for a part of itself, and that a graph would not record."""
     return (
         *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")),
         torch._C._autograd._top_saved_tensors_default_hooks(False),

@@ -1,7 +1,7 @@
 """Modules that perturb: each becomes a dynamic subclass of its own class, as torch's parametrizations do.
 
-What such a module does beside its own forward is a tuple of *steps*, kept on the instance. The subclass is made once a
-class, names itself as the source does, and copies and pickles by the source's class, which is importable.
+What such a module does around its own forward is a tuple of *steps*, kept on the instance. The subclass is made once
+per class, has the source's name, and copies and pickles by the source's class, which is importable.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from perturbify.perturbation import Perturbation, Unplaced
 from perturbify.surgery.plan import Plan
 
 Proceed = Callable[[tuple[Any, ...], dict[str, Any]], Any]
-"""What remains of a call: the steps further in and, innermost, the module's own code."""
+"""The rest of a call: the inner steps and, innermost, the module's own code."""
 
 STEPS, CALLS, PART = "_perturb_steps", "_perturb_calls", "_perturb_part"
-"""Attributes that surgery leaves on modules: the steps, the count of calls, the path of one with noise below."""
+"""Attributes that surgery leaves on modules: the steps, the call counter, the path of one with noise below."""
 
 _INNER = "_conv_forward"
-"""The method to which torch's convolutions hand the call itself, after and before whatever a subclass adds."""
+"""The method through which torch's convolutions make the call itself; a subclass may do more before and after."""
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -41,7 +41,7 @@ class Step(ABC):
     order: ClassVar[int]
     """Steps of lower order are further out."""
     methods: ClassVar[bool] = False
-    """Whether it goes around the public methods as well, rather than around one alone."""
+    """Whether it goes around the public methods as well, rather than around one only."""
     around_what: str = "forward"
     """That one."""
 
@@ -49,7 +49,7 @@ class Step(ABC):
     def around(
         self, module: nn.Module, name: str, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Runs a call of the module's method of that name, and what this step adds to it."""
+        """Runs a call of the module's method of that name, with what this step adds to it."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Surgery:
 
     Attributes:
         plan: The sites.
-        inputs: The inputs it was wrapped with, as :meth:`perturbify.example.Example.describe` gives them.
+        inputs: The inputs it was wrapped with, as :meth:`perturbify.example.Example.describe` returns them.
         normalizes: Whether a normalisation layer, ``normalize``, runs first.
-        method: Name of the defence that the noise is for.
+        method: Name of the defence that the noise belongs to.
     """
 
     plan: Plan
@@ -75,8 +75,8 @@ class Surgery:
 class Perturbed(nn.Module):
     """A network with noise: an instance of a subclass of this class and of its source's.
 
-    It is its source, with the same parts, methods, attributes and state-dict keys, and a θ below each module that
-    perturbs. Made by :func:`perturbify.wrap`, not by hand.
+    It has its source's parts, methods, attributes and state-dict keys, and a θ below each module that
+    perturbs. :func:`perturbify.wrap` makes it; it is not made by hand.
 
     Attributes:
         surgery: What was done to it.
@@ -87,7 +87,7 @@ class Perturbed(nn.Module):
     normalize: Normalize
 
     def train(self, mode: bool = True) -> Perturbed:
-        """Switches the mode as the source does; where that freezes layers, the weights are meant, and not θ."""
+        """Switches the mode as the source does; where that freezes layers, it freezes the weights, not θ."""
         thetas = [(m.theta, m.theta.requires_grad) for m in self.modules() if isinstance(m, Perturbation)]
         super().train(mode)
         if self.surgery.normalizes:  # which children() leaves out
@@ -103,7 +103,7 @@ class Perturbed(nn.Module):
         return self
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay is not for: θ, and what the source names."""
+        """Names of the parameters without weight decay: θ, and those the source names."""
         theirs: set[str] = getattr(super(), "no_weight_decay", set)()
         return {*theirs, *(f"{path}.theta" for path, m in self.named_modules() if isinstance(m, Perturbation))}
 
@@ -112,7 +112,7 @@ def noisy_sites(network: Perturbed) -> list[tuple[Perturbation, nn.Parameter | N
     """The noise modules of a network, each with the weight that its noise is on; None for a feature map.
 
     Raises:
-        SurgeryError: One is gone, as the network was changed after wrapping.
+        SurgeryError: One is gone, because the network was changed after wrapping.
     """
     found: list[tuple[Perturbation, nn.Parameter | None]] = []
     modules = dict(network.named_modules(remove_duplicate=False))
@@ -120,31 +120,30 @@ def noisy_sites(network: Perturbed) -> list[tuple[Perturbation, nn.Parameter | N
         noise = modules.get(site.path)
         if not isinstance(noise, Perturbation):
             raise SurgeryError(
-                f"The noise of {site.name} is gone: this {type(network).__name__} was changed after it had been "
-                "wrapped.",
-                "Unwrap it, and wrap it as it is now.",
+                f"The noise of {site.name} is gone: this {type(network).__name__} was changed after wrapping.",
+                "Unwrap it, then wrap it again.",
             )
         found.append((noise, modules[site.owner]._parameters[site.parameter] if site.parameter else None))
     return found
 
 
 def source_class(module: nn.Module) -> type[nn.Module]:
-    """The class a module had before surgery; its class where it had none."""
+    """The class of a module before surgery; its own class if there was none."""
     kind: type[nn.Module] = getattr(type(module), "perturbed_class", type(module))
     return kind
 
 
 def add_step(module: nn.Module, step: Step) -> None:
-    """Has a module do something around its own code.
+    """Makes a module do something around its own code.
 
     Raises:
-        SurgeryError: Its forward was replaced on the instance, or it is scripted, so that no subclass is heard.
+        SurgeryError: Its forward was replaced on the instance, or it is scripted, so a subclass has no effect.
     """
     if "forward" in vars(module) or isinstance(module, torch.jit.ScriptModule):
         how = "is scripted" if isinstance(module, torch.jit.ScriptModule) else "was replaced on the instance"
         raise SurgeryError(
-            f"The forward of this {type(module).__name__} {how}, where noise cannot follow it.",
-            "Take the replacement off first (accelerate: remove_hook_from_module), or define it in a subclass.",
+            f"The forward of this {type(module).__name__} {how}, so noise cannot be added to it.",
+            "Undo the replacement first (accelerate: remove_hook_from_module), or define it in a subclass.",
         )
     steps: tuple[Step, ...] = tuple(sorted((*vars(module).get(STEPS, ()), step), key=lambda s: s.order))
     vars(module)[STEPS] = steps
@@ -153,7 +152,7 @@ def add_step(module: nn.Module, step: Step) -> None:
 
 
 def make_root(network: nn.Module, surgery: Surgery) -> Perturbed:
-    """Makes a network, with its steps in place, one that says of itself what was done to it."""
+    """Marks a network, with its steps in place, as perturbed, and records what was done to it."""
     steps = vars(network).setdefault(STEPS, ())
     network.__class__ = subclass(source_class(network), True, any(s.methods for s in steps))
     vars(network)["surgery"] = surgery
@@ -162,7 +161,7 @@ def make_root(network: nn.Module, surgery: Surgery) -> Perturbed:
 
 
 def restore(module: nn.Module) -> None:
-    """Makes a module one of its source's class again, without steps.
+    """Restores a module's source class, without steps.
 
     Raises:
         SurgeryError: Something else has subclassed it since (FSDP, a parametrization).
@@ -173,9 +172,7 @@ def restore(module: nn.Module) -> None:
     if "perturbed_class" in vars(kind):
         module.__class__ = source_class(module)
     elif hasattr(kind, "perturbed_class"):
-        raise SurgeryError(
-            f"This module was made a {kind.__name__} after it had been wrapped.", "Undo that first, then unwrap."
-        )
+        raise SurgeryError(f"This module became a {kind.__name__} after wrapping.", "Undo that first, then unwrap.")
 
 
 def subclass(base: type[nn.Module], root: bool, methods: bool) -> type[nn.Module]:
@@ -183,7 +180,7 @@ def subclass(base: type[nn.Module], root: bool, methods: bool) -> type[nn.Module
 
     Args:
         base: The source's class.
-        root: Whether it is that of a whole network, a :class:`Perturbed`.
+        root: Whether it is for a whole network, a :class:`Perturbed`.
         methods: Whether steps go around public methods, too.
     """
     made = _SUBCLASSES.get((base, root, methods))
@@ -191,7 +188,7 @@ def subclass(base: type[nn.Module], root: bool, methods: bool) -> type[nn.Module
         return made
 
     def fill(body: dict[str, Any]) -> None:
-        body[STEPS] = ()  # of a module that somebody makes by calling this class
+        body[STEPS] = ()  # for a module made by calling this class
         body.update({name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")})
         body.update(
             perturbed_class=base, forward=_method(base, "forward"), __reduce_ex__=_reduce_ex(base, root, methods)
@@ -214,7 +211,7 @@ def subclass(base: type[nn.Module], root: bool, methods: bool) -> type[nn.Module
 
 
 _SUBCLASSES: dict[tuple[type, bool, bool], type[nn.Module]] = {}
-"""Each is made once: compiled code is kept for a class."""
+"""Each is made once: compiled code is cached per class."""
 
 
 def _run(
@@ -236,7 +233,7 @@ def _method(base: type[nn.Module], name: str) -> Callable[..., Any]:
 
 
 def _public_methods(base: type[nn.Module]) -> list[str]:
-    """The methods that a network has beside those of every module."""
+    """The methods that a network has in addition to those of every module."""
     names = {name for kind in base.__mro__ if kind not in nn.Module.__mro__ for name in vars(kind)}
     names = {n for n in names if not n.startswith("_") and not hasattr(nn.Module, n)}
     return [n for n in sorted(names) if isinstance(getattr(base, n), FunctionType) and _is_bound(base, n)]
@@ -246,8 +243,8 @@ def _is_bound(base: type[nn.Module], name: str) -> bool:
     return next(isinstance(vars(k)[name], FunctionType) for k in base.__mro__ if name in vars(k))
 
 
-# Parts of the source alone, for tools that list layers and group parameters; torch itself walks through children()
-# where it moves, switches and shards.
+# Parts of the source only, for tools that list layers and group parameters; torch itself walks through children()
+# when it moves, switches and shards.
 
 
 def _named_children(self: nn.Module) -> Any:
@@ -263,7 +260,7 @@ def _children(self: nn.Module) -> Any:
 
 
 def _normalize(self: nn.Module) -> nn.Module | None:
-    """The network's normalisation layer, which is no part of the source either."""
+    """The network's normalisation layer, which is not part of the source either."""
     surgery = self.__dict__.get("surgery")
     return self._modules["normalize"] if surgery is not None and surgery.normalizes else None
 
@@ -307,7 +304,7 @@ def _parts(self: nn.Module) -> list[tuple[str, nn.Module]]:
 def _reduce_ex(base: type[nn.Module], root: bool, methods: bool) -> Callable[..., Any]:
     def reduce(self: nn.Module, protocol: Any) -> Any:
         reduced = base.__reduce_ex__(self, protocol)
-        assert isinstance(reduced, tuple)  # a text would name a global, which no module is
+        assert isinstance(reduced, tuple)  # a string would name a global, which no module is
         make, args, *rest = reduced
         args = tuple(base if arg is type(self) else arg for arg in args)
         return _revive, (root, methods, make, args), *rest
@@ -322,7 +319,7 @@ def _revive(root: bool, methods: bool, make: Callable[..., nn.Module], args: tup
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """By attributes, whatever the source's class says of copies: one that it builds anew would be without noise."""
+    """Copies by attributes, whatever the source's class defines: a copy that it builds anew would lack the noise."""
     twin: nn.Module = object.__new__(type(self))
     memo[id(self)] = twin
     vars(twin).update(copy.deepcopy(vars(self), memo))
@@ -330,7 +327,7 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _deepcopy_graph(base: type[fx.GraphModule], root: bool, methods: bool) -> Callable[..., Any]:
-    """Each GraphModule is of a class of its own, which its copy must not share, and keeps what its graph names."""
+    """Each GraphModule has its own class, which its copy must not share, and keeps what its graph names."""
 
     def deepcopy(self: fx.GraphModule, memo: dict[int, Any]) -> nn.Module:
         kind: Any = type(self)
@@ -364,7 +361,7 @@ def _recompile(base: type[fx.GraphModule]) -> Callable[..., Any]:
 
 
 def _refuse_lost_noise(parent: nn.Module, name: str, new: nn.Module | None) -> None:
-    """Stops where a module inside of a wrapped network is replaced by, or gets, a convolution without noise.
+    """Raises if a module inside a wrapped network is replaced by, or gets, a convolution without noise.
 
     Raises:
         SurgeryError: It would.

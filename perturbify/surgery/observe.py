@@ -1,4 +1,4 @@
-"""What a forward pass does: which module's own code makes each convolution call, and what becomes of its result."""
+"""Observes a forward pass: which module's own code makes each convolution call, and what happens to its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from perturbify.text import first_line
 aten = torch.ops.aten
 
 RETURNED = "its result is what the module returns"
-GOES_ON = "the module's forward goes on after it"
+GOES_ON = "the module's forward does more with its result"
 
 
 @dataclass
@@ -36,17 +36,17 @@ class Call:
     Attributes:
         owner: Dotted path of the module whose own code makes it.
         kind: Class of that module, or name of the operator where the module is no convolution.
-        number: Which of the owner's convolution calls in this forward, from 0.
+        number: Index among the owner's convolution calls in this forward, from 0.
         shape: Shape of the output for one image: (C, H, W) for a 2-d convolution.
         input_shape: Shape of the input for one image.
-        leading: Size of the output's first dimension, mostly the number of images; None where it has only those of one.
-        learned: Whether anything learned is in its filter; in a blur's buffer there is nothing.
+        leading: Size of the output's first dimension, mostly the number of images; None without one.
+        learned: Whether its filter depends on anything learned, unlike a blur's buffer.
         returned: Whether its result is what the owner's forward returns, untouched and not used otherwise.
         inner: Whether it is the result of a torch convolution's own ``_conv_forward``.
-        takes_input: Whether it takes what the owner's forward takes.
-        norm: The call of the normalisation that took its result; None where there was none.
-        batch_in_channels: Whether the images stand side by side in its channels; the shapes are those of one.
-        spreads: Standard deviation of its input and of its output, where they were measured.
+        takes_input: Whether its input is that of the owner's forward.
+        norm: The call of the normalisation that takes its result; None if there is none.
+        batch_in_channels: Whether the images are side by side in its channels; the shapes are those of one.
+        spreads: Standard deviation of its input and of its output, if measured.
     """
 
     owner: str
@@ -66,7 +66,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Norm:
-    """The call of a normalisation: ``number`` says which of that module's, ``shape`` is that of what it gives."""
+    """The call of a normalisation: ``number`` is its index in that module, ``shape`` that of its output."""
 
     owner: str
     kind: str
@@ -77,7 +77,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a module's forward in which two feature maps of equal shape are added: its inputs."""
+    """One run of a module's forward that adds two feature maps of equal shape: its inputs."""
 
     owner: str
     args: tuple[Any, ...]
@@ -86,12 +86,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Observation:
-    """What one forward pass did, and what it gave.
+    """What one forward pass did, and its result.
 
     Attributes:
         calls: Its convolution calls, in order.
         runs: How often each module's forward ran, by path.
-        adding: Runs of modules that add feature maps, where they were asked for.
+        adding: Runs of modules that add feature maps, if asked for.
         output: What the network returned.
         buffers: Its buffers afterwards.
     """
@@ -104,7 +104,7 @@ class Observation:
 
 
 class WritesParametersError(Exception):
-    """The network was about to write into a parameter in its forward: a copy must not share it."""
+    """The network was about to write into a parameter in its forward, so a copy must not share it."""
 
 
 def observe(
@@ -116,19 +116,19 @@ def observe(
     additions: bool = False,
     measure: bool = False,
 ) -> Observation:
-    """Runs one forward pass and writes down what it does.
+    """Runs one forward pass and records what it does.
 
     Args:
-        network: A copy, for this alone: it gets its buffers changed as in any forward pass.
+        network: A copy for this purpose: its buffers change as in any forward pass.
         args: Positional inputs.
         kwargs: Keyword inputs.
         own_parameters: Whether the copy may write into its parameters.
-        additions: Whether to note where feature maps are added.
+        additions: Whether to record where feature maps are added.
         measure: Whether to measure the spreads of feature maps.
 
     Raises:
         ModelError: The network itself fails on these inputs.
-        WritesParametersError: It writes into a parameter, which is not its own.
+        WritesParametersError: It writes into a parameter that it shares.
     """
     watch = _Watch(network, own_parameters, additions, measure)
     try:
@@ -140,7 +140,7 @@ def observe(
         mode = "train" if network.training else "eval"
         raise ModelError(
             f"{type(network).__name__} itself fails on the example input in {mode} mode: {first_line(error)}.",
-            "Pass an example_input that the network takes in both modes.",
+            "Pass an example_input that the network accepts in both modes.",
         ) from error
     return Observation(
         tuple(watch.calls), watch.runs, tuple(watch.adding), output, dict(network.named_buffers(remove_duplicate=False))
@@ -148,13 +148,13 @@ def observe(
 
 
 def convolves(operator: Any) -> bool:
-    """Whether an operator of torch's, torchvision's or anyone's is a convolution, deformable ones included."""
+    """Whether an operator, of torch, torchvision or others, is a convolution, deformable ones included."""
     name = operator._schema.name.rpartition("::")[2]
     return "conv" in name and not any(word in name for word in ("backward", "convert", "reorder", "prepack"))
 
 
 class ConvolutionCount(TorchDispatchMode):
-    """Counts convolutions where every one of them passes, whatever module or function made it."""
+    """Counts every convolution, whatever module or function made it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class _Frame:
 
 
 class _Watch(TorchDispatchMode):
-    """Sees every operation below autograd, and follows whose forward is running."""
+    """Sees every operation below autograd, and tracks whose forward is running."""
 
     def __init__(self, network: nn.Module, own_parameters: bool, additions: bool, measure: bool) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class _Watch(TorchDispatchMode):
 
     @contextmanager
     def framing(self) -> Iterator[None]:
-        """Inside, each module says when its forward runs, also where that is not called through ``__call__``."""
+        """Inside, each module reports when its forward runs, even if not called through ``__call__``."""
         missing = object()
         framed: list[tuple[dict[str, Any], str, Any]] = []
 
@@ -336,7 +336,7 @@ class _Watch(TorchDispatchMode):
         spatial = weight.dim() - 2
         frame = self._frames[-1]
         module = frame.module
-        at_edge = isinstance(module, _ConvNd)  # which pads what it takes, as a part of its own work
+        at_edge = isinstance(module, _ConvNd)  # which pads its input as part of its own work
         takes_input = frame.taken is not None and (at_edge or _same_values(x, frame.taken))
         taken = frame.taken if takes_input and frame.taken is not None else x
         call = Call(
@@ -361,7 +361,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _name(func: Any, spatial: int, args: tuple[Any, ...]) -> str:
-    """Name of the function, as F has it."""
+    """Name of the function, as in F."""
     if func is not aten.convolution.default:
         return str(func._schema.name.rpartition("::")[2])
     return f"conv_transpose{spatial}d" if args[6] else f"conv{spatial}d"
@@ -380,12 +380,12 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _same_values(one: Tensor, other: Tensor) -> bool:
-    """Whether one is the other, in whatever shape."""
+    """Whether two tensors are the same, in whatever shape."""
     return _storage(one) == _storage(other) and one.numel() == other.numel()
 
 
 def _version(tensor: Tensor) -> int:
-    """How often something was written into a tensor."""
+    """How often a tensor has been written to."""
     return 0 if tensor.is_inference() else tensor._version
 
 

@@ -1,4 +1,4 @@
-"""What a surgery does: its sites, what it skips and why."""
+"""What surgery does to a network: its sites, and what it skips and why."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Any
 
+from perturbify import display
 from perturbify.errors import SurgeryError
 from perturbify.escape import terminal
 from perturbify.perturbation import child_name, site_name
 from perturbify.surgery.config import Grain, PerturbConfig
-from perturbify.text import counted, table, times
+from perturbify.text import counted, noise_in_words, table, times
 
 LARGE_THETA = 50_000_000
-"""Entries of θ, together, from which a plan says that there is another grain."""
+"""Total entries of θ from which a plan mentions that there is a coarser grain."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +26,22 @@ class Site:
     """One θ and the call (or calls) of a module, or the weight, where it adds noise.
 
     Attributes:
-        name: Name people read: the module's path, with ``#1`` for its second call, or with the weight's name.
+        name: Display name: the module's path, with ``#1`` for its second call, or with the weight's name.
         owner: Dotted path of the module that convolves (normalises, adds, holds the weight); θ is registered below it.
-        call: Which of that module's calls, from 0.
+        call: Index among that module's calls, from 0.
         kind: Class of that module, or name of the function it calls.
         map_shape: Shape of what is perturbed: of a feature map for one image, (C, H, W).
         theta_shape: Shape of θ.
         calls: Number of calls in a forward that share this θ; 1 unless ``theta_per="module"``.
-        way: Where the noise stands: ``"output"``, behind what the owner's forward returns; ``"input"``, before what
+        way: Where the noise is added: ``"output"``, behind what the owner's forward returns; ``"input"``, before what
             it takes; ``"inner"``, at its ``_conv_forward``; ``"graph"``, at a node of the owner's own torch.fx graph;
-            ``"weight"``, in the weight's stead.
-        why: Why it stands there.
+            ``"weight"``, on the weight itself.
+        why: Why it is added there.
         modes: In which modes the call happens: ``"train"``, ``"eval"`` or ``"both"``.
-        batch_in_channels: Whether the images stand side by side in the channels of the feature map.
-        node: Of an addition, which of the additions in its owner's graph it is.
+        batch_in_channels: Whether the images are side by side in the channels of the feature map.
+        node: For an addition, its index among the additions in its owner's graph.
         parameter: Name of the weight below ``owner``; empty for a feature map.
-        holders: Path and name of everyone who holds that weight: several where it is tied.
+        holders: Path and name of every holder of that weight: several if it is tied.
     """
 
     name: str
@@ -89,13 +90,13 @@ class Plan:
     """What :func:`perturbify.wrap` does to a network.
 
     Attributes:
-        config: The settings it follows; None puts no noise in anywhere.
+        config: The settings it follows; None adds no noise.
         sites: One entry for each θ, in order of execution.
-        skipped: What might have noise and gets none.
+        skipped: What could have noise but gets none.
         input_shapes: Shape of each tensor input for one image; an element-grained θ fits these only.
-        modes: Modes in which the network took the example input and was compared.
+        modes: Modes in which the network accepted the example input and was verified.
         unseen: Paths of the convolutions that the example input did not reach: with the noise on, they raise.
-        notes: What else there is to know.
+        notes: Further remarks.
     """
 
     config: PerturbConfig | None
@@ -113,7 +114,7 @@ class Plan:
 
     @property
     def advice(self) -> str:
-        """What to know before θ per element is made in this size; empty where there is nothing to say."""
+        """A remark on the size of θ per element; empty if there is nothing to say."""
         if self.config is None or not self.config.fixes_size or self.parameters < LARGE_THETA:
             return ""
         channels = sum(s.map_shape[0] for s in self.sites)
@@ -125,6 +126,34 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values."""
         return asdict(self) | {"theta_parameters": self.parameters, "advice": self.advice}
+
+    def __repr__(self) -> str:
+        ends = [(name, self.sites[at]) for name, at in (("first", 0), ("last", -1))] if self.sites else []
+        sites = [(name, f"{s.name}, {s.kind}, feature map {times(s.map_shape)}") for name, s in ends]
+        return display.lines(f"Plan: {self._counts}", [*self._facts, *sites], "print(plan) lists all")
+
+    def _repr_html_(self) -> str:
+        rows = [(s.name, s.kind, times(s.map_shape), times(s.theta_shape), s.way) for s in self.sites]
+        head = ("site", "kind", "feature map", "θ", "way")
+        return display.page(f"Plan: {self._counts}", self._facts, head, rows, "print(plan) lists all.")
+
+    @property
+    def _counts(self) -> str:
+        sites, entries = counted(len(self.sites), "site"), counted(self.parameters, "entry")
+        return f"{sites}, {entries} of θ, {len(self.skipped):,} skipped"
+
+    @property
+    def _facts(self) -> list[display.Fact]:
+        noise = noise_in_words(None if self.config is None else asdict(self.config))
+        skipped, unseen = [f"{s.name}: {s.reason}" for s in self.skipped], self.unseen
+        return [
+            ("noise", noise),
+            ("input", ", ".join(map(times, self.input_shapes))),
+            ("skipped", display.some(skipped, len(skipped), 1)),
+            ("not reached", display.some(unseen, len(unseen), 2)),
+            ("note", self.advice),
+            ("note", display.some(self.notes, len(self.notes), 1)),
+        ]
 
     def __str__(self) -> str:
         return self.to_text()
@@ -141,9 +170,7 @@ class Plan:
             for s in self.sites
         ]
         lines = [table(rows, width, ("modes", "way", "entries", "kind")), ""]
-        lines.append(
-            f"{counted(len(self.sites), 'site')}, {counted(self.parameters, 'entry')} of θ, {len(self.skipped)} skipped"
-        )
+        lines.append(self._counts)
         said = [f"{way}: {why}" for way, why in dict.fromkeys((s.way, s.why) for s in self.sites if s.why)]
         said += [f"note: {note}" for note in (self.advice, *self.notes) if note]
         said += [f"skipped: {s.name} ({s.kind}): {s.reason}" for s in self.skipped]
@@ -153,19 +180,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Spot:
-    """A call that noise may go on, in one mode.
+    """A call that may get noise, in one mode.
 
     Attributes:
         owner: Dotted path of the module that convolves, normalises or adds.
         kind: Its class, or the function it calls.
-        shape: Of the feature map for one image.
-        number: Which of the owner's calls, from 0.
-        way: As of a :class:`Site`.
-        why: As of a :class:`Site`.
-        reason: Why it gets no noise, whatever the settings leave out; empty where it may.
-        batch_in_channels: Whether the images stand side by side in its channels.
-        node: As of a :class:`Site`.
-        spread: Standard deviation of the feature map; NaN where it was not measured.
+        shape: Shape of the feature map for one image.
+        number: Index among the owner's calls, from 0.
+        way: As in a :class:`Site`.
+        why: As in a :class:`Site`.
+        reason: Why it gets no noise, whatever the settings; empty if it may.
+        batch_in_channels: Whether the images are side by side in its channels.
+        node: As in a :class:`Site`.
+        spread: Standard deviation of the feature map; NaN if it was not measured.
     """
 
     owner: str
@@ -183,15 +210,15 @@ class Spot:
 def choose(
     spots: Mapping[str, Sequence[Spot]], config: PerturbConfig
 ) -> tuple[list[Site], list[Skipped], dict[str, float]]:
-    """Decides for every call whether it gets noise, and θ of which shape.
+    """Decides for every call whether it gets noise, and the shape of θ.
 
     Args:
-        spots: The calls of the kind in question, by mode, in order of execution.
+        spots: The calls of this kind, by mode, in order of execution.
         config: The settings.
 
     Returns:
         The sites, in order of execution; what is skipped, with the reason; and by site name the spread of what is
-        perturbed, measured in eval mode where the site is called in it (of several calls the root of their mean
+        perturbed, measured in eval mode if the site is called in it (for several calls, the root of their mean
         variance).
 
     Raises:
@@ -220,7 +247,7 @@ def choose(
             if known and known.theta_shape != site.theta_shape:
                 raise SurgeryError(
                     f"{spot.owner} is called with feature maps of {times(known.map_shape)} and of "
-                    f"{times(site.map_shape)}, which one θ per element cannot serve.",
+                    f"{times(site.map_shape)}, which one θ per element cannot fit.",
                     'Use theta_per="call", or grain="channel".',
                 )
             if known is None or known.modes == mode:  # not what eval mode has measured already
@@ -263,7 +290,7 @@ def theta_shape(shape: tuple[int, ...], grain: Grain) -> tuple[int, ...]:
 
 
 def left_out(owner: str, config: PerturbConfig) -> str:
-    """Why the settings leave a module out; empty where they do not."""
+    """Why the settings leave a module out; empty if they do not."""
     if config.include and not _any_of(config.include).match(owner):
         return "not in include"
     if config.exclude and _any_of(config.exclude).match(owner):

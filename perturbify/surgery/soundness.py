@@ -1,4 +1,4 @@
-"""Whether a network's weights are numbers at all, and such that noise means something beside them."""
+"""Whether a network's weights are finite, and of a kind that real noise can be added to."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 def check_numbers(model: nn.Module) -> None:
-    """Makes sure that no weight is NaN, and none that is trained infinite; whatever kind of numbers they are.
+    """Checks that no weight is NaN and no trained weight infinite, in any number format.
 
-    With such a weight every answer is NaN, with noise and without, so that no comparison would find it. One pass.
+    With such a weight every output is NaN, with noise and without, so no comparison would find it. One pass.
 
     Raises:
-        ModelError: One is.
+        ModelError: A weight is.
     """
     statistics = ((name, t) for name, t in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS)
     for name, tensor in (*model.named_parameters(), *statistics):
-        if not _is_plain(tensor) or math.isfinite(abs(tensor.detach().sum())):  # a sum passes NaN and infinity on
+        if not _is_plain(tensor) or math.isfinite(abs(tensor.detach().sum())):  # a sum propagates NaN and infinity
             continue
         # Parameters that are not trained, and statistics, may be infinite on purpose: masks are.
         wrong = ~tensor.isfinite() if tensor.requires_grad else tensor.isnan()
         if count := int(wrong.sum()):
             raise ModelError(
-                f"{type(model).__name__} has weights that are no numbers: {name} holds NaN or infinity in {count} of "
-                f"{tensor.numel()}.",
-                "Its training diverged, or its file is damaged; take weights from before that.",
+                f"{type(model).__name__} has weights that are not finite: {name} holds NaN or infinity in {count} of "
+                f"{tensor.numel()} entries.",
+                "Its training diverged, or its file is damaged; use earlier weights.",
             )
 
 
 def check_real(model: nn.Module, sites: Iterable[Site]) -> None:
-    """Makes sure that noise stands behind no convolution of complex numbers.
+    """Checks that no noise is behind a convolution of complex numbers.
 
     torch computes one as three real convolutions, each of which would get a θ, two of them without effect.
 
     Raises:
-        SurgeryError: It would.
+        SurgeryError: There would be.
     """
     for site in sites:
         owner = model.get_submodule(site.owner)
         if not site.parameter and any(p.is_complex() for p in owner.parameters(recurse=False)):
             raise SurgeryError(
-                f"{site.owner or type(model).__name__} convolves complex numbers, where the noise is real.",
+                f"{site.owner or type(model).__name__} convolves complex numbers, but the noise is real.",
                 f"Leave it out: exclude=({site.owner!r},).",
             )
 
 
 def check_unpacked(model: nn.Module) -> None:
-    """Makes sure that no convolution is quantised: torch has then packed it away, out of reach.
+    """Checks that no convolution is quantised: torch has packed its weights out of reach.
 
     Raises:
         SurgeryError: One is.
@@ -64,13 +64,13 @@ def check_unpacked(model: nn.Module) -> None:
         kind = type(module)
         if kind.__module__.startswith("torch.ao.nn.") and "Conv" in kind.__name__ and hasattr(module, "_packed_params"):
             raise SurgeryError(
-                f"{name or kind.__name__} is quantised, and noise cannot be put on a packed convolution.",
+                f"{name or kind.__name__} is quantised, and noise cannot be added to a packed convolution.",
                 "Wrap the network with its float weights.",
             )
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether it holds values here that can be summed; others are not looked into."""
+    """Whether its values are here and can be summed; others are not examined."""
     return (
         type(tensor) in (Tensor, Parameter)
         and tensor.layout is torch.strided

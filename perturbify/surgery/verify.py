@@ -1,4 +1,4 @@
-"""The finished network with its noise off is its source, bit for bit, or it is not handed out."""
+"""Verifies that the finished network with its noise off equals its source, bit for bit."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def verify(
     share_parameters: bool,
     gradients: bool,
 ) -> None:
-    """Compares outputs and buffers of a finished network, normalisation inside, with what its source gave.
+    """Compares outputs and buffers of a finished network, normalisation inside, with those of its source.
 
     Args:
-        source: The source; copies of it run where something differs, or gradients are compared.
-        network: What came of it; copies of it run, with the noise off.
+        source: The source; copies of it run if something differs, or gradients are compared.
+        network: The finished network; copies of it run, with the noise off.
         seen: A forward of the source in each mode.
         example: The inputs of the finished network.
-        share_parameters: Whether the copies may share the networks' parameters; not where a forward writes into them.
-        gradients: Whether to compare the gradients of a step, too: a graph may record a forward and not its backward.
+        share_parameters: Whether the copies may share the networks' parameters; not if a forward writes into them.
+        gradients: Whether to compare the gradients of a step, too: a graph may record a forward but not its backward.
 
     Raises:
         ParityError: They differ; names the mode and the first module whose output does.
@@ -58,7 +58,7 @@ def verify(
         if not (equal and same(got, want.output) and count.total == len(want.calls)):
             raise check.differs(f"the first module that differs is {check.first_difference()}")
         if gradients and not check.same_gradients():
-            raise check.differs("gradients do, as where a torch.autograd.Function has a backward of its own")
+            raise check.differs("the gradients differ, as with a torch.autograd.Function that has its own backward")
 
 
 class _Check:
@@ -80,7 +80,7 @@ class _Check:
         return ParityError(
             f"With the noise off, the wrapped {type(self.source).__name__} differs from the source in {mode} mode; "
             f"{how}.",
-            "Its forward depends on something outside of the network, or runs over all modules that it holds."
+            "Its forward depends on something outside the network, or iterates over all its modules."
             if all(s.way != "graph" for s in self.network.surgery.plan.sites)
             else "A module's forward does something that torch.fx records wrongly; see the sites whose way is graph.",
         )
@@ -93,7 +93,7 @@ class _Check:
         for (path, call), value in got.items():
             if (path, call) in want and not same(value, want[path, call]):
                 return path
-        return "none that runs as a module: the difference is in what happens between them"
+        return "none that runs as a module: the difference arises between modules"
 
     def same_gradients(self) -> bool:
         ours, theirs = self.copy(self.network), self.copy(self.source)
@@ -104,7 +104,7 @@ class _Check:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two outputs (tensors, or nests of them) are of the same make and equal bit for bit, NaN included."""
+    """Whether two outputs (tensors, or nests of them) have one structure and are equal bit for bit, NaN included."""
     (left, left_spec), (right, right_spec) = pytree.tree_flatten(a), pytree.tree_flatten(b)
     if type(a) is not type(b) or left_spec != right_spec:
         return False

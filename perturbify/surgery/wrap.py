@@ -1,4 +1,4 @@
-"""The operation itself: plan, wrap, unwrap."""
+"""The surgery itself: plan, wrap, unwrap."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from perturbify.arguments import check_type
 from perturbify.copying import copy_network
 from perturbify.errors import AlreadyWrapped, ModelError, NoConvolutions, SurgeryError
 from perturbify.example import Example
@@ -40,7 +41,7 @@ from perturbify.text import times
 
 
 def plan(model: nn.Module, config: PerturbConfig | None = PerturbConfig(), *, example_input: Any = None) -> Plan:
-    """Says what :func:`wrap` would do to a network, and changes nothing.
+    """Returns what :func:`wrap` would do to a network, and changes nothing.
 
     Args:
         model: The network.
@@ -51,7 +52,7 @@ def plan(model: nn.Module, config: PerturbConfig | None = PerturbConfig(), *, ex
         The sites, and the convolution calls that are skipped, with the reason.
 
     Raises:
-        SurgeryError: The network is wrapped already, or cannot be copied.
+        SurgeryError: The network is already wrapped, or cannot be copied.
         ModelError: The network fails on the example input, or none is known.
     """
     return _look(model, config, _example(model, example_input), values=False).plan
@@ -68,24 +69,25 @@ def wrap(
 ) -> Perturbed:
     """Puts noise modules into a network: by default a learnable one behind every convolution call.
 
-    What :func:`perturbify.wrap` does, whatever the defence; the guarantees and the result are as there.
+    The part of :func:`perturbify.wrap` that does not depend on the defence; guarantees and result are the same.
 
     Args:
         model: The network. It is left as it was, unless ``inplace``.
         config: The settings; None adds no noise.
-        example_input: Inputs to try the network with.
+        example_input: Inputs to run the network with.
         normalize: A normalisation layer to run first.
         inplace: Change the network itself rather than a copy.
         verify: Whether to compare the result with the source.
 
     Raises:
         NoConvolutions: There is nothing to put noise on.
-        AlreadyWrapped: The network has noise modules already.
-        SurgeryError: The settings ask for what this network has not.
-        TraceError: A convolution inside of a forward that goes on, which torch.fx cannot follow.
-        ParityError: With the noise off, the result is not the source.
-        ModelError: The network fails on the example input, or no input size is known, or a weight is no number.
+        AlreadyWrapped: The network already has noise modules.
+        SurgeryError: The settings ask for something that this network does not have.
+        TraceError: A forward does more after a convolution, and torch.fx cannot trace it.
+        ParityError: With the noise off, the result differs from the source.
+        ModelError: The network fails on the example input, no input size is known, or a weight is not finite.
     """
+    check_type(normalize, (Normalize, type(None)), "normalize is a layer", "Give perturbify.Normalize(mean, std).")
     example = _example(model, example_input)
     _refuse_names(model, normalize)
     check_numbers(model)
@@ -122,20 +124,20 @@ def wrap(
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Gives the network back without noise, with the weights it has now.
+    """Returns the network without noise, with its current weights.
 
     Args:
         model: What :func:`wrap` returned; it is left as it is.
 
     Returns:
-        A network of the source's own class and state-dict keys. A normalisation layer that was put in is out again, so
+        A network of the source's own class and state-dict keys. A normalisation layer that was put in is removed, so
         it takes what the source network took.
 
     Raises:
         SurgeryError: The network is not a wrapped one.
     """
     if not isinstance(model, Perturbed):
-        raise SurgeryError(f"{type(model).__name__} is not a wrapped network.", "Only what wrap() returned unwraps.")
+        raise SurgeryError(f"{type(model).__name__} is not a wrapped network.", "Pass what wrap() returned.")
     network = copy_network(model)
     return _remove(network, network.surgery.normalizes)
 
@@ -158,12 +160,12 @@ class _Normalizing(Step):
 
 @dataclass(frozen=True)
 class _Looked:
-    """What trying a network showed.
+    """The results of running a network once in each mode.
 
     Attributes:
         plan: What will be done to it.
-        seen: A forward in each mode that takes the example input.
-        spreads: Of what is perturbed, by site name.
+        seen: A forward in each mode that accepts the example input.
+        spreads: Standard deviation of what is perturbed, by site name.
         share_parameters: Whether copies may share the network's parameters: no forward writes into them.
     """
 
@@ -175,7 +177,7 @@ class _Looked:
 
 def _example(model: nn.Module, given: Any) -> Example:
     if isinstance(model, nn.Module) and (isinstance(model, Perturbed) or next(perturbations(model), None) is not None):
-        raise AlreadyWrapped(f"This {type(model).__name__} is wrapped already.", "Call perturbify.unwrap(model) first.")
+        raise AlreadyWrapped(f"This {type(model).__name__} is already wrapped.", "Call perturbify.unwrap(model) first.")
     return Example.of(model, given)
 
 
@@ -189,7 +191,7 @@ def _refuse_names(model: nn.Module, normalize: Normalize | None) -> None:
 
 
 def _look(model: nn.Module, config: PerturbConfig | None, example: Example, *, values: bool) -> _Looked:
-    """Runs copies of a network in both modes, with values or, where it runs there, on the meta device."""
+    """Runs copies of a network in both modes, on the meta device if it runs there, else with values."""
     ratio = None if config is None else relative_start(config.theta_init)
     share_parameters = not any(map(is_lazy, model.parameters()))
     needs_values = values or (config is not None and (config.site == "addition" or ratio is not None))
@@ -199,14 +201,14 @@ def _look(model: nn.Module, config: PerturbConfig | None, example: Example, *, v
     try:
         seen["train"] = watch.observe("train")
     except ModelError as error:
-        notes = (f"{error.message.rstrip('.')}, so train mode has not been seen",)
+        notes = (f"{error.message.rstrip('.')}, so train mode was not observed",)
     if config is None:
         _, skipped, _ = KINDS["output"].find(watch.copy(), seen, PerturbConfig(exclude=("*",)))
         none = tuple(replace(s, reason="no noise asked for") for s in skipped)
         return _Looked(Plan(None, (), none, example.shapes, tuple(seen), notes=notes), seen, {}, watch.share_parameters)
     if config.on_weights and not watch.share_parameters and not any(map(is_lazy, model.parameters())):
         raise SurgeryError(
-            f"{type(model).__name__} writes into its weights in its forward, where others stand in for them.",
+            f"{type(model).__name__} writes into its weights in its forward, where noisy ones replace them.",
             "Move that out of forward, or choose another site.",
         )
     sites, skipped, spreads = KINDS[config.site].find(watch.copy(), seen, config)
@@ -251,7 +253,7 @@ class _Watching:
         if theta_shape(one.shape, config.grain) != theta_shape(other.shape, config.grain):
             raise SurgeryError(
                 f"The feature map of {site_name(one.owner, one.number)} changes its shape with the batch size: it is "
-                f"{times(one.shape)}, and {times(other.shape)} for one image more.",
+                f"{times(one.shape)}, and {times(other.shape)} with one more image.",
                 'Leave it out with exclude=("…",), or wrap with grain="layer".',
             )
 
@@ -259,7 +261,7 @@ class _Watching:
         if not self._values and self._example.device.type != "meta" and self.share_parameters:
             try:
                 return self._run(copy_network(self._model, "meta"), mode, example.on_meta(), own_parameters=True)
-            except ModelError:  # it looks at values, or uses a kernel that computes no shapes
+            except ModelError:  # it reads values, or uses a kernel without shape inference
                 pass
         try:
             return self._run(self.copy(), mode, example, own_parameters=not self.share_parameters)
@@ -280,7 +282,7 @@ class _Watching:
 
 
 def _per_image(one: Call, other: Call, images: int) -> None:
-    """Notes, by the same call for one image more, that a call has the batch in its channels."""
+    """Records that a call has the batch in its channels, from the same call with one more image."""
     channels = one.shape[0] // images
     shapes = (channels * images, *one.shape[1:]), (channels * (images + 1), *one.shape[1:])
     if one.leading == other.leading == 1 and (one.shape, other.shape) == shapes:
@@ -290,7 +292,7 @@ def _per_image(one: Call, other: Call, images: int) -> None:
 
 
 def _unseen(model: nn.Module, seen: Mapping[str, Observation], config: PerturbConfig) -> tuple[str, ...]:
-    """Convolutions that no forward called; those inside of another are that one's business."""
+    """Convolutions that no forward called; those inside another are that one's concern."""
     called = {c.owner for one in seen.values() for c in one.calls}
     return tuple(
         path
@@ -329,7 +331,7 @@ def _insert(network: nn.Module, the_plan: Plan, looked: _Looked, device: torch.d
 
 
 def _remove(network: nn.Module, normalizes: bool) -> nn.Module:
-    """Takes out, in place, whatever :func:`_insert` and :func:`wrap` put in."""
+    """Removes, in place, whatever :func:`_insert` and :func:`wrap` put in."""
     for module in list(network.modules()):
         for name in [n for n, m in module._modules.items() if isinstance(m, (Perturbation, Unplaced))]:
             del module._modules[name]
@@ -366,7 +368,7 @@ def _perturbation(site: Site, the_plan: Plan, owner: nn.Module, spread: float, d
 
 
 def _relative_start(ratio: float, spread: float, theta_min: float | None, device: torch.device) -> float:
-    """θ that is so many times the standard deviation of what it perturbs; 1 where nothing can be measured."""
+    """θ as a multiple of the standard deviation of what it perturbs; 1 where nothing can be measured."""
     if device.type == "meta":
         return 1.0
     return max(ratio * spread, -math.inf if theta_min is None else theta_min)
@@ -378,14 +380,14 @@ def _nothing_to_perturb(model: nn.Module, config: PerturbConfig, the_plan: Plan)
         if the_plan.skipped
         else "Noise goes behind convolutions; this network makes no convolution call."
         if config.site == "output"
-        else f"Sites of the kind {config.site!r} are asked for, and this network has none."
+        else f"The settings ask for sites of the kind {config.site!r}, and this network has none."
     )
     where = {"output": "behind", "input": "before"}.get(config.site, "on")
     return NoConvolutions(f"{type(model).__name__} has nothing to put noise {where}.", why)
 
 
 def _described(example: Example) -> Mapping[str, Any]:
-    """The inputs as a file describes them; empty where it cannot."""
+    """The inputs as a file describes them; empty if it cannot."""
     try:
         return example.describe()
     except ValueError:

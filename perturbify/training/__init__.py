@@ -1,4 +1,4 @@
-"""Fine-tuning: warm-up of W, then W and θ together or in turns, against an adversary.
+"""Fine-tuning: warm-up of W, then W and θ jointly or alternating, against an adversary.
 
 Names are loaded on first use: a run's folder is looked at without torch.
 """

@@ -1,4 +1,4 @@
-"""The moving average of a network in training."""
+"""The moving average of a network during training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class MovingAverage:
         decay: Share of the past; in (0, 1).
 
     Attributes:
-        network: The average, in eval mode, a perturbed network like the other.
+        network: The average, in eval mode, a perturbed network like the model.
     """
 
     def __init__(self, model: Perturbed, decay: float) -> None:

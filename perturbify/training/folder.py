@@ -29,7 +29,7 @@ class RunFolder:
 
     @property
     def marker(self) -> Path:
-        """What makes the folder a run's: written first, and by nothing else than a run."""
+        """The marker of a run's folder: written first, and only by a run."""
         return self.path / "perturbify-run.json"
 
     @property
@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line for each epoch that is complete; the state holds the same, and has the last word."""
+        """One JSON object a line for each complete epoch; the state holds the same, and takes precedence."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -49,17 +49,17 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The checkpoint of the best epoch by the images that were held out, where some were."""
+        """The checkpoint of the best epoch on the held-out images, if there are any."""
         return self.path / "best.safetensors"
 
     @property
     def average(self) -> Path:
-        """The checkpoint of the moving average, where the recipe asks for one."""
+        """The checkpoint of the moving average, if the recipe asks for one."""
         return self.path / "average.safetensors"
 
     @property
     def tensorboard(self) -> Path:
-        """The folder of TensorBoard's events, where the recipe asks for them."""
+        """The folder of TensorBoard's events, if the recipe asks for them."""
         return self.path / "tensorboard"
 
     @property
@@ -89,12 +89,12 @@ class RunFolder:
 
     @property
     def state_before(self) -> Path:
-        """The state that was saved before that one, should that one be damaged."""
+        """The previous state, in case the last one is damaged."""
         return self.path / "state.before.safetensors"
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that a run writes there, but for the marker and TensorBoard's events."""
+        """All that a run writes there, except the marker and TensorBoard's events."""
         models, pages = (self.model, self.best, self.average), (self.card, self.report, *self.pages)
         seconds = [beside(page) for page in pages]
         records = sorted(self.path.glob("records-*.jsonl"))
@@ -107,12 +107,12 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Whether the folder is a run's: by its marker; one of an earlier version by its recipe and its state."""
+        """Whether the folder is a run's: by its marker, or for an earlier version by its recipe and its state."""
         return self._is_marked() or (self.recipe.is_file() and any(owned.is_state(path) for path in self.states))
 
     @property
     def how_to_resume(self) -> str:
-        """The command that goes on with the run."""
+        """The command that resumes the run."""
         return shlex.join(["perturbify", "finetune", "--resume", str(self.path)])
 
     @property
@@ -122,14 +122,14 @@ class RunFolder:
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is a run in the folder, and a state of it."""
+        """Whether the folder holds a run with a state."""
         return self.is_run and any(path.is_file() for path in self.states)
 
     def check(self, *, force: bool) -> None:
-        """Makes sure, before any long work, that a run can be written there; changes nothing.
+        """Checks, before any long work, that a run can be written there; changes nothing.
 
         Args:
-            force: Whether a run that is there already may be removed.
+            force: Whether a run that is already there may be removed.
 
         Raises:
             OutputExists: There is something in the folder that may not be removed.
@@ -143,28 +143,28 @@ class RunFolder:
             raise PerturbifyError(
                 f"The folder {self.path} cannot be written to: {nearest} is "
                 + ("read-only." if nearest.is_dir() else "a file."),
-                "Choose another one.",
+                "Choose another folder.",
             )
         there = self._there()
         if there and not self.is_run:
-            raise OutputExists(f"The folder {self.path} is not empty, and it holds no run.", "Choose another one.")
+            raise OutputExists(f"The folder {self.path} is not empty and holds no run.", "Choose another folder.")
         if there - {self.marker.name, self.recipe.name} and not force:
-            hint = "Choose another one, continue its run with --resume, or pass --force to replace that run."
+            hint = "Choose another folder, continue its run with --resume, or pass --force to replace that run."
             if not self.can_resume:
-                hint = "Its state is gone, so it cannot go on: choose another one, or pass --force to replace that run."
-            raise OutputExists(f"The folder {self.path} holds a run already.", hint)
+                hint = "It cannot be resumed, as its state is gone: choose another folder, or replace it with --force."
+            raise OutputExists(f"The folder {self.path} already holds a run.", hint)
         foreign = [path for path in self._in_the_way() if not owned.is_ours(path)]
         if os.path.lexists(self.marker) and not self._is_marked():
             foreign.append(self.marker)
         if foreign:
             raise OutputExists(
-                f"{foreign[0]} is not as a run wrote it, so it is not removed.",
+                f"{foreign[0]} was changed since a run wrote it, or is not a run's, so it is not removed.",
                 "Move it elsewhere, or choose another folder.",
             )
 
     def begin(self, recipe: Recipe, *, force: bool) -> None:
-        """Empties the folder of a run before, if that is wanted, and writes the resolved recipe; to be called inside
-        of :meth:`busy`. Arguments and errors are those of :meth:`check`.
+        """Empties the folder of an earlier run, with ``force``, and writes the resolved recipe; call inside
+        :meth:`busy`. Arguments and errors are those of :meth:`check`.
         """
         text = recipes.to_toml(recipe)
         self.check(force=force)
@@ -176,8 +176,8 @@ class RunFolder:
         """Removes a run, and its folder if nothing else is in it.
 
         Raises:
-            OutputExists: It holds no run, or somebody else's file under the name of one of the run's.
-            TrainingError: A process is at it.
+            OutputExists: It holds no run, or a file of the user's under the name of one of the run's.
+            TrainingError: A process is using it.
         """
         self.check(force=True)
         with self.busy():
@@ -189,7 +189,7 @@ class RunFolder:
             self.path.rmdir()
 
     def mark(self) -> None:
-        """Marks the folder as a run's, unless that is done, or something of the user's has that name."""
+        """Marks the folder as a run's, unless it is marked, or a file of the user's has that name."""
         if not os.path.lexists(self.marker):
             write_text(self.marker, json.dumps(_MARK | {"version": __version__}) + "\n")
 
@@ -206,21 +206,21 @@ class RunFolder:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Keeps other processes from writing in the folder inside a ``with`` block; a killed one lets go of it.
+        """Keeps other processes from writing in the folder inside a ``with`` block; a killed process releases it.
 
         Raises:
-            TrainingError: Another process is at it.
+            TrainingError: Another process is using it.
             PerturbifyError: The folder cannot be made or written to.
         """
         busy = TrainingError(
-            f"Another process is training in {self.path} already.",
+            f"Another process is already training in {self.path}.",
             "Wait until it ends, stop it, or choose another folder.",
         )
         with alone(self.path, busy):
             yield
 
     def sweep(self) -> None:
-        """Removes the halves of files that a killed process left."""
+        """Removes partial files that a killed process left."""
         for file in (self.marker, *self.files):
             sweep(file)
 
@@ -228,28 +228,28 @@ class RunFolder:
         """The run's recipe.
 
         Raises:
-            TrainingError: There is no run in the folder, or none that could go on.
+            TrainingError: The folder holds no run, or none that can be resumed.
             RecipeError: The recipe was changed, and has mistakes.
         """
         if not self.is_run:
             raise TrainingError(
-                f"{self.path} holds no run that could go on.",
-                "A run can be resumed from its first saved state on; give the folder it writes to.",
+                f"{self.path} holds no run that can be resumed.",
+                "A run can be resumed once its first state is saved; give the folder it writes to.",
             )
         if not self.can_resume:
             if self._there() - {self.marker.name, self.recipe.name}:
                 raise TrainingError(
-                    f"{self.path} holds no run that could go on: its state is gone.",
+                    f"{self.path} holds no run that can be resumed: its state is gone.",
                     "Start it again in another folder, or in this one with --force.",
                 )
             raise TrainingError(
-                f"{self.path} holds no run that could go on: it was stopped before its first step.",
-                "Start it again as you started it; the folder can be the same.",
+                f"{self.path} holds no run that can be resumed: it was stopped before its first step.",
+                "Start it again with the same command; the folder can be the same.",
             )
         return self.kept_recipe()
 
     def kept_recipe(self) -> Recipe:
-        """The recipe in its file, whatever else is left of the run.
+        """The recipe in its file, even if nothing else is left of the run.
 
         Raises:
             TrainingError: There is no such file, or it cannot be read.
@@ -258,7 +258,7 @@ class RunFolder:
         try:
             if not self.recipe.is_file():
                 raise TrainingError(
-                    f"There is no file {self.recipe}, and a run cannot go on without its recipe.",
+                    f"There is no file {self.recipe}, and a run cannot be resumed without its recipe.",
                     "Put it back, or start a new run.",
                 )
             with self.recipe.open(encoding="utf-8") as file:
@@ -276,11 +276,11 @@ class RunFolder:
         return [e for e in epochs if before is None or e["epoch"] < before]
 
     def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
-        """Writes the metrics of all epochs, in one move: a killed run leaves no half line."""
+        """Writes the metrics of all epochs atomically: a killed run leaves no half line."""
         history.write(self.metrics, epochs)
 
     def _clear(self) -> None:
-        """Removes what :meth:`check` found to be the run's own, but for the recipe, which is replaced in one move."""
+        """Removes the files that :meth:`check` found to be the run's own, except the recipe, which is replaced."""
         self.sweep()
         path = self.path
         try:
@@ -305,14 +305,14 @@ class RunFolder:
         return None
 
     def _there(self) -> set[str]:
-        """Names of what is in the folder, but for what processes that are at it, or were killed, leave there."""
+        """Names of what is in the folder, except temporary files of running or killed processes."""
         if not self.path.is_dir():
             return set()
         try:
             names = {path.name for path in self.path.iterdir()}
         except OSError as error:
             raise PerturbifyError(
-                f"The folder {self.path} cannot be read: {error.strerror}.", "Choose another one."
+                f"The folder {self.path} cannot be read: {error.strerror}.", "Choose another folder."
             ) from error
         return {name for name in names if not owned.is_passing(name)}
 

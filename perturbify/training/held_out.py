@@ -1,4 +1,4 @@
-"""Figures on training images that are not trained on, to choose the best epoch by without looking at the test set."""
+"""Figures on held-out training images, to choose the best epoch without looking at the test set."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from perturbify.training.seeds import derive
 
 
 def classify(model: nn.Module, images: Split, recipe: Recipe, epoch: int, batch_size: int) -> dict[str, Any]:
-    """Accuracy on images as they are and under the attack of training, noise on, each by one draw.
+    """Accuracy on clean images and under the attack of training, noise on, each by one draw.
 
-    The network and the caller's generators are afterwards what they were; the same epoch draws the same numbers.
+    The network and the caller's generators are left as they were; the same epoch draws the same numbers.
 
     Args:
         model: The network.
-        images: The images that are held out.
+        images: The held-out images.
         recipe: Attack and seed.
         epoch: From 0.
-        batch_size: Images at once.
+        batch_size: Images per batch.
 
     Returns:
         ``n``, ``clean_accuracy`` and ``adversarial_accuracy``, the latter two in [0, 1].
@@ -45,7 +45,7 @@ def classify(model: nn.Module, images: Split, recipe: Recipe, epoch: int, batch_
 
 
 def best_epoch(metrics: Sequence[dict[str, Any]]) -> int | None:
-    """The epoch with the greatest adversarial accuracy on the images that were held out, the first of equals.
+    """The epoch with the greatest adversarial accuracy on the held-out images, the first of equals.
 
     Args:
         metrics: One entry an epoch.

@@ -1,4 +1,4 @@
-"""The metrics of a run's epochs: the state has the last word, and ``metrics.jsonl`` says the same."""
+"""The metrics of a run's epochs: in ``metrics.jsonl``, and in the state, which takes precedence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perturbify.files import MOST, is_regular, set_aside, write_text
 Epoch = dict[str, Any]
 
 MOST_IN_STATE = 2_000_000
-"""Characters of metrics that a state keeps, the newest: 450 epochs of a ResNet-50."""
+"""Characters of metrics that a state keeps, the newest ones: 450 epochs of a ResNet-50."""
 
 
 def read(path: Path) -> tuple[list[Epoch], bool]:
@@ -47,22 +47,22 @@ def read(path: Path) -> tuple[list[Epoch], bool]:
 
 
 def write(path: Path, epochs: Sequence[Epoch]) -> None:
-    """Writes ``metrics.jsonl`` in one move: a killed run leaves no half line."""
+    """Writes ``metrics.jsonl`` atomically: a killed run leaves no half line."""
     write_text(path, "".join(json.dumps(e) + "\n" for e in epochs))
 
 
 def settle(path: Path, kept: Sequence[Epoch], before: int) -> list[Epoch]:
-    """Brings the file into line with the state that a run goes on from.
+    """Brings the file into line with the state that a run resumes from.
 
-    Whatever else is in the file, or in its place, is kept under another name, which a warning says.
+    Whatever else is in the file, or in its place, is kept under another name, with a warning.
 
     Args:
         path: The file.
         kept: The epochs that the state holds.
-        before: The epoch that the state stands in.
+        before: The epoch that the state is in.
 
     Returns:
-        All epochs before that one that are known.
+        All known epochs before that one.
 
     Raises:
         PerturbifyError: The file cannot be written.
@@ -70,12 +70,12 @@ def settle(path: Path, kept: Sequence[Epoch], before: int) -> list[Epoch]:
     there, intact = read(path)
     first = kept[0]["epoch"] if kept else before
     epochs = [e for e in there if e["epoch"] < first] + list(kept)
-    # Killed between the two, a run has written an epoch's metrics, and not yet its state.
+    # Killed between the two writes, a run has written an epoch's metrics, but not yet its state.
     same = [e for e in there if e["epoch"] < before] == epochs and all(e["epoch"] <= before for e in there)
     if os.path.lexists(path) and not (intact and same):
         aside = set_aside(path)
         warnings.warn(
-            f"{path} is not as the run wrote it: it is kept as {aside.name}, and written anew as the state has it.",
+            f"{path} was changed since the run wrote it: it is kept as {aside.name}, and restored from the state.",
             stacklevel=2,
         )
     if epochs and not os.path.lexists(path):
@@ -86,7 +86,7 @@ def settle(path: Path, kept: Sequence[Epoch], before: int) -> list[Epoch]:
 
 
 def newest(epochs: Sequence[Epoch]) -> list[Epoch]:
-    """What a state keeps of them."""
+    """The metrics that a state keeps."""
     room, kept = MOST_IN_STATE, 0
     for epoch in reversed(epochs):
         room -= len(json.dumps(epoch))
@@ -97,7 +97,7 @@ def newest(epochs: Sequence[Epoch]) -> list[Epoch]:
 
 
 def check(epochs: Any) -> None:
-    """Makes sure that values are the metrics of epochs, in their order.
+    """Checks that values are the metrics of epochs, in order.
 
     Raises:
         ValueError: They are not.
@@ -132,7 +132,7 @@ def _all(values: Any, kind: Any) -> bool:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a kind; an integer is a number, a truth value is none, and no count is negative."""
+    """Whether a value is of a kind; an integer counts as a number, a bool does not, and no count is negative."""
     if isinstance(value, bool):
         return False
     if kind is int:

@@ -54,7 +54,7 @@ class EpochSums:
 
     @classmethod
     def total(cls, parts: Sequence[EpochSums]) -> EpochSums:
-        """The sums over several processes, which take the same steps at the same time on images of their own."""
+        """The sums over several processes, which take the same steps at the same time on their own images."""
         names = [f.name for f in fields(cls) if f.name not in ("seconds", "steps")]
         added = {name: sum(getattr(part, name) for part in parts) for name in names}
         return cls(**added, seconds=parts[0].seconds, steps=dict(parts[0].steps))
@@ -66,7 +66,7 @@ class EpochSums:
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What one step found, still where it was computed, so that nobody has to wait for it.
+    """The figures of one step, still on the device, so that nothing has to wait for them.
 
     Attributes:
         images: Images seen.
@@ -91,7 +91,7 @@ class StepResult:
 
     @classmethod
     def read(cls, steps: Sequence[StepFigures]) -> list[StepResult]:
-        """The figures of several steps as numbers; waits for the device once."""
+        """The figures of several steps as numbers; synchronises with the device once."""
         rows = torch.stack([step.values for step in steps]).tolist() if steps else []
         return [
             cls(s.images, loss, int(hits), adversarial if s.attacked else None, int(stood))
@@ -101,15 +101,15 @@ class StepResult:
 
 @dataclass(frozen=True)
 class ThetaSummary:
-    """What all θ came to.
+    """Summary of all θ.
 
     Attributes:
         mean: Mean entry.
-        min: Least entry.
-        max: Greatest entry.
+        min: Smallest entry.
+        max: Largest entry.
         sites: Mean entry at each site.
-        relative: Standard deviation of the noise over that of what it is added to, at each site; None where that does
-            not vary.
+        relative: Standard deviation of the noise over that of what it is added to, at each site; None where the latter
+            is 0.
     """
 
     mean: float
@@ -121,7 +121,7 @@ class ThetaSummary:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, after each step.
+    """Progress of a run, after each step.
 
     Attributes:
         epoch: From 0.
@@ -149,9 +149,9 @@ class Progress:
 
 
 class Clock:
-    """Time of this process's part of a run, and what is left at this pace.
+    """Time spent in this process's part of a run, and the time left at this pace.
 
-    Warm-up steps and noisy steps differ in cost, so the pace is taken over the last steps only.
+    Warm-up steps and noisy steps differ in cost, so the pace is measured over the last steps only.
     """
 
     WINDOW = 50
@@ -161,7 +161,7 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, images: int) -> float:
-        """Notes a step of ``images`` images and returns its seconds."""
+        """Records a step of ``images`` images and returns its seconds."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._recent = [*self._recent[-self.WINDOW + 1 :], (seconds, images)]
@@ -179,7 +179,7 @@ class Clock:
 
 
 def summarize_thetas(model: Perturbed, images: Tensor) -> ThetaSummary | None:
-    """Summary over all θ, seen against the activations of some images; None for a network without noise."""
+    """Summary of all θ, relative to the activations of some images; None for a network without noise."""
     thetas = {site: p.theta.detach().flatten().float() for site, p in perturbations(model)}
     if not thetas:
         return None
@@ -197,8 +197,8 @@ def summarize_epoch(
     Args:
         epoch: From 0.
         sums: The epoch's sums.
-        model: Gives θ.
-        images: Some that the activations are measured on.
+        model: The network that has θ.
+        images: Images to measure the activations on.
         rates: Learning rate of each optimiser.
     """
     attacked = sums.adversarial_images

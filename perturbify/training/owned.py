@@ -1,6 +1,6 @@
-"""Which files in a run's folder are the run's own, by what they hold: only those may be removed or replaced.
+"""Which files in a run's folder are the run's own, by their content: only those may be removed or replaced.
 
-What needs torch is imported where a file is looked into: a folder that holds no run is refused without it.
+What needs torch is imported where a file is read: a folder that holds no run is refused without it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _PASSING = re.compile(rf"{re.escape(LOCK)}|\..+\.\d+\.tmp")
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file, by its name one of a run's, holds what a run or its check would have written there."""
+    """Whether a file with the name of one of a run's holds what a run or its check would have written there."""
     return is_regular(path) and _rule(path)(path)
 
 
 def is_state(path: Path) -> bool:
-    """Whether a file is a state of a run, sound or not."""
+    """Whether a file is a state of a run, valid or not."""
     return _has(path, STATE)
 
 
@@ -40,7 +40,7 @@ def is_report(path: Path) -> bool:
 
 
 def is_passing(name: str) -> bool:
-    """Whether a file of that name is there only as long as somebody is at it, or was killed."""
+    """Whether a file of that name is a temporary one, of a running or killed process."""
     return _PASSING.fullmatch(name) is not None
 
 
@@ -70,7 +70,7 @@ def _rule(path: Path) -> Callable[[Path], bool]:
 
 
 def _is_recipe(path: Path) -> bool:
-    """Whether a recipe is as it would be written, but for keys that came later: a user's comment would be lost."""
+    """Whether a recipe is as a run would write it, except for keys added later: a user's comment would be lost."""
     try:
         text = path.read_text(encoding="utf-8") if is_regular(path, MOST) else ""
         written = iter(recipes.to_toml(recipes.of_run(text, "run")).splitlines())
@@ -80,7 +80,7 @@ def _is_recipe(path: Path) -> bool:
 
 
 def _begins_with(what: bytes) -> Callable[[Path], bool]:
-    """Whether the beginning of a file says something, such as who made it."""
+    """Whether the beginning of a file contains a text, such as the name of its writer."""
 
     def says(path: Path) -> bool:
         try:
@@ -93,7 +93,7 @@ def _begins_with(what: bytes) -> Callable[[Path], bool]:
 
 
 def _is_trained(path: Path) -> bool:
-    """Whether a file is a checkpoint that a run wrote: one with a recipe, unlike one that was converted."""
+    """Whether a file is a checkpoint that a run wrote: one with a recipe, unlike a converted one."""
     from perturbify.checkpoint import files as checkpoints
 
     try:

@@ -1,4 +1,4 @@
-"""The phases of a run, as data: who learns in a step, and whether the noise is on."""
+"""The phases of a run, as data: which parameters learn in a step, and whether the noise is on."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ PLAIN = Phase("plain", weights=True, thetas=False, noise=False)
 
 
 def phase_at(epoch: int, step: int, steps_per_epoch: int, settings: TrainSettings, method: Method) -> Phase:
-    """Which phase a step belongs to; for Learn2Perturb's schedule by its Algorithm 1.
+    """The phase of a step; for Learn2Perturb's schedule by its Algorithm 1.
 
     Args:
         epoch: From 0.
         step: Step inside the epoch, from 0.
-        steps_per_epoch: Steps of an epoch; turns go on across epochs.
-        settings: Length of the warm-up, and whether W and θ learn together or in turns of which length.
+        steps_per_epoch: Steps of an epoch; alternation continues across epochs.
+        settings: Length of the warm-up, and whether W and θ learn jointly or alternate, and for how many steps each.
         method: The defence; one without noise has one phase.
     """
     if method.perturb is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
-from perturbify import zoo
+from perturbify.channels import channels
 from perturbify.data import Data
 from perturbify.errors import MethodError, ModelError, TrainingError
 from perturbify.methods import Method
@@ -15,20 +17,24 @@ from perturbify.settings import Recipe
 from perturbify.surgery.config import relative_start
 from perturbify.surgery.noisy import Perturbed
 from perturbify.text import times
+from perturbify.zoo.pixels import Given, Statistics, decide
+
+_LOG = logging.getLogger(__name__)
 
 
-def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Perturbed:
-    """Wraps a network for a run, unless it is wrapped already, and checks that it fits data and method.
+def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method, normalize: Given = None) -> Perturbed:
+    """Wraps a network for a run, unless it is already wrapped, and checks that it fits data and method.
 
     Args:
         model: A plain network, which gets noise and a normalisation layer, or a perturbed one, used as it is.
-        recipe: Where noise goes and what θ starts from.
-        data: Gives the size of the images and the classes.
-        method: Whether there is noise at all.
+        recipe: Where noise goes and θ's initial value.
+        data: Determines the size of the images and the classes.
+        method: Determines whether there is noise at all.
+        normalize: How pixels reach a plain network, as for :func:`perturbify.finetune`.
 
     Raises:
         SurgeryError: The network cannot be wrapped.
-        ModelError: The network does not take the images.
+        ModelError: The network does not accept the images.
         MethodError: A wrapped network does not fit the method.
         TrainingError: It does not fit the images or the classes.
     """
@@ -40,19 +46,25 @@ def prepare(model: nn.Module, recipe: Recipe, data: Data, method: Method) -> Per
         measured = relative_start(recipe.perturb.theta_init) is not None
         order = torch.arange(min(recipe.train.batch_size if measured else 2, len(data.train)))
         images, _ = next(data.train.batches(len(order), order=order))
-        normalize = _of_recipe(recipe) or normalization(model, data)
+        given = normalize or _of_recipe(recipe)
+        decided = decide(model, Statistics(data.name, data.mean, data.std), given, channels=data.input_size[0])
+        if decided.guess:
+            _LOG.warning("%s; say it with finetune(normalize=…)", decided)
         try:
             network = wrap(
                 model,
                 recipe.perturb if method.noisy else None,
                 method=method.name,
                 example_input=images,
-                normalize=normalize,
+                normalize=decided.layer,
             )
         except ModelError as error:
+            wanted, has = channels(model), data.input_size[0]
+            hint = "set data.image_size to resize them."
+            if wanted not in (None, has):
+                hint = f"its own have {wanted} in place of {has} channels: build it for {has}, or give such images."
             raise ModelError(
-                error.message,
-                f"The images of {data.name} are {times(data.input_size)}; data.image_size fits them to another size.",
+                error.message, f"The images of {data.name} are {times(data.input_size)}; {hint}"
             ) from error
     _check_head(network, data)
     return network
@@ -67,7 +79,7 @@ def _for_method(model: Perturbed, method: str) -> Perturbed:
             raise
         raise MethodError(
             f"The network was wrapped for the method {own}, and the recipe's is {method}. {error.message}",
-            f"Train it by its own (--method {own}), or start from the plain network.",
+            f"Train it with its own method (--method {own}), or start from the plain network.",
         ) from error
 
 
@@ -75,13 +87,6 @@ def _check_dtype(model: nn.Module) -> None:
     other = next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32), None)
     if other is not None:
         raise TrainingError(f"The weights are {other}; training takes float32.", "Call model.float() first.")
-
-
-def normalization(model: nn.Module, data: Data) -> Normalize:
-    """The layer a plain network gets: as its weights were trained with, where they say so, else as the data are."""
-    spec = zoo.describe(model)
-    learned = zoo.normalization(model) if spec is not None and spec.weights != "fresh" else None
-    return learned or Normalize(data.mean, data.std)
 
 
 def _of_recipe(recipe: Recipe) -> Normalize | None:
@@ -109,7 +114,7 @@ def _check_head(network: Perturbed, data: Data) -> None:
     network.train(was)
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise TrainingError(
-            f"{type(network).__name__} is not a classifier: it does not give one row of logits an image."
+            f"{type(network).__name__} is not a classifier: it does not return one row of logits per image."
         )
     if logits.shape[1] != len(data.classes):
         raise TrainingError(

@@ -44,23 +44,23 @@ from perturbify.training.stopping import StopRequests, stop_requests
 OnStep = Callable[[Progress], None]
 
 LOOK_AT = 128
-"""Training images, the first ones, on which the activations are measured after each epoch; a batch at most."""
+"""Number of the first training images on which activations are measured after each epoch; at most a batch."""
 
 LOOK_EVERY = 20
-"""Steps on a GPU between two looks at their figures: to look is to wait until all of them are done."""
+"""Steps on a GPU between two reads of their figures: reading waits until all of them are done."""
 
 
 class Run:
-    """What a run holds on to.
+    """A run and what it works on.
 
     Args:
-        trainer: Network and optimisers, as they stand.
+        trainer: Network and optimisers, in their current state.
         data: The images.
-        folder: Where the run is kept; its recipe is there.
+        folder: The run's folder, with its recipe.
         on_step: Called after every step.
 
     Raises:
-        TrainingError: A batch cannot be shared out among the processes.
+        TrainingError: A batch cannot be divided among the processes.
         DataError: No images are left to train on.
     """
 
@@ -85,25 +85,25 @@ class Run:
         self._events = Events(folder.tensorboard) if wanted else None
 
     def rehearse(self) -> None:
-        """Makes sure that what the run will have to write at its end can be written.
+        """Checks that what the run will write at its end can be written.
 
         Raises:
-            PerturbifyError: It cannot: a name of a class, for instance, is no text.
+            PerturbifyError: It cannot: a class name, for instance, is not valid text.
         """
         header = self._header(Position(self._recipe.train.epochs, 0, EpochSums()))
-        header.to_json()  # which looks at all that is in it
+        header.to_json()  # which checks everything in it
         try:
             for text in (model_card(header), recipes.to_toml(self._recipe), str(self._folder.path)):
                 text.encode()
         except UnicodeEncodeError as error:
             raise TrainingError(
-                f"{error.object[max(error.start - 20, 0) : error.end + 20]!a} holds a character that no file can "
-                "hold as text, and the run would have to write it.",
+                f"{error.object[max(error.start - 20, 0) : error.end + 20]!a} holds a character that cannot be written "
+                "to a text file, as the run would have to.",
                 "Rename the file or folder that has it.",
             ) from error
 
     def save(self, position: Position) -> None:
-        """Saves the state, which the first of several processes does for all."""
+        """Saves the state; of several processes, the first does so for all."""
         if self._processes.first:
             header, images = self._header(position), self._data.fingerprint
             with self._resumable():
@@ -114,15 +114,15 @@ class Run:
         """Trains from a position to the end and writes the model.
 
         Args:
-            start: The step to be done first.
-            metrics: Of the epochs before, as far as the state has them.
+            start: The step to do first.
+            metrics: Those of the previous epochs, as far as the state has them.
 
         Returns:
             The metrics of all epochs.
 
         Raises:
             Diverged: A loss, a weight or θ is no longer finite.
-            KeyboardInterrupt, SystemExit: It was asked to stop, and has saved its state.
+            KeyboardInterrupt, SystemExit: The run was asked to stop, and has saved its state.
         """
         epochs = self._recipe.train.epochs
         first = history.settle(self._folder.metrics, metrics, start.epoch) if self._processes.first else []
@@ -131,7 +131,7 @@ class Run:
             for epoch in range(start.epoch, epochs):
                 self._train_epoch(start if epoch == start.epoch else Position(epoch, 0, EpochSums()), requests)
             self._obey(requests)
-        # As a loaded file has it, so that both draw the same noise for one seed.
+        # In the memory format of a loaded file, so that both draw the same noise for one seed.
         for network in self._networks():
             network.eval().to(memory_format=torch.contiguous_format)
         if self._processes.first:
@@ -147,9 +147,9 @@ class Run:
         sums = start.sums if processes.first else EpochSums()
         rates = self._trainer.set_epoch(epoch)
         self._trainer.model.train()
-        if start.step >= self._steps:  # as many processes as there are now take fewer steps
+        if start.step >= self._steps:  # the present number of processes takes fewer steps
             self._end(epoch, EpochSums.total(processes.gather(sums)), rates)
-        taken: list[tuple[int, Phase, StepFigures, float]] = []  # since the last look
+        taken: list[tuple[int, Phase, StepFigures, float]] = []  # since the last read
         for step, x, y, images in self._batches(epoch, start.step):
             phase = phase_at(epoch, step, self._steps, self._recipe.train, self._trainer.method)
             figures = self._step(x, y, phase, epoch, images)
@@ -170,7 +170,7 @@ class Run:
         rates: dict[str, float],
         requests: StopRequests,
     ) -> None:
-        """Notes the steps since the last look, in which all processes agree, and saves what is to be saved."""
+        """Records the steps since the last read, on which all processes agree, and saves the state when due."""
         processes, last = self._processes, taken[-1][0] == self._steps - 1
         for (_, phase, _, seconds), result in zip(taken, results, strict=True):
             sums.add(result, phase.name, seconds)
@@ -194,7 +194,7 @@ class Run:
             self._obey(requests)
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, Tensor, Tensor, int]]:
-        """From a step on: its number, this process's images and labels, and how many images all of them have."""
+        """From a step on: its number, this process's images and labels, and the number of images of all processes."""
         size, processes, settings = self._recipe.train.batch_size, self._processes, self._recipe.data
         whole = shuffled(len(self._images), self._recipe.seed, epoch)[: self._steps * size].split(size)
         mine = [batch[processes.rank :: processes.world] for batch in whole]
@@ -211,14 +211,14 @@ class Run:
         try:
             return self._trainer.step(x, y, phase, epoch, images=images)
         except torch.OutOfMemoryError:
-            pass  # what the step held is free only once this block is left
+            pass  # the step's memory is freed only once this block is left
         fitting = 0
-        if self._processes.world == 1:  # the run has ended, so its network is free to be tried out
+        if self._processes.world == 1:  # the run has ended, so its network may be tried out
             halves = (len(y) >> power for power in range(1, len(y).bit_length() - 1))
             fitting = next((n for n in halves if self._fits(x[:n], y[:n], phase, epoch)), 0)
         raise TrainingError(
             f"A step on {len(y)} images does not fit into the memory of {self._device}.",
-            f"One on {fitting} does: --set train.batch_size={fitting}, and learning rates to match."
+            f"A step on {fitting} does: --set train.batch_size={fitting}, and scale the learning rates to match."
             if fitting
             else "Lower train.batch_size, or the images' size.",
         )
@@ -230,7 +230,7 @@ class Run:
         return False
 
     def _end(self, epoch: int, total: EpochSums, rates: dict[str, float]) -> None:
-        """Notes an epoch's metrics, keeps its network if it is the best on the images held out, and saves the state."""
+        """Records an epoch's metrics, keeps its network if it is the best on held-out images, and saves the state."""
         train, model, processes = self._recipe.train, self._trainer.model, self._processes
         order = torch.arange(min(LOOK_AT, train.batch_size, len(self._images)))
         x, _ = next(self._images.batches(len(order), order=order))
@@ -250,7 +250,7 @@ class Run:
         self.save(Position(epoch + 1, 0, EpochSums()))
 
     def _obey(self, requests: StopRequests) -> None:
-        """Stops where any process was asked to; what there is to save has been saved."""
+        """Stops if any process was asked to; the state has been saved by then."""
         (stop,) = self._processes.any(requests.signal is not None, device=self._device)
         if stop:
             self._processes.gather(None)  # the first one is done with it
@@ -282,20 +282,20 @@ class Run:
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:
-        """Says, where a file cannot be written, how to go on once it can."""
+        """Adds to an error of writing a file how to resume once it can be written."""
         try:
             yield
         except PerturbifyError as error:
             if not isinstance(error.__cause__, OSError):
                 raise
             raise TrainingError(
-                error.message, f"The last state is kept. Make room, and go on: {self._folder.how_to_resume}"
+                error.message, f"The last state is kept. Free some space, then resume: {self._folder.how_to_resume}"
             ) from error
 
     def _write_results(self, *, trained: bool) -> None:
-        """Writes the model, its card and its average; where nothing was left to train, what is missing of them.
+        """Writes the model, its card and its average; where no step was left to train, only those that are missing.
 
-        The model's file may hold the figures of a check by then.
+        The model's file may already hold the figures of a check.
         """
         folder, epochs, average = self._folder, self._recipe.train.epochs, self._trainer.average
         if trained or not owned.is_ours(folder.model):
@@ -314,7 +314,7 @@ class Run:
         checkpoint.save(network or self._trainer.model, path, overwrite=True, **about)
 
     def _header(self, position: Position) -> Header:
-        # A path on the trainer's machine is of no use to others: the file keeps the dataset's name only.
+        # A path on the trainer's machine is useless to others: the file keeps the dataset's name only.
         recipe = replace(self._recipe, data=replace(self._recipe.data, name=self._data.name, root=None))
         return replace(
             checkpoint.describe(self._trainer.model),
@@ -334,12 +334,12 @@ class Run:
 
 
 def _steps_per_epoch(images: int, batch_size: int, world: int) -> int:
-    # A last batch of one image a process is left out: batch norm has no variance over it.
+    # A last batch of one image per process is skipped: batch norm has no variance over it.
     full, rest = divmod(images, batch_size)
     least = min(batch_size, images)
     if world > 1 and least < 2 * world:
         raise TrainingError(
-            f"A batch of {least} images cannot be shared out among {world} processes: each needs two.",
+            f"A batch of {least} images cannot be divided among {world} processes: each needs two.",
             "Raise train.batch_size, or start fewer processes.",
         )
     return full + (rest >= 2 * world or full == 0)

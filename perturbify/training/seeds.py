@@ -1,8 +1,8 @@
-"""Random numbers of a run, as functions of its seed and of where it stands.
+"""Random numbers of a run, as functions of its seed and its position.
 
-Every step reseeds the generators of torch, Python and numpy from (seed, epoch, step). A run that was killed and goes on
-in the middle of an epoch therefore draws what the undisturbed run would have drawn, on any device, with no generator
-state to save.
+Every step reseeds the generators of torch, Python and numpy from (seed, epoch, step). A run that was killed and resumed
+in the middle of an epoch therefore draws what the uninterrupted run would have drawn, on any device, without saved
+generator state.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def derive(*parts: object) -> int:
 
 @contextmanager
 def private_generators() -> Iterator[None]:
-    """Gives the caller's random generators back as they were, whatever is seeded and drawn inside."""
-    # torch.manual_seed reaches every GPU, not only the one that is trained on.
+    """Restores the caller's random generators, whatever is seeded and drawn inside."""
+    # torch.manual_seed reaches every GPU, not only the one used for training.
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     python, legacy = random.getstate(), np.random.get_state()
     try:
@@ -39,7 +39,7 @@ def private_generators() -> Iterator[None]:
 
 @contextmanager
 def fresh_weights(seed: int) -> Iterator[None]:
-    """Inside, a network that is built gets the fresh weights of the run with this seed."""
+    """Inside, a network is built with the initial weights of the run with this seed."""
     with private_generators():
         _seed_all(derive(seed, "weights"))
         yield

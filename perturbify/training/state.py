@@ -30,13 +30,13 @@ from perturbify.training.owned import STATE
 from perturbify.training.step import Trainer
 
 FORMAT = 2
-"""Of what a state says of itself. Format 1 had a CRC-32 over its tensors and no seal, and held neither metrics nor what
-the images are known by."""
+"""Format of a state. Format 1 had a CRC-32 over its tensors and no seal, and held neither metrics nor the
+fingerprint of the images."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: the step to be done next, and the sums of the epoch it is in."""
+    """The position of a run: the next step, and the sums of the current epoch."""
 
     epoch: int
     step: int
@@ -48,20 +48,20 @@ class Position:
         return cls(0, 0, EpochSums())
 
     def check(self, recipe: Recipe) -> None:
-        """Makes sure that a run by a recipe can stand there.
+        """Checks that a run by a recipe can be at this position.
 
         Raises:
             ValueError: It cannot; says why in a few words.
-            TypeError: Something is of another type than it should be.
+            TypeError: Something has the wrong type.
         """
         epochs, size, sums = recipe.train.epochs, recipe.train.batch_size, self.sums
         counts = [getattr(sums, name) for name in ("images", "clean_correct", "adversarial_images")]
         counts += [sums.adversarial_correct, *sums.steps.values(), self.epoch, self.step]
         if not all(type(n) is int and n >= 0 for n in counts):
-            raise TypeError("a count that is none")
+            raise TypeError("a count that is not one")
         sizes = (sums.clean_loss, sums.adversarial_loss, sums.seconds)
         if not all(type(v) in (int, float) and math.isfinite(v) for v in sizes):
-            raise TypeError("a sum that is none")
+            raise TypeError("a sum that is not one")
         if self.epoch > epochs or (self.epoch == epochs and self.step):
             raise ValueError(f"epoch {self.epoch}, step {self.step}, in a run of {epochs} epochs")
         if sums.images != self.step * size or sum(sums.steps.values()) != self.step:
@@ -79,15 +79,15 @@ def save(
     images: Mapping[str, Any],
     metrics: Sequence[Epoch],
 ) -> None:
-    """Writes the state in one move: network, momenta, position; the one before is kept.
+    """Writes the state atomically: network, momenta, position; the previous one is kept.
 
     Args:
         folder: The run's.
         trainer: Network and optimisers.
         header: What the network is.
-        position: Where the run stands.
-        images: What the images are known by.
-        metrics: The epochs that are complete.
+        position: The position of the run.
+        images: The fingerprint of the images.
+        metrics: The complete epochs.
 
     Raises:
         PerturbifyError: The file cannot be written; the last one is untouched.
@@ -115,12 +115,12 @@ class Saved:
     Attributes:
         path: The file.
         header: What the network is.
-        recipe: The run's, without where its images lie.
-        position: Where the run stands.
+        recipe: The run's, without the location of its images.
+        position: The position of the run.
         frozen: Parameters that do not learn.
         tensors: Network, averages and momenta, by ``model/``, ``average/`` and ``optimizer/``.
-        images: What the images are known by; None in a state of format 1.
-        metrics: The epochs that are complete, the newest where they are very many; none in a state of format 1.
+        images: The fingerprint of the images; None in a state of format 1.
+        metrics: The complete epochs, only the newest if there are very many; none in a state of format 1.
     """
 
     path: Path
@@ -138,12 +138,12 @@ class Saved:
         return container.shapes(self._part("model/"))
 
     def freeze(self, network: nn.Module) -> None:
-        """Freezes the parameters that did not learn in the run; before a trainer is made of the network."""
+        """Freezes the parameters that did not learn in the run; call before a trainer is made of the network."""
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name not in self.frozen)
 
     def restore(self, trainer: Trainer) -> None:
-        """Fills a network and its optimisers.
+        """Loads the state into a network and its optimisers.
 
         Raises:
             CheckpointError: They do not fit.
@@ -158,7 +158,7 @@ class Saved:
                         f"{self.path} holds a {key} of {name} of shape {tuple(buffer.shape)}, which does not fit it.",
                         "Start the run again.",
                     )
-                # In the parameter's memory layout, as the optimiser would have made it; a count of steps has none.
+                # In the parameter's memory layout, as the optimiser would have made it; a step count has none.
                 ours = torch.empty_like(parameter).copy_(buffer) if key != "step" else buffer
                 optimizer.state[parameter][key] = ours
 
@@ -167,7 +167,7 @@ class Saved:
 
 
 def read_last(folder: RunFolder) -> Saved:
-    """Reads the last state of a run, or the one before where that is damaged, which a warning says.
+    """Reads the last state of a run, or, with a warning, the previous one where that is damaged.
 
     Raises:
         CheckpointError: Neither can be read.
@@ -181,7 +181,7 @@ def read_last(folder: RunFolder) -> Saved:
             raise error from None
         at = before.position
         warnings.warn(
-            f"{error.message} Going on from the state that was saved before it, epoch {at.epoch}, step {at.step}.",
+            f"{error.message} Resuming from the previous state, epoch {at.epoch}, step {at.step}.",
             stacklevel=2,
         )
         return before
@@ -191,7 +191,7 @@ def read(path: Path) -> Saved:
     """Reads a state.
 
     Raises:
-        CheckpointError: The file is missing or damaged, was changed after it was written, or says what cannot be.
+        CheckpointError: The file is missing or damaged, was changed after it was written, or contradicts itself.
     """
     try:
         contents = container.read(path)
@@ -223,14 +223,14 @@ def read(path: Path) -> Saved:
         metrics = about["metrics"] if version > 1 else []
         history.check(metrics)
         if any(e["epoch"] >= position.epoch for e in metrics):
-            raise ValueError("metrics of an epoch that is not complete")
+            raise ValueError("metrics of an incomplete epoch")
         frozen = about["frozen"]
         if not isinstance(frozen, list) or not all(isinstance(name, str) for name in frozen):
             raise TypeError("a parameter without a name")
         images = dict(about["images"]) if version > 1 else None
     except (KeyError, ValueError, TypeError, AttributeError, RecipeError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} is no sound state of a run: {said}.", "Start the run again.") from error
+        raise CheckpointError(f"{path} is not a valid state of a run: {said}.", "Start the run again.") from error
     return Saved(path, header, recipe, position, tuple(frozen), dict(contents.tensors), images, metrics)
 
 
@@ -244,7 +244,7 @@ def _checksum(contents: Contents) -> int:
 
 
 def _moments(trainer: Trainer) -> dict[str, Tensor]:
-    """What the optimisers remember of each parameter: SGD's momentum, Adam's two moments and its count of steps."""
+    """The optimiser's memory of each parameter: SGD's momentum, Adam's two moments and its step count."""
     return {
         f"optimizer/{name}/{key}": buffer.detach().cpu().contiguous()
         for name, parameter, optimizer in _learning(trainer)
@@ -254,7 +254,7 @@ def _moments(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def _learning(trainer: Trainer) -> Iterator[tuple[str, nn.Parameter, Optimizer]]:
-    """Every parameter that learns, its name, and its optimiser."""
+    """Every parameter that learns, with its name and its optimiser."""
     names = {parameter: name for name, parameter in trainer.model.named_parameters()}
     for optimizer in trainer.optimizers.values():
         for parameter in optimizer.param_groups[0]["params"]:

@@ -33,15 +33,15 @@ class Trainer:
         model: The perturbed network.
         recipe: Optimisers, attack, schedule.
         method: The defence.
-        processes: The processes that take each step together, each on images and noise of its own. Their networks are
-            made alike here; their gradients are averaged, and so are batch norm's statistics.
+        processes: The processes that take each step together, each on its own images and noise. Their networks are
+            synchronised here; their gradients are averaged, and so are batch norm's statistics.
 
     Attributes:
         average: The moving average of the network, if the recipe asks for one.
         images: Number of training images, which some penalties depend on.
-        theta_pace: What θ's learning rate is multiplied by, from :mod:`perturbify.methods.theta_way`.
-        waits: Whether a step waits for its losses before it updates, which costs nothing on the CPU; elsewhere an
-            update with a loss that is not finite is made, and found out later.
+        theta_pace: The factor on θ's learning rate, from :mod:`perturbify.methods.theta_way`.
+        waits: Whether a step waits for its losses before it updates, which costs nothing on the CPU; elsewhere the
+            update is made even with a loss that is not finite, which is found later.
     """
 
     def __init__(self, model: Perturbed, recipe: Recipe, method: Method, processes: Ranks = Ranks()) -> None:
@@ -59,7 +59,7 @@ class Trainer:
         self._device = next(model.parameters()).device
         self.waits = self._device.type == "cpu"
         self._compiled: nn.Module | None = None
-        self._batch: torch.Size | None = None  # that was compiled for
+        self._batch: torch.Size | None = None  # the shape that was compiled for
         wanted = recipe.speed.compile
         self._compile = wanted == "on" or (wanted == "auto" and self._device.type == "cuda")
         sites = noisy_sites(model)
@@ -96,12 +96,12 @@ class Trainer:
         Args:
             x: Images, shape (N, C, H, W), in [0, 1], augmented.
             y: Labels, shape (N,).
-            phase: Who learns.
+            phase: Which parameters learn.
             epoch: From 0; decides on the attack and on τ.
             images: Of all processes together; default: N.
 
         Returns:
-            This process's losses before the update. Where it waits for them and the loss of any process is not
+            This process's losses before the update. If it waits for them and the loss of any process is not
             finite, nothing has been updated.
 
         Raises:
@@ -123,14 +123,14 @@ class Trainer:
         return StepFigures(len(y), crafted, values)
 
     def is_finite(self) -> bool:
-        """Whether every weight, θ and buffer is a number; buffers that never were (a mask of -inf) do not count."""
+        """Whether every weight, θ and buffer is finite; buffers that never were (a mask of -inf) do not count."""
         return all(bool(tensor.isfinite().all()) for tensor in self._finite)
 
     def update(self, phase: Phase, epoch: int) -> None:
-        """Moves who learns in a phase by the gradients they have and those of the method's penalty, then projects.
+        """Updates the parameters that learn in a phase by their gradients and the method's penalty, then projects.
 
         Args:
-            phase: Who learns.
+            phase: Which parameters learn.
             epoch: From 0.
         """
         outright = self._penalize(phase, epoch)
@@ -144,7 +144,7 @@ class Trainer:
         self.method.project_(self.model)
 
     def _penalize(self, phase: Phase, epoch: int) -> Sequence[Tensor]:
-        """Adds the gradient of the method's penalty to those it is for; gives θ's, where θ moves by it outright."""
+        """Adds the penalty's gradient to the parameters it is for; returns θ's, where θ moves by it directly."""
         followers = [*(self.thetas if phase.thetas else ())]
         if phase.weights and phase.noise and self.method.penalizes_weights:
             followers += self.weights
@@ -183,7 +183,7 @@ class Trainer:
         return whole.tensor_split(min(self.recipe.train.accumulate, len(whole) // 2 or 1))
 
     def _differentiate(self, x: Tensor, y: Tensor, phase: Phase, epoch: int, portion: float, values: Tensor) -> bool:
-        """Adds a part's gradients to those that learn, and its figures to ``values``; says whether it was attacked."""
+        """Accumulates a part's gradients, and its figures in ``values``; returns whether it was attacked."""
         learning = self._learning(phase)
         network = self._compiled if self._compiled is not None and x.shape == self._batch else self.model
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.speed.precision == "bfloat16"):
@@ -205,7 +205,7 @@ class Trainer:
         return [*(self.weights if phase.weights else ()), *(self.thetas if from_loss else ())]
 
     def _update(self, phase: Phase, epoch: int, weight: float) -> None:
-        """Moves who learns; ``weight`` weighs this process's gradients, so that their mean is the mean over images."""
+        """Updates the parameters; ``weight`` scales this process's gradients so that their mean is over all images."""
         gradients = [p.grad for p in self._learning(phase) if p.grad is not None]
         if weight != 1:
             for gradient in gradients:
@@ -216,7 +216,7 @@ class Trainer:
             self.average.update(self.model)
 
     def _compile_once(self, x: Tensor, y: Tensor) -> None:
-        """Compiles for batches of the first one's shape; the last of an epoch, which may be smaller, runs as it is."""
+        """Compiles for batches of the first one's shape; an epoch's smaller last batch runs uncompiled."""
         if not self._compile:
             return
         self._compile = False
@@ -225,12 +225,12 @@ class Trainer:
             with private_generators():  # a step's draws do not depend on whether it compiled first
                 self._compiled = compiled(self.model, part, labels, cuda_graphs=self.recipe.speed.cuda_graphs)
             self._batch = part.shape
-        except Exception as error:  # torch.compile has no class of its own for what it cannot do
+        except Exception as error:  # torch.compile's failures have no common class
             if self.recipe.speed.compile == "on":
                 raise TrainingError(
-                    f"torch.compile failed: {first_line(error)}.", "Go on with --set speed.compile=off."
+                    f"torch.compile failed: {first_line(error)}.", "Turn it off with --set speed.compile=off."
                 ) from error
-            warnings.warn(f"Training runs uncompiled, for torch.compile failed: {first_line(error)}.", stacklevel=2)
+            warnings.warn(f"Training runs uncompiled: torch.compile failed ({first_line(error)}).", stacklevel=2)
 
 
 def _optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> Optimizer:

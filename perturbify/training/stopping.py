@@ -1,4 +1,4 @@
-"""Being asked to stop: the first request lets the step finish, so that the state can be saved."""
+"""Requests to stop: the first one lets the step finish, so that the state can be saved."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from types import FrameType
 
 
 class StopRequests:
-    """What has been asked so far.
+    """Requests so far.
 
     Attributes:
-        signal: SIGINT or SIGTERM, once one came.
+        signal: SIGINT or SIGTERM, once received.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def obey(self) -> None:
-        """Ends the run as the signal would have ended it, if one came.
+        """Ends the run as the signal would have, if one was received.
 
         Raises:
             KeyboardInterrupt: It was SIGINT.
-            SystemExit: It was SIGTERM; status 143, as shells give it.
+            SystemExit: It was SIGTERM; status 143, as shells report it.
         """
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
@@ -32,7 +32,7 @@ class StopRequests:
             raise SystemExit(128 + self.signal)
 
     def note(self, number: int, _frame: FrameType | None) -> None:
-        """Handles a signal; a second Ctrl-C is obeyed at once, while SIGTERM may come to a process by several ways."""
+        """Handles a signal; a second Ctrl-C stops at once, while SIGTERM may reach a process several times."""
         again = self.signal is not None and number == signal.SIGINT
         self.signal = number
         if again:
@@ -41,10 +41,10 @@ class StopRequests:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Notes SIGINT and SIGTERM inside a ``with`` block instead of dying of them.
+    """Records SIGINT and SIGTERM inside a ``with`` block instead of ending the process.
 
-    Handlers of the caller's own stay in charge, unless they say that they give way (``handler.gives_way = True``), and
-    so do Python's outside of the main thread.
+    The caller's own handlers stay in charge, unless they are marked as giving way (``handler.gives_way = True``), and
+    so do Python's outside the main thread.
     """
     requests = StopRequests()
     replaced = {}

@@ -21,9 +21,11 @@ from torch import nn
 
 from perturbify.errors import ModelError, PerturbifyError, WeightsError, nearest
 from perturbify.numbers import MOST_CLASSES
+from perturbify.zoo.fitting import fit_weights
 from perturbify.zoo.names import LIBRARIES, constructor, is_factory, resolve, working_directory_importable
 from perturbify.zoo.spec import ModelSpec, tag
-from perturbify.zoo.weights import fit_weights, read_weights
+from perturbify.zoo.state_dicts import choose
+from perturbify.zoo.weights import read_weights
 
 PATIENCE_SECONDS = 10.0  # how long a server may be silent while it sends
 ANSWER_SECONDS = 5.0  # how long it may take to answer before the network counts as absent
@@ -59,6 +61,7 @@ def create(
     num_classes: int | None = None,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     reset_head: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
@@ -73,6 +76,8 @@ def create(
         pretrained: Fetch the library's own weights (torchvision's ``"DEFAULT"``). With another class count
             than theirs the head is fresh.
         weights: A weights file, as :func:`perturbify.zoo.weights.read_weights` takes it.
+        weights_key: Where in that file the weights lie, such as ``"state_dict"``, or the prefix of their names; by
+            default where they fit, an average before raw weights. The spec says what was taken.
         reset_head: With ``weights``: load all but the head, which stays fresh.
         **kwargs: More for the constructor, JSON values only.
 
@@ -85,8 +90,9 @@ def create(
         raise WeightsError(
             "`--pretrained` and `--weights` both say where the weights come from.", "Give one of the two."
         )
-    if reset_head and weights is None:
-        raise WeightsError("`--reset-head` says how to load a file, and no file is given.", "Add `--weights FILE`.")
+    for option, given in (("--reset-head", reset_head), ("--weights-key", weights_key)):
+        if given and weights is None:
+            raise WeightsError(f"`{option}` says how to load a file, and no file is given.", "Add `--weights FILE`.")
     arguments = kwargs if num_classes is None else {**kwargs, "num_classes": num_classes}
     spec = ModelSpec(resolve(name), arguments, "fresh")
     _check_fits(spec)
@@ -95,15 +101,20 @@ def create(
     model = build(spec)
     if weights is None:
         return model
-    file = read_weights(weights)
+    file, source, head = read_weights(weights), f"{Path(weights).name!r}", _head(spec, model) if reset_head else None
+    chosen = choose(file.states, model.state_dict(), source=source, key=weights_key, skipped=head or frozenset())
     fit_weights(
         model,
-        file.state,
-        source=f"{Path(weights).name!r}",
-        head=lambda: _head(spec, model),
+        chosen.state,
+        source=source,
+        head=lambda: _head(spec, model) if head is None else head,
         reset_head=reset_head,
+        other_heads=num_classes is None,
     )
-    return tag(model, replace(spec, weights=file.label + ", head fresh" * reset_head), file.normalization)
+    label = "; ".join((file.label, *chosen.notes))
+    return tag(
+        model, replace(spec, weights=label + ", head fresh" * reset_head), file.normalization or chosen.normalization
+    )
 
 
 def build(spec: ModelSpec) -> nn.Module:

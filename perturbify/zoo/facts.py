@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from perturbify.channels import channels as taken
 from perturbify.errors import ModelError
 from perturbify.normalize import Normalize
 from perturbify.zoo.build import skeleton
@@ -55,7 +56,7 @@ def input_size(model: nn.Module) -> tuple[int, ...] | None:
         channels, *size = cfg["input_size"]
         size = arguments.get("img_size") or size
         height, width = (size, size) if isinstance(size, int) else size
-        return int(arguments.get("in_chans", channels)), int(height), int(width)
+        return int(arguments.get("in_chans") or taken(model) or channels), int(height), int(width)
     weights = _torchvision_weights(model)
     crop = getattr(weights and weights.transforms(), "crop_size", ())
     if weights and isinstance(side := getattr(model, "image_size", None), int):

@@ -42,7 +42,7 @@ def check_trusted(name: str, whose: str, *, trust_factory: bool) -> None:
     """
     if is_factory(name) and not trust_factory:
         raise ModelError(
-            f"{whose[:1].upper()}{whose[1:]} wants to run {name} to build its network.",
+            f"{whose[:1].upper()}{whose[1:]} needs to run {name} to build its network.",
             "If you trust it, pass --trust-factory (trust_factory=True), or name the network yourself.",
         )
 

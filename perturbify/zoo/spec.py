@@ -73,8 +73,5 @@ def tag(model: nn.Module, spec: ModelSpec, normalization: Normalize | None = Non
     """Writes onto a model what it was built from; returns it."""
     vars(model)[SPEC] = spec
     if normalization is not None:
-        vars(model)[NORMALIZATION] = (
-            normalization.mean.flatten().tolist(),
-            normalization.std.flatten().tolist(),
-        )
+        vars(model)[NORMALIZATION] = normalization.constants
     return model

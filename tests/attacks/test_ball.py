@@ -87,7 +87,7 @@ def test_fgsm_stays_inside_and_goes_all_the_way(seed, epsilon):
     assert torch.allclose(adversarial, expected, rtol=0, atol=tolerance(x))
 
 
-def test_half_precision_stays_inside_to_its_own_last_digit():
+def test_bfloat16_images_stay_inside_the_ball():
     x, y = images(0, 4, torch.bfloat16)
     torch.manual_seed(0)
     assert_inside(pgd(Net().to(torch.bfloat16), x, y, Pgd()), x, 8 / 255)
@@ -107,12 +107,12 @@ def test_a_random_start_fills_the_ball():
     assert not torch.equal(moved, other)
 
 
-def test_no_steps_without_a_random_start_give_the_images_back():
+def test_zero_steps_without_random_start_return_the_images():
     x, y = images(0, 3)
     assert torch.equal(pgd(Net(), x, y, Pgd(steps=0, random_start=False)), x)
 
 
-def test_no_radius_gives_the_images_back():
+def test_radius_zero_returns_the_images():
     x, y = images(0, 3)
     assert torch.equal(pgd(Net(), x, y, Pgd(epsilon=0.0)), x)
 
@@ -142,7 +142,7 @@ def test_steps_raise_the_loss():
     assert loss(x) < loss(one) < loss(many)
 
 
-def test_images_that_require_a_gradient_get_none():
+def test_images_that_require_grad_accumulate_no_gradient():
     x, y = images(0, 3)
     x.requires_grad_(True)
     adversarial = pgd(Net(), x, y)
@@ -163,6 +163,6 @@ def test_images_that_require_a_gradient_get_none():
     ],
     ids=str,
 )
-def test_settings_out_of_their_range_are_refused(wrong):
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Pgd(**wrong)

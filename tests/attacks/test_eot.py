@@ -49,7 +49,7 @@ def test_more_draws_come_closer_to_the_mean_gradient(draw_per):
 
 
 @pytest.mark.parametrize("draw_per", SHARES)
-def test_the_error_falls_as_one_over_the_root_of_the_draws(draw_per):
+def test_gradient_error_shrinks_with_the_number_of_draws(draw_per):
     net = noisy(draw_per)
     true = gradient(net, 600, seed=0)
 
@@ -59,7 +59,7 @@ def test_the_error_falls_as_one_over_the_root_of_the_draws(draw_per):
     assert error(2) / error(32) == pytest.approx(16, rel=0.4)
 
 
-def test_repeating_a_batch_that_shares_a_draw_would_average_nothing():
+def test_repeating_images_does_not_average_a_shared_draw():
     """What input_gradient must not do: the copies of an image all get the one draw of their batch."""
     net = noisy("batch")
     copies = X.double().repeat(16, 1, 1, 1).requires_grad_(True)
@@ -72,7 +72,7 @@ def test_repeating_a_batch_that_shares_a_draw_would_average_nothing():
 
 
 @pytest.mark.parametrize("draw_per", SHARES)
-def test_every_draw_of_every_step_is_a_new_one(draw_per):
+def test_every_step_and_draw_gets_fresh_noise(draw_per):
     net = noisy(draw_per)
     drawn = []
     site = next(m for _, m in perturbify.perturbations(net))
@@ -92,20 +92,20 @@ def test_one_draw_is_the_plain_gradient():
     assert torch.equal(gradient(net, 1, seed=7), plain)
 
 
-def test_the_average_is_that_of_single_draws():
+def test_the_average_is_the_mean_of_single_draws():
     net = noisy("sample")
     torch.manual_seed(7)
     singles = [input_gradient(net, X.double(), Y) for _ in range(4)]
     assert torch.allclose(gradient(net, 4, seed=7), sum(singles) / 4, rtol=1e-12, atol=0)
 
 
-def test_without_noise_draws_change_nothing():
+def test_without_noise_more_draws_change_nothing():
     net = noisy("sample")
     with perturbify.noise(net, enabled=False):
         assert torch.allclose(gradient(net, 5, seed=0), gradient(net, 1, seed=1), rtol=1e-12, atol=0)
 
 
-def test_an_images_gradient_does_not_depend_on_its_batch():
+def test_image_gradients_do_not_depend_on_the_batch():
     net = noisy("sample")
     with perturbify.noise(net, enabled=False):
         together = gradient(net, 1, seed=0)
@@ -113,7 +113,7 @@ def test_an_images_gradient_does_not_depend_on_its_batch():
     assert torch.allclose(together, alone, rtol=1e-9, atol=1e-15)
 
 
-def test_the_noise_is_as_it_is_during_an_attack():
+def test_an_attack_respects_the_noise_switch():
     net = noisy("sample")
     states = []
     for module in net.modules():
@@ -125,7 +125,7 @@ def test_the_noise_is_as_it_is_during_an_attack():
     assert states == [True, True, False, False]
 
 
-def test_draws_in_one_forward_are_as_good_as_draws_one_by_one():
+def test_batched_draws_are_as_accurate_as_single_ones():
     net = noisy("sample")
     true = gradient(net, 600, seed=0)
 

@@ -75,9 +75,7 @@ def small(**settings):
     generations=st.integers(0, 3),
     draws=st.integers(1, 2),
 )
-def test_no_more_pixels_change_and_none_leaves_its_range(
-    seed, size, shape, dtype, pixels, population, generations, draws
-):
+def test_pixel_count_and_pixel_range_are_respected(seed, size, shape, dtype, pixels, population, generations, draws):
     torch.manual_seed(seed)
     x, y = batch(seed, size, shape, dtype)
     before = x.clone()
@@ -90,7 +88,7 @@ def test_no_more_pixels_change_and_none_leaves_its_range(
     assert torch.equal(x, before)
 
 
-def test_every_pixel_of_a_first_population_is_as_likely_and_colours_are_normal_around_grey():
+def test_first_population_has_uniform_pixels_and_normal_colours():
     torch.manual_seed(0)
     x = torch.full((1, 3, 4, 6), 0.5)
     first = few_pixel._first(x, 24_000, 1)
@@ -103,7 +101,7 @@ def test_every_pixel_of_a_first_population_is_as_likely_and_colours_are_normal_a
 
 
 @pytest.mark.parametrize("population", [4, 5, 30])
-def test_a_child_has_three_different_parents_none_of_them_its_own(population):
+def test_a_child_has_three_distinct_other_parents(population):
     torch.manual_seed(0)
     others = few_pixel._three_others(torch.empty(500, population))
     four = torch.stack([torch.arange(population).expand(500, -1), *others])
@@ -156,7 +154,7 @@ def test_nothing_of_the_network_changes(fails_at):
 @pytest.mark.parametrize(
     "attack", [small(), small(draws=3), FewPixel(2, 20, 0), FewPixel(1, 20, 1, draws=12)], ids=repr
 )
-def test_it_costs_what_it_says(attack):
+def test_the_stated_cost_is_the_actual_cost(attack):
     x, y = batch(0, 3)
     net = Net()
     attack.craft(net, x, y)
@@ -178,14 +176,14 @@ def test_forwards_stay_small_and_mix_images(monkeypatch):
     assert torch.equal(small().craft(net, x, y).images, in_parts)
 
 
-def test_every_draw_is_a_forward_of_its_own():
+def test_every_draw_is_a_separate_forward_pass():
     x, y = batch(0, 2)
     net = Net()
     small(generations=0, draws=11).craft(net, x, y)
     assert net.forwards == 11 + 11 + 1
 
 
-def test_it_finds_the_pixel_that_counts_in_each_image_of_a_batch():
+def test_it_finds_the_decisive_pixel_of_each_image():
     """The best pixel and colour are known exactly, and differ from image to image."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 7, 5, generator=generator) * 0.1
@@ -216,7 +214,7 @@ def test_two_pixels_find_two():
     assert (images[:, 0, 1, 2] < 0.1).all() and (images[:, 0, 3, 0] > 0.9).all()
 
 
-def test_a_network_that_is_sure_is_still_followed():
+def test_a_saturated_softmax_does_not_stop_the_search():
     """Where the probability of the true class is 1 to single precision, the search goes on."""
     weight = torch.zeros(1, 6, 6)
     weight[0, 2, 2] = 8.0
@@ -252,7 +250,7 @@ class Tempting(nn.Module):
         return torch.where(fooled[:, None], torch.tensor([0.0, 4.0]), torch.tensor([4.0, 0.0]))
 
 
-def test_what_really_helps_is_told_from_what_was_lucky(monkeypatch):
+def test_real_gains_are_told_apart_from_luck(monkeypatch):
     """By one draw a third of a population has the best record there can be; drawing anew tells them apart."""
 
     def helped():
@@ -266,7 +264,7 @@ def test_what_really_helps_is_told_from_what_was_lucky(monkeypatch):
     assert helped() < 0.25 < 0.5 < anew
 
 
-def test_a_batch_is_attacked_as_its_images_are_one_by_one():
+def test_batching_does_not_change_the_attack():
     torch.manual_seed(1)
     net = Net().eval()
     net.head.weight.data.mul_(10)
@@ -299,12 +297,12 @@ def test_a_network_of_nan_has_no_right_answer():
 
 
 @pytest.mark.parametrize("wrong", [{"pixels": 0}, {"population": 3}, {"generations": -1}, {"draws": 0}], ids=str)
-def test_settings_out_of_their_range_are_refused(wrong):
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         FewPixel(**wrong)
 
 
-def test_its_bound_is_in_pixels():
+def test_epsilon_counts_pixels():
     assert FewPixel(3).norm == "l0" and FewPixel(3).epsilon == 3.0
     assert FewPixel() == FewPixel(pixels=1, population=400, generations=100, draws=1)  # as in the paper
 

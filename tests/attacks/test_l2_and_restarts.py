@@ -90,7 +90,7 @@ class Sometimes(nn.Module):
         return torch.stack([-v, v], dim=1) + broken[:, None]
 
 
-def test_an_image_that_breaks_the_network_is_kept():
+def test_an_image_that_gives_nan_is_kept():
     torch.manual_seed(0)
     x, y = torch.full((50, 1, 1, 1), 0.5), torch.zeros(50, dtype=torch.long)
     images = pgd(Sometimes(), x, y, Pgd(0.2, 0.0, 0, restarts=20))

@@ -64,7 +64,7 @@ def length(change, norm):
 
 @real.needed
 @pytest.mark.parametrize("name", BOUNDED)
-def test_bounded_attacks_stay_inside_and_are_worth_something(name, noisy, images):
+def test_bounded_attacks_stay_inside_and_lower_accuracy(name, noisy, images):
     x, y = images
     attack = BOUNDED[name]
     torch.manual_seed(0)
@@ -81,7 +81,7 @@ def test_bounded_attacks_stay_inside_and_are_worth_something(name, noisy, images
 
 @real.needed
 @pytest.mark.parametrize("name", BORDERS)
-def test_borders_are_crossed_as_far_as_the_ball_goes(name, noisy, images):
+def test_boundary_attacks_stay_inside_the_ball(name, noisy, images):
     x, y = images
     attack = BORDERS[name]
     torch.manual_seed(0)
@@ -97,7 +97,7 @@ def test_borders_are_crossed_as_far_as_the_ball_goes(name, noisy, images):
 
 @real.needed
 @pytest.mark.parametrize("name", SMALLEST)
-def test_the_others_find_small_perturbations(name, net, images):
+def test_minimum_norm_attacks_find_small_perturbations(name, net, images):
     x, y = images[0][:24], images[1][:24]
     torch.manual_seed(0)
     crafted = SMALLEST[name].craft(net, x, y)
@@ -124,7 +124,7 @@ def test_apgd_is_not_weaker_than_pgd(loss, net, images):
 
 
 @real.needed
-def test_square_fools_the_images_that_the_library_fools(net, images):
+def test_square_matches_the_librarys_successes(net, images):
     from pyautoattack.square import SquareAttack
 
     x, y = images[0][:16], images[1][:16]
@@ -146,7 +146,7 @@ def assert_same_successes(net, crafted, library, x, y):
 
 @real.needed
 @pytest.mark.parametrize("loss", ["ce", "dlr", "t"])
-def test_without_noise_apgd_is_the_librarys(loss, net, images):
+def test_without_noise_apgd_matches_the_library(loss, net, images):
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 
     x, y = right(net, *images)
@@ -164,7 +164,7 @@ def test_without_noise_apgd_is_the_librarys(loss, net, images):
 
 
 @real.needed
-def test_without_noise_fab_fools_the_images_that_the_library_fools(net, images):
+def test_without_noise_fab_matches_the_librarys_successes(net, images):
     from pyautoattack.fab_pt import FABAttack_PT
 
     x, y = right(net, *images)
@@ -181,7 +181,7 @@ def right(net, x, y):
 
 
 @real.needed
-def test_fresh_draws_confirm_what_the_corrected_apgd_claims(noisy, images):
+def test_fresh_draws_confirm_the_success_of_corrected_apgd(noisy, images):
     x, y = images[0][:24], images[1][:24]
     torch.manual_seed(0)
     crafted = Apgd("ce", 4 / 255, steps=10, draws=5).craft(noisy, x, y)
@@ -197,7 +197,7 @@ class Lucky(nn.Module):
         return logits + 1e-3 * x.mean((1, 2, 3))[:, None]
 
 
-def test_the_stock_version_claims_what_luck_gave_it_and_ours_does_not():
+def test_stock_version_counts_lucky_draws_ours_does_not():
     torch.manual_seed(0)
     x, y = torch.rand(200, 3, 2, 2), torch.zeros(200, dtype=torch.long)
     stock = StockAutoAttack("rand").craft(Lucky(), x, y)
@@ -222,7 +222,7 @@ def test_the_stock_version_leaves_nothing_behind(version):
     assert sys.gettrace() is trace
 
 
-def test_the_stock_version_gives_the_clean_image_where_it_fails():
+def test_stock_version_returns_clean_images_where_it_fails():
     net, x, y = linear()
     crafted = StockAutoAttack("standard", 0.03).craft(net, x, y)
     assert_images(crafted, x)
@@ -248,7 +248,7 @@ def test_one_image_is_enough(net, images):
 
 @real.needed
 @pytest.mark.parametrize("name", ATTACKS)
-def test_double_precision_comes_back_as_such(name, net, images):
+def test_double_precision_is_preserved(name, net, images):
     x, y = images[0][:3].double(), images[1][:3]
     assert_images(ATTACKS[name].craft(net.double(), x, y), x)
 
@@ -287,7 +287,7 @@ def test_the_callers_seed_decides(name, noisy, images):
 
 
 @real.needed
-def test_every_draw_of_apgd_is_a_new_one(noisy, images, monkeypatch):
+def test_every_apgd_draw_is_fresh(noisy, images, monkeypatch):
     monkeypatch.setattr("perturbify.attacks.libraries.averaged.randomness", lambda *_: "fresh")
     x, y = images[0][:2], images[1][:2]
     drawn = []
@@ -300,7 +300,7 @@ def test_every_draw_of_apgd_is_a_new_one(noisy, images, monkeypatch):
 
 
 @real.needed
-def test_square_and_hopskipjump_see_a_function(noisy, images):
+def test_square_and_hopskipjump_attack_fixed_realisations(noisy, images):
     x, y = images[0][:2], images[1][:2]
     drawn = set()
     site = next(m for _, m in perturbify.perturbations(noisy))
@@ -313,7 +313,7 @@ def test_square_and_hopskipjump_see_a_function(noisy, images):
 
 @real.needed
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-t", "fab", "square", "c&w", "hopskipjump"])
-def test_the_cost_is_what_it_says(name, noisy, images):
+def test_the_stated_cost_is_the_actual_cost(name, noisy, images):
     x, y = images[0][:4], images[1][:4]
     attack = {"hopskipjump": HopSkipJump(steps=6, evaluations=50, draws=1), "square": Square(queries=40, draws=2)}
     if name == "fab":  # on images that are right, and at a radius that settles none
@@ -327,7 +327,7 @@ def test_the_cost_is_what_it_says(name, noisy, images):
 
 
 @real.needed
-def test_images_that_withstand_come_back_clean(net, images):
+def test_images_that_resist_are_returned_clean(net, images):
     x, y = images[0][:8], images[1][:8]
     crafted = CarliniWagner(confidence=1e4, steps=2, search_steps=1).craft(net, x, y)
     assert not crafted.fooled.any() and torch.equal(crafted.images, x)
@@ -346,14 +346,14 @@ class Stubborn(nn.Module):
         return torch.stack([mean - mean + 1, mean - 9.5 + 1 if self.bright else zero, zero - 9], 1)
 
 
-def test_hopskipjump_without_a_start_gives_clean_images():
+def test_hopskipjump_without_a_starting_point_returns_clean_images():
     x, y = torch.rand(3, 3, 8, 8), torch.tensor([0, 0, 1])
     crafted = HopSkipJump(steps=1, evaluations=5).craft(Stubborn(), x, y)
     assert torch.equal(crafted.images, x)
     assert crafted.fooled.tolist() == [False, False, True]  # the last one was wrong already
 
 
-def test_hopskipjump_starts_at_another_image_where_noise_does_not_help():
+def test_hopskipjump_can_start_from_another_image():
     x = torch.rand(3, 3, 8, 8)
     x[2] = 0.99
     crafted = HopSkipJump(steps=1, evaluations=5, draws=1).craft(Stubborn(bright=True), x, torch.tensor([0, 0, 1]))
@@ -368,8 +368,8 @@ class Deaf(nn.Module):
 @pytest.mark.parametrize(
     "attack", [Apgd(), ApgdT(), FabT(), CarliniWagner(), StockAutoAttack()], ids=lambda a: type(a).__name__
 )
-def test_a_network_without_a_gradient_is_not_called_robust(attack):
-    with pytest.raises(ModelError, match="gives no gradient for its images"):
+def test_a_network_without_gradients_is_refused(attack):
+    with pytest.raises(ModelError, match="has no gradient with respect to its images"):
         attack.craft(Deaf(), torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))
 
 
@@ -380,12 +380,12 @@ def test_a_network_without_a_gradient_is_not_called_robust(attack):
 )
 def test_too_few_classes_are_refused(attack, least):
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, least - 1))
-    with pytest.raises(CheckError, match=f"compares {least} classes, and Sequential has {least - 1}"):
+    with pytest.raises(CheckError, match=f"needs {least} or more classes, and Sequential has {least - 1}"):
         attack.craft(net, torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))
     assert f"{least} classes" in attack.needs
 
 
-def test_two_classes_are_enough_for_fab_and_cross_entropy():
+def test_two_classes_suffice_for_fab_and_cross_entropy():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
     x = torch.rand(8, 3, 4, 4)
@@ -445,7 +445,7 @@ class Draws(nn.Module):
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["seeded", "unseeded"])
-def test_foreign_noise_is_searched_in_whole_batches(own):
+def test_under_foreign_noise_whole_batches_are_searched(own):
     sizes = []
     net = Draws(torch.Generator().manual_seed(0) if own else None)
     net.register_forward_hook(lambda m, inputs, _: sizes.append(len(inputs[0])))
@@ -480,7 +480,7 @@ class Broken(nn.Module):
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("what", ["gradient", "logits"])
 @pytest.mark.parametrize("name", [*BOUNDED, *BORDERS])
-def test_what_is_not_a_number_stops_nothing(name, what, every):
+def test_nan_outputs_do_not_stop_an_attack(name, what, every):
     torch.manual_seed(0)
     x, y = torch.rand(5, 3, 8, 8), torch.arange(5)
     crafted = ATTACKS[name].craft(Broken(what, every), x, y)
@@ -494,7 +494,7 @@ def test_images_too_small_for_squares_are_refused():
         Square(norm="l2").craft(nn.Flatten(), torch.rand(2, 3, 4, 8), torch.zeros(2, dtype=torch.long))
 
 
-def test_what_is_missing_is_named(monkeypatch):
+def test_missing_reports_the_needed_library(monkeypatch):
     assert missing(CarliniWagner()) is None and missing(Pgd()) is None
     monkeypatch.setattr("perturbify.attacks.libraries.find_spec", lambda _: None)
     assert missing(CarliniWagner()) == missing(HopSkipJump()) == "foolbox"
@@ -541,6 +541,6 @@ def test_an_absent_library_is_named(attack, library, package, monkeypatch):
     ],
     ids=str,
 )
-def test_settings_out_of_their_range_are_refused(attack, wrong):
+def test_settings_out_of_range_are_refused(attack, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         attack(**wrong)

@@ -15,7 +15,7 @@ LOGITS = torch.tensor([[3.0, 1.0, 2.5], [0.0, 4.0, -1.0], [1.0, 1.0, 7.0]])
 Y = torch.tensor([0, 2, 1])
 
 
-def test_their_values():
+def test_values_match_hand_calculation():
     assert torch.allclose(margin(LOGITS, Y), torch.tensor([-0.5, 5.0, 6.0]))
     assert torch.allclose(targeted_margin(LOGITS, Y, torch.tensor([1, 0, 0])), torch.tensor([-2.0, 1.0, 0.0]))
     assert torch.allclose(cross_entropy(LOGITS, Y), F.cross_entropy(LOGITS, Y, reduction="none"))
@@ -51,7 +51,7 @@ class Alternates(nn.Module):
         return torch.stack([torch.zeros(len(x)), z], 1)
 
 
-def test_the_mean_over_draws():
+def test_the_loss_is_averaged_over_draws():
     x, y = torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long)
     x[1] = 1
     assert torch.equal(mean_margin(Alternates(), x, y, 2), torch.tensor([-1.0, -1.0]))
@@ -75,7 +75,7 @@ def test_the_best_is_kept_image_by_image():
     assert (x == 0).all()
 
 
-def test_the_gradient_is_that_of_the_loss_asked_for():
+def test_the_gradient_is_of_the_chosen_loss():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     x = torch.rand(3, 3, 2, 2)
@@ -101,14 +101,14 @@ class SometimesNan(nn.Module):
         return torch.stack([-score, score], 1)
 
 
-def test_a_draw_without_a_finite_gradient_counts_as_none_where_asked():
+def test_a_draw_with_nonfinite_gradient_can_be_ignored():
     x, y = torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, dtype=torch.long)
     assert input_gradient(SometimesNan(), x, y, draws=4).isnan().all()
     half = input_gradient(SometimesNan(), x, y, draws=4, finite=True)
     assert torch.allclose(half, input_gradient(SometimesNan(every=9), x, y) / 2)
 
 
-def test_pgd_goes_on_where_gradients_are_not_numbers():
+def test_pgd_continues_past_nan_gradients():
     x, y = torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, dtype=torch.long)
     attack = Pgd(0.1, 0.05, 4, random_start=False)
     assert torch.allclose(pgd(SometimesNan(), x, y, attack), torch.tensor(0.6))

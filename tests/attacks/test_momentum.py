@@ -94,7 +94,7 @@ def test_the_scale_of_logits_changes_nothing(with_noise, targets):
 
 
 @pytest.mark.parametrize("draws", [1, 4])
-def test_a_network_too_sure_for_a_loss_is_still_attacked(draws):
+def test_a_saturated_loss_does_not_stop_the_attack(draws):
     class Sure(nn.Module):
         def forward(self, x):
             bright = x.mean((1, 2, 3))
@@ -147,7 +147,7 @@ def test_draws_on_the_border_weigh_most(far, monkeypatch):
     assert torch.allclose(images, torch.tensor(0.4)), "the mean margin would have made it bright"
 
 
-def test_draws_together_are_weighed_as_draws_one_by_one(monkeypatch):
+def test_batched_draws_are_weighted_like_single_ones(monkeypatch):
     monkeypatch.setattr("perturbify.attacks.momentum.randomness", lambda *_: "fresh")
     torch.manual_seed(0)
     net, x, y = Net().eval(), torch.rand(4, 3, 6, 6), torch.tensor([0, 1, 2, 3])
@@ -155,7 +155,7 @@ def test_draws_together_are_weighed_as_draws_one_by_one(monkeypatch):
     assert torch.allclose(alone.craft(net, x, y).images, together.craft(net, x, y).images, atol=1e-6)
 
 
-def test_a_deterministic_network_is_left_at_its_best_point():
+def test_deterministic_networks_keep_their_best_point():
     """Later steps lead past a narrow peak, which one of them met."""
     seen = []
 
@@ -173,7 +173,7 @@ def test_a_deterministic_network_is_left_at_its_best_point():
     assert margins.item() == pytest.approx(max(seen), abs=1e-5)
 
 
-def test_a_random_network_is_left_where_the_steps_end():
+def test_random_networks_keep_their_last_point():
     class Lucky(nn.Module):
         def forward(self, x):
             bright = x.mean((1, 2, 3))
@@ -192,7 +192,7 @@ class Corner(nn.Module):
         return torch.stack([torch.full_like(left, 0.05), torch.maximum(one, one * 0) + 0.03, right * 0.3], 1)
 
 
-def test_targets_find_a_class_that_is_not_the_likeliest():
+def test_targets_include_less_likely_classes():
     x, y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
     assert not MarginPgd(0.3, 10).craft(Corner(), x, y).fooled.any()
     assert not MarginPgd(0.3, 10, targets=1).craft(Corner(), x, y).fooled.any()
@@ -215,7 +215,7 @@ def test_it_beats_pgd_on_a_network_without_noise():
 
 
 @real.needed
-def test_on_a_noisy_network_40_gradients_do_what_120_do():
+def test_40_gradients_match_120_of_pgd_under_noise():
     x, y = real.images(96)
     net = noisy(real.network("cnn_a_adv4"))
     epsilon = 4 / 255
@@ -266,7 +266,7 @@ def test_the_callers_seed_decides(attack):
     [MarginPgd(steps=3, draws=2), MarginPgd(steps=3, draws=5, at_once=5), MarginPgd(steps=2, targets=3)],
     ids=repr,
 )
-def test_it_costs_what_it_says(attack, monkeypatch):
+def test_the_stated_cost_is_the_actual_cost(attack, monkeypatch):
     monkeypatch.setattr("perturbify.attacks.momentum.randomness", lambda *_: "fresh")
     calls = {"forward": 0, "gradient": 0}
 
@@ -284,8 +284,8 @@ class Rounded(nn.Module):
         return (x > 0.5).float().mean((2, 3))
 
 
-def test_a_network_without_a_gradient_is_not_called_robust():
-    with pytest.raises(ModelError, match="gives no gradient for its images"):
+def test_a_network_without_gradients_is_refused():
+    with pytest.raises(ModelError, match="has no gradient with respect to its images"):
         MarginPgd().craft(Rounded(), torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))
 
 
@@ -306,7 +306,7 @@ class NotNumbers(nn.Module):
 
 @pytest.mark.parametrize("targets", [0, 2])
 @pytest.mark.parametrize("what", ["logits", "gradient"])
-def test_what_is_not_a_number_stops_nothing(what, targets, monkeypatch):
+def test_nan_outputs_do_not_stop_the_attack(what, targets, monkeypatch):
     monkeypatch.setattr("perturbify.attacks.momentum.randomness", lambda *_: "foreign")
     x, y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
     attack = MarginPgd(0.1, 6, draws=3, targets=targets)
@@ -327,6 +327,6 @@ def test_what_is_not_a_number_stops_nothing(what, targets, monkeypatch):
     ],
     ids=str,
 )
-def test_settings_out_of_their_range_are_refused(wrong):
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MarginPgd(**wrong)

@@ -27,7 +27,7 @@ def images():
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("network", FIGURES)
-def test_the_figures_are_those_of_other_code(network, attack, images):
+def test_figures_match_other_implementations(network, attack, images):
     x, y = images
     net = real.network(network)
     torch.manual_seed(0)

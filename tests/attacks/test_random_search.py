@@ -79,7 +79,7 @@ def test_it_stays_inside(seed, size, shape, dtype, epsilon, tries, draws, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_points_lie_as_far_out_as_the_ball_goes(norm):
+def test_points_lie_on_the_edge_of_the_ball(norm):
     x, y = torch.full((3, 3, 6, 6), 0.5), torch.tensor([0, 1, 2])
     change = RandomSearch(0.1, 5, norm=norm).craft(Net(), x, y).images - x
     if norm == "linf":
@@ -90,7 +90,7 @@ def test_points_lie_as_far_out_as_the_ball_goes(norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_it_keeps_of_each_image_the_worst_of_its_tries(norm):
+def test_each_image_keeps_its_worst_try(norm):
     torch.manual_seed(0)
     net = Net().eval()
     x, y = batch(0, 6)
@@ -109,7 +109,7 @@ def test_it_keeps_of_each_image_the_worst_of_its_tries(norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_more_tries_are_stronger_and_gradients_stronger_still(norm):
+def test_more_tries_help_and_gradients_help_more(norm):
     """The criterion itself, where it has to hold: on a plain network."""
     torch.manual_seed(0)
     net = Net().eval()
@@ -127,7 +127,7 @@ def test_more_tries_are_stronger_and_gradients_stronger_still(norm):
     assert few < many < by_gradient
 
 
-def test_a_network_too_sure_for_a_loss_is_still_searched():
+def test_a_saturated_loss_does_not_stop_the_search():
     """Where the cross-entropy is exactly zero, the margin still tells points apart."""
 
     class Sure(nn.Module):
@@ -141,7 +141,7 @@ def test_a_network_too_sure_for_a_loss_is_still_searched():
     assert (images.mean((1, 2, 3)) < 0.47).all()
 
 
-def test_where_nothing_helps_an_image_still_comes_back_perturbed():
+def test_a_constant_network_still_gets_perturbed_images():
     class Deaf(nn.Module):
         def forward(self, x):
             return torch.tensor([9.0, 0.0]).expand(len(x), 2)
@@ -163,7 +163,7 @@ def test_luck_does_not_win(draws):
     assert abs(fresh - 0.75) < interval / 5**0.5
 
 
-def test_draws_tell_what_helps_from_what_was_lucky():
+def test_repeated_draws_separate_real_gains_from_luck():
     """Brightness decides, under noise ten times as large as what it can do in the ball."""
 
     class Dim(nn.Module):
@@ -219,7 +219,7 @@ def test_nothing_of_the_network_changes(fails_at):
 
 
 @pytest.mark.parametrize("attack", [RandomSearch(tries=3), RandomSearch(tries=2, draws=4, norm="l2")], ids=repr)
-def test_it_costs_what_it_says(attack):
+def test_the_stated_cost_is_the_actual_cost(attack):
     x, y = batch(0, 3)
     net = Net()
     attack.craft(net, x, y)
@@ -232,10 +232,10 @@ def test_it_costs_what_it_says(attack):
     [{"norm": "l0"}, {"epsilon": -0.1}, {"epsilon": 1.5}, {"epsilon": math.nan}, {"tries": 0}, {"draws": 0}],
     ids=str,
 )
-def test_settings_out_of_their_range_are_refused(wrong):
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RandomSearch(**wrong)
 
 
-def test_an_l2_ball_may_be_longer_than_a_pixel():
+def test_an_l2_radius_may_exceed_one():
     assert RandomSearch(3.0, norm="l2").epsilon == 3.0

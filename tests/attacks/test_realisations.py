@@ -192,19 +192,19 @@ def test_dropout_that_is_left_on_is_frozen():
         assert torch.equal(frozen(X)[2:], frozen(X[2:]))
 
 
-def test_a_caller_does_not_meet_the_realisations_by_chance():
+def test_frozen_realisations_differ_from_the_callers_own_draw():
     net = Own().eval()
     with torch.no_grad():
         torch.manual_seed(0)
         assert not torch.allclose(net(X[:1]), Frozen(net)(X[:1]), **CLOSE)
 
 
-def test_what_no_seed_decides_cannot_be_frozen():
-    with pytest.raises(ModelError, match="Unseeded gives other logits after the same seed"):
+def test_unseeded_randomness_cannot_be_frozen():
+    with pytest.raises(ModelError, match="Unseeded returns different logits for the same seed"):
         Frozen(Unseeded())(X)
 
 
-def test_no_draws_are_refused():
+def test_zero_draws_are_refused():
     with pytest.raises(ValueError, match="draws"):
         Frozen(Own(), draws=0)
 
@@ -212,7 +212,7 @@ def test_no_draws_are_refused():
 @pytest.mark.parametrize(
     ("name", "expected"), [("timm", "fresh"), ("shared", "shared"), ("windows", "fresh"), ("own", "foreign")]
 )
-def test_the_randomness_of_a_network_is_found(name, expected):
+def test_the_kind_of_randomness_is_detected(name, expected):
     net = build(name).train()
     modes = [m.training for m in net.modules()]
     state = {k: v.clone() for k, v in net.state_dict().items()}
@@ -224,7 +224,7 @@ def test_the_randomness_of_a_network_is_found(name, expected):
 
 
 @pytest.mark.parametrize("net", [Unseeded(), Decisions(), Own(elsewhere=True)], ids=lambda n: type(n).__name__)
-def test_randomness_that_hides_is_found(net):
+def test_hidden_randomness_is_detected(net):
     assert randomness(net, X[:2]) == "foreign"
 
 
@@ -248,7 +248,7 @@ class Changing(nn.Module):
 
 
 @pytest.mark.parametrize("net", [WhereAsked(), Changing()], ids=lambda n: type(n).__name__)
-def test_what_only_attackers_meet_is_found(net):
+def test_randomness_only_during_attacks_is_detected(net):
     assert randomness(net, X[:2]) == "foreign"
 
 
@@ -256,11 +256,11 @@ def test_both_kinds_of_noise_count_as_foreign():
     assert randomness(nn.Sequential(wrapped(nn.Conv2d(3, 3, 3)), Own()), X[:2]) == "foreign"
 
 
-def test_dropout_is_no_randomness_in_eval_mode():
+def test_dropout_in_eval_mode_is_not_random():
     assert randomness(timm.create_model("resnet10t", drop_rate=0.5, num_classes=4).train(), X[:2]) == "none"
 
 
-def test_shared_draws_once_for_a_batch():
+def test_shared_noise_is_drawn_once_per_batch():
     net = build("timm")
     twins = X[:1].expand(2, -1, -1, -1)
     with torch.no_grad():

@@ -19,7 +19,7 @@ def mine(epsilon):
     return Pgd(epsilon, steps=3)
 
 
-def test_a_users_own():
+def test_a_users_attack_can_be_registered():
     attacks.register("mine", mine, about="three steps", role="white box", needs=["gradients"])
     assert attacks.get("mine").build(0.1) == Pgd(0.1, steps=3)
     assert list(attacks.registered())[-1] == "mine"
@@ -29,22 +29,25 @@ def test_a_users_own():
 
 def test_a_name_that_is_taken_is_refused():
     attacks.register("mine", mine, about="three steps", role="white box")
-    with pytest.raises(ValueError, match=rf"'mine' already, from {__name__}"):
+    with pytest.raises(ValueError, match=rf"'mine' is already registered by {__name__}"):
         attacks.register("mine", Pgd, about="another", role="white box")
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"role": "grey box"}, "role of 'x' is one of one step"), ({"needs": ["a GPU"]}, "needs of 'x' are any of grad")],
+    [
+        ({"role": "grey box"}, "role of 'x' must be one of one step"),
+        ({"needs": ["a GPU"]}, "needs of 'x' must be among grad"),
+    ],
     ids=["role", "needs"],
 )
-def test_roles_and_needs_are_known_ones(wrong, message):
+def test_unknown_roles_and_needs_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         attacks.register("x", mine, **({"about": "x", "role": "black box"} | wrong))
     assert "x" not in attacks.registered()
 
 
-def test_an_unknown_name_gets_the_nearest():
+def test_an_unknown_name_suggests_the_nearest():
     attacks.register("mine", mine, about="three steps", role="white box")
     with pytest.raises(ValueError, match=r"there is no attack 'mines'\. Did you mean 'mine'"):
         attacks.get("mines")
@@ -52,7 +55,7 @@ def test_an_unknown_name_gets_the_nearest():
         attacks.get("zzz")
 
 
-def test_roles_and_needs_of_attacks_that_say_nothing():
+def test_built_in_attacks_have_roles_and_needs():
     assert role_of(MarginPgd()) == "white box" and needs_of(MarginPgd()) == {"gradients"}
     assert role_of(FewPixel()) == "black box" and needs_of(FewPixel()) == frozenset()
     assert role_of(Pgd(steps=1, random_start=False)) == "one step" and role_of(Pgd(steps=1)) == "white box"
@@ -77,7 +80,7 @@ def install(tmp_path, monkeypatch):
     sys.modules.pop("their_attack", None)
 
 
-def test_a_package_that_declares_an_attack_is_found_when_it_is_asked_for(install):
+def test_an_attack_from_a_package_is_found_lazily(install):
     install(
         "from perturbify.attacks import Pgd, register\n"
         "register('theirs', Pgd, about='of theirs', role='white box', needs=['gradients'])\n"
@@ -93,7 +96,7 @@ def test_a_package_that_declares_an_attack_is_found_when_it_is_asked_for(install
 
 def test_a_package_that_does_not_load_is_named(install):
     install("import nothing_of_that_name\n")
-    expected = r"The attacks of the package their-package do not load \(their_attack\): ModuleNotFoundError"
+    expected = r"The attacks of the package their-package cannot be loaded \(their_attack\): ModuleNotFoundError"
     for ask in (attacks.registered, lambda: attacks.get("theirs")):
         with pytest.raises(CheckError, match=expected) as error:
             ask()

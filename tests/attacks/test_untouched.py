@@ -91,7 +91,7 @@ def test_no_gradient_of_a_parameter_is_even_computed():
     assert computed == []
 
 
-def test_batch_norm_attacks_with_its_running_statistics():
+def test_attacks_use_batch_norms_running_statistics():
     seen = []
     net = lived_in(Net())
     for module in net.modules():
@@ -100,7 +100,7 @@ def test_batch_norm_attacks_with_its_running_statistics():
     assert seen and not any(seen)
 
 
-def test_an_attack_works_where_gradients_are_off():
+def test_an_attack_works_under_no_grad():
     net = Net()
     with torch.no_grad():
         adversarial = pgd(net, X, Y, Pgd(random_start=False))
@@ -108,7 +108,7 @@ def test_an_attack_works_where_gradients_are_off():
     assert torch.equal(adversarial, pgd(net, X, Y, Pgd(random_start=False)))
 
 
-def test_frozen_modes_gives_every_module_its_own_mode_back():
+def test_frozen_eval_restores_every_modules_own_mode():
     net = lived_in(Net())
     before = {n: m.training for n, m in net.named_modules()}
     assert len(set(before.values())) == 2
@@ -136,8 +136,8 @@ class Deaf(nn.Module):
 
 
 @pytest.mark.parametrize("net", [Rounded(), Deaf()], ids=["rounded", "deaf"])
-def test_a_network_without_a_gradient_is_not_called_robust(net):
-    with pytest.raises(ModelError, match="gives no gradient for its images"):
+def test_a_network_without_gradients_is_refused(net):
+    with pytest.raises(ModelError, match="has no gradient with respect to its images"):
         pgd(net, X, Y)
 
 

@@ -43,7 +43,7 @@ def test_a_model_without_convolutions():
     assert (row.status, row.calls) == ("no convolutions", {"eval": 0, "train": 0})
 
 
-def test_noise_that_is_off_is_found_out(monkeypatch):
+def test_inactive_noise_is_detected(monkeypatch):
     real = perturbify.wrap
 
     def wrap(*args, **kwargs):
@@ -57,7 +57,7 @@ def test_noise_that_is_off_is_found_out(monkeypatch):
     assert row.noisy == {"eval": 14, "train": 14}
 
 
-def test_a_network_that_differs_is_found_out(monkeypatch):
+def test_a_wrapped_network_that_differs_is_detected(monkeypatch):
     real = perturbify.wrap
 
     def wrap(*args, **kwargs):
@@ -70,7 +70,7 @@ def test_a_network_that_differs_is_found_out(monkeypatch):
     assert (row.status, row.parity) == ("incomplete", {"eval": False, "train": False})
 
 
-def test_a_site_too_few_is_found_out(monkeypatch):
+def test_a_missing_site_is_detected(monkeypatch):
     real = perturbify.wrap
 
     def wrap(model, **kwargs):
@@ -81,21 +81,21 @@ def test_a_site_too_few_is_found_out(monkeypatch):
     assert (row.status, row.skipped, row.output) == ("incomplete", 0, row.calls["eval"] - 1)
 
 
-def test_the_small_one_makes_the_calls_of_the_large_one():
+def test_the_small_variant_makes_the_same_calls():
     default = at_default("timm:vit_tiny_patch16_224")
     small = next(smaller(default))
     assert (default.size, small.size, small.arguments) == ((3, 224, 224), (3, 32, 32), {"img_size": 32})
     assert small.calls == default.calls
 
 
-def test_a_model_that_is_too_large_is_checked_with_fewer_layers(monkeypatch):
+def test_a_huge_model_is_checked_with_fewer_layers(monkeypatch):
     monkeypatch.setattr("perturbify.census.examination.MEMORY_LIMIT", 10_000_000)
     row = examine("timm:vit_tiny_patch16_224", memory=1000)
     assert (row.status, row.shrunken) == ("complete", True)
     assert row.checked["arguments"] == {"depth": 2, "img_size": 32}
 
 
-def test_processes_notes_and_going_on(tmp_path):
+def test_processes_notes_and_resuming(tmp_path):
     notes = tmp_path / "notes.jsonl"
     names = ["timm:test_resnet", "timm:test_vit", "timm:no_such_model"]
     seen = []
@@ -115,14 +115,14 @@ def test_processes_notes_and_going_on(tmp_path):
     assert "incomplete: timm:no_such_model" in summary_table(rows)
 
 
-def test_notes_of_other_versions_are_not_mixed_in(tmp_path):
+def test_notes_of_other_versions_are_kept_apart(tmp_path):
     notes = tmp_path / "notes.jsonl"
     notes.write_text(json.dumps(versions() | {"timm": "0.1"}) + "\n")
-    with pytest.raises(PerturbifyError, match=r"census of other versions: timm 0\.1 there"):
+    with pytest.raises(PerturbifyError, match=r"is a census of other versions: timm 0\.1 there"):
         take(["timm:test_resnet"], notes=notes)
     for mine in ("my shopping list\n", "one line that does not end", "[1]\n", '"x"\n{"name": "timm:test_vit", "stat'):
         notes.write_text(mine)
-        with pytest.raises(PerturbifyError, match="holds no census"):
+        with pytest.raises(PerturbifyError, match="is not a census"):
             take(["timm:test_resnet"], notes=notes)
         assert notes.read_text() == mine
     for nowhere in (tmp_path, tmp_path / "no" / "folder"):
@@ -138,7 +138,7 @@ def test_what_fails_while_noting_is_raised(monkeypatch):
         take(["timm:test_resnet", "timm:test_vit"], progress=fail)
 
 
-def test_ctrl_c_ends_it_at_once_and_notes_no_crash(tmp_path):
+def test_ctrl_c_stops_at_once_without_noting_crashes(tmp_path):
     notes = tmp_path / "notes.jsonl"
     command = [
         sys.executable,
@@ -162,7 +162,7 @@ def test_ctrl_c_ends_it_at_once_and_notes_no_crash(tmp_path):
     assert len(notes.read_text().splitlines()) == 1
 
 
-def test_a_process_that_dies_takes_one_model_with_it(tmp_path, monkeypatch):
+def test_a_dying_worker_loses_only_its_own_model(tmp_path, monkeypatch):
     # A worker that kills itself at the first model whose name says so, as the kernel does for memory.
     worker = tmp_path / "worker.py"
     worker.write_text(
@@ -177,7 +177,7 @@ def test_a_process_that_dies_takes_one_model_with_it(tmp_path, monkeypatch):
     assert f"ended with status {-signal.SIGKILL}" in rows[1].error
 
 
-def test_a_sample_has_the_hard_ones_first():
+def test_a_sample_always_includes_the_hard_models():
     names = zoo.model_names("timm:*") + zoo.model_names("torchvision:*")
     drawn = sample(names, 60, 1)
     assert len(set(drawn)) == 60
@@ -188,7 +188,7 @@ def test_a_sample_has_the_hard_ones_first():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_sixty_models_of_today():
+def test_sixty_current_models():
     names = zoo.model_names("timm:*") + zoo.model_names("torchvision:*")
     rows = take(sample(names, 60, date.today().toordinal()), workers=os.cpu_count() or 1)
     assert [f"{r.name}: {r.error}" for r in rows if r.status == "incomplete"] == []

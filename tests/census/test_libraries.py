@@ -116,7 +116,7 @@ class NeedsTargets(nn.Module):
         return self.conv(x)
 
 
-def test_a_network_that_takes_no_input_in_train_mode_is_examined_in_eval_mode(library):
+def test_networks_unusable_in_training_are_examined_in_eval(library):
     library(lambda _: Network(NeedsTargets(), (images(3, 8, 8),)))
     row = examine("mine:net")
     assert (row.status, row.calls, row.parity) == ("complete", {"eval": 1}, {"eval": True})
@@ -127,7 +127,7 @@ def test_a_network_that_cannot_run_is_incomplete(library):
     library(lambda _: Network(nn.Conv2d(3, 4, 3), (images(5, 8, 8),)))
     row = examine("mine:net")
     assert row.status == "incomplete"
-    assert row.error.startswith("It fails by itself: RuntimeError")
+    assert row.error.startswith("The unwrapped model fails: RuntimeError")
 
 
 def test_a_network_without_convolutions(library):
@@ -135,7 +135,7 @@ def test_a_network_without_convolutions(library):
     assert examine("mine:net").status == "no convolutions"
 
 
-def test_what_wrap_refuses_is_incomplete(library):
+def test_a_network_that_wrap_refuses_is_incomplete(library):
     wrapped = perturbify.wrap(nn.Conv2d(3, 4, 3), example_input=images(3, 8, 8))
     library(lambda _: Network(wrapped, (images(3, 8, 8),)))
     row = examine("mine:net")
@@ -143,20 +143,20 @@ def test_what_wrap_refuses_is_incomplete(library):
     assert row.error.startswith("AlreadyWrapped: This Conv2d")
 
 
-def test_names_match_a_glob_and_can_be_drawn_from(library):
+def test_names_match_globs_and_can_be_sampled(library):
     library(lambda _: None, names=("unet", "unet_3d", "resnet"))
     assert model_names("mine", "unet*") == ["mine:unet", "mine:unet_3d"]
     assert model_names("mine", "mine:r*") == ["mine:resnet"]
     assert len(sample([*model_names("mine"), "timm:test_resnet"], 3, 1)) == 3
 
 
-def test_a_library_that_is_not_installed_names_its_package(monkeypatch):
+def test_a_missing_library_names_its_package(monkeypatch):
     monkeypatch.setattr(libraries, "installed", lambda _: False)
     with pytest.raises(PerturbifyError, match="pip install segmentation-models-pytorch"):
         model_names("segmentation_models_pytorch")
 
 
-def test_an_unknown_network_names_the_nearest(library):
+def test_an_unknown_network_suggests_the_nearest(library):
     library(lambda _: None, names=("unet",))
     with pytest.raises(UnknownModel, match="Did you mean 'unet'"):
         libraries.build("mine:unett")
@@ -164,7 +164,7 @@ def test_an_unknown_network_names_the_nearest(library):
 
 @pytest.mark.slow  # a process takes its time to start
 @pytest.mark.skipif(find_spec("monai") is None, reason="monai is not installed")
-def test_processes_examine_them_and_the_notes_hold_the_version(tmp_path):
+def test_worker_processes_note_the_library_version(tmp_path):
     notes = tmp_path / "notes.jsonl"
     (row,) = take(["monai:BasicUNet"], notes=notes)
     assert row.status == "complete"
@@ -184,7 +184,7 @@ class AsLongAsItSays(nn.Module):
         return self.second(x[..., :1].expand(-1, -1, width))
 
 
-def test_where_sizes_depend_on_values_there_is_a_theta_for_each_channel(library):
+def test_value_dependent_sizes_get_one_theta_per_channel(library):
     library(lambda _: Network(AsLongAsItSays(), (images(1, 8),)))
     row = examine("mine:net")
     assert (row.status, row.output, row.checked["grain"]) == ("complete", 2, "channel")

@@ -16,14 +16,14 @@ WAYS = ("fx", "hook", "not_entered")
 ROWS = [Row(**{key: value for key, value in row.items() if key not in WAYS}) for row in RESULT["models"]]
 
 
-def test_the_totals_are_those_of_the_models():
+def test_the_totals_match_the_models():
     for library, of in summary(ROWS).items():
         theirs = RESULT["summary"][library]
         assert {k: v for k, v in of.items() if k in theirs} == {k: v for k, v in theirs.items() if k not in WAYS}
     assert len({row.name for row in ROWS}) == len(ROWS) == 1492
 
 
-def test_the_totals_of_other_libraries_are_those_of_their_networks():
+def test_totals_of_other_libraries_match_their_networks():
     rows = [Row(**row) for row in LIBRARIES["models"]]
     assert LIBRARIES["summary"] == summary(rows)
     assert len({row.name for row in rows}) == len(rows)
@@ -33,7 +33,7 @@ def test_the_totals_of_other_libraries_are_those_of_their_networks():
             assert row.parity == dict.fromkeys(row.calls, True), row.name
 
 
-def test_every_call_is_reached_or_a_fixed_filter():
+def test_every_call_is_a_site_or_fixed_filter():
     """Per model, in the mode with more calls; a shrunken model has fewer layers than it is counted with."""
     for row in RESULT["models"]:
         if row["status"] == "complete" and not row["shrunken"]:
@@ -41,14 +41,14 @@ def test_every_call_is_reached_or_a_fixed_filter():
             assert row["parity"] == {"eval": True, "train": True}, row["name"]
 
 
-def test_it_agrees_with_an_independent_census_of_the_same_versions():
+def test_totals_agree_with_an_independent_census():
     """Calls and models as the issue that asked for this census states them."""
     timm, torchvision = RESULT["summary"]["timm"], RESULT["summary"]["torchvision"]
     assert (timm["models"], timm["calls in eval"], timm["no convolutions"], timm["skipped"]) == (1371, 93082, 18, 37)
     assert (torchvision["models"], torchvision["calls in eval"], torchvision["calls in train"]) == (121, 8803, 8811)
 
 
-def test_the_pages_say_what_the_result_says():
+def test_the_pages_quote_the_result():
     page = (ROOT / "docs" / "census.md").read_text(encoding="utf-8")
     for library in ("timm", "torchvision", "all"):
         of = RESULT["summary"][library]
@@ -66,7 +66,7 @@ def test_the_pages_say_what_the_result_says():
     assert f"{of['complete']} of {of['models']} networks of six other libraries" in " ".join(readme.split())
 
 
-def test_what_the_surgery_costs_is_what_was_measured():
+def test_the_quoted_cost_of_wrapping_was_measured():
     result = json.loads((ROOT / "benchmarks" / "results" / "2026-11-27-surgery.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "surgery.md").read_text(encoding="utf-8")
     for row in result["seconds"]:

@@ -23,7 +23,7 @@ def test_pixeldps_noise_has_the_papers_size():
 
 
 @given(st.integers(1, 2000), st.data(), st.floats(0.5, 0.9999))
-def test_the_interval_is_scipys(trials, data, confidence):
+def test_the_interval_matches_scipy(trials, data, confidence):
     k = data.draw(st.integers(0, trials))
     low, high = clopper_pearson([k], trials, confidence)
     expected = binomtest(k, trials).proportion_ci(confidence, method="exact")
@@ -54,8 +54,8 @@ def test_bonferronis_bounds_cover_all_classes_at_once():
 @pytest.mark.parametrize(
     ("k", "trials", "confidence"), [([3], 2, 0.95), ([-1], 2, 0.95), ([0], 0, 0.95), ([1], 2, 0), ([1], 2, 1)]
 )
-def test_what_is_no_proportion(k, trials, confidence):
-    with pytest.raises(ValueError, match=r"proportions|confidence"):
+def test_invalid_proportions_are_refused(k, trials, confidence):
+    with pytest.raises(ValueError, match=r"must be counts|confidence"):
         clopper_pearson(k, trials, confidence)
 
 
@@ -71,7 +71,7 @@ def test_a_radius_by_hand():
     assert certified_radius(0.575, 0.2, sigma=2.5372725, sensitivity=2, delta=0.05) == pytest.approx(0.202733, abs=1e-6)
 
 
-def test_nobody_else_has_a_vote():
+def test_a_runner_up_without_votes():
     """Without a baseline the condition is ``p_top ≥ (1 + t) δ``: for 0.11, ``t = 1.2``."""
     assert certified_radius(0.11, 0, sigma=UNIT, sensitivity=1) == pytest.approx(math.log(1.2))
 
@@ -79,7 +79,7 @@ def test_nobody_else_has_a_vote():
 @given(probabilities, probabilities, st.floats(0.01, 10), st.floats(0.01, 10))
 @example(1.0, 0.0, 1.0, 1.0)
 @example(0.5, 0.5, 1.0, 1.0)
-def test_the_condition_holds_up_to_the_radius_and_not_beyond(top, other, sigma, sensitivity):
+def test_the_condition_holds_exactly_up_to_the_radius(top, other, sigma, sensitivity):
     def holds(radius, slack):
         t = math.exp(radius * sensitivity * UNIT / sigma)
         return top + slack >= t * t * other + (1 + t) * DELTA
@@ -96,7 +96,7 @@ def test_the_condition_holds_up_to_the_radius_and_not_beyond(top, other, sigma, 
 
 
 @given(probabilities, probabilities)
-def test_what_is_certified_leads_by_a_margin(top, other):
+def test_a_certified_class_leads_by_a_margin(top, other):
     assume(certified_radius(top, other, sigma=1, sensitivity=1) > 0)
     assert top > other + 2 * DELTA - 1e-12
 

@@ -73,7 +73,7 @@ def test_a_constant_network_by_hand():
     assert found.probabilities[0].tolist() == pytest.approx(torch.tensor([0.0, 0, 0, 1]).softmax(0).tolist())
 
 
-def test_noise_of_a_method_of_ones_own_certifies_as_well(monkeypatch):
+def test_a_users_method_can_certify_too(monkeypatch):
     """Of σ = ½, and θ may learn: the radius is that of σ where it is least."""
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
 
@@ -90,7 +90,7 @@ def test_noise_of_a_method_of_ones_own_certifies_as_well(monkeypatch):
     assert before == pytest.approx(0.5 / UNIT * 0.8916, rel=1e-4) and after == pytest.approx(before / 2)
 
 
-def test_more_draws_and_less_confidence_certify_more_and_none_beyond_the_limit():
+def test_more_draws_or_less_confidence_certify_more():
     network = pixeldp(constant)
     image = torch.rand(1, 3, 1, 1)
     few, many = (certify(network, image, n).radii.item() for n in (20, 400))
@@ -108,7 +108,7 @@ def test_pure_noise_abstains():
     assert found.votes.float().mean(0).tolist() == pytest.approx([20] * 10, abs=2)
 
 
-def test_no_radius_exceeds_the_distance_to_an_adversarial_image():
+def test_radii_never_exceed_the_distance_to_adversarial_images():
     """A threshold on a pixel's red: the least perturbation that makes the other class the likelier one is known."""
     pixels = torch.linspace(0, 1, 101)
     found = certify(pixeldp(threshold), grey(*pixels.tolist()), 1000)
@@ -118,7 +118,7 @@ def test_no_radius_exceeds_the_distance_to_an_adversarial_image():
     assert found.radii[0] > 0.09 and found.radii.count_nonzero() > 70
 
 
-def test_a_louder_convolution_certifies_less():
+def test_doubling_the_weights_halves_the_radius():
     """Twice the weight, twice the sensitivity; on a network that answers the same, half the radius."""
     network = pixeldp(constant)
     image = torch.rand(1, 3, 1, 1)
@@ -126,11 +126,11 @@ def test_a_louder_convolution_certifies_less():
     find_mechanism(network).convolution.weight.data.mul_(2)
     assert certify(network, image, 40).radii.item() == pytest.approx(radius / 2)
     find_mechanism(network).convolution.weight.data.zero_()
-    with pytest.raises(MethodError, match="is 0, so it gives the same for every image"):
+    with pytest.raises(MethodError, match="is 0, so its output is the same for every image"):
         certify(network, image, 40)
 
 
-def test_the_bound_is_that_of_the_images_at_hand():
+def test_the_bound_depends_on_the_image_size():
     """One pixel's grid of three lacks the worst frequency of an edge filter, π/2; that of two, of four, has it."""
     head = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     head[0].weight.data = torch.zeros(1, 3, 3, 3)
@@ -145,7 +145,7 @@ def test_the_bound_is_that_of_the_images_at_hand():
         certify(network, torch.rand(1, 1, 2, 2), 40)
 
 
-def test_a_network_in_train_mode_is_certified_as_it_predicts():
+def test_a_network_in_train_mode_certifies_in_eval():
     """Dropout, which would drown every vote, is off; the mode is as it was."""
     network = pixeldp(nn.Sequential(nn.Flatten(), nn.Linear(1, 3), nn.Dropout(0.99))).train()
     network.answer[1].bias.data = torch.tensor([0.0, 0, 50])
@@ -161,7 +161,7 @@ def test_with_the_noise_off_nothing_is_certified():
         assert certify(network, torch.rand(2, 3, 1, 1), 40).radii.tolist() == [0, 0]
 
 
-def test_not_a_number_is_no_vote():
+def test_nan_outputs_give_no_vote():
     found = certify(pixeldp(lambda z: constant(z) / (z.mean((1, 2, 3))[:, None] > 0.5)), grey(0.5, 9.0), 100)
     assert 20 < found.votes[0].sum() < 80 and found.votes[1].tolist() == [0, 0, 0, 100]
     assert found.radii[0] < found.radii[1]
@@ -169,7 +169,7 @@ def test_not_a_number_is_no_vote():
     assert never.votes.sum() == 0 and never.radii.item() == 0 and not never.certain.item()
 
 
-def test_images_have_draws_of_their_own_where_a_batch_shares_them():
+def test_images_get_their_own_draws_despite_batch_sharing():
     config = perturbify.PerturbConfig(
         grain="layer", draw_per="batch", theta_init=0.25, theta_min=None, learnable=False, extent="first"
     )
@@ -179,7 +179,7 @@ def test_images_have_draws_of_their_own_where_a_batch_shares_them():
     assert {p.draw_per for _, p in perturbify.perturbations(network)} == {"batch"}
 
 
-def test_predict_goes_by_votes_and_leaves_the_network_as_it_was():
+def test_predict_counts_votes_and_restores_the_network():
     """Sixty in a hundred votes go to the first class, by a hair; the others' softmax is certain."""
 
     def answer(z):
@@ -195,7 +195,7 @@ def test_predict_goes_by_votes_and_leaves_the_network_as_it_was():
     assert perturbify.predict(network, image).draws == 50
 
 
-def test_what_is_no_number_of_draws():
+def test_invalid_draw_counts_are_refused():
     for how, match in (({"draws": 0}, "draws"), ({"draws": 5, "confidence": 1.0}, "confidence")):
         with pytest.raises(ValueError, match=match):
             certify(pixeldp(constant), torch.rand(1, 3, 1, 1), **how)
@@ -228,7 +228,7 @@ def test_the_seed_decides(split):
     assert torch.equal(votes[0], votes[1]) and not torch.equal(votes[0], votes[2])
 
 
-def test_a_network_that_was_changed_is_run_first(split):
+def test_a_changed_network_is_verified_before_certifying(split):
     network = pixeldp(threshold)
     network.get_submodule("conv").register_forward_pre_hook(lambda _m, inputs: (2 * inputs[0],))
     with pytest.raises(MethodError, match="conv does not take the image itself"):

@@ -57,7 +57,7 @@ def jacobian(mechanism, normalize):
         nn.Conv2d(3, 6, 3, padding="same", dilation=2, groups=3),
     ],
 )
-def test_normalisation_and_padding_are_part_of_it(first):
+def test_the_bound_holds_with_normalisation_and_padding(first):
     torch.manual_seed(0)
     first.reset_parameters()
     network = pixeldp(classifier(first, first.out_channels), normalize=NORMALIZE)
@@ -67,7 +67,7 @@ def test_normalisation_and_padding_are_part_of_it(first):
 
 
 @pytest.mark.parametrize(("dilation", "groups"), [(1, 1), (1, 3), (3, 1)])
-def test_a_convolution_around_a_circle_has_just_this_sensitivity(dilation, groups):
+def test_the_sensitivity_is_exact_for_circular_convolutions(dilation, groups):
     torch.manual_seed(0)
     first = nn.Conv2d(3, 6, 3, padding="same", dilation=dilation, groups=groups, padding_mode="circular")
     network = pixeldp(classifier(first, 6), normalize=NORMALIZE)
@@ -76,7 +76,7 @@ def test_a_convolution_around_a_circle_has_just_this_sensitivity(dilation, group
     assert mechanism.sensitivity == pytest.approx(exact, rel=1e-5)
 
 
-def test_a_search_for_the_worst_pair_of_images_does_not_break_the_bound():
+def test_a_worst_case_search_never_exceeds_the_bound():
     """Gradient ascent, from random starts, on how far the feature map moves for each unit that the image moves."""
     torch.manual_seed(0)
     network = pixeldp(classifier(channels=8), normalize=NORMALIZE)
@@ -119,7 +119,7 @@ def test_the_greatest_radius_is_pixeldps_bound():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_limiting(dtype):
+def test_projecting_the_convolution(dtype):
     torch.manual_seed(0)
     network = pixeldp(classifier(), normalize=NORMALIZE).to(dtype)
     mechanism = find_mechanism(network)
@@ -181,7 +181,7 @@ def test_sigma_is_the_least_theta():
 
 
 @pytest.mark.parametrize("normalize", [None, NORMALIZE])
-def test_a_network_that_has_the_mechanism_is_left_as_it_was(normalize):
+def test_verifying_leaves_a_sound_network_unchanged(normalize):
     config = perturbify.PerturbConfig(grain="layer", theta_init=0.25, theta_min=None, learnable=False, extent="first")
     network = pixeldp(classifier(), config=config, normalize=normalize).train()
     network.get_submodule("1").eval()
@@ -203,7 +203,7 @@ def test_networks_of_timms(name):
     assert verify(network).sensitivity > 0
 
 
-def test_on_the_meta_device_it_is_only_looked_at():
+def test_a_network_on_meta_is_only_inspected():
     with torch.device("meta"):
         network = pixeldp(classifier())
     assert verify(network).convolution is network.get_submodule("0")
@@ -225,7 +225,7 @@ class Brighter(nn.Module):
 
 
 @pytest.mark.parametrize("before", [nn.BatchNorm2d(3), Brighter(), nn.AvgPool2d(2), nn.ZeroPad2d(1)])
-def test_something_comes_before_the_convolution(before):
+def test_an_operation_before_the_convolution(before):
     assert "1 does not take the image itself" in refusal(nn.Sequential(before, *classifier()))
     assert "1 does not take the image itself" in refusal(nn.Sequential(before, *classifier()), normalize=NORMALIZE)
 
@@ -290,11 +290,11 @@ class Past(nn.Module):
     "way",
     ["skip", "gate", "other convolution", "unseen by autograd", "no gradient at these values", "brightness", "a pixel"],
 )
-def test_ways_past_the_noise(way):
+def test_paths_around_the_noise(way):
     assert "depends on the image past the noise behind conv" in refusal(Past(way))
 
 
-def test_the_same_network_without_them():
+def test_the_same_network_without_those_paths():
     verify(pixeldp(Past("none")))
 
 
@@ -308,7 +308,7 @@ class Twice(nn.Module):
 
 
 def test_a_convolution_that_is_called_twice():
-    for how in ({}, {"shared": "module"}):
+    for how in ({}, {"theta_per": "module"}):
         config = perturbify.PerturbConfig(grain="layer", theta_min=None, learnable=False, extent="first", **how)
         assert "conv is called 2 times" in refusal(Twice(), config=config)
 
@@ -322,9 +322,9 @@ class Sometimes(nn.Module):
         return self.conv(x).mean((2, 3)) if x.sum() == 0 else x.new_ones(len(x), 10)
 
 
-def test_a_convolution_that_other_images_do_not_reach():
+def test_a_convolution_that_only_some_images_reach():
     with pytest.raises(
-        MethodError, match=r"is called 0\.14 times and the noise behind it added 0\.14 times, rather than once"
+        MethodError, match=r"is called 0\.14 times and the noise behind it is added 0\.14 times, instead of once"
     ):
         perturbify.wrap(Sometimes(), method="pixeldp", example_input=torch.zeros(2, 3, 8, 8))
 
@@ -357,7 +357,7 @@ class Gained(nn.Module):
         return self.conv(F.interpolate(x * self.gain, size=(8, 8))).mean((2, 3))
 
 
-def test_weights_that_changed_and_other_sizes_are_looked_at_again():
+def test_changed_weights_and_new_sizes_are_checked_again():
     network, images = pixeldp(Gained()), torch.rand(2, 3, 8, 8)
     perturbify.predict(network, images, draws=1)
     with pytest.raises(MethodError, match="conv does not take the image itself"):
@@ -367,13 +367,13 @@ def test_weights_that_changed_and_other_sizes_are_looked_at_again():
         perturbify.predict(network, images, draws=1)
 
 
-def test_answers_that_depend_on_the_batch():
+def test_outputs_that_depend_on_the_batch():
     first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.MaxPool2d(6))
     network = nn.Sequential(*first, nn.Flatten(), nn.Linear(4, 3))
-    assert "depends on the others of its batch" in refusal(network)
+    assert "depends on the rest of its batch" in refusal(network)
 
 
-def test_hooks_that_came_later():
+def test_hooks_added_later():
     network = pixeldp(classifier())
     first = network.get_submodule("0")
     first.register_forward_hook(lambda _m, _i, output: 3 * output)

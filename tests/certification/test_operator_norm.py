@@ -74,7 +74,7 @@ def test_no_circular_convolution_exceeds_the_bound(case):
 
 
 @pytest.mark.parametrize(("dilation", "groups"), [(1, 1), (2, 1), (1, 3), (2, 3)])
-def test_circular_convolutions_of_the_same_size_have_just_this_norm(dilation, groups):
+def test_the_norm_is_exact_for_circular_convolutions(dilation, groups):
     torch.manual_seed(0)
     layer = nn.Conv2d(
         3, 6, 3, padding=dilation, dilation=dilation, groups=groups, padding_mode="circular", bias=False
@@ -107,7 +107,7 @@ def test_more_channels_in_than_out():
         assert convolution_norm(weight, (5, 5)) == pytest.approx(exact, rel=1e-9)
 
 
-def test_a_kernel_wider_than_the_circle_it_goes_around():
+def test_a_kernel_wider_than_the_circular_input():
     weight = torch.ones(1, 1, 5)
     layer = nn.Conv1d(1, 1, 5, padding=2, padding_mode="circular", bias=False).double()
     layer.weight.data.copy_(weight)

@@ -42,7 +42,7 @@ def test_a_file_of_each_format(name, version):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_all_formats_say_the_same(name):
+def test_all_formats_hold_the_same_content(name):
     read = [checkpoint.read(FOLDER / version / f"{name}.safetensors") for version in ("1", "2", "3")]
     assert [(header.format, content.sealed) for header, content in read] == [(1, False), (2, True), (3, True)]
     (first, one), *others = read

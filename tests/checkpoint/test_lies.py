@@ -47,7 +47,7 @@ def changed(good, path, change, *, seal=True):
     return path
 
 
-def test_whatever_is_changed_behind_the_seal_is_noticed(named, path):
+def test_any_change_behind_the_seal_is_noticed(named, path):
     def weight(header, tensors):
         tensors["conv1.weight"][0, 0, 0, 0] += 1e-3
 
@@ -66,7 +66,7 @@ def test_whatever_is_changed_behind_the_seal_is_noticed(named, path):
     for change in (weight, rename, kind, shape, classes):
         changed(named, path, change, seal=False)
         for read in (perturbify.load, checkpoint.read, lambda p: checkpoint.annotate(p, trained={})):
-            with pytest.raises(CheckpointError, match=r"was changed after it was written.*Fetch it again"):
+            with pytest.raises(CheckpointError, match=r"was changed after it was written.*Download it again"):
                 read(path)
 
 
@@ -77,7 +77,7 @@ def test_a_file_cannot_lose_its_seal(named, path):
         perturbify.load(path)
 
 
-def test_a_file_of_format_1_says_that_it_is_not_sealed(named, path):
+def test_a_format_1_file_is_reported_as_unsealed(named, path):
     contents = container.read(named)
     header = json.loads(contents.metadata[KEY]) | {"format": 1}
     del header["dtypes"]
@@ -118,59 +118,59 @@ def spoiled(number):
 
 
 LIES = {
-    "a weight that is not a number": (tensor("conv1.weight", spoiled(float("nan"))), "conv1.weight, 1 of 432"),
-    "an infinite weight": (tensor("linear.bias", spoiled(float("inf"))), "of linear.bias, 1 of 10 numbers"),
-    "an infinite variance": (tensor("bn1.running_var", spoiled(float("inf"))), "running_var, 1 of 16 numbers are not"),
-    "θ below zero": (tensor("conv1.perturb.theta", spoiled(-0.1)), "conv1.perturb.theta is to be positive"),
-    "θ of zero": (tensor("conv1.perturb.theta", torch.zeros_like), "conv1.perturb.theta is to be positive"),
-    "θ that is not a number": (tensor("conv1.perturb.theta", spoiled(float("nan"))), "theta is not finite"),
-    "another dtype than it says": (tensor("conv1.weight", torch.Tensor.double), "conv1.weight is float64, and"),
-    "half of it": (tensor("conv1.weight", torch.Tensor.half), "conv1.weight is float16, and the header says float32"),
-    "a dtype of nothing": (at("dtypes", "x", value="float16"), "names the dtype of x and does not hold it"),
-    "an alias over a tensor": (at("aliases", "conv1.weight", value="bn1.weight"), "conv1.weight is an alias, and"),
-    "an alias of nothing": (at("aliases", "x", value="y"), "names the tensor y and does not hold it"),
+    "a weight that is not a number": (tensor("conv1.weight", spoiled(float("nan"))), "1 of 432 numbers in conv1"),
+    "an infinite weight": (tensor("linear.bias", spoiled(float("inf"))), "1 of 10 numbers in linear.bias"),
+    "an infinite variance": (tensor("bn1.running_var", spoiled(float("inf"))), "running_var are not finite"),
+    "θ below zero": (tensor("conv1.perturb.theta", spoiled(-0.1)), "conv1.perturb.theta must be positive"),
+    "θ of zero": (tensor("conv1.perturb.theta", torch.zeros_like), "conv1.perturb.theta must be positive"),
+    "θ that is not a number": (tensor("conv1.perturb.theta", spoiled(float("nan"))), "has entries that are not finite"),
+    "another dtype than it says": (tensor("conv1.weight", torch.Tensor.double), "conv1.weight is float64, but"),
+    "half of it": (tensor("conv1.weight", torch.Tensor.half), "conv1.weight is float16, but the header says float32"),
+    "a dtype of nothing": (at("dtypes", "x", value="float16"), "names a dtype for x, which is missing"),
+    "an alias over a tensor": (at("aliases", "conv1.weight", value="bn1.weight"), "conv1.weight is both an alias and"),
+    "an alias of nothing": (at("aliases", "x", value="y"), "the tensor y is missing"),
     "an alias of an alias": (
-        both(at("aliases", "x", value="y"), at("aliases", "y", value="bn1.weight")), "names the tensor y"
+        both(at("aliases", "x", value="y"), at("aliases", "y", value="bn1.weight")), "the tensor y is missing"
     ),
     "weights so large that it answers with NaN": (tensor("conv1.weight", lambda t: t * 1e38), "are not finite"),
-    "a class more": (at("classes", value=list("abcdefghijk")), "names 11 classes, and its network has 10 logits"),
-    "a class less": (at("classes", value=list("abcdefghi")), "names 9 classes, and its network has 10 logits"),
-    "another mean": (at("normalize", "mean", value=[0.5, 0.5, 0.4]), "normalize.mean is not what the header says"),
-    "another mean inside": (tensor("normalize.mean", lambda t: t + 0.1), "normalize.mean is not what the header says"),
+    "a class more": (at("classes", value=list("abcdefghijk")), "has 11 class names, but its network has 10 logits"),
+    "a class less": (at("classes", value=list("abcdefghi")), "has 9 class names, but its network has 10 logits"),
+    "another mean": (at("normalize", "mean", value=[0.5, 0.5, 0.4]), "normalize.mean differs from the header"),
+    "another mean inside": (tensor("normalize.mean", lambda t: t + 0.1), "normalize.mean differs from the header"),
     "a mean less": (at("normalize", value={"mean": [0.5], "std": [0.2]}), "normalize.mean does not have the 1 numbers"),
-    "no normalisation": (at("normalize", value=None), "has unknown normalize.mean, normalize.std"),
+    "no normalisation": (at("normalize", value=None), "has unknown keys: normalize.mean, normalize.std"),
     "two sites of one name": (
-        lambda h, t: h["sites"][1].update(name=h["sites"][0]["name"]), "two sites have the name 'conv1'"
+        lambda h, t: h["sites"][1].update(name=h["sites"][0]["name"]), "two sites share the name 'conv1'"
     ),
-    "a site twice": (lambda h, t: h["sites"].append(h["sites"][0]), "two sites have the name 'conv1'"),
+    "a site twice": (lambda h, t: h["sites"].append(h["sites"][0]), "two sites share the name 'conv1'"),
     "a site less": (lambda h, t: h["sites"].pop(), "has unknown"),
-    "θ of another shape": (at("sites", 0, "theta_shape", value=[16, 2, 2]), "θ of 'conv1' has the shape"),
+    "θ of another shape": (at("sites", 0, "theta_shape", value=[16, 2, 2]), "θ of 'conv1' has shape"),
     "another feature map": (at("sites", 0, "map_shape", value=[16, 9, 9]), "the first that differs"),
     "another name of a site": (at("sites", 0, "name", value="stem"), "does not fit its network"),
-    "a size that is no integer": (at("sites", 0, "theta_shape", value=[16.0, 1, 1]), "a size is no integer"),
-    "sites without noise": (at("config", value=None), "config is null, and there are 19 sites"),
+    "a size that is no integer": (at("sites", 0, "theta_shape", value=[16.0, 1, 1]), "a size is not an integer"),
+    "sites without noise": (at("config", value=None), "config is null, but there are 19 sites"),
     "another input": (at("inputs", "x", "shape", value=[3, 16, 16]), "the first that differs"),
     "another class": (at("source_class", value="torchvision.models.resnet.ResNet"), "holds a torchvision.models"),
     "another network": (at("model", "name", value="perturbify:cifar_resnet32"), "does not fit its network: it lacks"),
-    "another width": (at("model", "kwargs", value={"num_classes": 9}), "linear.weight has the shape"),
+    "another width": (at("model", "kwargs", value={"num_classes": 9}), "linear.weight has shape"),
     "θ₀ below the floor": (at("config", "theta_init", value=0.001), "theta_init 0.001 must be finite"),
-    "θ too large": (tensor("conv1.perturb.theta", spoiled(3e38)), "conv1.perturb.theta is not finite, or greater"),
+    "θ too large": (tensor("conv1.perturb.theta", spoiled(3e38)), "entries that are not finite or greater"),
     "θ of integers": (tensor("conv1.perturb.theta", torch.Tensor.int), "conv1.perturb.theta is torch.int32"),
-    "θ of eight bits": (tensor("conv1.perturb.theta", lambda t: t.to(torch.float8_e4m3fn)), "is float8_e4m3fn, and no"),
+    "θ of eight bits": (tensor("conv1.perturb.theta", lambda t: t.to(torch.float8_e4m3fn)), "is float8_e4m3fn, which"),
     "complex θ": (tensor("conv1.perturb.theta", lambda t: t.to(torch.complex64)), "theta is torch.complex64"),
     "half, and it says so": (
         both(tensor("conv1.weight", torch.Tensor.half), at("dtypes", "conv1.weight", value="float16")), "itself fails"
     ),
     "a dtype of an alias": (
-        both(at("aliases", "a", value="bn1.bias"), at("dtypes", "a", value="float64")), "names the"
+        both(at("aliases", "a", value="bn1.bias"), at("dtypes", "a", value="float64")), "names a dtype for a,"
     ),
     "a class of another library": (at("source_class", value="os.system.CifarResNet"), "holds a os.system.CifarResNet"),
-    "positional inputs that are none": (at("inputs", value={"*": {"value": 5}}), "positional inputs that are no list"),
+    "positional inputs that are none": (at("inputs", value={"*": {"value": 5}}), "inputs that are not a list"),
     "a format of many digits": (at("format", value=10**400), "the number 1000000"),
     "a mean of many digits": (at("normalize", "mean", value=[10**400, 0.5, 0.5]), "the number 1000000"),
     "lists within lists": (at("inputs", "y", value=json.loads('{"list":[' * 60 + "]}" * 60)), "nested deeper than 32"),
     "a verdict without figures": (at("check", value={"verdict": "established", "passed": True}), "check"),
-    "a device": (at("model", "kwargs", value={"num_classes": 10, "device": "meta"}), "takes 'device', which is not"),
+    "a device": (at("model", "kwargs", value={"num_classes": 10, "device": "meta"}), "given 'device', which a file"),
     "a field more": (at("more", value=1), "must not contain {'more'} properties"),
 }  # fmt: skip
 
@@ -194,7 +194,7 @@ RAW = {
 
 
 @pytest.mark.parametrize("what", RAW)
-def test_json_that_is_read_in_two_ways(what, named, path):
+def test_json_that_can_be_read_two_ways(what, named, path):
     old, new, said = RAW[what]
     contents = container.read(named)
     text = contents.metadata[KEY].replace('"a", "b"', '"abc", "b"').replace(old, new)
@@ -319,7 +319,7 @@ for path in sys.argv[2:]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_no_file_costs_more_than_the_honest_one_or_it_is_refused(named, tmp_path):
+def test_a_costly_file_is_refused_or_loads_cheaply(named, tmp_path):
     """2 seconds and 200 MB more at most, as docs/security.md promises."""
     paths = [changed(named, tmp_path / f"{k}.safetensors", change) for k, change in enumerate(BOMBS.values())]
     done = subprocess.run([sys.executable, "-c", MEASURE, named, *paths], capture_output=True, text=True, check=False)
@@ -334,7 +334,7 @@ def test_no_file_costs_more_than_the_honest_one_or_it_is_refused(named, tmp_path
         assert found[0][2] is not None, f"{what} was loaded"
 
 
-def test_a_small_network_that_speaks_of_large_images_is_not_run(named, path):
+def test_a_network_claiming_huge_images_is_not_run(named, path):
     """Nothing in such a file lies; to load it is cheap all the same, and what was not tried is said."""
 
     def larger(header, tensors):
@@ -352,16 +352,16 @@ def test_a_small_network_that_speaks_of_large_images_is_not_run(named, path):
     assert network(torch.rand(2, 3, 8, 8)).isfinite().all()
 
 
-def test_a_header_of_many_bytes_is_not_read(path):
+def test_a_huge_header_is_not_read(path):
     for length in (2**24 + 1, 2**62):
         with path.open("wb") as file:
             file.write(length.to_bytes(8, "little"))
             file.truncate(2**30)
-        with pytest.raises(CheckpointError, match=r"its header has .* bytes, more than"):
+        with pytest.raises(CheckpointError, match=r"its header has .* bytes; the maximum is"):
             checkpoint.read_header(path)
 
 
-def test_what_cannot_be_loaded_is_not_written(path):
+def test_an_unloadable_network_is_not_saved(path):
     from networks.saved import own
 
     for key, number, said in (("head.weight", float("nan"), "not finite"), ("conv.perturb.theta", 0.0, "positive")):
@@ -369,14 +369,14 @@ def test_what_cannot_be_loaded_is_not_written(path):
         net.state_dict()[key].fill_(number)
         with pytest.raises(PerturbifyError, match=said):
             perturbify.save(net, path)
-    with pytest.raises(CheckpointError, match=r"is not written: it names 2 classes, and its network has 3 logits"):
+    with pytest.raises(CheckpointError, match=r"is not written: it has 2 class names, but its network has 3 logits"):
         perturbify.save(own(), path, classes=["a", "b"])
-    with pytest.raises(CheckpointError, match=r"'b\\udcff' cannot be kept in a checkpoint: it is no Unicode"):
+    with pytest.raises(CheckpointError, match=r"'b\\udcff' cannot be stored in a checkpoint: it is not valid Unicode"):
         perturbify.save(own(), path, classes=["a", "b\udcff", "c"])
     assert not path.exists()
 
 
-def test_a_network_of_two_dtypes_keeps_them(path):
+def test_a_network_with_two_dtypes_keeps_both(path):
     from networks.saved import own
 
     net = own().half()
@@ -402,14 +402,14 @@ class Refining(torch.nn.Module):
         return x.mean((2, 3))
 
 
-def test_a_network_that_does_not_come_to_an_end(path, tmp_path):
+def test_a_network_that_never_finishes(path, tmp_path):
     config = PerturbConfig("channel", theta_per="module")
     net = perturbify.wrap(Refining(), config, example_input={"x": torch.rand(2, 3, 8, 8), "rounds": 3})
     perturbify.save(net, path)
     assert perturbify.load(path, model=Refining())
     endless = changed(path, tmp_path / "endless.safetensors", at("inputs", "rounds", "value", value=10**9))
     started = time.process_time()
-    with pytest.raises(CheckpointError, match="does not come to an end"):
+    with pytest.raises(CheckpointError, match="does not terminate"):
         perturbify.load(endless, model=Refining())
     assert time.process_time() - started < 4
 
@@ -425,7 +425,7 @@ class Mixed(torch.nn.Module):
         return self.head(self.conv(x).float().mean((2, 3)))
 
 
-def test_a_network_that_runs_in_its_own_dtypes_alone(path):
+def test_a_network_that_needs_its_own_dtypes(path):
     perturbify.save(perturbify.wrap(Mixed(), example_input=torch.rand(2, 3, 8, 8).half()), path)
     again = perturbify.load(path, model=Mixed())
     assert (again.conv.weight.dtype, again.head.weight.dtype) == (torch.float16, torch.float32)
@@ -439,7 +439,7 @@ class WithState(torch.nn.Sequential):
         pass
 
 
-def test_a_state_dict_with_more_than_tensors_is_not_written(path):
+def test_state_dicts_with_non_tensors_are_not_saved(path):
     net = perturbify.wrap(WithState(torch.nn.Conv2d(3, 3, 3)), example_input=torch.rand(2, 3, 8, 8))
-    with pytest.raises(CheckpointError, match="_extra_state is a dict, and no tensor"):
+    with pytest.raises(CheckpointError, match="_extra_state is a dict, not a tensor"):
         perturbify.save(net, path)

@@ -141,7 +141,7 @@ def assert_same_network(one, other):
 
 
 @pytest.mark.parametrize("name", TAGGED)
-def test_what_is_saved_comes_back(name, tmp_path):
+def test_a_saved_network_loads_unchanged(name, tmp_path):
     net = TAGGED[name]()
     path = tmp_path / "model.safetensors"
     written = perturbify.save(net, path)
@@ -158,7 +158,7 @@ def test_what_is_saved_comes_back(name, tmp_path):
     assert one.keys() == other.keys() and all(torch.equal(one[k].double(), other[k].double()) for k in one)
 
 
-def test_a_network_of_ones_own_needs_to_be_handed_in(tmp_path):
+def test_a_users_network_must_be_passed_in(tmp_path):
     net = wrapped(Own())
     path = tmp_path / "own.safetensors"
     header = perturbify.save(net, path)
@@ -171,11 +171,11 @@ def test_a_network_of_ones_own_needs_to_be_handed_in(tmp_path):
     assert_same_network(net, loaded)
     assert mine.training and mine.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[k]) for k, v in mine.state_dict().items())
-    with pytest.raises(CheckpointError, match=r"does not fit its network: flat has the shape \[12\], not \[15\]"):
+    with pytest.raises(CheckpointError, match=r"does not fit its network: flat has shape \[12\], not \[15\]"):
         perturbify.load(path, model=Own(width=5))
 
 
-def test_the_network_handed_in_keeps_its_precision_and_place(tmp_path):
+def test_the_passed_network_keeps_its_dtype_and_device(tmp_path):
     net = wrapped(Own()).to(torch.float64)
     path = tmp_path / "own.safetensors"
     perturbify.save(net, path)
@@ -196,7 +196,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(tmp_path):
     assert "twin.weight" not in load_file(path)
 
 
-def test_views_are_stored_as_tensors_of_their_own(tmp_path):
+def test_views_are_stored_as_separate_tensors(tmp_path):
     net = wrapped(Own())
     net.flat.data = net.head.weight.data.view(-1)
     perturbify.save(net, tmp_path / "own.safetensors")
@@ -204,18 +204,18 @@ def test_views_are_stored_as_tensors_of_their_own(tmp_path):
     assert torch.equal(stored["flat"], stored["head.weight"].view(-1))
 
 
-def test_a_factory_runs_only_where_it_is_trusted(tmp_path):
+def test_a_factory_runs_only_if_trusted(tmp_path):
     net = wrapped(zoo.create("my_nets:make", width=6))
     path = tmp_path / "factory.safetensors"
     header = perturbify.save(net, path)
     assert header.model == {"name": "my_nets:make", "kwargs": {"width": 6}, "weights": "fresh"}
-    with pytest.raises(CheckpointError, match=r"wants to run my_nets:make.*trust_factory=True"):
+    with pytest.raises(CheckpointError, match=r"needs to run my_nets:make.*trust_factory=True"):
         perturbify.load(path)
     assert_same_network(net, perturbify.load(path, trust_factory=True))
     assert_same_network(net, perturbify.load(path, model=zoo.create("my_nets:make", width=6)))
 
 
-def test_the_mode_it_was_saved_in_does_not_matter(tmp_path):
+def test_a_network_always_loads_in_eval_mode(tmp_path):
     net = ours().train()
     net.conv1.perturb.enabled = False
     perturbify.save(net, tmp_path / "m.safetensors")
@@ -326,7 +326,7 @@ def test_annotating_changes_the_metadata_only(tmp_path):
     assert checkpoint.read_header(path) == after
 
 
-def test_tensors_read_do_not_hang_on_the_file(tmp_path):
+def test_loaded_tensors_survive_changes_to_the_file(tmp_path):
     path = tmp_path / "model.safetensors"
     perturbify.save(wrapped(Own()), path)
     tensors = container.read(path).tensors
@@ -335,13 +335,13 @@ def test_tensors_read_do_not_hang_on_the_file(tmp_path):
     assert all(torch.equal(tensors[k], before[k]) for k in before)
 
 
-def test_what_is_not_wrapped_cannot_be_saved(tmp_path):
+def test_an_unwrapped_network_cannot_be_saved(tmp_path):
     with pytest.raises(CheckpointError, match=r"Own is not a wrapped network.*perturbify\.wrap"):
         perturbify.save(Own(), tmp_path / "m.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_detector_whose_input_is_a_list_of_images(tmp_path):
+def test_a_detector_that_takes_a_list_of_images(tmp_path):
     source = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None)
     images = [torch.rand(3, 64, 64), torch.rand(3, 64, 48)]
     net = perturbify.wrap(source, PerturbConfig("channel"), example_input=(images,))
@@ -384,14 +384,14 @@ def test_inputs_of_every_kind(tmp_path, example):
     assert not torch.equal(again(*args, **kwargs), again(*args, **kwargs))
 
 
-def test_inputs_that_no_file_can_describe(tmp_path):
+def test_inputs_that_cannot_be_described(tmp_path):
     net = perturbify.wrap(Several(), PerturbConfig("channel"), example_input={"more": {X}})
     with pytest.raises(CheckpointError, match=r"Several takes inputs that a file cannot describe.*state_dict"):
         perturbify.save(net, tmp_path / "m.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_normalisation_by_hand_comes_back(tmp_path):
+def test_explicit_normalisation_is_restored(tmp_path):
     net = wrapped(Own(), normalize=Normalize((0.1, 0.2, 0.3), (1.0, 2.0, 3.0)))
     path = tmp_path / "m.safetensors"
     header = perturbify.save(net, path)
@@ -411,7 +411,7 @@ def test_a_shared_convolution_keeps_its_thetas(theta_per, tmp_path):
     assert_same_network(net, perturbify.load(path, model=Own()))
 
 
-def test_the_header_goes_through_json_and_back(tmp_path):
+def test_the_header_survives_json(tmp_path):
     header = checkpoint.describe(ours())
     text = header.to_json()
     again = Header.from_json(text, tmp_path / "x")

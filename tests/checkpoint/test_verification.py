@@ -19,19 +19,19 @@ def test_a_sealed_file_with_live_noise_is_proved(good):
     assert "noise  alive at all of them" in str(found)
 
 
-def test_without_its_network_the_seal_is_all(good):
+def test_without_the_network_only_the_seal_is_checked(good):
     found = perturbify.verify(good)
     assert (found.outcome, found.status, found.liveness) == ("not proved", 4, None)
     assert "does not say how to build its network, networks.saved.Own" in str(found)
 
 
-def test_a_file_of_format_1_proves_no_seal():
+def test_a_format_1_file_has_no_seal():
     found = perturbify.verify(GOLDEN / "1" / "resnet.safetensors")
     assert (found.outcome, found.status, found.sealed) == ("not proved", 4, False)
     assert found.liveness is not None and not found.failures
 
 
-def test_noise_too_small_to_matter_is_dead(path):
+def test_negligible_noise_counts_as_dead(path):
     net = own()
     net.conv.perturb.theta.data.fill_(1e-30)
     perturbify.save(net, path)
@@ -40,7 +40,7 @@ def test_noise_too_small_to_matter_is_dead(path):
     assert any("no fresh noise at conv" in said for said in found.failures)
 
 
-def test_weight_noise_of_zero_is_dead(path):
+def test_zero_weight_noise_counts_as_dead(path):
     net = perturbify.load(GOLDEN / "2" / "pni.safetensors", model=make("pni"))
     for _, site in perturbify.perturbations(net):
         site.theta.data.zero_()
@@ -54,7 +54,7 @@ def test_a_baseline_claims_no_noise(path):
     assert found.outcome == "proved" and "noise  none: a baseline" in str(found)
 
 
-def test_one_changed_byte_is_named_as_such(good, path):
+def test_one_changed_byte_is_reported(good, path):
     whole = bytearray(good.read_bytes())
     whole[-1] ^= 1
     path.write_bytes(whole)

@@ -17,16 +17,16 @@ from perturbify.checkpoint import container
 from perturbify.errors import CheckpointError, OutputExists, PerturbifyError
 
 
-def test_an_existing_file_is_not_overwritten_unasked(good, path):
+def test_an_existing_file_is_not_overwritten_by_default(good, path):
     path.write_text("precious")
-    with pytest.raises(OutputExists, match="exists already"):
+    with pytest.raises(OutputExists, match="already exists"):
         perturbify.save(own(), path)
     assert path.read_text() == "precious"
     perturbify.save(own(), path, overwrite=True)
     assert load(path)
 
 
-def test_a_folder_that_is_not_there_or_cannot_be_written(tmp_path):
+def test_a_missing_or_unwritable_folder(tmp_path):
     with pytest.raises(PerturbifyError, match="There is no folder"):
         perturbify.save(own(), tmp_path / "missing" / "m.safetensors")
     with pytest.raises(OutputExists, match="is a folder"):
@@ -38,7 +38,7 @@ def test_a_folder_that_is_not_there_or_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("x")])
 @pytest.mark.parametrize("writer", ["save", "annotate"])
-def test_a_write_that_fails_midway_leaves_the_old_file(writer, error, good, path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(writer, error, good, path, monkeypatch):
     path.write_bytes(good.read_bytes())
 
     def half(tensors, filename, metadata=None):
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_old_file(good, path):
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
 
 
-def test_a_header_that_cannot_be_written_is_refused_before_anything_is(path):
+def test_an_invalid_header_is_refused_before_writing(path):
     with pytest.raises(TypeError):
         perturbify.save(own(), path, check={"report": object()})
     with pytest.raises(TypeError):
@@ -127,7 +127,7 @@ assert len(seen) > 3, seen
 """
 
 
-def test_a_killed_writer_leaves_the_old_file_or_the_new_one(path):
+def test_a_killed_writer_leaves_old_or_new_file(path):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, path, "{}"], capture_output=True, text=True, check=False, timeout=120
     )
@@ -135,7 +135,7 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(path):
 
 
 @pytest.mark.parametrize("size", [5, 20, 10], ids=["smaller", "larger", "equal"])
-def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(path, monkeypatch, size):
+def test_a_file_replaced_mid_read_is_read_whole(path, monkeypatch, size):
     """safetensors opens a file for its header, and then again for its tensors."""
 
     def write(size: int, value: int) -> None:

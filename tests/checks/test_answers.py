@@ -95,27 +95,27 @@ def test_honest_noise_of_its_own_passes(name):
     assert failing(FOREIGN[name](), deterministic=False) == set()
 
 
-def test_noise_only_where_a_gradient_is_asked_for():
+def test_noise_that_disappears_under_gradients():
     """To a look without gradients the network is deterministic."""
     assert WATCHED in failing(masks.noise_where_watched(masks.honest()))
 
 
-def test_other_answers_where_a_gradient_is_asked_for():
+def test_outputs_that_change_under_gradients():
     assert WATCHED in failing(masks.Mask(masks.honest(), after=lambda z, x: z.roll(1, 1) if x.requires_grad else z))
 
 
-def test_a_batch_of_one():
+def test_outputs_that_depend_on_the_batch_size():
     assert failing(masks.by_the_size_of_the_batch(masks.honest())) == {COMPANY}
 
 
-def test_the_place_in_a_batch():
+def test_outputs_that_depend_on_batch_position():
     def turned(z, x):
         return torch.cat([z[:1].roll(1, 1), z[1:]])
 
     assert failing(masks.Mask(masks.honest(), after=turned)) == {COMPANY}
 
 
-def test_the_other_images_of_a_batch():
+def test_outputs_that_depend_on_other_images():
     assert failing(masks.Mask(masks.honest(), lambda x: x - x.mean(0, keepdim=True))) == {COMPANY}
 
 
@@ -128,11 +128,11 @@ def test_a_random_backward_of_a_deterministic_network():
 
 
 @pytest.mark.parametrize("kind", [masks.Remembering, masks.Tired])
-def test_a_memory_of_queries(kind):
+def test_outputs_that_depend_on_earlier_queries(kind):
     assert MEMORY in failing(kind(masks.honest()))
 
 
-def test_noise_from_the_image_itself():
+def test_noise_derived_from_the_image():
     assert failing(masks.noise_from_the_image(masks.honest(), 0.2)) == {JUMPS}
 
 
@@ -161,7 +161,7 @@ class Kinds:
 @pytest.mark.parametrize(
     ("kind", "name"), [("watched", WATCHED), ("alone", COMPANY), ("tired", MEMORY), ("nan", WATCHED)]
 )
-def test_noise_of_its_own_that_depends_on_more_than_chance(kind, name):
+def test_custom_noise_that_depends_on_more_than_chance(kind, name):
     assert name in failing(getattr(Kinds, kind)(), deterministic=False)
 
 
@@ -184,12 +184,12 @@ def one_of_ten(generator):
     return 5 * (torch.rand(20, 1, generator=generator) < 0.1) + 0.1 * own(generator)
 
 
-def test_chance_alone_calls_no_two_samples_distinct():
+def test_chance_never_makes_two_samples_look_distinct():
     assert by_chance(own, 1000) == 0
 
 
 @pytest.mark.parametrize(("draw", "most"), [(shared, 0.01), (one_of_ten, 0.3)])
-def test_chance_calls_few_pairs_distinct_and_none_again_and_again(draw, most):
+def test_chance_rarely_makes_pairs_look_distinct(draw, most):
     """A check asks AGAIN times, and only where all of the pairs are distinct it says so."""
     assert by_chance(draw, 2000) / 2000 <= most
     assert most**AGAIN < 0.01
@@ -204,7 +204,7 @@ def test_samples_that_are_distinct():
     assert not distinct(Asked(base), Asked(base))
 
 
-def test_asking_draws_by_its_seeds():
+def test_the_same_seeds_give_the_same_draws():
     net, (x, y) = masks.noise_of_its_own(masks.honest()), masks.digits()
     first, again, other = (ask(net, x[:4], y[:4], s).margins for s in ([1, 2], [1, 2], [3, 4]))
     assert torch.equal(first, again) and not torch.equal(first, other) and first.shape == (2, 4)

@@ -36,7 +36,7 @@ def test_quick(who):
 
 
 @pytest.mark.parametrize("name", ["standard", "paper"])
-def test_what_a_subject_has_no_use_for_is_left_out(name):
+def test_inapplicable_cases_are_left_out(name):
     found = {who: set(ids(PRESETS[name], subject)) for who, subject in SUBJECTS.items()}
     assert found["noisy"] - found["foreign"] == {*OURS, "frozen"}
     assert found["foreign"] - found["plain"] >= {"eot", "eot-half"}
@@ -47,7 +47,7 @@ def test_what_a_subject_has_no_use_for_is_left_out(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("who", SUBJECTS)
-def test_every_preset_has_attacks_that_need_no_gradient(name, who):
+def test_every_preset_includes_gradient_free_attacks(name, who):
     without = [c for c in cases(PRESETS[name], SUBJECTS[who]) if c.attack and not c.needs_gradient]
     assert "square" in {c.id for c in without if c.role == "black box"}
     (square,) = [c for c in without if c.id == "square"]
@@ -55,7 +55,7 @@ def test_every_preset_has_attacks_that_need_no_gradient(name, who):
 
 
 @pytest.mark.parametrize("who", SUBJECTS)
-def test_each_preset_has_what_its_criteria_take(who):
+def test_each_preset_covers_its_criteria(who):
     for plan in PRESETS.values():
         roles = Counter(c.role for c in cases(plan, SUBJECTS[who]))
         assert roles["clean"] == 1
@@ -79,14 +79,14 @@ def test_steps_of_a_sweep_grow_with_epsilon():
     assert cases(replace(plan, epsilon=4 / 255, step_size=0.01), PLAIN)[2].attack.step_size == 0.01
 
 
-def test_longer_is_four_times_the_gradients():
+def test_the_longer_attack_uses_four_times_the_gradients():
     for subject in (PLAIN, NOISY):
         by = {c.id: c.attack for c in cases(PRESETS["quick"], subject)}
         once, longer = (by[i].steps * by[i].draws for i in ("margin", "longer"))
         assert (once, longer) == (40, 160)
 
 
-def test_draws_at_once_only_where_each_image_has_its_own():
+def test_draws_are_batched_only_with_per_image_noise():
     plan = replace(PRESETS["standard"], at_once=4)
     at_once = {who: {c.id: c.attack for c in cases(plan, s)}.get("eot") for who, s in SUBJECTS.items()}
     assert {who: a and a.at_once for who, a in at_once.items()} == {
@@ -100,7 +100,7 @@ def test_other_networks_to_transfer_from():
     assert [(c.source, c.role) for c in found] == [("a", "black box"), ("b", "black box")]
 
 
-def test_a_baseline_meets_the_clean_images_and_the_strongest_of_ours():
+def test_a_baseline_gets_clean_images_and_strongest_attacks():
     found = baseline_cases(PRESETS["quick"], PLAIN, "theirs")
     assert [c.id for c in found] == ["clean of theirs", "margin of theirs", "longer of theirs"]
     assert {c.network for c in found} == {"theirs"}
@@ -128,14 +128,14 @@ def own_registry(monkeypatch):
     monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
 
 
-def test_an_attack_of_the_users_joins_a_preset():
+def test_a_users_attack_joins_a_preset():
     found = cases(CheckPlan(attacks=(*preset("quick"), Darker())), PLAIN)
     assert [c.id for c in found[:-1]] == ids(PRESETS["quick"], PLAIN)
     assert (found[-1].name, found[-1].role, found[-1].attack) == ("Darker", "black box", Darker())
     assert cases(CheckPlan(attacks=(MarginPgd(8 / 255, 3),)), PLAIN)[-1].role == "white box"
 
 
-def test_a_case_of_the_users_is_taken_as_it_is():
+def test_a_users_case_is_used_unchanged():
     mine = Case("mine", "Mine", "one step", Darker(), images=3)
     assert cases(CheckPlan(attacks=("fgsm", mine)), PLAIN)[-1] is mine
 
@@ -150,7 +150,7 @@ def test_a_registered_attack_is_known_by_its_name(own_registry):
     assert ids(CheckPlan(attacks=("picky",)), replace(PLAIN, classes=3)) == ["clean"]
 
 
-def test_no_attack_of_the_users_displaces_another():
+def test_a_users_attack_does_not_replace_another():
     found = cases(CheckPlan(attacks=("pgd", Pgd(8 / 255, steps=50), Pgd(8 / 255, steps=90))), PLAIN)
     assert sorted(c.attack.steps for c in found if c.attack) == [7, 50, 90]
 
@@ -163,7 +163,7 @@ def test_an_attack_says_its_role():
 
 
 @pytest.mark.parametrize(("name", "near"), [("pdg", "'pgd'"), ("sqare", "'square'"), ("margn", "'margin'")])
-def test_a_name_that_nothing_has_gets_the_nearest(name, near):
+def test_an_unknown_name_suggests_the_nearest(name, near):
     with pytest.raises(ValueError, match=f"there is no attack '{name}'. Did you mean .*{near}"):
         cases(CheckPlan(attacks=("fgsm", name)), PLAIN)
     with pytest.raises(ValueError, match=f"no attack '{name}'"):
@@ -174,12 +174,12 @@ def test_a_name_that_nothing_has_gets_the_nearest(name, near):
         )
 
 
-def test_a_preset_that_is_none():
+def test_an_unknown_preset():
     with pytest.raises(ValueError, match="no preset 'fast'; there are quick, standard, paper"):
         preset("fast")
 
 
-def test_what_can_be_named_is_told_in_a_line():
+def test_every_known_name_has_a_one_line_description():
     assert set(known()) >= {n for plan in PRESETS.values() for n in plan.attacks}
     assert all(about and "\n" not in about for about in known().values())
 
@@ -192,6 +192,6 @@ def test_what_can_be_named_is_told_in_a_line():
     ],
     ids=str,
 )
-def test_a_plan_out_of_its_range_is_refused(wrong):
+def test_plan_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=r"at least|epsilon|negative|loud"):
         CheckPlan(**wrong)

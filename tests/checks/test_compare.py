@@ -28,7 +28,7 @@ from perturbify.checks.render.comparison_csv import to_csv
 from perturbify.checks.render.comparison_latex import to_latex
 from perturbify.checks.runs import Ahead, Spread, welch
 from perturbify.checks.statistics import difference_interval
-from perturbify.errors import CheckError, InputSizeError
+from perturbify.errors import CheckError, DataError, InputSizeError
 from perturbify.escape import terminal
 
 PLAN = replace(
@@ -65,7 +65,7 @@ def test_figures_of_known_networks():
     assert (plain.weights, plain.theta, drowned.weights, drowned.theta) == (8, 0, 8, 2 * 6 * 6)
 
 
-def test_a_twin_that_is_asked_for_has_its_clean_figure():
+def test_a_requested_twin_includes_its_clean_accuracy():
     (entry,) = compare({"noisy": noisy()}, brightness(4, 4), replace(PLAN, attacks=("fgsm", "pgd", "twin"))).entries
     assert entry.figures["twin-clean"].accuracy == 1.0 and "margin" not in entry.figures
 
@@ -81,7 +81,7 @@ def test_the_papers_network_has_its_parameters():
     assert (entry.weights, entry.theta) == (269_722, sum(p.theta.numel() for _, p in perturbify.perturbations(model)))
 
 
-def test_the_difference_is_of_the_same_images_in_pairs():
+def test_differences_are_paired_by_image():
     split = brightness(far=40, near=20)
     networks = {"fair": Brightness(), "bright": biased(1000.0), "again": Brightness()}
     fair, bright, again = compare(networks, split, PLAN).groups
@@ -99,7 +99,7 @@ def test_the_difference_is_of_the_same_images_in_pairs():
     assert [e.ahead and e.ahead.value for e in backwards] == [None, pytest.approx(-1 / 6), 0.0]
 
 
-def test_curves_rise_in_epsilon_from_the_clean_images():
+def test_curves_run_from_clean_to_the_largest_epsilon():
     _, entry = compare(two(), brightness(30, 30), PLAN).entries
     for line, attack in (("FGSM", "FGSM"), ("PGD-4", "PGD-4")):
         curve = entry.curve(line)
@@ -108,7 +108,7 @@ def test_curves_rise_in_epsilon_from_the_clean_images():
         assert [r.accuracy for _, r in curve] == [1.0, 1.0, 0.5, 0.5]
 
 
-def test_each_network_is_checked_as_by_itself():
+def test_each_network_is_checked_as_if_alone():
     split = brightness(20, 60)
     networks = {"first": noisy(theta=12.0), "second": noisy(theta=6.0)}
     found = compare(networks, split, PLAN)
@@ -129,7 +129,7 @@ def test_networks_and_random_numbers_are_untouched():
         compare(networks, brightness(4, 4), PLAN)
 
 
-def test_what_is_done_is_not_done_again(tmp_path):
+def test_finished_work_is_not_repeated(tmp_path):
     split, done = brightness(20, 20), []
     first = compare(two(), split, PLAN, folder=tmp_path)
     assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.jsonl")} == {
@@ -144,7 +144,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
         compare(two(), split, replace(PLAN, seed=1), folder=tmp_path)
 
 
-def test_who_is_told_what():
+def test_callbacks_report_each_network():
     started, done = {}, []
     compare(
         two(),
@@ -189,7 +189,7 @@ def test_networks_take_turns():
     assert found["a"].milliseconds == np.median(found["a"].rounds)
 
 
-def test_a_method_that_averages_is_timed_with_its_draws():
+def test_an_averaging_method_is_timed_with_its_draws():
     model = perturbify.wrap(Brightness(), method="rse", example_input=X)
     passes = []
     next(iter(perturbify.perturbations(model)))[1].register_forward_hook(lambda m, *_: passes.append(m.enabled))
@@ -199,7 +199,7 @@ def test_a_method_that_averages_is_timed_with_its_draws():
     assert (found["rse"].draws, found["plain"].draws, found["rse"].images) == (50, 1, 2)
 
 
-def test_a_method_that_averages_gives_as_few_answers_as_take_the_draws():
+def test_an_averaging_method_is_scored_with_fewer_repeats():
     model = perturbify.wrap(Brightness(), method="rse", example_input=X)
     plan = replace(PLAN, attacks=("fgsm", "pgd"), draws=60)
     found = compare({"rse": model, "noisy": noisy()}, brightness(4, 4), plan)
@@ -231,7 +231,7 @@ def test_the_culprit_is_named_before_any_work(culprit, error, said):
     assert started == []
 
 
-def test_a_network_that_gives_no_gradient_is_compared_and_fails():
+def test_a_network_without_gradients_fails_its_comparison():
     found = compare({"plain": Brightness(), "hard": nn.Sequential(Brightness(), Step())}, brightness(4, 4), PLAN)
     plain, hard = found.entries
     assert "pgd" not in hard.figures and "pgd" in plain.figures
@@ -252,18 +252,18 @@ def test_images_of_another_size():
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b"])
-def test_a_name_is_that_of_a_folder(name, tmp_path):
+def test_a_name_unfit_for_a_folder_is_refused(name, tmp_path):
     with pytest.raises(CheckError, match=re.escape(f"called {name!r}")):
         compare({name: Brightness()}, brightness(4, 4), PLAN, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_to_compare():
+def test_comparing_no_networks():
     with pytest.raises(ValueError, match="at least one network"):
         compare({}, brightness(4, 4), PLAN)
     with pytest.raises(ValueError, match="the curve over ε is that of fgsm and pgd, and pgd is not asked for"):
         compare(two(), brightness(4, 4), replace(PLAN, attacks=("fgsm", "sweep")))
-    with pytest.raises(CheckError, match="no test images"):
+    with pytest.raises(DataError, match="no test images"):
         compare(two(), brightness(0, 0), PLAN)
 
 
@@ -293,7 +293,7 @@ def test_a_hostile_name_is_text():
     assert "<b>" not in markdown and json.loads(found.to_json())["networks"][0]["name"] == HOSTILE
 
 
-def test_text_markdown_and_json_tell_the_same():
+def test_text_markdown_and_json_agree():
     found = compare({"first": noisy(theta=12.0), "second": noisy(theta=6.0)}, brightness(20, 60), PLAN)
     text, markdown = to_text(found), to_markdown(found).replace("\\", "")
     written = json.loads(found.to_json())
@@ -349,7 +349,7 @@ def grouped():
     return compare(networks, brightness(20, 60), PLAN, trained=trained)
 
 
-def test_runs_are_pooled_over_images_and_spread_over_runs(grouped):
+def test_runs_are_pooled_and_their_spread_reported(grouped):
     plain, noise = grouped.groups
     assert ([g.name for g in grouped.groups], grouped.several) == (["plain", "n"], True)
     assert [(e.name, e.seed) for e in grouped.entries] == [("plain", None), ("n-0", 0), ("n-1", 1)]
@@ -363,7 +363,7 @@ def test_runs_are_pooled_over_images_and_spread_over_runs(grouped):
     assert noise.curve("PGD-4")[0][1] == noise.figure("clean")
 
 
-def test_every_form_tells_of_runs(grouped):
+def test_every_format_reports_the_runs(grouped):
     noise = grouped.groups[1].worst
     mean, sd = (f"{100 * v:.1f}" for v in (noise.over_runs.mean, noise.over_runs.sd))
     low, high = (f"{100 * v:.1f}" for v in noise.over_images)
@@ -384,7 +384,7 @@ def test_every_form_tells_of_runs(grouped):
     assert [(n["group"], n["seed"]) for n in values["networks"]] == [("plain", None), ("n", 0), ("n", 1)]
 
 
-def test_two_groups_of_runs_differ_over_runs_too(grouped):
+def test_comparing_two_groups_gives_an_interval_over_runs(grouped):
     trained = {name: Trained(name[0], int(name[1])) for name in ("a0", "a1", "b0", "b1")}
     networks = dict(zip(trained, (noisy(theta=t) for t in (6.0, 12.0, 20.0, 30.0)), strict=True))
     found = compare(networks, brightness(20, 60), replace(PLAN, attacks=("fgsm",)), trained=trained)
@@ -396,14 +396,14 @@ def test_two_groups_of_runs_differ_over_runs_too(grouped):
     assert "PGD" not in found.to_json() + to_text(found) + to_latex(found)
 
 
-def test_a_group_has_no_seed_twice():
+def test_a_group_has_distinct_seeds():
     with pytest.raises(ValueError, match="noisy is no other run of plain"):
         compare(two(), brightness(4, 4), PLAN, trained={"plain": Trained("a", 0), "noisy": Trained("a", 0)})
     with pytest.raises(ValueError, match="noisy is no other run of plain"):
         compare(two(), brightness(4, 4), PLAN, trained={"plain": Trained("noisy", 0)})
 
 
-def test_heads_do_not_depend_on_which_network_is_first():
+def test_column_heads_do_not_depend_on_network_order():
     networks = two()
     backwards = compare(dict(reversed(list(networks.items()))), brightness(4, 4), PLAN)
     assert list(compare(networks, brightness(4, 4), PLAN).heads.values()) == [
@@ -419,7 +419,7 @@ def cells(line):
     return [cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix(r"\\"))]
 
 
-def test_latex_is_a_table_that_says_what_it_shows(grouped):
+def test_the_latex_table_states_what_it_shows(grouped):
     lines = [line.strip() for line in to_latex(grouped).splitlines()]
     assert [line for line in lines if line.startswith(("\\begin", "\\end", "\\top", "\\mid", "\\bottom"))] == [
         r"\begin{table}",
@@ -461,7 +461,7 @@ def test_latex_compiles(grouped, tmp_path):
     subprocess.run([tex, *mode, "table.tex"], cwd=tmp_path, check=True, capture_output=True)
 
 
-def test_csv_has_a_row_for_each_network_attack_and_epsilon(grouped):
+def test_csv_has_one_row_per_network_attack_epsilon(grouped):
     written = to_csv(grouped)
     assert written.count("\r\n") == written.count("\n") == len(written.splitlines())
     rows = list(csv.DictReader(io.StringIO(written, newline="")))
@@ -480,14 +480,14 @@ def test_csv_has_a_row_for_each_network_attack_and_epsilon(grouped):
     assert epsilons == {"0", *(f"{level / 255:.6g}" for level in (2, 8, 16))}
 
 
-def test_networks_without_noise_need_no_columns_for_it():
+def test_networks_without_noise_get_no_noise_columns():
     found = compare({"plain": Brightness()}, brightness(4, 4), PLAN)
     for said in (to_text(found), to_markdown(found)):
         assert "noise" not in said.replace("no noise", "") and "ahead" not in said and "fresh draws" not in said
         assert "EOT-PGD-4" not in said
 
 
-def test_a_failed_criterion_is_told():
+def test_a_failed_criterion_is_reported():
     dead = noisy(theta=0.01)
     dead.conv.perturb.theta.data.zero_()
     found = compare({"dead": dead, "plain": Brightness()}, brightness(4, 4), PLAN)

@@ -57,7 +57,7 @@ print(*report.remarks, sep="\\n")
 """
 
 
-def test_where_nothing_can_compile_the_attacks_run_as_they_are(tmp_path):
+def test_attacks_run_uncompiled_where_compiling_fails(tmp_path):
     """In a process of its own: what a failed compilation leaves set in torch would reach other tests."""
     tests = Path(__file__).parents[1]
     env = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(tests)}

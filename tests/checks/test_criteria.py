@@ -51,7 +51,7 @@ def test_an_honest_check_is_established():
     assert verdict(tuple(found.values())) == "established"
 
 
-def test_one_criterion_is_open_for_every_attack_that_is_missing():
+def test_a_missing_attack_leaves_its_criterion_open():
     lost = {}
     for left_out in all_well():
         found = judged(*[r for r in all_well() if r.id != left_out.id])
@@ -84,7 +84,7 @@ def test_fixed_noise_beats_fresh():
 
 
 @pytest.mark.parametrize(("n", "outcome_"), [(256, "pass"), (128, "pass"), (124, "undecided"), (64, "undecided")])
-def test_a_tie_passes_at_the_size_of_a_preset(n, outcome_):
+def test_a_tie_passes_at_each_presets_sample_size(n, outcome_):
     clean = result("clean", first(n // 2, n), "clean")
     tied = (result("pgd", first(n // 3, n)), result("square", first(n // 3, n), "black box"))
     found = criteria((clean, *tied), epsilon=EPSILON, classes=10, liveness=QUIET)
@@ -101,7 +101,7 @@ def test_a_difference_within_the_tolerance_is_no_failure():
     assert e.interval[0] > 0 and e.estimate < TOLERANCE and e.outcome == "pass"
 
 
-def test_a_stronger_attack_that_leaves_more_is_a_flag():
+def test_a_stronger_attack_succeeding_less_is_flagged():
     strong = result("margin", first(140), gradient=40.0)
     assert outcome(STRONGER, pgd(100), strong) == "fail"
     assert outcome(STRONGER, pgd(140), replace(strong, answers=pgd(100).answers)) == "pass"
@@ -127,7 +127,7 @@ def test_an_attack_that_has_not_converged():
     assert e.estimate == pytest.approx(44 / 64), "on the images that both have"
 
 
-def test_a_larger_ball_that_helps():
+def test_a_larger_ball_that_lowers_attack_success():
     sweep = [
         result(f"pgd at {k}", first(left), "sweep", epsilon=k * EPSILON, points=(Point("epsilon", "PGD-7", k),))
         for k, left in ((0.5, 150), (2, 160))
@@ -172,7 +172,7 @@ def test_a_baseline():
 # The worst case
 
 
-def test_the_worst_case_of_an_image_is_its_worst_attack():
+def test_an_images_worst_case_is_its_worst_attack():
     n = 6
     a, b = np.arange(n) < 4, np.arange(n) > 1
     found = Found((result("clean", first(5, n), "clean"), result("a", a), result("b", b)), EPSILON)
@@ -180,7 +180,7 @@ def test_the_worst_case_of_an_image_is_its_worst_attack():
     assert found.worst([]) is None
 
 
-def test_what_one_attack_has_won_stays_lost():
+def test_an_image_lost_to_one_attack_stays_lost():
     """A cascade leaves out what is lost, and counts it as wrong."""
     pgd_, standing = pgd(100), result("square", first(60), "black box", attacked=100)
     found = Found((CLEAN, pgd_, standing), EPSILON)
@@ -188,14 +188,14 @@ def test_what_one_attack_has_won_stays_lost():
     assert found.best_single().id == "pgd", "the other was not run on all images"
 
 
-def test_an_image_that_an_attack_was_not_run_on_is_not_its():
+def test_images_an_attack_skipped_do_not_count():
     few = result("few", np.zeros(32, bool))
     found = Found((CLEAN, few), EPSILON)
     worst = found.worst([few])[:, 0]
     assert not worst[:32].any() and worst[32:240].all()
 
 
-def test_the_worst_case_of_attacks_that_are_alike_is_not_too_low():
+def test_the_worst_of_similar_attacks_is_not_biased():
     """Eight attacks that each leave a chance of a half: by the draws that choose, the least seems to leave less."""
     n, chances = 4000, np.full(4000, 0.5)
     alike = [result(str(i), drawn(chances, 20, seed=i)) for i in range(8)]
@@ -208,7 +208,7 @@ def test_the_worst_case_of_attacks_that_are_alike_is_not_too_low():
     assert naive.mean() < 0.4, "as it would be"
 
 
-def test_the_worst_case_is_no_better_than_the_strongest_attack():
+def test_the_worst_case_never_exceeds_the_strongest_attack():
     """A tie on the draws that choose says nothing for the clean image, which is weaker on all images together."""
     attack = result("pgd", drawn(np.full(4000, 0.9), 20))
     found = Found((result("clean", np.ones((4000, 20), bool), "clean"), attack), EPSILON)
@@ -223,7 +223,7 @@ def test_the_worst_case_is_found_where_attacks_differ():
     assert found.worst(attacks).mean() == pytest.approx(0.1, abs=0.01)
 
 
-def test_the_strongest_is_on_all_images_within_the_ball():
+def test_the_strongest_attack_uses_all_images_within_epsilon():
     other = [
         result("half", first(0, 128)),
         result("wide", first(0), epsilon=2 * EPSILON),
@@ -237,12 +237,12 @@ def test_the_strongest_is_on_all_images_within_the_ball():
     assert Found((CLEAN,), EPSILON).best_single() is None
 
 
-def test_a_difference_is_of_the_images_that_both_have():
+def test_a_difference_uses_only_the_common_images():
     figure = difference(first(100), first(20, 64), shared=False)
     assert figure.value == pytest.approx(44 / 64) and figure.interval[0] < figure.value < figure.interval[1]
 
 
-def test_an_attack_is_called_by_what_it_was_crafted_on():
+def test_a_transferred_attack_is_named_after_its_source():
     assert called(pgd(1)) == "pgd"
     assert called(pgd(1, on="twin", role="black box")) == "pgd (noise off)"
     assert called(pgd(1, on="other", source="a.safetensors")) == "pgd (a.safetensors)"

@@ -55,7 +55,7 @@ def test_a_plain_network_and_a_noisy_one():
     assert [r.id for r in random.results if r.noise == "off"] == ["twin-pgd"]
 
 
-def test_noise_that_drowns_everything_leaves_chance():
+def test_overwhelming_noise_leaves_chance_accuracy():
     """Noise off it is right on all but what the attack turns; noise on, every attack finds a coin."""
     report = check(noisy(theta=1e5), brightness(far=150, near=50), PLAN)
     for result in report.results:
@@ -64,12 +64,12 @@ def test_noise_that_drowns_everything_leaves_chance():
     assert report.result("twin-pgd").accuracy == 0.75
 
 
-def test_noise_too_small_to_matter_changes_no_figure():
+def test_negligible_noise_changes_no_figure():
     by = figures(check(noisy(theta=0.01), brightness(far=30, near=30), PLAN))
     assert by.pop("clean") == 1.0 and set(by.values()) == {0.5}
 
 
-def test_each_result_says_its_adversary():
+def test_each_result_states_its_adversary():
     results = check(noisy(), brightness(4, 4), PLAN).results
     keys = ("steps", "step_size", "draws")
     said = {r.id: (r.epsilon, *(r.settings[k] for k in keys)) for r in results if r.settings}
@@ -87,7 +87,7 @@ def test_each_result_says_its_adversary():
     }
 
 
-def test_crafting_and_scoring_see_the_noise_that_the_result_claims():
+def test_crafting_and_scoring_use_the_stated_noise():
     """Every image is scored by draws that the attack has not seen, each in a forward of its own."""
     net = noisy()
     passes = []
@@ -114,7 +114,7 @@ def test_crafting_and_scoring_see_the_noise_that_the_result_claims():
     assert scores["fgsm"] == [on] * 6 and scores["transfer-twin"] == [off] + [on] * 5
 
 
-def test_images_of_a_batch_have_draws_of_their_own_unless_told_otherwise():
+def test_each_image_has_separate_draws_by_default():
     net = noisy(theta=1e5, draw_per="batch")
     split = brightness(far=200, near=0)
     dark = split.subset((split.labels == 0).nonzero().flatten())
@@ -141,14 +141,14 @@ def test_the_same_seed_gives_the_same_report():
     assert figures(first) != figures(check(net, split, replace(PLAN, seed=1)))
 
 
-def test_a_figure_does_not_depend_on_what_else_is_tried():
+def test_a_figure_does_not_depend_on_other_attacks():
     split, net = brightness(far=20, near=60), noisy(theta=12.0)
     whole = figures(check(net, split, PLAN))
     alone = figures(check(net, split, replace(PLAN, attacks=("eot",))))
     assert alone.items() <= whole.items() and len(alone) == 2
 
 
-def test_images_are_the_same_for_all_and_few_are_the_first_of_them():
+def test_expensive_attacks_get_the_first_few_images():
     plan = replace(PLAN, attacks=("pgd", "few-pixel"), few=2, images=20, population=10, generations=2)
     report = check(Brightness(), brightness(far=10, near=20), plan)
     assert {r.id: r.n for r in report.results} == {"clean": 20, "pgd": 20, "1-pixel": 2, "2-pixel": 2, "3-pixel": 2}
@@ -169,13 +169,13 @@ def test_images_are_limited_and_balanced():
     assert {(r.n, r.accuracy) for r in everything.results} == {(46, 40 / 46)}
 
 
-def test_a_figure_without_noise_does_not_depend_on_the_batch_size():
+def test_without_noise_batch_size_changes_no_figure():
     split = brightness(far=10, near=13)
     one, other = (check(Brightness(), split, replace(PLAN, batch_size=b)) for b in (5, 64))
     assert figures(one) == figures(other)
 
 
-def test_not_a_number_is_never_right():
+def test_nan_is_never_right():
     class Broken(Brightness):
         def forward(self, x):
             return super().forward(x) * float("nan")
@@ -207,7 +207,7 @@ CASCADE = replace(PLAN, attacks=("fgsm", "pgd", STANDING))
 
 
 @pytest.mark.parametrize(("draws", "given"), [(ENOUGH, 30), (ENOUGH + 5, 30), (ENOUGH - 1, 50), (5, 50), (1, 50)])
-def test_an_image_of_a_random_network_is_lost_after_twenty_wrong_draws_and_not_before(draws, given):
+def test_a_random_network_loses_images_after_twenty_draws(draws, given):
     GIVEN.clear()
     report = check(noisy(theta=0.01), brightness(far=30, near=20), replace(CASCADE, draws=draws))
     assert [given] == GIVEN
@@ -216,14 +216,14 @@ def test_an_image_of_a_random_network_is_lost_after_twenty_wrong_draws_and_not_b
     assert found.accuracy == (30 / 50 if given == 30 else 1.0), "what was left out counts as wrong"
 
 
-def test_an_image_of_a_deterministic_network_is_lost_at_once():
+def test_a_deterministic_network_loses_images_at_once():
     GIVEN.clear()
     report = check(Brightness(), brightness(far=30, near=20, wrong=4), CASCADE)
     assert GIVEN == [26], "also where the clean image is wrong"
     assert report.result("noting").accuracy == report.headline.accuracy == 26 / 50
 
 
-def test_an_image_with_any_right_draw_stands():
+def test_an_image_with_any_right_draw_stays_in():
     """Noise that turns an answer now and then loses no image."""
     GIVEN.clear()
     report = check(noisy(theta=12.0), brightness(far=0, near=60), replace(CASCADE, draws=20))
@@ -231,7 +231,7 @@ def test_an_image_with_any_right_draw_stands():
     assert [60 - lost] == GIVEN and 0 < lost < 60
 
 
-def test_where_none_stands_nothing_is_attacked():
+def test_with_no_images_left_nothing_is_attacked():
     GIVEN.clear()
     found = check(Brightness(), brightness(far=0, near=12), CASCADE).result("noting")
     assert GIVEN == [] and (found.n, found.attacked, found.accuracy, found.distance) == (12, 0, 0.0, {})
@@ -269,14 +269,14 @@ class InL2(Grey):
     ],
     ids=lambda c: getattr(c, "id", ""),
 )
-def test_what_an_attack_wins_elsewhere_loses_no_image(case, given):
+def test_success_in_another_setting_loses_no_image(case, given):
     """In another ball, on the twin, on noise that it knew; a dark image that turned grey stays dark."""
     GIVEN.clear()
     check(noisy(theta=0.01), brightness(far=0, near=12), replace(PLAN, attacks=(case, STANDING), draws=20))
     assert [given] == GIVEN
 
 
-def test_images_that_were_left_out_do_not_change_the_draws_of_the_others():
+def test_skipped_images_do_not_change_the_others_draws():
     """All cases of a batch meet the same noise, image by image."""
     net, split = noisy(theta=12.0), brightness(far=20, near=40)
     report = check(net, split, replace(PLAN, attacks=("fgsm", STANDING), draws=20))
@@ -298,7 +298,7 @@ def test_the_callers_random_numbers_and_network_are_untouched():
         check(net, brightness(4, 4), replace(PRESETS["quick"], tries=2, gradients=2, square_queries=8))
 
 
-def test_they_are_untouched_by_an_interruption():
+def test_an_interruption_leaves_them_untouched():
     net = noisy().train()
 
     def interrupt(_):
@@ -330,7 +330,7 @@ def test_buffers_are_untouched():
 HARD = nn.Sequential(Brightness(), Step())
 
 
-def test_dead_noise_fails_the_report_and_the_figures_still_come():
+def test_dead_noise_fails_but_figures_are_still_reported():
     net = noisy()
     net.conv.perturb.theta.data.zero_()
     report = check(net, brightness(4, 4), PLAN)
@@ -338,7 +338,7 @@ def test_dead_noise_fails_the_report_and_the_figures_still_come():
     assert any("no fresh noise at conv" in f for f in report.failures)
 
 
-def test_a_network_without_a_gradient_is_checked_all_the_same():
+def test_a_network_without_gradients_is_still_checked():
     net = nn.Sequential(Brightness(), Step())
     with untouched(net):
         report = check(net, brightness(30, 30), replace(PRESETS["quick"], square_queries=50, images=60))
@@ -349,7 +349,7 @@ def test_a_network_without_a_gradient_is_checked_all_the_same():
     assert report.result("square").accuracy < 1, "which needs none"
 
 
-def test_a_source_that_gives_a_gradient_is_attacked_for_one_that_gives_none():
+def test_transfer_works_on_targets_without_gradients():
     net = nn.Sequential(Brightness(), Step())
     report = check(net, brightness(30, 30), PLAN, sources={"plain": Brightness()})
     assert {r.id for r in report.results} == {"clean", "transfer from plain"}
@@ -358,7 +358,7 @@ def test_a_source_that_gives_a_gradient_is_attacked_for_one_that_gives_none():
 @pytest.mark.parametrize(
     "given", [{"sources": {"hard": HARD}}, {"against": ("hard", HARD)}], ids=lambda g: next(iter(g))
 )
-def test_another_network_that_gives_no_gradient_does_not_end_a_check(given):
+def test_a_source_without_gradients_does_not_stop_checks(given):
     plan = replace(PLAN, attacks=("fgsm", "pgd", "margin", "transfer"), gradients=2)
     report = check(Brightness(), brightness(4, 4), plan, **given)
     assert {"clean", "fgsm", "pgd", "margin"} <= {r.id for r in report.results}
@@ -390,7 +390,7 @@ def test_an_attack_that_leaves_its_ball_is_refused(attack):
         check(Brightness(), brightness(4, 4), PLAN, attacks=["fgsm", attack])
 
 
-def test_a_case_of_the_users_may_be_called_pgd():
+def test_a_users_case_may_be_called_pgd():
     @dataclass(frozen=True)
     class Mine(Noting):
         passes = Passes(1, 3)
@@ -447,7 +447,7 @@ def test_an_estimate_comes_first_and_then_progress():
     assert progress[-1].seconds_left == pytest.approx(0)
 
 
-def test_pictures_show_what_the_attack_did_and_what_is_said_of_it():
+def test_examples_show_the_attack_and_the_predictions():
     split = brightness(6, 6, wrong=1)
     report = check(noisy(theta=0.01), named(split), PLAN)
     assert report.example_attack == "eot" and len(report.examples) == 8
@@ -468,7 +468,7 @@ def test_pictures_show_what_the_attack_did_and_what_is_said_of_it():
     assert {e.clean_accuracy for e in report.examples} == {0.0, 1.0}
 
 
-def test_the_method_of_a_network_of_ours_is_part_of_its_architecture():
+def test_a_networks_method_is_part_of_its_architecture():
     report = check(noisy(), brightness(4, 4), replace(PLAN, attacks=()))
     assert report.architecture.endswith(", learn2perturb")
 
@@ -486,7 +486,7 @@ def lines(folder, rank=0):
     return (folder / f"records-{rank}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
 
 
-def test_a_check_that_was_killed_goes_on_where_it_was(tmp_path):
+def test_a_killed_check_resumes_where_it_stopped(tmp_path):
     """Killed after any record, or while it wrote one."""
     whole = whole_check(tmp_path)
     written = lines(tmp_path)
@@ -504,13 +504,13 @@ def test_a_check_that_was_killed_goes_on_where_it_was(tmp_path):
     assert json.loads(lines(tmp_path)[0])["plan"]["images"] is None
 
 
-def test_what_is_done_is_told_with_its_very_times(tmp_path):
+def test_a_finished_check_repeats_its_recorded_times(tmp_path):
     first = check(Brightness(), brightness(4, 4), PLAN, folder=tmp_path)
     again = check(Brightness(), brightness(4, 4), PLAN, folder=tmp_path, on_start=pytest.fail)
     assert again.to_json() == first.to_json()
 
 
-def test_a_file_of_records_without_a_line_is_begun(tmp_path):
+def test_an_empty_records_file_is_started_over(tmp_path):
     """As a check leaves it that was killed between making the file and writing to it."""
     (tmp_path / "records-0.jsonl").touch()
     check(Brightness(), brightness(4, 4), PLAN, folder=tmp_path)
@@ -586,7 +586,7 @@ def test_two_processes_share_whole_batches(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_of_torchrun(tmp_path):
+def test_two_processes_under_torchrun(tmp_path):
     first, second = together.run(whole_report, tmp_path)
     assert timeless(first) == timeless(second) == timeless(whole_check().to_dict())
     assert shared_out(tmp_path) == [{0, 2, 4}, {1, 3}]
@@ -599,6 +599,6 @@ def test_seeds_depend_on_all_their_parts():
         torch.rand(1)
 
 
-def test_presets_take_the_images_they_say():
+def test_presets_use_the_documented_image_counts():
     assert [plan.images for plan in PRESETS.values()] == [256, 1000, None]
     assert CheckPlan().attacks == PRESETS["quick"].attacks

@@ -46,14 +46,14 @@ def test_an_outcome_follows_from_the_interval(interval, outcome):
 
 
 @given(pieces)
-def test_it_fails_only_if_the_whole_interval_is_beyond(e):
+def test_only_an_interval_wholly_beyond_the_limit_fails(e):
     beyond = [v > e.limit + e.tolerance for v in e.interval]
     assert (e.outcome == "fail") == all(beyond)
     assert (e.outcome == "pass") == (not any(beyond))
 
 
 @given(st.lists(pieces, max_size=4).map(tuple))
-def test_a_criterion_is_as_bad_as_its_worst_piece(evidence):
+def test_the_worst_evidence_decides_a_criterion(evidence):
     found = Criterion("name", "why", evidence).outcome
     each = {e.outcome for e in evidence}
     assert (found == "not measured") == (not evidence)
@@ -62,7 +62,7 @@ def test_a_criterion_is_as_bad_as_its_worst_piece(evidence):
 
 
 @given(st.lists(st.tuples(st.sampled_from(OUTCOMES), st.booleans()), max_size=6))
-def test_established_is_what_every_core_criterion_says(said):
+def test_established_requires_every_core_criterion(said):
     found = verdict(tuple(criterion(outcome, core) for outcome, core in said))
     core = [outcome for outcome, is_core in said if is_core]
     assert (found == "failed") == any(outcome == "fail" for outcome, _ in said)
@@ -70,7 +70,7 @@ def test_established_is_what_every_core_criterion_says(said):
         assert (found == "established") == (bool(core) and all(outcome == "pass" for outcome in core))
 
 
-def test_what_is_open_or_was_not_looked_at_is_not_believed():
+def test_open_or_unmeasured_core_criteria_prevent_established():
     for outcome in ("undecided", "not measured"):
         assert criterion(outcome).outcome == outcome, "the two are not the same"
         assert verdict((criterion("pass"), criterion(outcome))) == "not established"
@@ -91,7 +91,7 @@ def test_a_criterion_survives_json(found):
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
-def test_a_share_is_a_sample_and_a_count_is_none(bad):
+def test_a_share_has_an_interval_a_count_none(bad):
     sampled, counted = fraction("are bad", bad, most=0.05), never("are bad", bad)
     assert sampled.estimate == counted.estimate == np.mean(bad)
     low, high = sampled.interval
@@ -99,7 +99,7 @@ def test_a_share_is_a_sample_and_a_count_is_none(bad):
     assert counted.outcome == ("fail" if any(bad) else "pass")
 
 
-def test_none_of_128_is_few_enough_and_none_of_64_says_too_little():
+def test_128_good_samples_pass_but_64_are_undecided():
     assert fraction("", np.zeros(128, bool), most=0.05).outcome == "pass"
     assert fraction("", np.zeros(64, bool), most=0.05).outcome == "undecided"
     assert fraction("", np.arange(128) < 16, most=0.05).outcome == "fail"

@@ -62,7 +62,7 @@ class Autocast(nn.Module):
 
 
 @real.needed
-def test_a_real_network_in_low_precision_is_not_accused():
+def test_low_precision_does_not_fail_a_real_network():
     found = judge(Autocast(real.network("cnn_a_adv4")), *real.images(128))
     assert "fail" not in {c.outcome for c in found.values()}
 
@@ -104,7 +104,7 @@ def test_dead_gradients_are_found(name, images):
     assert found[ALIVE].outcome == found[HELPS].outcome == "fail"
 
 
-def test_an_infinite_gradient_is_dead_though_its_signs_are_right(images):
+def test_an_infinite_gradient_counts_as_dead(images):
     found = judge(masks.backward(masks.honest(), lambda g: g / 0.0), *images)
     assert found[ALIVE].outcome == "fail"
 
@@ -122,7 +122,7 @@ def test_a_gradient_that_is_zero_for_some_images(images):
     assert found[ALIVE].evidence[0].estimate == 0.25 and found[ALIVE].outcome == "fail"
 
 
-def test_cold_logits_kill_the_cross_entropy_and_not_the_margin(images):
+def test_cold_logits_kill_only_the_cross_entropy_gradient(images):
     found = judge(masks.cold(masks.honest(), 1e4), *images)
     margin, entropy = found[ALIVE].evidence
     assert "margin" in margin.statement and margin.outcome == "pass"
@@ -139,7 +139,7 @@ BENT = {
 
 
 @pytest.mark.parametrize("name", BENT)
-def test_gradients_that_mislead_are_found(name, images):
+def test_misleading_gradients_are_found(name, images):
     found = judge(BENT[name](masks.honest()), *images)
     assert found[ALIVE].outcome == "pass", "they are there"
     assert found[HELPS].outcome == "fail" or found[TRUE].outcome == "fail"
@@ -147,20 +147,20 @@ def test_gradients_that_mislead_are_found(name, images):
 
 
 @pytest.mark.parametrize("factor", [0.1, 10.0])
-def test_a_gradient_of_the_right_direction_and_the_wrong_length(factor, images):
+def test_a_gradient_with_the_wrong_length(factor, images):
     found = judge(masks.backward(masks.honest(), lambda g: factor * g), *images)
     assert {n: c.outcome for n, c in found.items()} == {ALIVE: "pass", HELPS: "pass", TRUE: "fail"}
 
 
 @real.needed
-def test_real_pixels_rounded():
+def test_rounding_on_real_images():
     """A defence of a few bits, on a network of real images."""
     x, y = real.images(128)
     found = judge(masks.rounded(real.network("cnn_a_adv4")), x, y)
     assert found[ALIVE].outcome == "fail"
 
 
-def test_a_few_images_cannot_settle_it(images):
+def test_a_few_images_are_not_enough(images):
     x, y = images
     found = judge(masks.honest(), x[:32], y[:32])
     assert found[ALIVE].outcome == "undecided"

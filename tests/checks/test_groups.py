@@ -36,12 +36,12 @@ def groups(headers, families=None, files=None):
     return trained(headers, {n: Path(files.get(n, "model.safetensors")) for n in headers}, families or {})
 
 
-def test_what_differs_only_in_the_seed_is_one_group(header):
+def test_runs_that_differ_only_in_seed_form_groups(header):
     found = groups({"l2p-seed-0": header(0), "other": header(0, {"optimizer.lr": 0.2}), "l2p-seed-7": header(7)})
     assert found == {"l2p-seed-0": Trained("l2p", 0), "l2p-seed-7": Trained("l2p", 7), "other": Trained("other", 0)}
 
 
-def test_a_folder_of_runs_gives_its_name(header):
+def test_a_folder_of_runs_names_its_group(header):
     headers = {"mine-seed-0": header(0), "mine-seed-1": header(1)}
     assert groups(headers, dict.fromkeys(headers, "my runs"))["mine-seed-1"] == Trained("my runs", 1)
 
@@ -55,22 +55,22 @@ def test_a_folder_of_runs_gives_its_name(header):
         (("l2p-2-seed-10", "l2p-2-seed-11"), "l2p-2"),
     ],
 )
-def test_a_group_is_called_as_its_runs_begin(names, group, header):
+def test_a_group_takes_its_runs_common_prefix(names, group, header):
     assert {t.group for t in groups({name: header(i) for i, name in enumerate(names)}).values()} == {group}
 
 
-def test_a_group_is_not_called_as_another_network(header):
+def test_a_group_never_takes_another_networks_name(header):
     headers = {"net": header(0, recipe=None), "net1": header(0), "net2": header(1)}
     assert groups(headers) == {"net1": Trained("net-2", 0), "net2": Trained("net-2", 1)}, "net is no run"
 
 
-def test_other_beginnings_and_the_same_seed_are_other_groups(header):
+def test_different_initial_weights_make_different_groups(header):
     other = {"name": "perturbify:cifar_resnet20", "kwargs": {}, "weights": "file:a.safetensors (sha256 0…)"}
     found = groups({"a": header(0), "b": header(1, model=other), "c": header(0), "d": header(1)})
     assert [found[name].group for name in "abcd"] == ["learn2perturb", "b", "c", "learn2perturb"]
 
 
-def test_a_runs_best_is_no_other_run(header):
+def test_a_runs_best_checkpoint_is_not_another_run(header):
     found = groups({"a": header(0), "b": header(1)}, files={"b": "run/best.safetensors"})
     assert {t.group for t in found.values()} == {"a", "b"}
 
@@ -87,7 +87,7 @@ def test_other_data_are_refused(header):
         check_same_data({"a": header(0), "b": header(0, classes=["a", "c"])})
 
 
-def test_a_run_of_the_version_before_is_no_run_of_this_recipe(header):
+def test_a_run_without_theta_schedule_is_grouped_apart(header):
     """It had no schedule of θ, and was trained without one: what its recipe does not say is not today's default."""
     before = recipe.to_toml(SMOKE).replace('theta_schedule = "scaled"\n', "")
     headers = {"a": header(recipe=before), "b": header(1), "c": header(2)}

@@ -10,9 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from perturbify import check
-from perturbify.checks.intake import Logits, classifier, digest_of_images, digest_of_network, images_of, logits_of
-from perturbify.data.split import FloatSplit, MemorySplit
+from perturbify.checks.intake import Logits, classifier, digest_of_images, digest_of_network
+from perturbify.data import as_test
+from perturbify.data.split import MemorySplit
 from perturbify.errors import CheckError, DataError, InputSizeError
+from perturbify.prediction import logits_of
 
 CLEAN = replace(PLAN, attacks=())
 X, Y = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
@@ -50,43 +52,36 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_images_in_any_form_are_the_same(form):
-    split, name, classes = images_of(FORMS[form] or stream())
-    x, y = next(split.batches(len(split)))
+    part = as_test(FORMS[form] or stream())
+    x, y = next(part.split.batches(len(part.split)))
     assert torch.equal(x, X) and torch.equal(y, Y) and y.dtype == torch.int64
-    assert (name, classes) == ("own images", None)
+    assert (part.name, part.classes) == ("own images", None)
 
 
 def test_pixels_are_taken_as_they_are():
     """No rounding to grey levels on the way."""
-    split, _, _ = images_of((X, Y))
+    split = as_test((X, Y)).split
     ((x, _),) = split.interleaved().subset(torch.arange(4)).batches(4)
     assert not torch.equal((x * 255).round() / 255, x)
 
 
-def test_grey_levels_are_taken_as_pixels():
-    split, _, _ = images_of(((255 * X).byte(), Y))
-    ((x, _),) = split.batches(12)
-    assert isinstance(split, MemorySplit) and not isinstance(split, FloatSplit)
-    assert torch.equal(x, (255 * X).byte() / 255)
-
-
-def test_a_data_of_ours_gives_its_test_images_and_its_names():
+def test_a_dataset_gives_test_images_and_class_names():
     data = replace(named(brightness(4, 4)), train=brightness(100, 0), test=brightness(6, 2))
-    split, name, classes = images_of(data)
-    assert (len(split), name, classes) == (8, "greys", ("dark", "bright"))
-    assert images_of(data.test)[1:] == ("own images", None)
+    part = as_test(data)
+    assert (len(part.split), part.name, part.classes) == (8, "greys", ("dark", "bright"))
+    assert (as_test(data.test).name, as_test(data.test).classes) == ("own images", None)
     report = check(Brightness(), data, CLEAN, name="lamp")
     assert (report.n, report.dataset, report.name) == (8, "greys", "lamp")
 
 
 def test_a_name():
-    split, name, classes = images_of("digits")
-    assert name == "digits" and len(classes) == 10 and len(split) > 100
+    part = as_test("digits")
+    assert part.name == "digits" and len(part.classes) == 10 and len(part.split) > 100
     with pytest.raises(DataError):
-        images_of("no such data set")
+        as_test("no such data set")
 
 
-def test_no_more_are_read_than_are_wanted():
+def test_no_more_images_are_read_than_needed():
     read = []
 
     class Endless(Dataset):
@@ -94,10 +89,8 @@ def test_no_more_are_read_than_are_wanted():
             read.append(i)
             return X[i % 12], Y[i % 12]
 
-    split, _, _ = images_of(Endless(), 7)
-    assert len(split) == 7 and max(read) <= 7
-    split, _, _ = images_of(DataLoader(TensorDataset(X, Y), 5), 7)
-    assert len(split) == 7
+    assert len(as_test(Endless(), most=7).split) == 7 and max(read) <= 7
+    assert len(as_test(DataLoader(TensorDataset(X, Y), 5), most=7).split) == 7
 
 
 @pytest.mark.parametrize("form", ["tensors", "a data set", "a loader"])
@@ -119,27 +112,30 @@ WRONG = {
     "a number": (3, "no images to be had from int"),
     "None": (None, "no images to be had from NoneType"),
     "pictures that are no tensors": ([("picture", 0)], "come as tuple.*ToTensor"),
-    "a dict": ([{"image": X[0], "label": 0}], "come as dict.*ToTensor"),
+    "a dict without a label": ([{"image": X[0], "id": 0}], "a dict with image, id, in which no image and label"),
+    "grey levels": (((255 * X).byte(), Y), r"pixels are uint8.*x\.float\(\) / 255"),
+    "one-hot labels": ((X, torch.eye(12)), r"a label is one number.*argmax"),
+    "channels last": ((X.permute(0, 2, 3, 1), Y), r"channels last.*permute"),
     "images of two sizes": ([(X[0], 0), (X[0, :, :5], 1)], "do not go together.*of one size"),
     "a split without images": (brightness(0, 0), "no test images"),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_images_that_are_none(what):
+def test_inputs_that_are_not_images(what):
     given, said = WRONG[what]
-    with pytest.raises(CheckError, match=said) as caught:
-        images_of(given)
+    with pytest.raises(DataError, match=said) as caught:
+        as_test(given)
     assert "\n" not in caught.value.message and (caught.value.hint or what in ("nothing", "a split without images"))
 
 
 @pytest.mark.parametrize("given", [(X[:0], Y[:0]), (X, Y - 1)], ids=["no images", "a label of -1"])
-def test_edges_that_are_refused_in_words(given):
-    with pytest.raises(CheckError):
+def test_edge_cases_are_refused_clearly(given):
+    with pytest.raises(DataError):
         check(Brightness(), given, CLEAN)
 
 
-def test_a_loader_leaves_the_callers_random_numbers_alone():
+def test_a_loader_leaves_the_random_state_alone():
     model, loader = Brightness(), DataLoader(TensorDataset(X, Y), 4, shuffle=True)
     before = states()
     check(model, loader, CLEAN)
@@ -177,7 +173,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("form", ANSWERS)
-def test_logits_are_found_in_what_a_network_answers(form):
+def test_logits_are_found_in_any_output_format(form):
     net = Answering(ANSWERS[form]).train()
     found = classifier(net, X)
     assert (found is net) == (form == "logits") and torch.equal(found(X), Brightness()(X))
@@ -189,7 +185,7 @@ def test_logits_are_found_in_what_a_network_answers(form):
     assert [c.to_dict() for c in report.criteria] == [c.to_dict() for c in plain.criteria]
 
 
-def test_a_network_of_transformers():
+def test_a_network_from_transformers():
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(
         num_channels=3, embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=2, layer_type="basic"
@@ -200,7 +196,7 @@ def test_a_network_of_transformers():
     assert {r.id for r in report.results} == {"clean", "fgsm", "pgd"}
 
 
-def test_noise_inside_a_wrapped_answer_is_still_ours():
+def test_our_noise_inside_another_module_is_recognised():
     class Wrapped(nn.Module):
         def __init__(self):
             super().__init__()
@@ -223,9 +219,9 @@ class Half(nn.Module):
 
 
 class Grey(Half):
-    def __init__(self):
+    def __init__(self, channels=1):
         super().__init__()
-        self.conv = nn.Conv2d(1, 2, 1)
+        self.conv = nn.Conv2d(channels, 2, 1)
 
 
 def labelled(*labels):
@@ -247,40 +243,40 @@ REFUSED = {
     ),
     "no logits in a dict": (Answering(lambda z: {"embedding": z}), None, "answers with dict, in which no logits"),
     "no logits in text": (Answering(lambda z: "a cat"), None, "answers with str, in which no logits"),
-    "a map for each image": (Brightness().conv, None, "gives a map of 2×6×6 for each image: it segments"),
+    "a map for each image": (Brightness().conv, None, "gives a map of 2×6×6 for each image, and a classifier"),
     "a map in a dict": (
         Answering(lambda z: {"out": z[..., None, None].expand(-1, -1, 4, 4)}),
         None,
-        "Answering gives a map of 2×4×4 for each image: it segments, and checks are for classifiers of whole images",
+        "Answering gives a map of 2×4×4 for each image, and a classifier of whole images gives one row of logits",
     ),
     "a single logit": (Answering(lambda z: z[:, :1]), None, r"a single number for each image.*cat\(\[-z, z\]"),
     "a class each": (Answering(lambda z: z.argmax(1)), None, "not a classifier"),
     "one row for all": (Answering(lambda z: z.mean(0, keepdim=True)), None, "not a classifier"),
     "whole numbers": (Answering(lambda z: z.long()), None, "not a classifier"),
     "another precision": (Half(), None, "does not take 3×6×6 images in float32.*float"),
-    "another number of channels": (Grey(), None, "does not take 3×6×6 images"),
+    "another number of channels": (Grey(4), None, "does not take 3×6×6 images.*Its own images have 4 in place of 3"),
 }
 
 
 @pytest.mark.parametrize("why", REFUSED)
-def test_what_cannot_be_checked_is_refused_in_one_sentence(why):
+def test_invalid_inputs_are_refused_in_one_sentence(why):
     net, data, said = REFUSED[why]
     with pytest.raises(CheckError, match=said) as caught:
         check(net, data or brightness(4, 4), PLAN)
     assert "\n" not in caught.value.message
 
 
-def test_no_gradient_is_no_reason_to_refuse():
+def test_a_missing_gradient_is_not_refused():
     assert check(nn.Sequential(Brightness(), Step()), brightness(4, 4), PLAN).verdict == "failed"
 
 
 @pytest.mark.parametrize("given", [{"sources": {"itself": Brightness()}}, {"against": ("itself", Brightness())}])
-def test_a_name_that_the_report_uses_is_refused(given):
+def test_a_name_reserved_by_the_report_is_refused(given):
     with pytest.raises(CheckError, match="can be called 'itself'"):
         check(Brightness(), brightness(4, 4), PLAN, **given)
 
 
-def test_other_networks_are_looked_at_before_any_work():
+def test_other_networks_are_validated_before_any_work():
     for given in ({"sources": {"x": Grey()}}, {"against": ("x", Grey())}):
         with pytest.raises(CheckError, match="Grey does not take"):
             check(Brightness(), brightness(4, 4), PLAN, on_start=pytest.fail, **given)
@@ -294,7 +290,7 @@ def test_images_of_another_size_are_named():
         check(noisy(), small, PLAN)
 
 
-def test_logits_are_the_tensor_itself_or_nothing():
+def test_logits_are_a_tensor_or_nothing():
     z = torch.rand(2, 3)
     assert logits_of(z) is z and logits_of(Output(z)) is z and logits_of(()) is None and logits_of({}) is None
     assert logits_of(Output(None)) is None

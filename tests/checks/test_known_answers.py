@@ -26,7 +26,7 @@ PLAN = CheckPlan(
 
 @pytest.fixture(scope="module")
 def digits():
-    """Handwritten zeros and ones of scikit-learn."""
+    """Handwritten zeros and ones."""
     split = data.load("digits").train
     return split.subset((split.labels < 2).nonzero().flatten())
 
@@ -122,7 +122,7 @@ def test_a_noisy_linear_classifier_gets_its_exact_accuracy(linear, digits, draw_
     assert list(survival.values()) == sorted(survival.values(), reverse=True)
 
 
-def test_the_worst_case_of_attacks_that_agree_is_that_of_each(linear, digits):
+def test_the_worst_of_identical_attacks_is_each_attack(linear, digits):
     """All follow the same gradient to the same point, and the clean image is no attack."""
     report = check(noisy(linear, 3.0), digits, PLAN)
     chances = 0.5 * (1 + torch.erf(margins(linear, digits, EPSILON) / 6))
@@ -158,7 +158,7 @@ MASKED = {
 
 
 @pytest.mark.parametrize("mask", MASKED)
-def test_no_masked_network_leaves_with_zero(mask, linear, digits):
+def test_no_masked_network_gets_status_zero(mask, linear, digits):
     """The classifier is as weak as it was before it was masked."""
     report = check(MASKED[mask](linear), digits, PLAN)
     assert (report.verdict, report.status) == ("failed", 3), outcomes(report)
@@ -166,7 +166,7 @@ def test_no_masked_network_leaves_with_zero(mask, linear, digits):
     assert (report.dead_gradients is not None) == (mask in ("rounded", "cold", "detached", "NaN"))
 
 
-def test_a_masked_gradient_is_caught_by_what_needs_none(linear, digits):
+def test_gradient_free_attacks_expose_a_masked_gradient(linear, digits):
     report = check(masks.rounded(linear, 4), digits, PLAN, sources={"unmasked": linear})
     white, transfer = report.result("margin"), report.result("transfer from unmasked")
     assert transfer.accuracy < white.accuracy - 0.1, "the gradient is masked, so the figure flatters it"
@@ -176,7 +176,7 @@ def test_a_masked_gradient_is_caught_by_what_needs_none(linear, digits):
     assert report.headline.accuracy <= transfer.accuracy, "and the headline is not the flattering one"
 
 
-def test_a_gradient_that_misleads_is_beaten_by_luck(linear, digits):
+def test_random_search_beats_a_misleading_gradient(linear, digits):
     weight = linear.conv.weight[1] - linear.conv.weight[0]
     close = Linear(weight.detach(), 2 * linear.conv.bias[1].item() - margins(linear, digits, 0).median().item())
     judged = outcomes(check(masks.wrong_way(close), digits, PLAN))
@@ -198,7 +198,7 @@ class OwnNoise(nn.Module):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_noise_of_the_users_own(linear, digits, shared):
+def test_a_users_own_noise(linear, digits, shared):
     report = check(OwnNoise(linear, 3.0, shared), digits, PLAN)
     assert report.noise_mode == "foreign" and any("random numbers" in remark for remark in report.remarks)
     assert report.clean.draws == 20 and report.status == 4
@@ -239,7 +239,7 @@ def test_a_gain_over_a_baseline(linear, digits):
     assert accuracy(same, "margin of itself again") == accuracy(same, "margin")
 
 
-def test_what_was_not_measured_is_not_established(linear, digits):
+def test_unmeasured_criteria_are_not_established(linear, digits):
     report = check(linear, digits, CheckPlan(attacks=("fgsm",), epsilon=EPSILON, images=None))
     judged = outcomes(report)
     open_ = {name for name, outcome in judged.items() if outcome == "not measured"}
@@ -281,7 +281,7 @@ def test_independent_figures_of_real_networks(name):
 
 @real.needed
 @pytest.mark.slow
-def test_an_honest_real_network_is_established_by_quick():
+def test_quick_establishes_an_honest_real_network():
     x, y = real.images(256)
     report = check(real.network("cnn_a_adv4"), (x, y))
     assert (report.verdict, report.status) == ("established", 0), outcomes(report)

@@ -99,7 +99,7 @@ def test_the_counts():
     assert (found.convolutions, found.perturbed, found.skipped, found.sites) == (5, 3, 2, 3)
 
 
-def test_a_network_without_noise_claims_nothing():
+def test_a_network_without_noise_makes_no_claim():
     for net in (Net(), perturbify.wrap(Net(), None, example_input=IMAGES)):
         found = examine(net, IMAGES)
         assert found.failures == [] and found.sites == 0 and found.convolutions == 2
@@ -190,7 +190,7 @@ DEAD = {
 
 
 @pytest.mark.parametrize("name", DEAD)
-def test_dead_noise_is_found_out(name):
+def test_dead_noise_is_found(name):
     make, said = DEAD[name]
     net = make().eval()
     found = examine(net, IMAGES)
@@ -207,7 +207,7 @@ def test_many_dead_sites_are_counted():
     assert all("conv1, layer1.0.conv1, layer1.0.conv2 and 16 more sites" in f for f in failures)
 
 
-def test_noise_that_somebody_turned_off_is_turned_on_to_look_and_off_again():
+def test_disabled_noise_is_enabled_only_while_examined():
     net = wrap().train()
     net.conv1.perturb.enabled = False
     net.conv2.eval()
@@ -219,7 +219,7 @@ def test_noise_that_somebody_turned_off_is_turned_on_to_look_and_off_again():
     assert {n: len(m._forward_hooks) for n, m in net.named_modules()} == hooks
 
 
-def test_nothing_stays_behind_when_the_network_fails():
+def test_nothing_is_left_behind_after_an_error():
     net = wrap().train()
     with pytest.raises(perturbify.PerturbifyError):
         examine(net, torch.rand(2, 3, 9, 9))

@@ -29,14 +29,14 @@ def read(path, about=ABOUT):
     return Records(path.parent, about).of("pgd")
 
 
-def test_what_was_kept_is_found(path):
+def test_stored_records_are_found(path):
     assert read(path) == KEPT and is_ours(path)
     assert json.loads(path.read_text().splitlines()[0]) == ABOUT
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
 @given(st.data())
-def test_a_byte_that_was_changed_changes_nothing_or_is_found_out(path, data):
+def test_a_changed_byte_is_harmless_or_detected(path, data):
     """A blank for another blank, for instance, changes nothing."""
     written = path.read_bytes()
     at = data.draw(st.integers(0, len(written) - 2))
@@ -90,7 +90,7 @@ def test_another_check(key, path):
         read(path, ABOUT | {key: "other"})
 
 
-def test_a_line_of_another_check_in_the_file_of_this_one(path, tmp_path):
+def test_a_line_from_another_check(path, tmp_path):
     (tmp_path / "other").mkdir()
     Records(tmp_path / "other", ABOUT | {"images": "xyz"}).add(KEPT[0])
     path.write_text(path.read_text() + (tmp_path / "other" / "records-0.jsonl").read_text().splitlines()[1] + "\n")
@@ -99,7 +99,7 @@ def test_a_line_of_another_check_in_the_file_of_this_one(path, tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 10, 200, -20, -1])
-def test_a_line_that_a_kill_cut_is_done_again(kept, path):
+def test_a_line_cut_by_a_kill_is_redone(kept, path):
     whole = path.read_bytes()
     path.write_bytes(whole[:kept])
     records = Records(path.parent, ABOUT)
@@ -118,7 +118,7 @@ def test_no_file(kind, path):
     assert not is_ours(path)
 
 
-def test_other_files_are_none_of_ours(path):
+def test_unrelated_files_are_ignored(path):
     for name in ("records-mine.jsonl", "records-0.jsonl.bak", "records-.jsonl"):
         path.with_name(name).write_text("hello\n")
     assert read(path) == KEPT

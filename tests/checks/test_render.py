@@ -265,7 +265,7 @@ def table_widths(markdown):
 
 @settings(max_examples=60, deadline=None)
 @given(reports())
-def test_any_report_renders_and_none_breaks_out(found):
+def test_any_report_renders_without_breaking_out(found):
     assert Report.from_dict(json.loads(found.to_json())) == found
     page = Page(to_html(found))
     assert page.text.get("h1", "").strip() == terminal(found.name).strip()
@@ -338,14 +338,14 @@ def test_the_same_report_gives_the_same_bytes():
     assert [render(full()) for render in RENDERERS] == [render(again) for render in RENDERERS]
 
 
-def test_under_each_example_stands_what_it_is_taken_for():
+def test_each_example_is_captioned_with_its_predictions():
     said = to_html(full())
     strip = said[said.index("<h2>Examples</h2>") : said.index("<h2>All attacks</h2>")]
     assert strip.count("<td>cat, 100% right</td>") == 3 and strip.count("<td>a dog, 25% right</td>") == 3
     assert "under margin, the class that most fresh draws take them for" in strip
 
 
-def test_examples_that_are_no_pictures_are_left_out():
+def test_examples_without_pictures_are_left_out():
     bad = replace(full().examples[0], adversarial="https://evil.example/x.png")
     assert Page(to_html(full(examples=(bad, *full().examples)))).tags.count("img") == 9
     assert "img" not in Page(to_html(full(examples=(bad,)))).tags
@@ -378,7 +378,7 @@ def test_the_long_forms_have_every_figure(render):
 
 
 @pytest.mark.parametrize("render", RENDERERS)
-def test_a_person_reads_what_it_comes_down_to(render):
+def test_every_format_states_the_conclusion_first(render):
     """Of 100 images; what the noise adds; what it is ahead of the baseline."""
     said = flat(render(full()))
     assert "Of 100 images, 90 are classified rightly as they are, and 35 [" in said
@@ -399,13 +399,13 @@ def test_a_person_reads_what_it_comes_down_to(render):
         (Figure(-0.05, (-0.09, -0.01)), "The noise itself takes 5.0 [1.0, 9.0] points."),
     ],
 )
-def test_what_the_noise_adds_or_takes(figure, said):
+def test_the_effect_of_the_noise(figure, said):
     found = full()
     vars(found)["headline"] = replace(found.headline, noise_adds=figure)
     assert said in " ".join(words.person(found))
 
 
-def test_the_terminal_lists_what_fails_then_what_is_open_then_what_holds():
+def test_terminal_lists_failures_before_open_and_passed_criteria():
     said = to_text(full())
     assert "FAILED: breaks: first less second, 1\n" in said
     assert "open: open (undecided): first less second, 1: 1.5 [0.5, 2.5], at most 0.0 + 2.0" in flat(said)
@@ -415,7 +415,7 @@ def test_the_terminal_lists_what_fails_then_what_is_open_then_what_holds():
 
 
 @pytest.mark.parametrize("render", RENDERERS)
-def test_dead_gradients_stand_first(render):
+def test_dead_gradients_come_first(render):
     dead = "GRADIENTS ARE DEAD: on 87% of the images there is none that an attack could follow."
     said = render(full(criteria=(DEAD, FAIL)))
     assert dead in flat(said) and "GRADIENTS ARE DEAD" not in render(full())
@@ -471,7 +471,7 @@ def named_baseline(baseline, **changes):
 
 
 @pytest.mark.parametrize("baseline", LONG_NAMES)
-def test_no_line_is_longer_than_a_terminal(baseline):
+def test_no_line_is_wider_than_a_terminal(baseline):
     assert overlong(to_text(named_baseline(baseline, name="x" * 100))) == []
     assert max(map(len, to_text(named_baseline(baseline)).splitlines())) <= 80
 
@@ -522,7 +522,7 @@ def test_a_plot_without_data_is_left_out():
     assert "figure" not in Page(to_html(bare)).tags
 
 
-def test_a_plot_tells_its_figures_to_those_who_cannot_see_it():
+def test_a_plot_has_a_text_alternative():
     (label,) = re.findall(r'aria-label="(Accuracy against ε[^"]*)"', to_html(full()))
     assert "PGD-7: 1 84.0, 2 78.0, 4 66.0, 8 42.0" in label
 
@@ -548,11 +548,11 @@ def test_a_deterministic_network_has_no_draws_to_survive():
         (None, None, "–"),
     ],
 )
-def test_a_radius_as_the_field_writes_it(norm, epsilon, said):
+def test_a_radius_is_written_as_in_papers(norm, epsilon, said):
     assert words.radius(row(norm=norm, epsilon=epsilon)) == said
 
 
-def test_no_figure_is_minus_nothing():
+def test_no_figure_is_minus_zero():
     assert words.percent(-0.0001, (-0.02, -0.0)) == "0.0 [-2.0, 0.0]"
 
 
@@ -575,7 +575,7 @@ def in_browser(page, profile):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian: apt-get install chromium)")
-def test_a_browser_has_nothing_to_complain_of(tmp_path):
+def test_a_browser_finds_no_fault(tmp_path):
     page = tmp_path / "report.html"
     page.write_text(to_html(full(name=HOSTILE[0])), encoding="utf-8")
     document, complaints = in_browser(page, tmp_path / "profile")
@@ -589,7 +589,7 @@ def test_a_browser_has_nothing_to_complain_of(tmp_path):
     ["<script>console.error('broken')</script>", '<img src="https://evil.example/x.png">'],
     ids=["script", "request"],
 )
-def test_a_browser_would_complain_of_a_fault(fault, tmp_path):
+def test_a_browser_would_report_a_fault(fault, tmp_path):
     page = tmp_path / "report.html"
     page.write_text(to_html(full()).replace("</main>", f"{fault}</main>"), encoding="utf-8")
     _, complaints = in_browser(page, tmp_path / "profile")

@@ -100,7 +100,7 @@ def test_it_can_be_read_back(report, tmp_path):
     assert Report.read(path).to_json() == report.to_json()
 
 
-def test_what_follows_from_other_values_is_worked_out_anew(report):
+def test_derived_values_are_recomputed(report):
     values = report.to_dict()
     values |= {"verdict": "established", "status": 0, "reported": 99.9, "headline": None, "resubmissions": {}}
     values["results"][0] |= {"accuracy": 1.0, "interval": [1, 1]}
@@ -134,7 +134,7 @@ def test_a_damaged_report_is_refused(report, damage):
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "3", '{"schema": 2}', b"\xff\xfe"])
-def test_what_is_no_report_is_refused(text, tmp_path):
+def test_other_objects_are_refused(text, tmp_path):
     path = tmp_path / "report.json"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -142,7 +142,7 @@ def test_what_is_no_report_is_refused(text, tmp_path):
         Report.read(path)
 
 
-def test_every_result_carries_its_uncertainty_and_its_adversary(report):
+def test_every_result_has_its_uncertainty_and_adversary(report):
     for r in report.to_dict()["results"]:
         low, high = r["interval"]
         assert 0 <= low <= r["accuracy"] <= high <= 1
@@ -160,7 +160,7 @@ def test_the_summary_holds_the_results_and_the_verdicts(report):
     assert summary["worst_case"] == whole["headline"]["worst"]
 
 
-def test_a_report_fails_where_the_noise_is_not_alive(report):
+def test_a_report_with_dead_noise_fails(report):
     noise = report.to_dict()["noise"]
     assert noise["alive"] == (noise["sites"] > 0 and not noise["failures"])
     assert not noise["failures"] or report.verdict == "failed"
@@ -182,7 +182,7 @@ def test_the_headline_is_the_worst_case_per_image():
     assert found.result("a").accuracy == 0.5 and found.result("c") is None
 
 
-def test_without_attacks_the_worst_case_is_the_clean_image():
+def test_without_attacks_the_worst_case_is_clean_accuracy():
     found = made(result("clean", first(250), "clean"))
     assert found.headline.worst == found.headline.clean and found.headline.best is None
 
@@ -191,7 +191,7 @@ def twin(id, k, **changes):
     return result(id, first(k), "other", on="twin", noise="off", **changes)
 
 
-def test_what_the_noise_adds():
+def test_the_effect_of_the_noise():
     """The worst case of the same attacks with it and without; also where it takes."""
     clean = result("clean", first(256, draws=20), "clean")
     on = [
@@ -206,7 +206,7 @@ def test_what_the_noise_adds():
     assert low < -10 / 256 < high
 
 
-def test_resubmissions_against_all_ways_to_ask():
+def test_resubmission_figures_are_ordered_and_within_their_intervals():
     right = drawn(np.linspace(0, 1, 256), 20)
     found = made(result("clean", np.ones((256, 20), bool), "clean"), result("pgd", right)).resubmissions
     assert set(found) == {

@@ -16,7 +16,7 @@ rights = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_s
 
 
 @given(rights)
-def test_answers_come_back_as_they_were(right):
+def test_answers_survive_a_round_trip(right):
     packed = Answers.of(right)
     assert (packed.n, packed.draws) == right.shape
     assert np.array_equal(packed.right, right)
@@ -43,7 +43,7 @@ def test_a_result_survives_json(right, role, shared):
 
 
 @pytest.mark.parametrize("field", [f for f in result("some", [True]).to_dict() if f not in {"n", "draws"}])
-def test_a_result_without_one_of_its_fields_is_damaged(field):
+def test_a_result_missing_a_field_is_refused(field):
     """But for those that follow from the others."""
     values = result("some", first(3, 8)).to_dict()
     del values[field]

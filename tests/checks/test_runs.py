@@ -10,7 +10,7 @@ from perturbify.checks.runs import WORST, Ahead, Pooled, Spread, over_runs, welc
 from perturbify.checks.statistics import difference_interval, mean_interval
 
 
-def test_a_spread_is_that_of_a_sample():
+def test_the_spread_is_a_sample_deviation():
     spread = Spread.of([0.5, 0.7, 0.6])
     assert (spread.mean, spread.sd) == (pytest.approx(0.6), pytest.approx(0.1))
     assert (spread.low, spread.high, spread.runs) == (0.5, 0.7, 3)
@@ -25,12 +25,12 @@ def test_one_run_has_no_deviation():
     ("first", "second"),
     [([0.5, 0.7, 0.6], [0.1, 0.15, 0.2]), ([0.5, 0.52], [0.1, 0.9, 0.3, 0.2]), ([0.25, 0.26], [0.3, 0.2])],
 )
-def test_welchs_interval_is_scipys(first, second):
+def test_welchs_interval_matches_scipy(first, second):
     theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     assert welch(first, second) == pytest.approx((theirs.low, theirs.high))
 
 
-def test_welchs_interval_covers_as_often_as_it_says():
+def test_welchs_interval_has_its_stated_coverage():
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(2000):
@@ -39,7 +39,7 @@ def test_welchs_interval_covers_as_often_as_it_says():
     assert 0.935 < covered / 2000 < 0.975
 
 
-def test_runs_without_any_difference_are_not_taken_for_certain():
+def test_identical_runs_give_no_certainty():
     assert welch([0.5, 0.5], [0.25, 0.25]) is None
 
 
@@ -58,7 +58,7 @@ def test_pooled_runs_are_counted_by_image():
     assert again.over_images == pytest.approx(mean_interval(runs[0])), "the same run thrice says no more of images"
 
 
-def test_a_difference_is_over_images_and_over_runs():
+def test_a_difference_covers_images_and_runs():
     ours, theirs = rights(0.6, 0.7, 0.8), rights(0.3, 0.4)
     ahead = Ahead.of(ours, theirs, shared=False)
     assert ahead.value == pytest.approx(np.mean([r.mean() for r in ours]) - np.mean([r.mean() for r in theirs]))

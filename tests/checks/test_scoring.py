@@ -29,7 +29,7 @@ def images(n):
 
 
 @given(st.data())
-def test_each_image_is_counted_by_itself(data):
+def test_each_image_is_counted_separately(data):
     n, draws, queries = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 5)), data.draw(st.integers(5, 8))
     script = torch.tensor(
         data.draw(st.lists(st.lists(st.integers(-1, 3), min_size=8, max_size=8), min_size=n, max_size=n))
@@ -51,7 +51,7 @@ def test_each_image_is_counted_by_itself(data):
     assert net.asked[:draws] == [list(range(n))] * draws
 
 
-def test_only_those_without_a_failure_are_asked_on():
+def test_only_images_without_a_failure_are_asked_again():
     script = torch.zeros(3, 10, dtype=torch.long)
     script[1, 1] = 2
     net = Scripted(script)

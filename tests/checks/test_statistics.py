@@ -35,7 +35,7 @@ def test_published_values(correct, n, low, high):
 
 
 @given(proportions)
-def test_it_holds_the_proportion_and_lies_in_0_1(proportion):
+def test_wilson_contains_the_proportion_within_0_and_1(proportion):
     correct, n = proportion
     low, high = wilson(correct, n)
     assert 0 <= low <= correct / n <= high <= 1
@@ -66,7 +66,7 @@ def test_its_bounds_are_where_the_score_test_rejects(proportion):
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 10), (11, 10), (0, -1)])
-def test_what_is_no_proportion_is_refused(correct, n):
+def test_invalid_proportions_are_refused(correct, n):
     with pytest.raises(ValueError, match="not a proportion"):
         wilson(correct, n)
 
@@ -89,14 +89,14 @@ def test_one_draw_gives_wilsons_interval(proportion):
 
 
 @given(answers, st.booleans())
-def test_an_interval_holds_the_mean_and_lies_in_0_1(right, shared):
+def test_an_interval_contains_the_mean_within_0_1(right, shared):
     low, high = mean_interval(right, shared=shared)
     assert 0 <= low <= right.mean(axis=1).mean() <= high <= 1
     assert low < high
 
 
 @given(answers)
-def test_shares_have_the_interval_of_the_answers_that_they_are_of(right):
+def test_shares_and_their_answers_have_equal_intervals(right):
     assert shares_interval(right.mean(axis=1)) == mean_interval(right)
 
 
@@ -107,26 +107,26 @@ def test_right_and_wrong_are_treated_alike(right, shared):
 
 
 @given(answers)
-def test_shared_draws_only_widen(right):
+def test_shared_draws_only_widen_it(right):
     (low, high), (wide_low, wide_high) = mean_interval(right), mean_interval(right, shared=True)
     assert wide_low <= low
     assert high <= wide_high
 
 
 @given(answers, st.integers(2, 5))
-def test_more_images_alike_narrow_it(right, times):
+def test_more_similar_images_narrow_it(right, times):
     low, high = mean_interval(np.tile(right, (times, 1)))
     wide_low, wide_high = mean_interval(right)
     assert high - low < wide_high - wide_low
 
 
 @given(answers, st.integers(2, 5))
-def test_the_same_draws_again_change_nothing(right, times):
+def test_repeating_the_same_draws_changes_nothing(right, times):
     assert mean_interval(np.tile(right, times)) == pytest.approx(mean_interval(right), abs=1e-9)
 
 
 @given(answers)
-def test_its_bounds_are_where_the_score_test_rejects_with_extreme_images_mixed_in(right):
+def test_bounds_invert_a_score_test_with_extreme_images(right):
     """The definition, with the mixture's mean and variance summed over its values."""
     shares = right.mean(axis=1)
     for bound, extreme in zip(mean_interval(right), (0, 1), strict=True):
@@ -138,7 +138,7 @@ def test_its_bounds_are_where_the_score_test_rejects_with_extreme_images_mixed_i
 
 
 @given(pairs, st.booleans())
-def test_a_difference_is_held_and_lies_in_minus_1_1(pair, shared):
+def test_a_difference_interval_contains_it_within_1(pair, shared):
     first, second = pair
     low, high = difference_interval(first, second, shared=shared)
     assert -1 <= low <= (first.mean(axis=1) - second.mean(axis=1)).mean() <= high <= 1
@@ -153,7 +153,7 @@ def test_a_difference_is_antisymmetric(pair, shared):
 
 
 @given(pairs, st.integers(2, 5))
-def test_more_pairs_alike_narrow_a_difference(pair, times):
+def test_more_similar_pairs_narrow_a_difference(pair, times):
     first, second = pair
     low, high = difference_interval(np.tile(first, (times, 1)), np.tile(second, (times, 1)))
     wide_low, wide_high = difference_interval(first, second)
@@ -168,7 +168,7 @@ def test_shared_draws_only_widen_a_difference(pair):
 
 
 @given(like, st.randoms(use_true_random=False))
-def test_independent_draws_are_in_no_order(pair, random):
+def test_the_order_of_independent_draws_is_irrelevant(pair, random):
     first, second = pair
     order = list(range(first.shape[1]))
     random.shuffle(order)
@@ -176,14 +176,14 @@ def test_independent_draws_are_in_no_order(pair, random):
 
 
 @given(st.integers(1, 2000))
-def test_where_no_image_differs_it_is_what_wilson_says_of_none(n):
+def test_without_differing_images_the_interval_is_wilsons(n):
     same = column(n // 3, n)
     _, rare = wilson(0, n)
     assert difference_interval(same, same) == pytest.approx((-rare, rare), abs=1e-12)
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))
-def test_with_differences_in_one_direction_the_bound_there_is_wilsons(proportion):
+def test_with_one_sided_differences_one_bound_is_wilsons(proportion):
     none = column(0, proportion[1])
     low, high = difference_interval(column(*proportion), none)
     assert high == pytest.approx(wilson(*proportion)[1], abs=1e-12)
@@ -196,7 +196,7 @@ def test_ties_of_256_images():
     assert difference_interval(one, none)[1] < 0.022
 
 
-def test_where_all_images_answer_alike_it_is_students_interval_of_the_draws():
+def test_identical_images_give_students_interval_over_draws():
     draws = np.array([1, 1, 0, 1, 0, 1, 1, 0, 1, 0], bool)
     right, never = np.tile(draws, (10_000, 1)), column(0, 10_000)
     expected = t.interval(0.95, 9, 0.6, sem(draws))
@@ -205,7 +205,7 @@ def test_where_all_images_answer_alike_it_is_students_interval_of_the_draws():
     assert mean_interval(right, shared=True) == pytest.approx(expected, abs=1e-4)
 
 
-def test_draws_taken_as_pairs_cancel_what_they_share():
+def test_pairing_cancels_shared_noise():
     """All images answer alike in each draw, and one network fails at a fifth of the images in all."""
     draws = np.random.default_rng(0).random(20) < 0.5
     second = np.tile(draws, (100, 1))
@@ -221,7 +221,7 @@ def test_a_single_shared_draw_says_nothing():
     assert difference_interval(right, right, shared=True) == (-1, 1)
 
 
-def test_a_network_without_randomness_stands_beside_one_with_shared_draws():
+def test_deterministic_and_shared_noise_networks_can_be_compared():
     right = np.random.default_rng(0).random((100, 20)) < 0.5
     single = column(50, 100)
     repeated = np.repeat(single, 20, axis=1)
@@ -231,7 +231,7 @@ def test_a_network_without_randomness_stands_beside_one_with_shared_draws():
 
 
 @pytest.mark.parametrize("right", [np.ones((3, 2)), np.ones(3, bool), np.ones((0, 2), bool), np.ones((2, 0), bool)])
-def test_what_is_not_answers_to_images_is_refused(right):
+def test_malformed_answers_are_refused(right):
     with pytest.raises(ValueError, match="not right or wrong"):
         mean_interval(right)
     with pytest.raises(ValueError, match="not right or wrong"):
@@ -242,7 +242,7 @@ def test_what_is_not_answers_to_images_is_refused(right):
         worst_of(np.ones((1, 3)), [right])
 
 
-def test_other_images_are_refused():
+def test_different_images_are_refused():
     with pytest.raises(ValueError, match="3 images are not paired with 4"):
         difference_interval(np.ones((3, 2), bool), np.ones((4, 2), bool))
 
@@ -273,7 +273,7 @@ def test_coverage(mixture, mean):
     assert covered(found, mean) >= 0.93 - 0.024
 
 
-def test_it_is_narrower_than_wilsons_where_images_are_alike():
+def test_for_similar_images_it_is_narrower_than_wilsons():
     right = draw(np.random.default_rng(0), np.full(256, 0.5), 200)
     (low, high), (wide_low, wide_high) = mean_interval(right), wilson(128, 256)
     assert high - low < (wide_high - wide_low) / 4
@@ -318,7 +318,7 @@ def test_surviving_few_queries_is_unbiased(p, queries):
     assert chances @ surviving(range(draws + 1), [0] * (draws + 1), draws, queries) == pytest.approx(p**queries)
 
 
-def test_of_many_queries_those_survive_that_lasted():
+def test_only_images_that_outlast_the_queries_survive():
     assert surviving([20, 20, 3], [100, 57, 2], 20, 100).tolist() == [1, 0, 0]
     assert surviving([20, 20, 3], [100, 57, 2], 20, 50).tolist() == [1, 1, 0]
     assert surviving([5, 0], [5, 0], 5, 1).tolist() == [1, 0]
@@ -333,7 +333,7 @@ def test_the_worst_of_equal_attacks_is_unbiased():
     assert shares.min(axis=0).mean() < p.mean() - 0.1
 
 
-def test_the_worst_case_is_chosen_for_each_image_and_of_equal_ones_the_first():
+def test_the_worst_case_is_chosen_for_each_image():
     nan = float("nan")
     choice = np.array([[0.5, 0.2, nan, 0.0], [0.5, 0.1, 0.9, nan]])
     first, second = np.zeros((4, 3), bool), np.ones((4, 3), bool)

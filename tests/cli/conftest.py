@@ -66,6 +66,12 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def called(folder):
+    """Runs a command in the working directory ``folder``; its exit status, stdout and stderr."""
+    return call
+
+
+@pytest.fixture
 def cli(folder):
     """Runs a command that is to succeed, in the working directory ``folder``; gives its stdout, as JSON with --json.
 

@@ -11,7 +11,7 @@ def run(*arguments):
     return CliRunner().invoke(census, [str(a) for a in arguments])
 
 
-def test_a_census_of_two_models_and_going_on(tmp_path):
+def test_a_census_of_two_models_can_resume(tmp_path):
     notes = tmp_path / "notes.jsonl"
     first = run("--filter", "timm:test_resnet", "--notes", notes)
     assert first.exit_code == 0, first.output
@@ -32,7 +32,7 @@ def test_an_incomplete_model_is_status_1(monkeypatch):
     assert "incomplete: timm:test_resnet: its process ended with status 0" in done.stdout
 
 
-def test_a_name_that_no_model_has():
+def test_a_pattern_that_matches_no_model():
     done = run("--library", "torchvision", "--filter", "timm:*")
     assert done.exit_code == 2
     assert "No model of torchvision is called 'timm:*'." in done.stderr

@@ -88,7 +88,7 @@ def test_the_figures_follow_from_the_images(found):
     assert 0.2 < said["certified"][0]["accuracy"] > said["certified"][-1]["accuracy"]
 
 
-def test_what_is_kept(cli, refused, file, found, folder):
+def test_saved_files(cli, refused, file, found, folder):
     assert {p.name for p in found.folder.iterdir()} == FILES
     assert json.loads((found.folder / "certificate.json").read_text(encoding="utf-8")) == found.said
     page = (found.folder / "certificate.md").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_what_is_kept(cli, refused, file, found, folder):
         colours = {c[:3]: n for n, c in picture.convert("RGB").getcolors(1 << 20)}
     assert colours[ImageColor.getrgb("#1b5fbf")] > 200
     shutil.copytree(found.folder, "out")
-    assert "certificate.json exists already" in refused("certify", file, *FEW, "-o", "out")
+    assert "certificate.json already exists" in refused("certify", file, *FEW, "-o", "out")
     again = cli("certify", file, *FEW, "--seed", "1", "-o", "out", "--force", "--json")
     assert json.loads(Path("out/certificate.json").read_text(encoding="utf-8")) == again
     assert [i["votes"] for i in again["images"]] != [i["votes"] for i in found.said["images"]]
@@ -147,7 +147,7 @@ def test_without_matplotlib(file, folder, monkeypatch, capsys):
     assert {p.name for p in Path("out").iterdir()} == FILES - {"certificate.png"}
 
 
-def test_names_that_markdown_would_take_for_its_own():
+def test_names_that_contain_markdown_syntax():
     values = dict.fromkeys(("draws", "seed", "n"), 1) | {"name": "a_b", "dataset": "npz:x|y", "certified": []}
     figures = dict.fromkeys(("accuracy", "abstentions", "median_radius", "greatest_radius", "sigma", "delta"), 0.5)
     values |= figures | {"sensitivity": 1.0, "interval": [0.0, 1.0], "confidence": 0.95, "seconds": 1.0}
@@ -175,9 +175,9 @@ def test_what_is_refused(refused, file, other, npz, folder):
         (("--draws", "0"), "draws"),
     ],
 )
-def test_used_wrongly(refused, file, arguments, said):
+def test_usage_errors(refused, file, arguments, said):
     assert said in refused("certify", file, *FEW, *arguments, status=2)
 
 
-def test_data_must_be_said(refused, file):
+def test_the_dataset_must_be_given(refused, file):
     assert "--data" in refused("certify", file, status=2)

@@ -38,7 +38,7 @@ def check(cli):
     return partial(cli, "check", status=4)
 
 
-def test_a_file_on_the_data_it_was_trained_on(check, trained):
+def test_a_file_is_checked_on_its_training_dataset(check, trained):
     report = check(trained.model, "--json", *FEW)
     assert (report["dataset"], report["n"], report["preset"]) == ("digits", 10, "quick, changed")
     assert (report["eps"], report["noise"]["sites"]) == (0.1, 19)
@@ -69,7 +69,7 @@ def test_text_and_json_tell_the_same(check, trained):
         assert criterion["name"] in said
 
 
-def test_attacks_of_the_users_own_have_names(check, trained, monkeypatch):
+def test_registered_attacks_can_be_chosen_by_name(check, trained, monkeypatch):
     monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
     registry.register("mine", lambda epsilon: Pgd(epsilon, epsilon / 2, 3), about="three steps", role="white box")
     report = check(trained.model, "--json", "--attacks", "pgd,mine", *FEW[2:])
@@ -94,7 +94,7 @@ def test_images_that_are_not_square(cli, check, folder, npz):
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"needs {WEIGHTS}")
-def test_a_named_model_with_weights_is_checked_as_it_is(check, folder):
+def test_a_named_model_with_weights_is_checked(check, folder):
     report = check("cifar_resnet20", "--weights", WEIGHTS, "--data", "digits", "--json", *FEW)
     assert report["noise"]["sites"] == 0
     assert report["deterministic"]
@@ -119,7 +119,7 @@ def test_output_and_embed(check, refused, trained, folder):
     check("run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--force", "--json")
 
 
-def test_a_card_of_the_users_stays(cli, check, trained, folder):
+def test_a_users_card_is_kept(cli, check, trained, folder):
     shutil.copytree(trained.path, "run")
     ours = Path("run/README.md").read_bytes()
     for text in (b"# Mine\n", ours + b"My notes.\n"):
@@ -131,7 +131,7 @@ def test_a_card_of_the_users_stays(cli, check, trained, folder):
     assert read_header("run/model.safetensors").check["n"] == 10
 
 
-def test_a_folder_of_the_users_that_only_looks_like_a_run(check, trained, folder):
+def test_a_users_folder_that_resembles_a_run(check, trained, folder):
     Path("mine").mkdir()
     for name in ("model.safetensors", "recipe.toml"):
         shutil.copy(trained.path / name, "mine")
@@ -142,7 +142,7 @@ def test_a_folder_of_the_users_that_only_looks_like_a_run(check, trained, folder
 
 
 @pytest.mark.parametrize("name", ["report.json", "report.md", "report.html", "records-0.jsonl"])
-def test_force_removes_the_files_of_a_check_alone(name, refused, trained, folder):
+def test_force_removes_only_the_files_of_a_check(name, refused, trained, folder):
     Path("out").mkdir()
     Path("out", name).write_text("mine")
     assert "out holds a check already" in refused("check", trained.model, *FEW, "-o", "out")
@@ -150,13 +150,13 @@ def test_force_removes_the_files_of_a_check_alone(name, refused, trained, folder
     assert f"out/{name} is not as perturbify wrote it, so it is not removed" in said
 
 
-def test_force_removes_nothing_before_all_is_ready(refused, trained, folder):
+def test_force_removes_nothing_until_everything_is_ready(refused, trained, folder):
     shutil.copytree(trained.path, "out")
     refused("check", trained.model, *FEW, "-o", "out", "--force", "--data", "nowhere")
     refused("check", trained.model, *FEW, "-o", "out", "--force", "--from", "nowhere.safetensors")
 
 
-def test_somebody_else_is_at_it(refused, trained, folder):
+def test_another_process_is_using_the_folder(refused, trained, folder):
     """Another check in the folder, or a run on the file."""
     shutil.copytree(trained.path, "run")
     script = "import sys; from pathlib import Path; from perturbify.errors import CheckError; from perturbify.files "
@@ -230,8 +230,8 @@ def test_transfer_and_a_baseline(check, refused, trained, folder):
     assert "no file othr.safetensors" in refused("check", trained.model, *FEW, "--from", "othr.safetensors")
 
 
-@pytest.mark.parametrize(("value", "said"), [(0.0, "is to be positive"), (float("nan"), "not finite")])
-def test_noise_that_cannot_be_is_refused(value, said, refused, trained, folder):
+@pytest.mark.parametrize(("value", "said"), [(0.0, "must be positive"), (float("nan"), "not finite")])
+def test_invalid_theta_values_are_refused(value, said, refused, trained, folder):
     rewrite(trained.model, "dead.safetensors", lambda tensors: tensors["conv1.perturb.theta"].fill_(value))
     assert said in refused("check", "dead.safetensors", *FEW)
 
@@ -276,7 +276,7 @@ def test_a_check_of_an_older_version_is_shown(passed, said, cli, trained, folder
 # What is refused
 
 
-def test_files_that_are_none(refused, trained, folder):
+def test_unreadable_or_missing_files(refused, trained, folder):
     Path("noise.safetensors").write_bytes(b"\xff" * 200)
     save_file({"a": torch.ones(1)}, "bare.safetensors")
     Path("half.safetensors").write_bytes(trained.model.read_bytes()[:-1000])
@@ -284,11 +284,11 @@ def test_files_that_are_none(refused, trained, folder):
         assert "no file nois.safetensors. Hint: Did you mean 'noise.safetensors'" in refused(name, "nois.safetensors")
         assert "not a complete safetensors file" in refused(name, "noise.safetensors")
         assert "not a complete safetensors file" in refused(name, "half.safetensors")
-        assert "not one of perturbify's" in refused(name, "bare.safetensors")
+        assert "not a perturbify checkpoint" in refused(name, "bare.safetensors")
         assert "factories.py" in refused(name, "factories.py")
 
 
-def test_a_newer_file(refused, trained, folder):
+def test_a_file_from_a_newer_version(refused, trained, folder):
     with safe_open(trained.model, "pt") as file:
         tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
     metadata["perturbify"] = json.dumps(json.loads(metadata["perturbify"]) | {"format": 99})
@@ -296,7 +296,7 @@ def test_a_newer_file(refused, trained, folder):
     assert "checkpoint format 99" in refused("check", "newer.safetensors")
 
 
-def test_a_file_that_lacks_a_tensor(refused, trained, folder):
+def test_a_file_with_a_missing_tensor(refused, trained, folder):
     rewrite(trained.model, "lacks.safetensors", lambda tensors: tensors.pop("conv1.perturb.theta"))
     assert "conv1.perturb.theta" in refused("inspect", "lacks.safetensors")
     assert "conv1.perturb.theta" in refused("check", "lacks.safetensors")
@@ -315,7 +315,7 @@ def test_a_converted_file_names_no_data(cli, refused, folder):
     assert "--trust-factory" in refused("check", "out.safetensors", "--data", "digits")
 
 
-def test_options_that_contradict_each_other(refused, trained):
+def test_contradictory_options(refused, trained):
     assert "give it alone" in refused("check", trained.model, "--pretrained", status=2)
     assert "there is none" in refused("check", "cifar_resnet20", "--embed", "--data", "digits", status=2)
     assert "Say on which images" in refused("check", "cifar_resnet20", status=2)
@@ -326,11 +326,11 @@ def test_options_that_contradict_each_other(refused, trained):
         assert "--epsilon" in refused("check", trained.model, "--epsilon", epsilon, status=2)
 
 
-def test_no_such_device(refused, trained):
+def test_an_unknown_device(refused, trained):
     assert "no device 'cuda:99' here" in refused("check", trained.model, "--device", "cuda:99")
 
 
-def test_other_named_models_and_weights(refused, trained):
+def test_unknown_models_and_wrong_weights(refused, trained):
     assert "no model 'resnet81'" in refused("check", "resnet81", "--data", "digits")
     assert "whole perturbify checkpoint" in refused(
         "check", "cifar_resnet20", "--data", "digits", "--weights", trained.model

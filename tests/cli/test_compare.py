@@ -96,7 +96,7 @@ def test_two_files(cli, side_by_side):
         assert (report["name"], report["n"]) == (name, 4)
 
 
-def test_a_folder_is_gone_on_with_or_replaced(side_by_side, refused, files):
+def test_an_existing_folder_is_resumed_or_replaced(side_by_side, refused, files):
     whole = side_by_side("-o", "out")
     records = Path("out/noisy/records-0.jsonl")
     before = records.read_bytes()
@@ -158,7 +158,7 @@ def test_names(cli, files, folder):
     assert [n["name"] for n in found["networks"]] == ["run", "run-3", "run-2", "a=b"]
 
 
-def test_the_adversary_is_that_of_the_first_networks_recipe(cli, files, folder):
+def test_the_adversary_comes_from_the_first_networks_recipe(cli, files, folder):
     recipe = (Path(perturbify.__file__).parents[1] / "recipes" / "smoke.toml").read_text(encoding="utf-8")
     model = perturbify.load(files / "plain.safetensors")
     perturbify.save(model, "trained.safetensors", recipe=recipe)
@@ -216,7 +216,7 @@ def test_folders_of_seeds(cli, runs):
     assert [n["name"] for n in again["networks"]] == ["noisy-seed-1", "noisy-seed-0", "vanilla-seed-0"]
 
 
-def test_a_run_of_several_that_is_not_finished(refused, runs, folder):
+def test_an_unfinished_run_among_several(refused, runs, folder):
     shutil.copytree(runs / "noisy", "half")
     Path("half/seed-1/model.safetensors").unlink()
     assert "half/seed-1 holds no model.safetensors" in refused("compare", "half", "--data", "digits", *FEW)
@@ -231,24 +231,49 @@ def bare(files, path, **metadata):
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
-        ({}, "mean (0.5, 0.5, 0.5) and std (0.5, 0.5, 0.5), as timm:test_resnet is"),
+        ({}, "go into the network as they are, in [0, 1] (GUESSED: as noisy has it, of the same architecture)"),
         (
             {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]"},
-            "mean (0.1, 0.2, 0.3) and std (1, 1, 1), as mine.safetensors says",
+            "are normalised before the network: mean 0.1, 0.2, 0.3, std 1, 1, 1 (from the weights file's own mean and "
+            "std)",
         ),
     ],
 )
-def test_bare_weights_take_part(metadata, said, files, folder, capsys):
+@pytest.mark.parametrize("model", [("--model", "timm:test_resnet"), ()], ids=["model", "as the other"])
+def test_bare_weights_take_part(model, metadata, said, files, folder, capsys):
     bare(files, "mine.safetensors", **metadata)
-    given = ["compare", str(files / "noisy.safetensors"), "mine.safetensors", "--model", "timm:test_resnet"]
+    given = ["compare", str(files / "noisy.safetensors"), "plain=mine.safetensors", *model]
     assert run([*given, "--data", "digits", *map(str, FEW), "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)["networks"][1]
-    assert (found["name"], found["method"], found["weights"], found["deterministic"]) == ("mine", None, WEIGHTS, True)
-    assert f"mine: no noise; pixels are normalised by {said}" in err and "weights: file:mine.safetensors" in err
+    assert (found["name"], found["method"], found["weights"], found["deterministic"]) == ("plain", None, WEIGHTS, True)
+    assert f"plain, without noise: Pixels {said}" in err
+    assert ("bare weights (plain) are taken as timm:test_resnet, as the FILEs beside" in err) == (not model)
+    assert "weights: file:mine.safetensors" in err
+    assert ("warning: plain, without noise: that normalisation is a guess" in err) == (not metadata)
 
 
-def test_bare_weights_of_a_model_that_says_nothing_are_normalised_as_the_data_are(folder, capsys, monkeypatch):
+def test_the_weights_a_file_started_from(cli, called, files):
+    bare(files, "mine.safetensors")
+    constants = ("--mean", "0.25", "--std", "0.5")
+    convert = ("convert", "timm:test_resnet", "--weights", "mine.safetensors", "--data", "digits")
+    cli(*convert, *constants, "-o", "noisy.safetensors", "-q")
+    done = called("compare", "plain=mine.safetensors", "noisy.safetensors", "--data", "digits", *FEW)
+    assert done.status == 0, done.err
+    said = "mean 0.25, 0.25, 0.25, std 0.5, 0.5, 0.5 (as noisy has it, which began with these weights)"
+    assert said in done.err and "warning" not in done.err
+    given = called("compare", "plain=mine.safetensors", "noisy.safetensors", "--data", "digits", *FEW, "--no-normalize")
+    assert "plain, without noise: Pixels go into the network as they are, in [0, 1] (as given)" in given.err
+
+
+def test_bare_weights_with_several_models(refused, cli, files, folder):
+    bare(files, "mine.safetensors")
+    cli("convert", "cifar_resnet20", "--data", "digits", "-o", "other.safetensors", "-q")
+    said = refused("compare", "mine.safetensors", files / "noisy.safetensors", "other.safetensors", "--data", "digits")
+    assert "mine.safetensors holds bare weights, and the FILEs beside it are of several models" in said
+
+
+def test_bare_weights_are_normalised_like_the_dataset(folder, capsys, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     small = importlib.import_module("factories").small
     torch.save(small().state_dict(), "small.pth")
@@ -256,10 +281,10 @@ def test_bare_weights_of_a_model_that_says_nothing_are_normalised_as_the_data_ar
     arguments = ("compare", "a=small.pth", "--model", "factories:small", "--model-arg", "num_classes=10")
     assert run([*arguments, "--data", "digits", *map(str, FEW), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["networks"][0]["figures"]["clean"] and "as digits is" in err
+    assert json.loads(out)["networks"][0]["figures"]["clean"] and "GUESSED from the statistics of digits" in err
 
 
-def test_converted_without_noise_it_answers_the_same(cli, files, folder):
+def test_a_network_converted_without_noise_predicts_the_same(cli, files, folder):
     bare(files, "mine.safetensors", mean="[0.1, 0.2, 0.3]", std="[1, 1, 1]")
     convert = ("convert", "timm:test_resnet", "--method", "none", "--weights", "mine.safetensors", "--data", "digits")
     assert cli(*convert, "-o", "plain.safetensors", "--json", "-q")["sites"] == []
@@ -301,7 +326,7 @@ def test_attacks_and_radii_are_chosen(cli, side_by_side, files):
 # What is refused
 
 
-def test_attacks_and_radii_that_are_none(refused, files):
+def test_unknown_attacks_and_invalid_radii(refused, files):
     plain = ("compare", files / "plain.safetensors", "--data", "digits")
     assert "There is no attack 'pdg'. Did you mean 'pgd'" in refused(*plain, "--attacks", "pdg", status=2)
     assert "There is no attack 'foo'. There are fgsm, " in refused(*plain, "--attacks", "foo", status=2)
@@ -313,7 +338,7 @@ def test_attacks_and_radii_that_are_none(refused, files):
     assert "are two formats" in refused(*plain, "--json", "--format", "csv", status=2)
 
 
-def test_weights_that_do_not_say_of_which_model(refused, files, folder):
+def test_bare_weights_that_name_no_model(refused, files, folder):
     bare(files, "mine.safetensors")
     plain, more = files / "plain.safetensors", ("--data", "digits", *FEW)
     assert "holds bare weights" in refused("compare", plain, "mine.safetensors", *more)
@@ -331,7 +356,7 @@ def test_runs_of_other_data(refused, runs, files, folder):
     assert "other was trained on cifar10, and noisy-seed-0 on digits" in said
 
 
-def test_a_file_that_is_named_twice_is_no_second_run(refused, runs, files, folder):
+def test_a_file_named_twice_is_no_second_run(refused, runs, files, folder):
     (folder / "link.safetensors").symlink_to(files / "plain.safetensors")
     more = ("--data", "digits", *FEW)
     said = refused("compare", runs / "noisy", f"again={runs / 'noisy'}", *more)
@@ -353,7 +378,7 @@ def test_data_that_do_not_fit(refused, cli, files, npz):
     assert "'nowhere'" in refused(*networks, "--data", "nowhere")
 
 
-def test_networks_that_are_none(refused, files, folder):
+def test_inputs_that_are_not_networks(refused, files, folder):
     (folder / "empty").mkdir()
     plain = files / "plain.safetensors"
     more = ("--data", "digits", *FEW)
@@ -364,7 +389,7 @@ def test_networks_that_are_none(refused, files, folder):
     assert "Two networks are called 'a'" in refused("compare", f"a={plain}", f"a={plain}", *more, status=2)
 
 
-def test_options_that_contradict_each_other(refused, files, folder):
+def test_contradictory_options(refused, files, folder):
     plain = files / "plain.safetensors"
     assert "-o FOLDER" in refused("compare", plain, "--data", "digits", "--resume", status=2)
     assert "--data" in refused("compare", plain, status=2)
@@ -372,7 +397,7 @@ def test_options_that_contradict_each_other(refused, files, folder):
     assert "no device 'cuda:99' here" in refused("compare", plain, "--data", "digits", "--device", "cuda:99")
 
 
-def test_without_matplotlib_there_is_no_picture(files, folder, monkeypatch, capsys):
+def test_without_matplotlib_there_is_no_plot(files, folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     arguments = ("compare", files / "plain.safetensors", "--data", "digits", "--images", 2, "--steps", 1, "-o", "out")
     assert run([str(a) for a in arguments]) == 0

@@ -90,14 +90,14 @@ def test_data_gives_size_and_classes(cli, folder, npz):
     assert [about["shape"] for about in header.inputs.values()] == [[3, 8, 12]]
 
 
-def test_what_a_bare_name_meant_is_said(folder, capsys):
+def test_the_meaning_of_a_bare_name_is_printed(folder, capsys):
     assert run(["convert", "resnet18", "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert "model: resnet18 means timm:resnet18 (there is also torchvision:resnet18)" in said
     assert "weights: fresh" in said
 
 
-def test_what_others_print_goes_to_the_log(folder, capsys):
+def test_output_from_a_factory_goes_to_the_log(folder, capsys):
     arguments = ["convert", "factories:small", "--input-size", "3x8x8", "--json"]
     assert run(arguments) == 0
     out, err = capsys.readouterr()
@@ -109,10 +109,10 @@ def test_what_others_print_goes_to_the_log(folder, capsys):
     assert err == ""
 
 
-def test_force_replaces_and_nothing_else_does(cli, refused, folder):
+def test_only_force_replaces_an_existing_file(cli, refused, folder):
     arguments = ("convert", "factories:small", "--input-size", "3x8x8", "-o", "out.safetensors")
     Path("out.safetensors").write_bytes(b"mine")
-    assert "out.safetensors exists already" in refused(*arguments)
+    assert "out.safetensors already exists" in refused(*arguments)
     cli(*arguments, "--force")
     assert read_header("out.safetensors").sites
 
@@ -120,7 +120,7 @@ def test_force_replaces_and_nothing_else_does(cli, refused, folder):
 # What is refused
 
 
-def test_unknown_models_name_the_nearest(refused):
+def test_an_unknown_model_suggests_the_nearest(refused):
     assert "no model 'resnet81'. Hint: Did you mean 'timm:resnet18'" in refused("convert", "resnet81")
     assert "'perturbify:cifar_resnet20'" in refused("convert", "cifar_resnet2")
     assert "has no 'smal'. Hint: Did you mean 'small'?" in refused("convert", "factories:smal")
@@ -130,7 +130,7 @@ def test_unknown_models_name_the_nearest(refused):
 def test_networks_that_cannot_be_converted(refused):
     size = ("--input-size", "3x8x8")
     assert "nothing to put noise behind" in refused("convert", "factories:no_convolutions", *size)
-    assert "wrapped already" in refused("convert", "factories:wrapped", *size)
+    assert "already wrapped" in refused("convert", "factories:wrapped", *size)
     assert "does not say its input size. Hint: Give it: --input-size" in refused("convert", "factories:small")
     assert "19 of its sites are skipped" in refused("convert", "cifar_resnet20", "--exclude", "*")
     assert "fails on the example input" in refused("convert", "factories:small", "--input-size", "1x8x8")
@@ -166,7 +166,7 @@ def test_weights_that_do_not_fit(refused, folder, trained):
     assert "'pickled.pth'" in refused("convert", "cifar_resnet20", "--weights", "pickled.pth")
 
 
-def test_pretrained_without_a_network_names_weights(refused, tmp_path_factory, monkeypatch):
+def test_pretrained_without_network_access_suggests_weights(refused, tmp_path_factory, monkeypatch):
     def no_network(*_, **__):
         raise socket.gaierror("no network in this test")
 

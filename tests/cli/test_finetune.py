@@ -110,7 +110,7 @@ def test_baselines_have_no_noise(method, cli, folder):
     assert not list(perturbify.perturbations(perturbify.load("run/model.safetensors")))
 
 
-def test_runs_get_folders_of_their_own(cli, folder):
+def test_each_run_gets_its_own_folder(cli, folder):
     for name in ("smoke-small", "smoke-small-2"):
         said = cli("finetune", "--recipe", "smoke", *SMALL, "--json")
         assert said["run"] == f"runs/{name}"
@@ -128,7 +128,7 @@ def test_set_and_data(cli, folder, npz):
     assert read_header("run/model.safetensors").classes == ["0", "1"]
 
 
-def test_settings_that_mean_nothing_are_told(folder, capsys):
+def test_settings_without_effect_are_reported(folder, capsys):
     for changes, told in ((("train.w_steps=3",), True), (("train.w_steps=3", "train.joint=false"), False), ((), False)):
         sets = [part for change in changes for part in ("--set", change)]
         assert run(["finetune", "--recipe", "smoke", *SMALL, *sets]) == 0
@@ -137,13 +137,13 @@ def test_settings_that_mean_nothing_are_told(folder, capsys):
 
 def test_force(cli, refused, folder):
     cli("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
-    assert "holds a run already" in refused("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
+    assert "already holds a run" in refused("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
     before = Path("run/model.safetensors").read_bytes()
     cli("finetune", "--recipe", "smoke", *SMALL, "-o", "run", "--force", "--set", "seed=3")
     assert Path("run/model.safetensors").read_bytes() != before
 
 
-def test_quiet_and_json_in_a_process_of_its_own(command, folder):
+def test_quiet_and_json_in_a_separate_process(command, folder):
     done = command("finetune", "--recipe", "smoke", *SMALL, "-o", "run", "--json", "-q", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -212,7 +212,7 @@ def test_data(refused, folder, npz, trained):
     assert "neither a .npz file nor a folder" in given("factories.py")
 
 
-def test_where_data_are_not_here(refused, folder, monkeypatch):
+def test_a_missing_dataset_suggests_download(refused, folder, monkeypatch):
     monkeypatch.setenv("PERTURBIFY_DATA", str(folder))
     assert "--download" in refused("finetune", "--recipe", "cifar10", "--no-check", "-o", "run")
 
@@ -276,7 +276,7 @@ def test_killed_twenty_times(cli, folder, one_thread):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_says_how_to_go_on(number, status, cli, folder, one_thread):
+def test_a_signal_saves_and_explains_how_to_resume(number, status, cli, folder, one_thread):
     process = subprocess.Popen(
         [sys.executable, "-m", "perturbify", *(a for a in LONG if a != "-q"), "-o", "run"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -317,7 +317,7 @@ def test_resuming_a_damaged_run(trained, refused, folder):
     assert "run/state.safetensors is not a complete safetensors file" in refused("finetune", "--resume", "run")
 
 
-def test_the_seed_decides_on_fresh_weights_too(cli, folder):
+def test_the_seed_also_determines_fresh_weights(cli, folder):
     def weights(name, *more):
         torch.manual_seed(len(name))  # the state of this process does not
         cli("finetune", "--recipe", "smoke", *SMALL, "-o", name, "--set", "optimizer.lr=0", *more)

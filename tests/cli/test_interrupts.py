@@ -18,7 +18,7 @@ NUMBERS = pytest.mark.parametrize(("number", "status"), BOTH, ids=["SIGINT", "SI
 
 
 @NUMBERS
-def test_the_innermost_block_speaks_once(number, status, capsys):
+def test_only_the_innermost_block_prints_its_line(number, status, capsys):
     raised = KeyboardInterrupt if number == signal.SIGINT else lambda: SystemExit(143)
     with pytest.raises(Interrupted) as ended, safe("outer"), safe(lambda: "inner"):
         raise raised()
@@ -26,14 +26,14 @@ def test_the_innermost_block_speaks_once(number, status, capsys):
     assert capsys.readouterr() == ("", "Interrupted. inner\n")
 
 
-def test_what_is_no_interruption_passes(capsys):
+def test_other_exceptions_pass_through(capsys):
     for error in (SystemExit(3), SystemExit("text"), ValueError()):
         with pytest.raises(type(error)), safe("line"):
             raise error
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_is_said_steers_no_terminal(capsys):
+def test_the_printed_line_cannot_control_the_terminal(capsys):
     with pytest.raises(Interrupted), safe("a\x1b[2Jb\nc"):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "Interrupted. a\\x1b[2Jb\\nc\n"

@@ -23,7 +23,7 @@ def test_a_name_that_no_file_can_have(command, capsys):
     assert "too long" in said and "mistake" not in said
 
 
-def test_an_empty_argument_is_none(capsys):
+def test_an_empty_argument_is_refused(capsys):
     assert run(["check", ""]) == 2
     assert "An argument is empty." in capsys.readouterr().err
 
@@ -67,23 +67,23 @@ def test_every_commands_help(name, capsys):
         assert "-q, --quiet" in out
 
 
-def test_help_and_refusals_load_no_torch():
+def test_help_and_refusals_do_not_import_torch():
     code = (
         "import sys; from perturbify.cli.main import run; run(sys.argv[1:]);"
-        "print(sorted({'torch', 'timm', 'numpy', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
+        "print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
     for arguments in (["--help"], *([name, "--help"] for name in COMMANDS), ["recipes", "ls"], ["finetune"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
         assert done.stderr.splitlines()[-1] == "[]", arguments
 
 
-def test_as_a_module_and_its_version(command, tmp_path):
+def test_running_as_a_module_and_its_version(command, tmp_path):
     done = command("--version", module=True, cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout == f"perturbify, version {__version__}\n"
 
 
-def test_nothing_asked_for(capsys):
+def test_no_command_given(capsys):
     assert run([]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -97,7 +97,7 @@ def test_an_unknown_command_and_an_unknown_option(capsys):
     assert "--dry-run" in capsys.readouterr().err
 
 
-def test_a_real_command_from_elsewhere(command, tmp_path):
+def test_a_real_command_from_another_directory(command, tmp_path):
     done = command("convert", "cifar_resnet20", "-q", "--json", "--grain", "channel", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr == ""
@@ -106,13 +106,13 @@ def test_a_real_command_from_elsewhere(command, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [said["written"]] == ["cifar_resnet20.perturbed.safetensors"]
 
 
-def test_a_terminal_that_lacks_our_letters(command, trained, tmp_path):
+def test_a_terminal_with_a_limited_encoding(command, trained, tmp_path):
     done = command("inspect", trained.model, cwd=tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
     assert "cifar_resnet20" in done.stdout
 
 
-def test_a_mistake_of_ours_is_one_line_and_a_traceback_on_request(monkeypatch, capsys, tmp_path):
+def test_internal_errors_take_one_line_traceback_on_request(monkeypatch, capsys, tmp_path):
     def fail(*_, **__):
         raise ZeroDivisionError("of ours\nover two lines")
 
@@ -129,7 +129,7 @@ def test_a_mistake_of_ours_is_one_line_and_a_traceback_on_request(monkeypatch, c
         run(["convert", "resnet18"])
 
 
-def test_debug_shows_the_traceback_of_known_errors_too(monkeypatch, capsys):
+def test_debug_also_shows_the_traceback_of_known_errors(monkeypatch, capsys):
     monkeypatch.setenv("PERTURBIFY_DEBUG", "0")
     assert run(["inspect", "nowhere.safetensors"]) == 1
     out, err = capsys.readouterr()

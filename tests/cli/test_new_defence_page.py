@@ -4,6 +4,7 @@ import csv
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,27 +14,29 @@ import pytest
 from perturbify.cli.main import cli, run
 from perturbify.methods import registry
 
-PAGE = (Path(__file__).parents[2] / "docs" / "new-defence.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "new-defence.md").read_text(encoding="utf-8")
 SMALL = ("--model", "factories:small", "--set", "data.train_images=50", "--set", "check.images=4")
 
 
 @pytest.fixture
 def installed(folder, monkeypatch):
     """The page's package, installed by the page's command into a folder of the test's own."""
-    for language in ("python", "toml"):
-        name, text = re.search(rf"```{language}\n# (\S+)\n(.*?)```", PAGE, re.DOTALL).groups()
-        Path(name).write_text(text, encoding="utf-8")
+    (copy,) = [line.split() for line in lines() if line.startswith("cp ")]
+    shutil.copy(ROOT / copy[1], copy[2])
+    name, text = re.search(r"```toml\n# (\S+)\n(.*?)```", PAGE, re.DOTALL).groups()
+    Path(name).write_text(text, encoding="utf-8")
     site = folder / "site"
     for key, value in {"TARGET": site, "NO_INDEX": 1, "NO_BUILD_ISOLATION": 0, "NO_DEPS": 1}.items():
         monkeypatch.setenv(f"PIP_{key}", str(value))  # 0: pip reads it as the value of build isolation
     (install,) = [line for line in lines() if line.startswith("pip ")]
     subprocess.run([sys.executable, "-m", *shlex.split(install)], check=True, capture_output=True)
-    Path("wider.py").unlink()
+    Path("widening.py").unlink()
     monkeypatch.syspath_prepend(site)
     importlib.invalidate_caches()
     yield
-    registry._METHODS.pop("wider", None)
-    sys.modules.pop("wider", None)
+    registry._METHODS.pop("widening", None)
+    sys.modules.pop("widening", None)
 
 
 def lines():
@@ -52,17 +55,17 @@ def test_every_command_runs(installed, folder, capsys):
         outputs.append(capsys.readouterr().out)
         if target:
             Path(target).write_text(outputs[-1], encoding="utf-8", newline="")
-    assert "over 3 training runs" in outputs[1] and Path("runs/wider/seed-2/model.safetensors").is_file()
+    assert "over 3 training runs" in outputs[1] and Path("runs/widening/seed-2/model.safetensors").is_file()
     table = Path("table.tex").read_text(encoding="utf-8")
-    assert r"\toprule" in table and "(seeds 0, 1, 2)" in table and re.search(r"^ *wider & \$", table, re.M)
+    assert r"\toprule" in table and "(seeds 0, 1, 2)" in table and re.search(r"^ *widening & \$", table, re.M)
     with Path("table.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {(row["group"], row["seed"]) for row in rows} == {(g, s) for g in ("vanilla", "wider") for s in "012"}
-    assert {row["method"] for row in rows if row["group"] == "wider"} == {"wider"}
+    assert {(row["group"], row["seed"]) for row in rows} == {(g, s) for g in ("vanilla", "widening") for s in "012"}
+    assert {row["method"] for row in rows if row["group"] == "widening"} == {"widening"}
     assert "seed-0" in outputs[-1] and "vanilla" in PAGE
 
 
-def test_what_is_said_of_options_is_there():
+def test_documented_options_exist():
     named = set(re.findall(r"`(?:[a-z=.]+ )?(--[a-z-]+)", PAGE))
     assert named >= {"--seeds", "--images", "--preset"}
     known = {name for command in ("finetune", "compare", "check") for name in options(command)}

@@ -30,7 +30,7 @@ def test_help(command: str) -> None:
     assert "Usage:" in output(command, "--help")
 
 
-def test_ls_says_a_line_for_each() -> None:
+def test_ls_prints_one_line_per_recipe() -> None:
     lines = output("ls").splitlines()
     assert [line.split()[0] for line in lines] == list(recipe.names())
     assert (
@@ -48,7 +48,7 @@ def test_show_prints_the_file_or_every_setting() -> None:
     assert settings == json.loads(json.dumps(asdict(recipe.load("digits"))))
 
 
-def test_unknown_recipe_names_the_nearest() -> None:
+def test_an_unknown_recipe_suggests_the_nearest() -> None:
     for arguments in (["show", "digit"], ["cp", "digit", "x.toml"], ["validate", "digit"]):
         error = run(*arguments).exception
         assert isinstance(error, RecipeError)
@@ -75,7 +75,7 @@ def test_cp_overwrites_only_when_forced(tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8") == recipe.text("digits")
 
 
-def test_cp_into_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
+def test_cp_into_a_missing_folder_fails_clearly(tmp_path: Path) -> None:
     error = run("cp", "digits", tmp_path / "no" / "where.toml").exception
     assert isinstance(error, PerturbifyError)
     assert "cannot be written: No such file or directory" in str(error)
@@ -107,5 +107,5 @@ def test_validate_with_overrides_and_json() -> None:
     assert "seed must be" in said["error"]
 
 
-def test_validate_nothing_is_a_usage_error() -> None:
+def test_validate_without_arguments_is_a_usage_error() -> None:
     assert run("validate").exit_code == 2

@@ -137,7 +137,7 @@ def departures(row):
     return {(d["what"], d["whose"]): (d["here"], d["theirs"]) for d in row["differences"]}
 
 
-def test_the_differences_are_named(undisturbed):
+def test_differences_from_the_paper_are_listed(undisturbed):
     folder, result = undisturbed
     found = departures(result["rows"][2])
     paper, release = "the paper", "the authors' release"
@@ -157,12 +157,12 @@ def test_the_differences_are_named(undisturbed):
     assert ("weights at the start", paper) not in found  # fresh, as in the paper
     page = (folder / "table1.md").read_text(encoding="utf-8")
     assert "- epochs: 2; the authors' release: 350\n" in page
-    assert "- an image is scored by: 20 fresh draws, of which the mean counts; the paper: one noisy pass (cifar" in page
+    assert "- an image is scored by: the mean of 20 fresh draws; the paper: one noisy pass (cifar" in page
     assert ("adversary in training", paper) not in departures(result["rows"][0])  # it had none
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"needs {WEIGHTS}")
-def test_own_recipes_given_weights_and_own_images(cli, folder, npz):
+def test_own_recipes_weights_and_images(cli, folder, npz):
     npz("mine.npz", [*range(10)], [*range(4)])
     asked = ("reproduce", "table2", "--methods", "pni", "--networks", "cifar_resnet20", "--budget", "1", "--seed", "3")
     asked = (*asked, "--data", "mine.npz")
@@ -183,7 +183,7 @@ def test_own_recipes_given_weights_and_own_images(cli, folder, npz):
     assert cli(*moved, "--weights", f"cifar_resnet20={WEIGHTS}", "-o", "out", "--json", "-q") == said
 
 
-def test_table_3_in_small_with_foolbox_and_without(cli, folder, monkeypatch):
+def test_a_small_table_3_with_and_without_foolbox(cli, folder, monkeypatch):
     monkeypatch.setattr("perturbify.checks.cases.CarliniWagner", partial(CarliniWagner, steps=3, search_steps=2))
     monkeypatch.setitem(TABLES, "table3", replace(TABLES["table3"], eot_draws=2))
     Path("tiny.toml").write_text(recipe.text("smoke").replace("train_images = 200", "train_images = 20"))
@@ -197,7 +197,7 @@ def test_table_3_in_small_with_foolbox_and_without(cli, folder, monkeypatch):
     assert "- surviving C&W: the accuracy on fresh noise after the attack" in text
     assert "- weight c in C&W: from 1e-3 to 1e5" in text
     assert "- EOT-PGD: 2 independent draws a step; the authors' release: 80 draws a step, which are one and" in text
-    assert "- The paper's figures at hand do not name their network." in text
+    assert "- The paper does not name the network of these figures." in text
     figures = json.loads(Path("out/table3.json").read_text())["rows"][0]["figures"]
     assert all(f["n"] == 4 for f in figures)
     assert all((f["claimed"] is None) == (f["attack"] == "clean") for f in figures)
@@ -218,7 +218,7 @@ def tiny(name="tiny.toml"):
     return name
 
 
-def test_transfer_from_two_training_runs_each(cli, folder):
+def test_transfer_with_two_training_runs_per_network(cli, folder):
     asked = ("reproduce", "transfer", "--budget", "1", "--equal-schedule", tiny(), "--networks", "cifar_resnet20")
     asked = (*asked, "--methods", "learn2perturb", "--images", "10", "--seeds", "3,8", "-o", "out")
     result = cli(*asked, "--json", "-q")
@@ -259,7 +259,7 @@ def test_transfer_from_two_training_runs_each(cli, folder):
     assert {p: changed_at(p) for p in Path("out").rglob("*.safetensors")} == before
 
 
-def test_without_the_network_of_the_surrogate_there_is_no_transfer(folder, monkeypatch):
+def test_without_the_surrogate_network_there_is_no_transfer(folder, monkeypatch):
     def fails(model, chosen, *rest, **kwargs):
         if chosen.method == "vanilla":
             raise TrainingError("It diverged.", "")
@@ -281,7 +281,7 @@ def test_a_curve_and_its_picture(cli, folder, monkeypatch):
     text = cli(*asked)
     head = next(line for line in text.splitlines() if line.startswith("network"))
     assert all(f"PGD-2, ε = {e}  " in head for e in ("0.025", "0.05", "0.075", "0.1", "0.125", "0.15", "0.2"))
-    assert "ours are read off no table" in text
+    assert "The paper's figure has no numbers" in text
     report = Report.read(Path("out/cifar_resnet20-learn2perturb/report.json"))
     rows = json.loads(Path("out/fig3.json").read_text())["rows"]
     curve = {f["attack"]: f["accuracy"] for f in rows[1]["figures"]}
@@ -302,7 +302,7 @@ def test_a_curve_and_its_picture(cli, folder, monkeypatch):
     assert title.get_window_extent().x1 <= drawn[-1].bbox.x1, "cut off"
 
 
-def test_few_pixels_in_small(cli, folder, monkeypatch):
+def test_a_small_few_pixel_table(cli, folder, monkeypatch):
     monkeypatch.setattr("perturbify.reproduction.job.POPULATION", 4)
     monkeypatch.setattr("perturbify.reproduction.job.GENERATIONS", 1)
     asked = ("reproduce", "fewpixel", "--budget", "paper", "--equal-schedule", tiny(), "--networks", "cifar_resnet20")
@@ -325,7 +325,7 @@ def test_a_folder_that_an_earlier_version_began(cli, folder, undisturbed):
     assert json.loads(Path("out/reproduction.json").read_text())["seeds"] == [0]
 
 
-def test_a_run_is_said_to_be_what_it_was(cli, folder, undisturbed):
+def test_each_run_reports_its_own_recipe(cli, folder, undisturbed):
     shutil.copytree(undisturbed[0], "out")
     path = Path("out", NAMES[1], "recipe.toml")
     path.write_text(path.read_text().replace("batch_size = 50", "batch_size = 25", 1))
@@ -334,7 +334,7 @@ def test_a_run_is_said_to_be_what_it_was(cli, folder, undisturbed):
     assert said == ["50", "25", "50"]
 
 
-def test_a_run_of_the_version_before_did_not_scale_thetas_rate(cli, folder, undisturbed):
+def test_earlier_versions_did_not_scale_thetas_learning_rate(cli, folder, undisturbed):
     """Its recipe does not speak of that, and what is today's default was not done."""
     shutil.copytree(undisturbed[0], "out")
     path = Path("out", NAMES[2], "recipe.toml")
@@ -344,7 +344,7 @@ def test_a_run_of_the_version_before_did_not_scale_thetas_rate(cli, folder, undi
     assert before.pop(rate)[0].startswith("as W's, times 50") and before == now
 
 
-def test_a_row_that_cannot_be_run_says_why(folder):
+def test_a_failed_row_states_the_reason(folder):
     nowhere = recipe.text("smoke") + '\n[perturb]\ninclude = ["nowhere"]\n'
     Path("nowhere.toml").write_text(nowhere, encoding="utf-8")
     asked = [*TINY, "--equal-schedule", "nowhere.toml", "--methods", "learn2perturb,none", "-o", "out"]
@@ -395,7 +395,7 @@ def test_what_is_refused(refused, folder):
     Path("full").mkdir()
     Path("full/letter").write_text("dear")
     Path("file").write_text("")
-    assert "is not empty, and it holds no reproduction" in refused(*ONE, "-o", "full")
+    assert "is not empty and holds no reproduction" in refused(*ONE, "-o", "full")
     assert "is a file" in refused(*ONE, "-o", "file", status=2)
     assert "There is no dataset, file or folder 'nowhere'" in refused(*ONE, "--data", "nowhere")
     assert "There is no weights file 'none.pth'" in refused(*ONE, "--weights", "cifar_resnet20=none.pth")
@@ -417,7 +417,7 @@ def test_what_is_refused(refused, folder):
     assert "'table5' is not one of 'table1', 'table2'," in refused("reproduce", "table5", "--budget", "1", status=2)
 
 
-def test_a_dry_run_times_and_writes_nothing(cli, folder, monkeypatch):
+def test_a_dry_run_measures_time_and_writes_nothing(cli, folder, monkeypatch):
     line = cli(*ONE, "--dry-run").splitlines()[2]
     assert line.split()[:5] == ["cifar_resnet20", "none", "0", "smoke", "1"]
     trained, finetune = [], launch.finetune

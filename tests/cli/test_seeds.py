@@ -54,7 +54,7 @@ def test_a_run_for_each_seed(cli, folder):
     assert "over 1 training run;" in more and re.search(r"^clean +[0-9.]+ ± –  ", more, re.M), "never 0"
 
 
-def test_seeds_count_from_the_recipes(cli, folder):
+def test_seeds_count_up_from_the_recipes_seed(cli, folder):
     Path("mine.toml").write_text(recipe.text("smoke").replace("seed = 0", "seed = 5"), encoding="utf-8")
     arguments = ("finetune", "--recipe", "mine.toml", *SMALL, "--seeds", 2)
     text = cli(*arguments)
@@ -66,12 +66,12 @@ def test_seeds_count_from_the_recipes(cli, folder):
     assert [p.name for p in Path("runs").iterdir()] == ["mine-small"], "the same command goes on in the same folder"
 
 
-def test_a_run_that_is_there_does_not_hold_the_seeds(cli, folder):
+def test_an_existing_run_does_not_hold_the_seeds(cli, folder):
     cli("finetune", "--recipe", "smoke", *SMALL)
     assert cli("finetune", "--recipe", "smoke", *SMALL, "--seeds", 1, "--json")["folder"] == "runs/smoke-small-2"
 
 
-def test_killed_among_the_seeds_and_gone_on_with(cli, folder, one_thread):
+def test_killed_between_seeds_and_resumed(cli, folder, one_thread):
     cli(*LONG, "--set", "seed=1", "-o", "whole")
     killed = folder / "killed"
     again = (*LONG, "--seeds", "2", "-o", str(killed), "--set", "train.save_minutes=1e-9")
@@ -84,7 +84,7 @@ def test_killed_among_the_seeds_and_gone_on_with(cli, folder, one_thread):
     assert_same_run(killed / "seed-1", folder / "whole")
 
 
-def test_a_run_that_was_killed_before_its_check_is_checked(cli, folder):
+def test_a_run_killed_before_its_check_is_checked(cli, folder):
     cli(*CHECKED, "--seeds", 2, "-o", "runs/a", "--no-check", "-q")
     cli(*CHECKED, "--seeds", 1, "-o", "runs/a", "-q", status=4)
     report = Path("runs/a/seed-0/report.json").stat().st_mtime_ns
@@ -93,7 +93,7 @@ def test_a_run_that_was_killed_before_its_check_is_checked(cli, folder):
     assert [len(r["metrics"]) for r in said["runs"]] == [2, 2] and said["figures"]["clean"]["runs"] == 2
 
 
-def test_a_file_of_ours_is_trained_with_several_seeds(cli, folder):
+def test_an_existing_checkpoint_trains_with_several_seeds(cli, folder):
     cli("convert", "cifar_resnet20", "--data", "digits", "--grain", "layer", "-o", "in.safetensors", "-q")
     arguments = ("finetune", "--recipe", "smoke", "--model", "in.safetensors", "--no-check", "-o", "a", "-q")
     few = ("--set", "data.train_images=50", "--set", "train.epochs=1", "--set", "train.warmup_epochs=0")
@@ -101,7 +101,7 @@ def test_a_file_of_ours_is_trained_with_several_seeds(cli, folder):
     assert cli(*arguments, *few, "--seeds", 2, "--json") == said
 
 
-def test_other_weights_at_the_start_are_other_runs(cli, refused, folder):
+def test_different_initial_weights_are_refused_without_force(cli, refused, folder):
     """No recipe says what a run began with: what is finished would be kept as if it had begun with these."""
     small = ("--set", "data.train_images=50", "--no-check", "--trust-factory")
     common = ("finetune", "--recipe", "smoke", *small, "--seeds", 1, "-o", "a")
@@ -117,7 +117,7 @@ def test_other_weights_at_the_start_are_other_runs(cli, refused, folder):
     assert "began otherwise: a FILE of digest" in said
 
 
-def test_other_images_of_the_same_name_are_other_runs(refused, cli, folder, npz):
+def test_different_images_under_one_name_are_refused(refused, cli, folder, npz):
     data = npz("mine.npz", [*range(10)] * 5, [*range(10)], (8, 8))
     small = ("--set", "model=factories:small", "--no-check", "--seeds", 1, "-o", "a")
     again = ("finetune", "--recipe", "smoke", *small, "--data", data)
@@ -129,7 +129,7 @@ def test_other_images_of_the_same_name_are_other_runs(refused, cli, folder, npz)
     assert "a/seed-0 holds a run that began otherwise: weights fresh, images of digest" in refused(*again)
 
 
-def test_the_worst_status_of_the_runs(folder, monkeypatch, capsys):
+def test_the_exit_status_is_the_worst_runs(folder, monkeypatch, capsys):
     def diverges(model, of, *rest, **more):
         if of.seed == 0:
             raise perturbify.errors.Diverged("Training diverged in epoch 0.")
@@ -165,11 +165,11 @@ def test_the_worst_status_of_the_runs(folder, monkeypatch, capsys):
         ("0,99999999999", "the seed 99999999999 is not from 0 to 4,294,967,295"),
     ],
 )
-def test_seeds_that_are_none(given, said, refused):
+def test_invalid_seeds(given, said, refused):
     assert said in refused("finetune", "--recipe", "smoke", "--seeds", given, status=2)
 
 
-def test_seeds_beside_what_contradicts_them(refused, folder):
+def test_options_that_conflict_with_seeds(refused, folder):
     assert "the same command with --seeds goes on" in refused("finetune", "--resume", "run", "--seeds", 2, status=2)
     given = ("finetune", "--recipe", "smoke", "--seeds", 2, "--set", "seed=3")
     assert "--set seed has no place beside it" in refused(*given, status=2)
@@ -194,4 +194,4 @@ def test_folders_of_other_seeds_and_recipes(cli, refused, trained, folder, npz):
     assert Path("a/seed-0/model.safetensors").read_bytes() != before
     Path("a/seed-1/recipe.toml").unlink()
     said = refused(*RUNS, "--no-check", "--seeds", "0,1", "-o", "a", "--set", "optimizer.lr=0.2")
-    assert "There is no file a/seed-1/recipe.toml, and a run cannot go on without its recipe." in said
+    assert "There is no file a/seed-1/recipe.toml, and a run cannot be resumed without its recipe." in said

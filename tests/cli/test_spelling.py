@@ -47,7 +47,7 @@ SLIPS = [
 @pytest.mark.parametrize(
     ("arguments", "status", "said"), SLIPS, ids=lambda a: " ".join(a) if isinstance(a, list) else ""
 )
-def test_a_slip_is_told_without_torch(arguments, status, said, tmp_path):
+def test_a_typo_is_reported_without_importing_torch(arguments, status, said, tmp_path):
     (tmp_path / "model.safetensors").touch()
     before = os.times()
     done = subprocess.run([sys.executable, "-c", RUN, *arguments], cwd=tmp_path, capture_output=True, text=True)
@@ -59,7 +59,7 @@ def test_a_slip_is_told_without_torch(arguments, status, said, tmp_path):
     assert seconds < 1.5
 
 
-def test_the_lists_are_those_of_the_rooms():
+def test_the_lists_match_the_packages():
     from perturbify.checks import cases
     from perturbify.data import dataset_names
     from perturbify.data.timm_datasets import SCHEMES
@@ -71,7 +71,7 @@ def test_the_lists_are_those_of_the_rooms():
     assert set(names.NETWORKS) == set(spelling.NETWORKS)
 
 
-def test_no_models_name_is_refused():
+def test_every_model_name_is_accepted():
     import timm
 
     from perturbify import zoo

@@ -63,7 +63,7 @@ NAMES = [LONG, "no/such/folder/" * 500, "a\nb", "\udcff", "~nobody/x"]
 @pytest.mark.parametrize(
     "arguments", WRONG, ids=lambda a: " ".join(a)[:80].encode("ascii", "backslashreplace").decode()
 )
-def test_words_that_are_no_numbers(arguments, refused):
+def test_arguments_that_are_not_numbers(arguments, refused):
     started = time.perf_counter()
     said = refused(*arguments, status=2)
     assert time.perf_counter() - started < 10
@@ -71,12 +71,12 @@ def test_words_that_are_no_numbers(arguments, refused):
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu:7", "cuda:99", "nonsense", "xla", "lazy", "opengl", LONG])
-def test_devices_that_are_not_here(device, refused):
+def test_unavailable_devices(device, refused):
     assert f"There is no device {device!r} here" in refused(*CHECK, "--device", device)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_that_no_file_has(name, refused):
+def test_names_of_missing_files(name, refused):
     assert "no model" in refused("convert", name)
     assert "no model" in refused("check", name)
     assert "no model" in refused("check", name, "--data", "digits", "--images", "2")
@@ -87,7 +87,7 @@ def test_names_that_no_file_has(name, refused):
     assert "no model" in refused("finetune", "--recipe", "smoke", "--model", name)
 
 
-def test_a_name_too_long_to_copy_a_recipe_to(refused):
+def test_a_recipe_copy_with_a_name_too_long(refused):
     assert "cannot be written: File name too long" in refused("recipes", "cp", "smoke", LONG)
 
 
@@ -101,7 +101,7 @@ def test_a_name_too_long_to_copy_a_recipe_to(refused):
         ("a=NaN", "cannot be written into a checkpoint"),
     ],
 )
-def test_networks_that_no_machine_holds(argument, said, refused):
+def test_networks_too_large_for_any_machine(argument, said, refused):
     assert said in refused(*CONVERT, "--model-arg", argument)
 
 
@@ -149,14 +149,14 @@ def theirs(folder):
 TRAIN = ("finetune", "--recipe", "mine.toml", "-o", "run", "-q", "--no-check")
 
 
-def test_a_recipe_s_function_is_neither_called_nor_imported(theirs, refused):
+def test_a_recipes_function_is_never_called_or_imported(theirs, refused):
     for more in ((), ("--model-arg", "width=5"), ("--set", "seed=1"), ("--set", "model_args.width=5")):
         said = refused(*TRAIN, *more)
-        assert "The recipe mine.toml wants to run theirs:build to build its network. Hint: If you trust it" in said
+        assert "The recipe mine.toml needs to run theirs:build to build its network. Hint: If you trust it" in said
     assert not theirs.exists()
 
 
-def test_looking_at_such_a_recipe_imports_nothing_and_says_so(theirs, cli):
+def test_viewing_such_a_recipe_imports_nothing(theirs, cli):
     assert cli("recipes", "validate", "mine.toml", "smoke") == (
         "mine.toml: valid, and runs code: theirs:build builds its network (finetune --trust-factory)\nsmoke: valid\n"
     )
@@ -170,7 +170,7 @@ def test_looking_at_such_a_recipe_imports_nothing_and_says_so(theirs, cli):
 
 
 @pytest.mark.parametrize("model", ["cifar_resnet20", "factories:small"])
-def test_another_model_typed_leaves_the_recipe_s_alone(model, theirs, cli):
+def test_choosing_another_model_does_not_import_the_recipes(model, theirs, cli):
     cli(*TRAIN, "--model", model)
     assert not theirs.exists()
 
@@ -179,27 +179,27 @@ def test_another_model_typed_leaves_the_recipe_s_alone(model, theirs, cli):
     "wish",
     [("--model", "theirs:build"), ("--set", "model=theirs:build"), ("--set", ' model = "theirs:build"')],
 )
-def test_typed_it_is_a_wish(wish, theirs, cli):
+def test_a_factory_on_the_command_line_is_trusted(wish, theirs, cli):
     cli(*TRAIN, *wish)
     assert theirs.exists()
     assert "[model_args]\nwidth = 3" in Path("run/recipe.toml").read_text(encoding="utf-8")
 
 
-def test_trusted_it_is_trained_checked_and_resumed(theirs, cli, refused):
+def test_a_trusted_factory_is_trained_checked_and_resumed(theirs, cli, refused):
     done = cli("finetune", "--recipe", "mine.toml", "-o", "run", "-q", "--trust-factory", "--json", status=4)
     assert done["report"]["name"] == "theirs:build"
     theirs.unlink()
     sys.modules.pop("theirs")
     # Whoever sends the run's folder has named the function; the one who resumes it has not.
-    assert "wants to run theirs:build" in refused("finetune", "--resume", "run", "-q")
-    assert "wants to run theirs:build" in refused("finetune", "--recipe", "run/recipe.toml", "-o", "again", "-q")
-    assert "wants to run theirs:build" in refused("check", "run", "-q")
+    assert "needs to run theirs:build" in refused("finetune", "--resume", "run", "-q")
+    assert "needs to run theirs:build" in refused("finetune", "--recipe", "run/recipe.toml", "-o", "again", "-q")
+    assert "needs to run theirs:build" in refused("check", "run", "-q")
     assert not theirs.exists()
     cli("finetune", "--resume", "run", "-q", "--no-check", "--trust-factory")
     assert theirs.exists()
 
 
-def test_a_table_s_networks_are_not_those_of_its_recipe(theirs):
+def test_a_reproduction_ignores_its_recipes_factory(theirs):
     asked = reproduction.Reproduction(
         "table1", epochs=1, equal_schedule="mine.toml", networks=("cifar_resnet20",), methods=("vanilla",)
     )
@@ -210,12 +210,12 @@ def test_a_table_s_networks_are_not_those_of_its_recipe(theirs):
 
 
 @pytest.mark.parametrize("key", ["pretrained", "weights", "reset_head"])
-def test_where_weights_come_from_is_not_for_a_recipe_to_say(key, refused):
+def test_a_recipe_may_not_choose_the_weights(key, refused):
     said = refused("finetune", "--recipe", "smoke", "--set", f"model_args.{key}=true", status=2)
-    assert f"model_args.{key} is not for a recipe to say: --{key.replace('_', '-')}" in said
+    assert f"model_args.{key} does not belong in a recipe: use --{key.replace('_', '-')}" in said
 
 
-def test_timm_s_own_place_for_weights_is_not_for_an_argument_to_say(refused):
+def test_model_arguments_cannot_change_where_timm_loads_weights(refused):
     place = json.dumps({"url": "http://example.invalid/x.pth"})
     for key in ("pretrained_cfg", "pretrained_cfg_overlay"):
         said = refused("convert", "resnet10t", "--pretrained", "--model-arg", f"{key}={place}")
@@ -225,5 +225,5 @@ def test_timm_s_own_place_for_weights_is_not_for_an_argument_to_say(refused):
 @pytest.mark.parametrize(
     "name", ["timm:hf-hub:x/y", "hf-hub:x/y", "timm:local-dir:.", "local-dir:.", "hf_hub:x", "a:b:c"]
 )
-def test_no_name_leads_elsewhere(name, refused):
+def test_a_module_name_cannot_lead_elsewhere(name, refused):
     assert "There is no mod" in refused("convert", name)

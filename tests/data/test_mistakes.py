@@ -51,7 +51,7 @@ def test_npz_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> None:
         assert np.array_equal(y.numpy(), content[f"y_{part}"])
 
 
-def test_npz_images_of_two_sizes_need_one_size(tmp_path: Path) -> None:
+def test_npz_images_of_mixed_sizes_need_a_size(tmp_path: Path) -> None:
     content = honest() | {"x_test": np.zeros((4, 9, 9, 3), np.uint8)}
     path = write(tmp_path, content)
     with pytest.raises(DataError, match="Give an image size"):
@@ -103,14 +103,14 @@ def test_constant_pixels_leave_a_positive_std(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_each_mistake_in_an_npz_is_one_sentence(tmp_path: Path, change: Arrays, sentence: str) -> None:
+def test_each_npz_error_is_one_sentence(tmp_path: Path, change: Arrays, sentence: str) -> None:
     path = write(tmp_path, honest() | change)
     for image_size in (None, 8):
         with pytest.raises(DataError, match=sentence):
             load(path, image_size=image_size)
 
 
-def test_a_missing_key_is_told_the_nearest(tmp_path: Path) -> None:
+def test_a_missing_key_suggests_the_nearest(tmp_path: Path) -> None:
     content = honest()
     content["X_tain"] = content.pop("x_train")
     with pytest.raises(DataError, match=r"has no array x_train\. Did you mean 'X_tain'"):
@@ -145,7 +145,7 @@ def pickled(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [truncate, corrupt, empty, no_zip, single_array, pickled])
-def test_a_broken_npz_is_one_sentence(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+def test_a_broken_npz_gives_one_sentence(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     path = tmp_path / "mine.npz"
     np.savez_compressed(path, **honest())
     spoil(path)
@@ -171,7 +171,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_an_image_folder_is_read_whatever_its_images_are(folder: Path) -> None:
+def test_an_image_folder_accepts_any_image_format(folder: Path) -> None:
     data = load(str(folder), image_size=24)
     assert data.name == "folder:pets"
     assert data.classes == ("cat", "dog")
@@ -186,17 +186,21 @@ def test_an_image_folder_is_read_whatever_its_images_are(folder: Path) -> None:
     assert data.mean[0] == pytest.approx(x[:, 0].mean().item(), abs=1e-4)
 
 
-def test_an_image_folder_defaults_to_224(folder: Path) -> None:
-    assert load(str(folder)).input_size == (3, 224, 224)
+def test_images_of_mixed_sizes_need_an_image_size(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.png is 30×40, .* is .*--image-size"):
+        load(str(folder))
+    data = load(str(folder), default_size=20)
+    assert data.input_size == (3, 20, 20)
+    assert "Images of several sizes are fitted to the network's 20×20." in data.notes
 
 
-def test_a_folder_is_named_without_its_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_is_named_after_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert load(".", image_size=8).name == "folder:pets"
 
 
 @pytest.mark.parametrize("name", ["test", "validation"])
-def test_the_second_part_has_three_names(folder: Path, name: str) -> None:
+def test_the_test_split_has_three_possible_names(folder: Path, name: str) -> None:
     (folder / "val").rename(folder / name)
     assert len(load(str(folder), image_size=8).test) == 10
 
@@ -246,7 +250,7 @@ def one_class(folder: Path) -> None:
         (one_class, "only one class, 'cat'"),
     ],
 )
-def test_each_mistake_in_a_folder_is_one_sentence(folder: Path, spoil: Callable[[Path], None], sentence: str) -> None:
+def test_each_folder_error_is_one_sentence(folder: Path, spoil: Callable[[Path], None], sentence: str) -> None:
     spoil(folder)
     with pytest.raises(DataError, match=sentence):
         load(str(folder), image_size=8)

@@ -46,7 +46,7 @@ def pixel_values(split: Split, *args, **kwargs) -> list[list[int]]:
     return [(x[:, 0, 0, 0] * 255).round().int().tolist() for x, _ in split.batches(*args, **kwargs)]
 
 
-def test_batches_hold_floats_in_the_unit_interval_and_int64_labels(ten: Split) -> None:
+def test_batches_hold_unit_interval_floats_and_int64_labels(ten: Split) -> None:
     batches = list(ten.batches(4))
     assert [tuple(x.shape) for x, _ in batches] == [(4, 3, 4, 4), (4, 3, 4, 4), (2, 3, 4, 4)]
     assert all(x.dtype == torch.float32 and y.dtype == torch.int64 for x, y in batches)
@@ -55,7 +55,7 @@ def test_batches_hold_floats_in_the_unit_interval_and_int64_labels(ten: Split) -
         assert torch.equal(pixels, torch.full((3, 4, 4), number / 255))
 
 
-def test_the_order_is_respected_and_may_be_a_part(ten: Split) -> None:
+def test_batches_follow_a_full_or_partial_order(ten: Split) -> None:
     order = torch.tensor([7, 0, 3, 9, 2])
     assert pixel_values(ten, 2, order=order) == [[7, 0], [3, 9], [2]]
     labels = torch.cat([y for _, y in ten.batches(2, order=order)])
@@ -63,7 +63,7 @@ def test_the_order_is_respected_and_may_be_a_part(ten: Split) -> None:
 
 
 @pytest.mark.parametrize("start", range(6))
-def test_start_skips_batches_of_the_same_order(ten: Split, start: int) -> None:
+def test_start_skips_batches_in_the_same_order(ten: Split, start: int) -> None:
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
     whole = pixel_values(ten, 3, order=order)
     assert pixel_values(ten, 3, order=order, start=start) == whole[start:]
@@ -79,7 +79,7 @@ def test_reading_leaves_the_global_random_state_alone(ten: Split) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_subset_of_a_subset_keeps_images_and_labels_together(ten: Split) -> None:
+def test_nested_subsets_keep_images_with_their_labels(ten: Split) -> None:
     part = ten.subset(torch.tensor([8, 1, 5])).subset(torch.tensor([2, 0]))
     assert len(part) == 2
     assert pixel_values(part, 2) == [[5, 8]]
@@ -93,7 +93,7 @@ def test_reading_does_not_change_what_is_stored() -> None:
     assert pixel_values(split, 5) == [[0, 1, 2, 3, 4]]
 
 
-def test_balanced_is_equal_by_class_ascending_and_nested() -> None:
+def test_balanced_subsets_are_equal_by_class_and_nested() -> None:
     labels = torch.tensor([0] * 50 + [1] * 3 + [2] * 20)
     split = MemorySplit(torch.arange(73, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2), labels)
     assert split.balanced(6).labels.bincount().tolist() == [2, 2, 2]
@@ -109,7 +109,7 @@ def test_balanced_is_equal_by_class_ascending_and_nested() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 4, 9])
-def test_balanced_holds_n_images_of_either_kind(ten: Split, n: int) -> None:
+def test_balanced_subsets_hold_exactly_n_images(ten: Split, n: int) -> None:
     part = ten.balanced(n)
     counts = part.labels.bincount(minlength=3)
     assert len(part) == n
@@ -140,7 +140,7 @@ def become_a_pipe(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"), [(Path.unlink, "No such file or directory"), (become_a_pipe, "it is a pipe, not a file")]
 )
-def test_a_file_that_changes_in_mid_epoch_is_named(
+def test_a_file_that_changes_mid_epoch_is_named(
     workers: int, spoil: Callable[[Path], None], sentence: str, tmp_path: Path
 ) -> None:
     decoded(tmp_path, 40)
@@ -155,7 +155,7 @@ def test_a_file_that_changes_in_mid_epoch_is_named(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS], ids=str)
-def test_a_process_that_the_system_ends_is_one_sentence_and_disturbs_nothing_else(
+def test_a_killed_worker_gives_one_clear_error(
     how: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGCHLD)
@@ -172,7 +172,7 @@ def test_a_process_that_the_system_ends_is_one_sentence_and_disturbs_nothing_els
         list(batches)
 
 
-def test_fit_scales_the_shorter_side_and_crops_the_centre() -> None:
+def test_fit_resizes_the_shorter_side_and_centre_crops() -> None:
     image = torch.zeros(3, 10, 30, dtype=torch.uint8)
     image[:, :, 10:20] = 200
     assert torch.equal(fit(image, 10), torch.full((3, 10, 10), 200, dtype=torch.uint8))

@@ -75,7 +75,7 @@ def assert_apart(a, b):
     assert abs(correlation.item()) < 5 / math.sqrt(a.numel())
 
 
-def test_a_scale_that_is_wrong_by_a_twentieth_fails():
+def test_a_scale_wrong_by_five_percent_fails():
     torch.manual_seed(0)
     draws = torch.randn(DRAWS, dtype=torch.float64)
     assert_normal(draws, 1.0)
@@ -86,7 +86,7 @@ def test_a_scale_that_is_wrong_by_a_twentieth_fails():
         assert_apart(draws, draws)
 
 
-def test_pni_draws_around_weights_by_a_share_of_their_spread():
+def test_pni_noise_is_proportional_to_the_weights_deviation():
     network = made("pni")
     alphas = {"first.weight": 0.25, "second.weight": 0.1, "fc.weight": -0.4}
     weights = {name: network.get_parameter(name) for name in alphas}
@@ -106,7 +106,7 @@ def test_pni_draws_around_weights_by_a_share_of_their_spread():
         assert (values.std(0) > 0).all()
 
 
-def test_pni_shares_a_draw_in_a_batch_and_takes_a_fresh_one_each_forward():
+def test_pni_shares_one_draw_per_batch():
     network = made("pni")
     same = X[:1].expand(4, -1, -1, -1)
     with torch.no_grad():
@@ -117,7 +117,7 @@ def test_pni_shares_a_draw_in_a_batch_and_takes_a_fresh_one_each_forward():
 
 
 @pytest.mark.parametrize("grain", ["channel", "element"])
-def test_pni_of_a_finer_grain(grain):
+def test_pni_with_a_finer_grain(grain):
     config = PerturbConfig(**{**vars(methods.get("pni").perturb), "grain": grain})
     network = made("pni", config)
     (_, perturbation), *_ = [s for s in perturbify.perturbations(network) if s[0] == "second.weight"]
@@ -127,7 +127,7 @@ def test_pni_of_a_finer_grain(grain):
     assert_normal(drawn / perturbation.theta.detach().double(), network.second.weight.double().std().item())
 
 
-def test_activation_pni_is_relative_to_the_whole_batch():
+def test_activation_pni_scales_with_the_whole_batch():
     config = PerturbConfig(site="output", scale="relative", grain="layer", theta_min=None)
     network = made("pni", config)
     x = torch.rand(16, 3, 24, 24) * torch.linspace(0.2, 3, 16).view(-1, 1, 1, 1)  # images of unequal contrast
@@ -141,11 +141,11 @@ def test_activation_pni_is_relative_to_the_whole_batch():
     each = values.flatten(1).std(1)
     assert (each / (0.25 * deviation) - 1).abs().max() < 5 / math.sqrt(2 * values[0].numel())
     assert_apart(values[1:], values[:-1])
-    with pytest.raises(MethodError, match="takes site weight, output, input, norm or addition, not parameter"):
+    with pytest.raises(MethodError, match="takes the site weight, output, input, norm or addition, not parameter"):
         made("pni", PerturbConfig(site="parameter", scale="relative", theta_min=None))
 
 
-def test_the_gradient_of_activation_pni_takes_std_for_a_number():
+def test_activation_pnis_gradient_treats_std_as_constant():
     config = PerturbConfig(site="output", scale="relative", grain="layer", theta_min=None)
     network = perturbify.wrap(nn.Conv2d(3, 4, 1).double(), config, method="pni", example_input=X.double())
     x = X.double().requires_grad_()
@@ -159,7 +159,7 @@ def test_the_gradient_of_activation_pni_takes_std_for_a_number():
     torch.testing.assert_close(alpha.grad.sum(), (out.detach() * noise["given"] / alpha.detach()).sum())
 
 
-def test_rse_draws_more_before_the_first_convolution():
+def test_rses_first_convolution_gets_more_noise():
     network = made("rse")
     x = torch.rand(64, 3, 16, 16)
     for training in (False, True):
@@ -200,7 +200,7 @@ def test_adv_bnn_draws_every_parameter():
     assert_normal(torch.cat(small, 1), 1.0)
 
 
-def test_adv_bnns_penalty_is_the_divergence_of_all_layers():
+def test_adv_bnns_penalty_sums_over_all_layers():
     network = made("adv-bnn")
     torch.manual_seed(1)
     with torch.no_grad():
@@ -227,14 +227,14 @@ def test_adv_bnns_penalty_is_the_divergence_of_all_layers():
     assert divergence(torch.zeros(3), torch.full((3,), math.log(SIGMA_0))).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_divergence_of_a_coarser_grain_counts_every_weight():
+def test_a_coarser_grain_still_counts_every_weight():
     torch.manual_seed(0)
     mu, s = torch.randn(4, 3, 2), torch.randn(4, 1, 1)
     by_torch = kl_divergence(Normal(mu, s.exp()), Normal(0.0, SIGMA_0)).sum()
     assert divergence(mu, s).item() == pytest.approx(by_torch.item(), rel=1e-5)
 
 
-def test_pixeldp_draws_behind_the_first_convolution_alone():
+def test_pixeldp_draws_only_behind_the_first_convolution():
     assert noise_level(0.1, 1.0, 0.05, 1.0) == pytest.approx(0.2537, abs=5e-5)
     network = made("pixeldp")
     x = torch.rand(64, 3, 16, 16)
@@ -257,14 +257,14 @@ def test_learn2perturb_draws_behind_every_convolution():
         assert_apart(values[1:], values[:-1])
 
 
-def test_one_draw_for_a_batch_where_it_is_asked_for():
+def test_a_batch_shares_one_draw_on_request():
     network = made("rse", replace(methods.get("rse").perturb, draw_per="batch"))
     drawn = noises(network, torch.rand(3, 3, 64, 64), forwards=3)["first"]
     assert torch.allclose(drawn[:, 0], drawn[:, 1], atol=1e-6)
     assert_normal(drawn[:, 0], 0.2)
 
 
-def test_noise_of_another_kind_is_no_noise_of_the_method():
+def test_noise_of_another_kind_is_refused():
     for method, change in (
         ("pni", {"scale": "absolute"}),
         ("rse", {"learnable": True}),
@@ -272,5 +272,5 @@ def test_noise_of_another_kind_is_no_noise_of_the_method():
         ("pixeldp", {"extent": "all"}),
     ):
         (key,) = change
-        with pytest.raises(MethodError, match=f"The method {method} .*{key}"):
+        with pytest.raises(MethodError, match=f"method {method} .*{key}"):
             made(method, replace(methods.get(method).perturb, **change))

@@ -26,7 +26,7 @@ def test_the_regularizer_is_the_sum_over_all_elements():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_its_gradient_is_the_papers(dtype):
+def test_its_gradient_matches_the_papers(dtype):
     gamma, tau = 1e-4, harmonic(7)
     thetas = [torch.rand(5, 3).add(0.01).to(dtype).requires_grad_(), torch.rand(4).add(0.01).to(dtype).requires_grad_()]
     (gamma * regularizer(thetas, tau)).backward()

@@ -26,7 +26,7 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize(("config", "method"), [(perturbify.PerturbConfig("channel"), "learn2perturb"), (None, "none")])
-def test_a_file_that_names_none(config, method, file):
+def test_a_file_without_a_method(config, method, file):
     path = file(config, None)
     loaded = perturbify.load(path, model=network())
     assert loaded.surgery.method == method
@@ -34,6 +34,6 @@ def test_a_file_that_names_none(config, method, file):
     assert loaded.surgery.plan.config == config
 
 
-def test_a_file_that_names_another(file):
-    with pytest.raises(MethodError, match="The method rse has noise with learnable=False, this one has True"):
+def test_a_file_whose_method_contradicts_its_noise(file):
+    with pytest.raises(MethodError, match="The noise of the method rse has learnable=False, but this noise has True"):
         perturbify.load(file(perturbify.PerturbConfig("channel"), "rse"), model=network())

@@ -26,7 +26,7 @@ def network(config=RSE, method="rse"):
     return perturbify.wrap(source, config, method=method, example_input=X).train()
 
 
-def test_the_mean_is_that_of_the_softmax():
+def test_the_mean_is_taken_over_softmax_outputs():
     net = network()
     torch.manual_seed(1)
     answer = perturbify.predict(net, X, draws=5)
@@ -39,13 +39,13 @@ def test_the_mean_is_that_of_the_softmax():
     assert answer.draws == 5 and answer.radii is None
 
 
-def test_draws_are_the_methods_unless_said_otherwise():
+def test_draws_default_to_the_methods_own():
     assert perturbify.predict(network(), X).draws == 50
     assert perturbify.predict(network(PerturbConfig(), "learn2perturb"), X).draws == 1
     assert perturbify.predict(network(None, "vanilla"), X).draws == 1
 
 
-def test_the_network_is_as_it_was_also_after_an_error():
+def test_predict_restores_the_network_even_after_errors():
     net = network()
     net.get_submodule("1").eval()
     modes = [m.training for m in net.modules()]
@@ -57,14 +57,14 @@ def test_the_network_is_as_it_was_also_after_an_error():
     assert all(not p.requires_grad or p.grad is None for p in net.parameters())
 
 
-def test_what_is_not_ours_or_cannot_average_is_refused():
+def test_unwrapped_networks_and_zero_draws_are_refused():
     with pytest.raises(SurgeryError, match="Linear is not a wrapped network"):
         perturbify.predict(nn.Linear(2, 2), X)
     with pytest.raises(ValueError, match="at least 1, not 0"):
         Ensemble(nn.Linear(2, 2), 0)
 
 
-def test_who_predicts_by_itself():
+def test_only_averaging_methods_get_an_ensemble():
     plain, single, averaging = nn.Linear(2, 2), network(PerturbConfig(), "learn2perturb"), network()
     assert predictor(plain) is plain and predictor(single) is single
     assert predictor(network(None, "vanilla")).surgery.plan.config is None
@@ -73,7 +73,7 @@ def test_who_predicts_by_itself():
     assert [m for _, m in perturbations(ensemble)] == [m for _, m in perturbations(averaging)]
 
 
-def test_a_check_scores_whole_answers():
+def test_a_check_scores_averaged_predictions():
     """Single draws of this network are right half of the time, by chance; the mean of fifty of them is not."""
     net = network().eval()
     labels = perturbify.predict(net, X, draws=2000).classes
@@ -85,7 +85,7 @@ def test_a_check_scores_whole_answers():
     assert any("mean softmax of 50 draws" in remark for remark in report.remarks)
 
 
-def test_a_check_of_noise_on_weights_says_that_images_share_draws():
+def test_checking_weight_noise_reports_shared_draws():
     net = network(PerturbConfig("layer", "weight", "relative", theta_min=None), "pni").eval()
     images = MemorySplit((X * 255).to(torch.uint8), torch.arange(6) % 3)
     report = check(net, images, CheckPlan(attacks=("eot",), eot_draws=3, draws=2, queries=(1,), frozen_draws=2))
@@ -96,7 +96,7 @@ def test_a_check_of_noise_on_weights_says_that_images_share_draws():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_ensembles_gradient_where_a_class_has_no_chance(dtype):
+def test_underflow_does_not_break_an_ensembles_gradient(dtype):
     """Its softmax underflows; the gradient of the logarithm of 0 would stop every attack."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).to(dtype)
     net[1].weight.data.mul_(5)
@@ -108,6 +108,6 @@ def test_an_ensembles_gradient_where_a_class_has_no_chance(dtype):
     torch.testing.assert_close(answers.exp().sum(1), torch.ones(6))
 
 
-def test_no_draw_is_no_answer():
+def test_zero_draws_are_refused():
     with pytest.raises(ValueError, match="draws must be at least 1, not 0"):
         perturbify.predict(network(), X, draws=0)

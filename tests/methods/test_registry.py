@@ -1,6 +1,7 @@
 """The defences by name, and one of the user's own."""
 
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,8 @@ from perturbify import PerturbConfig, methods, recipe, zoo
 from perturbify.errors import CheckpointError, MethodError, RecipeError
 from perturbify.methods import registry
 
-PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "methods.md").read_text()
 OURS = ("none", "vanilla", "learn2perturb", "learn2perturb-r", "pni", "rse", "adv-bnn", "pixeldp")
 
 
@@ -25,14 +27,11 @@ def untouched(monkeypatch):
 
 @pytest.fixture
 def own(untouched):
-    """The example of the page."""
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "class Widening" in block)
-    scope = {"__name__": "their_module"}
-    exec(code, scope)
-    return scope["Widening"]
+    """The one of examples/."""
+    return runpy.run_path(str(ROOT / "examples" / "own_defence.py"), run_name="their_module")["Widening"]
 
 
-def test_all_eight_are_there_and_on_the_page():
+def test_all_eight_are_registered_and_documented():
     assert set(methods.names()) == set(OURS)
     for name in OURS:
         method = methods.get(name)
@@ -41,7 +40,7 @@ def test_all_eight_are_there_and_on_the_page():
         assert method.certifies == (name == "pixeldp")
 
 
-def test_every_method_but_learn2perturb_has_a_recipe_of_its_own():
+def test_every_method_has_its_own_recipe():
     for name in OURS:
         stem = "cifar10" if name == "learn2perturb" else f"cifar10_{name.replace('-', '_')}"
         read = recipe.load(stem)
@@ -51,7 +50,7 @@ def test_every_method_but_learn2perturb_has_a_recipe_of_its_own():
             assert read.perturb == methods.get(name).perturb
 
 
-def test_the_recipes_have_the_originals_hyperparameters():
+def test_recipes_have_the_original_hyperparameters():
     """docs/constants.md."""
     pni, rse, bnn = (recipe.load(f"cifar10_{name}") for name in ("pni", "rse", "adv_bnn"))
     assert (pni.train.epochs, pni.optimizer.lr, pni.optimizer.milestones) == (160, 0.1, (80, 120))
@@ -83,14 +82,14 @@ def test_a_method_at_another_site(name, site, tmp_path):
     assert loaded.surgery.method == name and loaded.surgery.plan.config.site == site
 
 
-def test_pni_on_activations_by_its_papers_word():
+def test_pni_accepts_activation_as_a_site():
     pni = methods.get("pni").perturb
     config = replace(pni, site="activation", grain="channel")
     assert config == replace(pni, site="output", grain="channel")
     methods.get("pni").check_config(config)
 
 
-def test_an_unknown_defence_names_the_nearest():
+def test_an_unknown_method_suggests_the_nearest():
     with pytest.raises(MethodError, match=r"no method 'vanila'\. Did you mean 'vanilla'"):
         methods.get("vanila")
     with pytest.raises(MethodError, match="or, for commands, install it with an entry point"):
@@ -111,7 +110,7 @@ def test_another_method_brings_its_own_noise_and_penalty():
     assert recipe.load("cifar10_short", ["method=learn2perturb"]) == base
 
 
-def test_what_is_no_name_of_its_own_is_refused(untouched):
+def test_an_invalid_or_taken_name_is_refused(untouched):
     class Nameless(methods.Method):
         pass
 
@@ -120,7 +119,7 @@ def test_what_is_no_name_of_its_own_is_refused(untouched):
 
     with pytest.raises(MethodError, match="Nameless has no name"):
         methods.register(Nameless)
-    with pytest.raises(MethodError, match="a method 'pni' already"):
+    with pytest.raises(MethodError, match="already a method 'pni'"):
         methods.register(Pni)
 
 
@@ -130,20 +129,20 @@ def test_noise_of_another_kind_is_refused():
         (
             "adv-bnn",
             PerturbConfig(site="input", scale="posterior"),
-            "adv-bnn takes site parameter or weight, not input",
+            "adv-bnn takes the site parameter or weight, not input",
         ),
-        ("rse", PerturbConfig(site="weight"), "rse takes site input, output, norm or addition, not weight"),
-        ("pni", PerturbConfig(site="weight"), "scale='relative', this one has 'absolute'"),
-        ("rse", PerturbConfig(site="input"), "learnable=False, this one has True"),
-        ("pixeldp", PerturbConfig(learnable=False), "extent='first', this one has 'all'"),
+        ("rse", PerturbConfig(site="weight"), "rse takes the site input, output, norm or addition, not weight"),
+        ("pni", PerturbConfig(site="weight"), "scale='relative', but this noise has 'absolute'"),
+        ("rse", PerturbConfig(site="input"), "learnable=False, but this noise has True"),
+        ("pixeldp", PerturbConfig(learnable=False), "extent='first', but this noise has 'all'"),
         ("learn2perturb", PerturbConfig(theta_min=None), "needs a floor for θ"),
-        ("vanilla", PerturbConfig(), "vanilla has no noise, this network has some"),
+        ("vanilla", PerturbConfig(), "vanilla has no noise, but this network has some"),
     ):
         with pytest.raises(MethodError, match=re.escape(said)):
             perturbify.wrap(model, config, method=method, example_input=x)
 
 
-def test_a_method_of_ones_own_trains_saves_and_loads(own, tmp_path):
+def test_a_users_method_trains_saves_and_loads(own, tmp_path):
     """As docs/methods.md has it."""
     from perturbify.training import finetune
     from perturbify.training.launch import load_data
@@ -168,13 +167,13 @@ def test_a_method_of_ones_own_trains_saves_and_loads(own, tmp_path):
         perturbify.load(result.folder.model)
 
 
-def test_the_penalty_of_the_page_makes_theta_grow(own):
+def test_the_documented_penalty_makes_theta_grow(own):
     theta = torch.full((3, 1, 1), 0.1, requires_grad=True)
     own().penalty([methods.NoisySite(theta)], methods.Stage(1, 128, 100, 1e-4)).backward()
     torch.testing.assert_close(theta.grad, torch.full((3, 1, 1), -1e-3))
 
 
-def test_a_package_that_declares_a_method_is_found(tmp_path):
+def test_a_method_from_a_package_is_found(tmp_path):
     """A real distribution on the path, and a fresh process."""
     (tmp_path / "their_defence.py").write_text(
         "from perturbify import methods\n\n@methods.register\nclass Theirs(methods.Method):\n    name = 'theirs'\n"

@@ -29,7 +29,7 @@ def wrapped(normalize, config="of the method", **how):
 
 
 @pytest.mark.parametrize("normalize", [None, Normalize((0.5, 0.4, 0.3), STD)])
-def test_in_pixels(normalize):
+def test_sigma_is_given_in_pixels(normalize):
     network = wrapped(normalize).eval()
     seen = []
     network.first.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -46,14 +46,14 @@ def test_in_pixels(normalize):
     torch.testing.assert_close(first * scale, torch.full((3, 1, 1), 0.2))
 
 
-def test_one_sigma_for_all_channels_takes_their_mean():
+def test_a_layers_sigma_is_its_channels_mean():
     settings = {"site": "input", "theta_init": 0.1, "theta_first": 0.3, "theta_min": None, "learnable": False}
     network = wrapped(Normalize((0.5, 0.4, 0.3), STD), PerturbConfig(grain="layer", **settings))
     thetas = [p.theta.flatten().tolist() for _, p in perturbify.perturbations(network)]
     assert thetas == [pytest.approx([0.3 * 3 / sum(STD)]), pytest.approx([0.1])]
 
 
-def test_a_file_keeps_it(tmp_path):
+def test_a_saved_file_keeps_sigma(tmp_path):
     network = wrapped(Normalize((0.5, 0.4, 0.3), STD))
     perturbify.save(network, tmp_path / "rse.safetensors")
     again = perturbify.load(tmp_path / "rse.safetensors", model=Image())

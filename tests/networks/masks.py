@@ -11,7 +11,7 @@ from perturbify import data
 
 @cache
 def digits():
-    """scikit-learn's digits as pixels in [0, 1], 8×8, and their labels; the test images, balanced."""
+    """The digits as pixels in [0, 1], 8×8, and their labels; the test images, balanced."""
     split = data.load("digits").test.interleaved()
     return next(split.batches(len(split)))
 

@@ -26,7 +26,7 @@ def asked(method, table="table1", **wishes):
     return Reproduction(table, networks=("cifar_resnet20",), methods=(method,), **wishes)
 
 
-def test_a_short_run_says_what_became_of_its_schedule(digits):
+def test_a_short_run_reports_its_changed_schedule(digits):
     said = found(asked("learn2perturb", epochs=7), digits, joint=False)
     assert said["epochs", RELEASE] == ("7", "350")
     assert said["epochs of warm-up, noise off", PAPER] == ("0", "20")
@@ -35,15 +35,15 @@ def test_a_short_run_says_what_became_of_its_schedule(digits):
     assert said["W-steps", ALGORITHM] == ("42", "136,850")
     assert said["θ-steps", ALGORITHM] == ("42", "129,030")
     assert said["W-steps in so many batches", PAPER] == ("42 of 84", "84 of 84")
-    assert said["updates of W and θ", PAPER][0] == "in turn, 1 W-step and 1 θ-step"
+    assert said["updates of W and θ", PAPER][0] == "alternating, 1 W-step and 1 θ-step"
 
 
-def test_joint_steps_are_the_papers(digits):
+def test_joint_steps_match_the_paper(digits):
     said = found(asked("learn2perturb"), digits, joint=True)
     assert {("updates of W and θ", PAPER), ("W-steps in so many batches", PAPER), ("epochs", RELEASE)}.isdisjoint(said)
 
 
-def test_epochs_and_optimisers_are_never_said_to_be_the_papers(digits):
+def test_epochs_and_optimisers_come_from_the_release(digits):
     for method in ("none", "vanilla", "learn2perturb-r", "learn2perturb"):
         said = found(asked(method, epochs=3, equal_schedule="smoke"), digits, batch_size=64, gamma=0.5)
         whats = {what for what, whose in said if whose == PAPER}
@@ -53,13 +53,13 @@ def test_epochs_and_optimisers_are_never_said_to_be_the_papers(digits):
     assert said["γ, the penalty's weight", RELEASE] == ("0.5", "0.0001")
 
 
-def test_what_another_method_has_is_its_own(digits):
+def test_another_method_has_its_own_differences(digits):
     said = found(asked("pni", table="table2", epochs=3), digits)
     assert said["epochs", PNI] == ("3", "160")
     assert not {what for what, _ in said} & {"epochs of warm-up, noise off", "updates of W and θ", "noise"}
 
 
-def test_where_noise_is_and_how_it_is_drawn(digits):
+def test_the_site_and_sharing_of_noise_are_reported(digits):
     wanted = asked("learn2perturb")
     (job,) = jobs(wanted)
 
@@ -79,19 +79,19 @@ def test_where_noise_is_and_how_it_is_drawn(digits):
     assert said(grain="layer")["one θ for each", PAPER] == "layer"
 
 
-def test_how_far_theta_went(digits):
+def test_the_change_in_theta_is_reported(digits):
     here, theirs = found(asked("learn2perturb", epochs=7), digits, theta=0.2541)["θ at the end", ALGORITHM]
     assert here.startswith("0.254 on average after ") and "as far as epoch 21 of 350" in here
     assert theirs == "1.06, by the regulariser alone"
 
 
-def test_the_papers_datasets_are_no_difference(digits):
+def test_the_papers_datasets_count_as_no_difference(digits):
     for name, called in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")):
         said = found(asked("vanilla"), replace(digits, name=name))
         assert said["training images", PAPER] == (f"{called}, 1,442", f"{called}, 50,000")
 
 
-def test_several_training_runs_are_counted(digits):
+def test_the_number_of_training_runs_is_reported(digits):
     wanted = asked("none", seeds=(0, 4))
     job, _ = jobs(wanted)
     said = {d.what: d.here for d in differences(wanted, job, digits)}
@@ -99,7 +99,7 @@ def test_several_training_runs_are_counted(digits):
 
 
 @pytest.mark.parametrize(("labels", "whose"), [("true", RELEASE), ("predicted", PAPER)])
-def test_the_label_that_the_adversary_goes_by(labels, whose, digits):
+def test_the_adversarys_choice_of_labels_is_reported(labels, whose, digits):
     wanted = asked("learn2perturb")
     (job,) = jobs(wanted)
     job = replace(job, recipe=replace(job.recipe, attack=replace(job.recipe.attack, labels=labels)))
@@ -107,7 +107,7 @@ def test_the_label_that_the_adversary_goes_by(labels, whose, digits):
     assert said == [whose]
 
 
-def test_the_way_of_theta_and_the_form_of_gamma(digits):
+def test_thetas_schedule_and_gammas_form_are_reported(digits):
     plain = found(asked("learn2perturb"), digits, theta_schedule="plain", gamma_form="literal", tau_from="start")
     assert ("θ's learning rate", RELEASE) not in plain
     assert ("γ∇g", PAPER) not in plain

@@ -48,7 +48,7 @@ def contents(path):
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def test_the_same_command_goes_on(folder):
+def test_the_same_command_resumes(folder):
     before = contents(folder.path)
     folder.open(ABOUT, force=False)
     assert contents(folder.path) == before
@@ -60,7 +60,7 @@ def earlier(**changed):
     return json.dumps({key: value for key, value in notes.items() if key != "seeds"})
 
 
-def test_what_an_earlier_version_began_goes_on(folder):
+def test_a_folder_from_an_earlier_version_resumes(folder):
     folder.notes.write_text(earlier())
     before = contents(folder.path)
     folder.open(ABOUT, force=False)
@@ -70,7 +70,7 @@ def test_what_an_earlier_version_began_goes_on(folder):
     assert after == before
 
 
-def test_before_that_there_were_no_digests(folder):
+def test_notes_without_digests_are_accepted(folder):
     notes = json.loads(earlier())
     del notes["digests"]
     folder.notes.write_text(json.dumps(notes))
@@ -86,13 +86,13 @@ def test_before_that_there_were_no_digests(folder):
         ({"digests": ["xyz"]}, r"other digests \(xyz there, abc here\)"),
     ],
 )
-def test_another_command_of_an_earlier_version_is_refused(changed, said, folder):
+def test_another_command_in_an_earlier_versions_folder(changed, said, folder):
     folder.notes.write_text(earlier(**changed))
     with pytest.raises(OutputExists, match=said):
         folder.open(ABOUT, force=False)
 
 
-def test_today_fewer_methods_are_another_command(folder):
+def test_fewer_methods_are_another_command(folder):
     with pytest.raises(OutputExists, match=r"other methods \(none, vanilla there, vanilla here\)"):
         folder.open(ABOUT | {"methods": ["vanilla"]}, force=False)
 
@@ -108,15 +108,15 @@ def test_force_removes_runs_and_tables(folder):
 
 
 @pytest.mark.parametrize("name", ["table1.json", "table1.md", "table1.png", "job/README.md", "job/report.md"])
-def test_a_file_of_the_users_is_left_and_with_it_all_else(name, folder):
+def test_a_users_file_prevents_any_removal(name, folder):
     (folder.path / name).write_text("mine")
     before = contents(folder.path)
-    with pytest.raises(OutputExists, match=rf"{name} is not as a r\w+ wrote it"):
+    with pytest.raises(OutputExists, match=rf"{name} was changed since a r\w+ wrote it"):
         folder.open(ABOUT | {"seeds": [1]}, force=True)
     assert contents(folder.path) == before
 
 
-def test_what_is_no_run_is_left(folder):
+def test_a_folder_that_is_not_a_run_stays(folder):
     run = RunFolder(folder.path / "job")
     run.marker.unlink()
     (run.path / "mine.txt").write_text("mine")
@@ -131,7 +131,7 @@ def test_notes_that_lead_elsewhere(name, folder, tmp_path):
     for change in ({"recipes": {name.format(elsewhere=elsewhere.path): ""}}, {"table": "../x"}, {"table": None}):
         folder.notes.write_text(json.dumps(ABOUT | change))
         before = contents(tmp_path)
-        with pytest.raises(PerturbifyError, match="is not of a reproduction"):
+        with pytest.raises(PerturbifyError, match="is not a reproduction's"):
             folder.open(ABOUT, force=True)
         assert contents(tmp_path) == before
 
@@ -140,29 +140,29 @@ def test_a_link_that_leads_elsewhere(folder, tmp_path):
     elsewhere = begin(tmp_path / "elsewhere")
     (folder.path / "job").rename(folder.path / "gone")
     (folder.path / "job").symlink_to(elsewhere.path)
-    with pytest.raises(OutputExists, match="job leads elsewhere"):
+    with pytest.raises(OutputExists, match="job links elsewhere"):
         folder.open(ABOUT | {"seeds": [1]}, force=True)
     assert elsewhere.recipe.is_file()
 
 
 @pytest.mark.parametrize("text", ["[", "[]", "{}", '{"recipes": []}', '{"recipes": {}, "recipes": {}}', "\ufffd", ""])
-def test_notes_that_are_none(text, folder):
+def test_invalid_notes(text, folder):
     folder.notes.write_text(text, encoding="utf-8")
-    with pytest.raises(PerturbifyError, match=r"is damaged|is not of a reproduction"):
+    with pytest.raises(PerturbifyError, match=r"is damaged|is not a reproduction's"):
         folder.open(ABOUT, force=True)
 
 
-def test_a_folder_of_the_users(tmp_path):
+def test_a_users_folder_is_refused(tmp_path):
     folder = ReproductionFolder(tmp_path)
     (tmp_path / "letter").write_text("dear")
-    with pytest.raises(OutputExists, match="not empty, and it holds no reproduction"):
+    with pytest.raises(OutputExists, match="not empty and holds no reproduction"):
         folder.busy()
     assert [p.name for p in tmp_path.iterdir()] == ["letter"]
     with pytest.raises(OutputExists, match="is a file"):
         ReproductionFolder(tmp_path / "letter").busy()
 
 
-def test_somebody_else_is_at_it(folder):
+def test_another_process_is_using_the_folder(folder):
     said = []
 
     def other():
@@ -176,4 +176,4 @@ def test_somebody_else_is_at_it(folder):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert said == [f"Another process is reproducing in {folder.path} already."]
+    assert said == [f"Another process is already reproducing in {folder.path}."]

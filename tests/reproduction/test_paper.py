@@ -15,7 +15,7 @@ def printed(name, network, method):
     return {attack: cell.text for attack, cell in TABLES[name].figures[network, method].items()}
 
 
-def test_figures_of_tables_1_and_2_by_hand():
+def test_tables_1_and_2_match_hand_copied_figures():
     assert printed("table1", "cifar_resnet20", "none") == {"clean": "92.10", "PGD": "0.0±0.0", "FGSM": "14.10"}
     assert printed("table1", "cifar_resnet56", "vanilla")["PGD"] == "40.10±0.10"
     assert printed("table1", "cifar_resnet18", "learn2perturb")["PGD"] == "56.06±0.16"
@@ -28,7 +28,7 @@ def test_figures_of_tables_1_and_2_by_hand():
     assert {name: len(TABLES[name].figures) for name in ("table1", "table2")} == {"table1": 12, "table2": 24}
 
 
-def test_figures_of_tables_3_and_4_and_eot_by_hand():
+def test_tables_3_and_4_match_hand_copied_figures():
     assert printed("table3", "cifar_resnet18", "pni") == {
         **{
             "C&W, κ = 0": "66.9",
@@ -51,13 +51,13 @@ def test_figures_of_tables_3_and_4_and_eot_by_hand():
     assert [printed("eot", *row)["EOT-PGD"] for row in TABLES["eot"].figures] == ["48.65", "51.19", "53.34"]
 
 
-def test_a_cell_is_what_it_says():
+def test_cells_have_a_value_and_a_spread():
     cell = TABLES["table1"].figures["cifar_resnet20", "learn2perturb"]["PGD"]
     assert (cell.value, cell.spread) == (0.5113, 0.0008)
     assert TABLES["table4"].figures["cifar_wrn28_10", "pixeldp"]["PGD"].spread is None
 
 
-def test_the_oddities_are_in_the_figures_as_the_remarks_have_them():
+def test_odd_figures_agree_with_their_remarks():
     second, third = TABLES["table2"].figures, TABLES["table1"].figures
     same = [pair for pair, cells in second.items() if cells["PGD"].text == "54.62±0.06"]
     assert same == [
@@ -72,7 +72,7 @@ def test_the_oddities_are_in_the_figures_as_the_remarks_have_them():
     assert all(paper.remarks for paper in TABLES.values())
 
 
-def test_the_names_exist():
+def test_every_name_exists():
     assert tuple(TABLES) == NAMED
     for name, paper in TABLES.items():
         assert paper.name == name
@@ -81,7 +81,7 @@ def test_the_names_exist():
     assert all(zoo.resolve(name) == f"perturbify:{name}" for name in NETWORKS)
 
 
-def test_the_papers_own_recipes():
+def test_recipes_use_each_papers_own_settings():
     found = jobs(Reproduction("table1")) + jobs(Reproduction("table2"))
     assert len(found) == 12 + 24
     for job in found:
@@ -113,7 +113,7 @@ def test_one_schedule_for_all():
         assert job.original.train.epochs > 100
 
 
-def test_a_recipes_arguments_are_for_the_networks_that_take_them(tmp_path):
+def test_recipe_arguments_reach_only_networks_that_accept_them(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text(recipes.text("smoke") + '\n[model_args]\npadding = "end"\n', encoding="utf-8")
     found = {job.network: job.recipe.model_args for job in jobs(Reproduction("table1", 1, str(mine)))}
@@ -124,7 +124,7 @@ def test_a_recipes_arguments_are_for_the_networks_that_take_them(tmp_path):
     }
 
 
-def test_table_3_asks_for_what_the_paper_has():
+def test_table_3_uses_the_papers_settings():
     (job,) = jobs(Reproduction("table3", methods=("learn2perturb",)))
     assert job.network == "cifar_resnet18"
     assert (job.plan.attacks, job.plan.confidences) == (("margin", "cw", "eot"), (0.0, 0.1, 1.0, 2.0, 5.0))
@@ -133,14 +133,14 @@ def test_table_3_asks_for_what_the_paper_has():
     assert (fewer.plan.few, fewer.plan.images) == (20, 20)
 
 
-def test_eot_averages_the_papers_80_draws():
+def test_eot_averages_80_draws_as_the_paper_does():
     found = jobs(Reproduction("eot"))
     assert [(job.method, job.plan.eot_draws) for job in found] == [
         (method, 80) for method in ("pni", "adv-bnn", "learn2perturb")
     ]
 
 
-def test_a_figure_sweeps_and_every_point_has_all_images():
+def test_a_figure_sweeps_epsilon_over_all_images():
     for name in ("fig2", "fig3"):
         found = jobs(Reproduction(name))
         assert [job.method for job in found] == ["vanilla", "pni", "adv-bnn", "learn2perturb"]
@@ -149,13 +149,13 @@ def test_a_figure_sweeps_and_every_point_has_all_images():
             assert (job.plan.sweep, job.plan.sanity) == ((0.25, 0.5, 0.75, 1.25, 1.5, 2.0), None)
 
 
-def test_few_pixels_are_searched_as_in_the_literature_for_the_papers_budget():
+def test_few_pixel_search_uses_the_papers_budget():
     plans = [jobs(Reproduction("fewpixel", epochs))[0].plan for epochs in (None, 7)]
     assert [(p.population, p.generations) for p in plans] == [(400, 100), (100, 20)]
     assert plans[0].few == 100
 
 
-def test_a_seed_is_a_run_of_its_own():
+def test_each_seed_is_a_separate_run():
     one, several = (
         jobs(Reproduction("table1", networks=("cifar_resnet20",), methods=("none", "vanilla"), seeds=seeds))
         for seeds in ((4,), (0, 4))
@@ -167,7 +167,7 @@ def test_a_seed_is_a_run_of_its_own():
     assert [(j.seed, j.recipe.seed, j.plan.seed) for j in several] == [(0, 0, 0), (4, 4, 4)] * 2
 
 
-def test_transfer_comes_from_the_vanilla_network_of_the_same_seed():
+def test_transfer_uses_the_vanilla_network_of_equal_seed():
     found = jobs(Reproduction("transfer", networks=("cifar_resnet20",), methods=("pni",), seeds=(1, 2)))
     assert [(job.name, job.surrogate) for job in found] == [
         ("cifar_resnet20-vanilla-seed-1", None),
@@ -177,7 +177,7 @@ def test_transfer_comes_from_the_vanilla_network_of_the_same_seed():
     ]
 
 
-def test_a_method_without_a_recipe_says_so(monkeypatch):
+def test_a_missing_recipe_is_reported(monkeypatch):
     monkeypatch.setattr(recipes, "names", lambda: ("cifar10",))
     first, *_, last = jobs(Reproduction("table1", networks=("cifar_resnet20",)))
     assert first.recipe is None
@@ -185,7 +185,7 @@ def test_a_method_without_a_recipe_says_so(monkeypatch):
     assert last.why is None
 
 
-def test_order_is_the_papers_and_choices_are_checked():
+def test_order_follows_the_paper_and_choices_are_validated():
     chosen = Reproduction("table1", networks=("cifar_resnet18", "cifar_resnet20"), methods=("learn2perturb", "none"))
     assert [job.name for job in jobs(chosen)] == [
         *("cifar_resnet20-none", "cifar_resnet20-learn2perturb"),
@@ -212,11 +212,11 @@ def test_order_is_the_papers_and_choices_are_checked():
     [
         ({"seeds": ()}, "There are no seeds, so nothing would be trained"),
         ({"seeds": (0, 4, 4)}, "The seed 4 is given twice"),
-        ({"seeds": (-1,)}, "The seed -1 is not from 0 to"),
-        ({"seeds": (MOST_SEED + 1,)}, "is not from 0 to"),
+        ({"seeds": (-1,)}, "The seed -1 is not between 0 and"),
+        ({"seeds": (MOST_SEED + 1,)}, "is not between 0 and"),
         ({"epochs": 0}, "A budget of 0 epochs trains nothing"),
     ],
 )
-def test_numbers_that_make_no_sense(wrong, said):
+def test_invalid_numbers(wrong, said):
     with pytest.raises(PerturbifyError, match=said):
         Reproduction("table1", **wrong)

@@ -20,7 +20,7 @@ def digits():
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_cell_of_the_paper_is_printed_with_its_remarks(name, digits):
+def test_every_cell_of_the_paper_is_printed(name, digits):
     asked = Reproduction(name)
     page, text = (write(asked, begun(asked, digits)) for write in (to_markdown, to_text))
     for cells in TABLES[name].figures.values():
@@ -29,7 +29,7 @@ def test_every_cell_of_the_paper_is_printed_with_its_remarks(name, digits):
     for remark in TABLES[name].remarks:
         assert f"- {remark}" in page and f"- {remark}" in text
     for written in (page, text):
-        assert "\nWorst case: every image under whichever l∞ attack within ε leaves the least, " in written
+        assert "\nWorst case: every image under the l∞ attack within ε that leaves the lowest accuracy, " in written
     found = to_dict(asked, begun(asked, digits))
     assert not found["complete"]
     assert found["remarks"] == list(TABLES[name].remarks)
@@ -37,7 +37,7 @@ def test_every_cell_of_the_paper_is_printed_with_its_remarks(name, digits):
     assert len(theirs) == sum(map(len, TABLES[name].figures.values()))
 
 
-def test_of_cifar_100_the_paper_has_no_figures_here(digits):
+def test_cifar_100_has_no_figures_from_the_paper(digits):
     asked = Reproduction("table1", data="cifar100")
     outcomes = begun(asked, replace(digits, name="cifar100"))
     page = to_markdown(asked, outcomes)
@@ -48,7 +48,7 @@ def test_of_cifar_100_the_paper_has_no_figures_here(digits):
     assert all(f["paper"] is None for row in to_dict(asked, outcomes)["rows"] for f in row["figures"])
 
 
-def test_the_epsilons_of_a_figure_are_in_its_head(digits):
+def test_a_figures_epsilons_are_in_the_head(digits):
     asked = Reproduction("fig2")
     head = to_markdown(asked, begun(asked, digits)).splitlines()[2]
     points = [f"FGSM, ε = {n}/255" for n in (2, 4, 6, 8, 10, 12, 16)]

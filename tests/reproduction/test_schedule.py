@@ -40,7 +40,7 @@ def test_the_papers_schedule_in_seven_epochs():
     assert shortened(release, 7).attack.from_epoch == 1
 
 
-def test_one_epoch_has_noise_attack_and_the_first_learning_rate():
+def test_one_epoch_starts_with_noise_and_attack():
     late = replace(
         CIFAR10,
         train=replace(CIFAR10.train, warmup_epochs=349),
@@ -56,7 +56,7 @@ def test_milestones_that_fall_together_count_once():
 
 
 @given(schedules(), st.integers(1, 500))
-def test_what_is_shortened_is_a_recipe(recipe, epochs):
+def test_a_shortened_recipe_is_valid(recipe, epochs):
     short = shortened(recipe, epochs)
     assert recipes.from_toml(recipes.to_toml(short), short.name) == short  # every rule of a recipe holds
     assert short.train.epochs == min(epochs, recipe.train.epochs)
@@ -71,12 +71,12 @@ def test_what_is_shortened_is_a_recipe(recipe, epochs):
 
 
 @given(schedules(), st.integers(0, 100))
-def test_a_budget_that_suffices_changes_nothing(recipe, spare):
+def test_a_sufficient_budget_changes_nothing(recipe, spare):
     assert shortened(recipe, recipe.train.epochs + spare) is recipe
 
 
 @given(schedules(), st.integers(1, 400))
-def test_everything_is_where_it_was_in_proportion(recipe, epochs):
+def test_every_boundary_keeps_its_share_of_training(recipe, epochs):
     assume(epochs < recipe.train.epochs)
     short, share = shortened(recipe, epochs), epochs / recipe.train.epochs
     for name, before in boundaries(recipe).items():
@@ -95,14 +95,14 @@ def test_everything_is_where_it_was_in_proportion(recipe, epochs):
 
 
 @given(schedules(), st.integers(1, 400))
-def test_the_order_stays(recipe, epochs):
+def test_the_order_of_the_phases_stays(recipe, epochs):
     short = shortened(recipe, epochs)
     assert (boundaries(short)["warm-up"] <= boundaries(short)["attack"]) or (
         boundaries(recipe)["warm-up"] > boundaries(recipe)["attack"]
     )
 
 
-def test_no_epochs_are_none():
+def test_zero_epochs_are_refused():
     with pytest.raises(ValueError, match="at least 1, not 0"):
         shortened(CIFAR10, 0)
 
@@ -118,7 +118,7 @@ def test_the_full_schedule_in_steps():
 
 
 @given(st.integers(1, 6), st.integers(0, 6), st.integers(1, 4), st.integers(1, 4), st.booleans(), st.integers(1, 900))
-def test_steps_are_counted_as_they_are_taken(epochs, warmup, w_steps, theta_steps, joint, images):
+def test_step_counts_match_the_steps_taken(epochs, warmup, w_steps, theta_steps, joint, images):
     train = replace(
         CIFAR10.train,
         **{"epochs": epochs, "warmup_epochs": min(warmup, epochs), "batch_size": 128},

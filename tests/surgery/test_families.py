@@ -132,7 +132,7 @@ def test_exported_programs_keep_the_noise(fresh):
 
 
 @families(quick=("resnet", "vit", "efficientvit"))
-def test_exported_with_a_dynamic_batch_by_the_sources_own_name(fresh):
+def test_a_dynamic_batch_exports_by_input_name(fresh):
     source, wrapped, x = fresh
     name = next(iter(inspect.signature(source.forward).parameters))
     batch = {name: {0: torch.export.Dim("batch", min=2, max=64)}}
@@ -332,7 +332,7 @@ def test_bfloat16_from_the_start(fresh):
 
 
 @families()
-def test_bfloat16_afterwards_and_back(fresh):
+def test_bfloat16_after_wrapping_and_back(fresh):
     source, wrapped, x = fresh
     source.eval(), wrapped.eval()
     assert equal(silent(half(copy.deepcopy(wrapped)), half(x)), seeded(half(copy.deepcopy(source)), half(x)))

@@ -99,7 +99,7 @@ def alive(network, x):
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_noise_off_is_the_source_and_every_call_has_a_site(pair, training):
+def test_with_noise_off_it_matches_the_source(pair, training):
     source, wrapped, x = pair
     with ConvolutionCount() as count:
         want = seeded(twin(source, training), x)
@@ -146,7 +146,7 @@ def test_pickle_where_the_source_pickles(pair):
         assert alive(double.train(training), x)
 
 
-def test_the_way_back(pair):
+def test_unwrapping_restores_the_source(pair):
     source, wrapped, x = pair
     bare = perturbify.unwrap(wrapped)
     assert bare.state_dict().keys() == source.state_dict().keys()
@@ -188,7 +188,7 @@ def test_timms_hooks(location):
     assert alive(wrapped, x)
 
 
-def test_a_forward_on_the_instance_is_refused():
+def test_an_instance_level_forward_is_refused():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()

@@ -72,7 +72,7 @@ def test_module_list_loops():
     assert [s.name for s in wrap(Loop()).surgery.plan.sites] == ["blocks.0", "blocks.1", "blocks.2", "heads.a"]
 
 
-def test_a_module_under_several_names_is_entered_by_any_of_them():
+def test_a_module_works_under_any_of_its_names():
     class Encode(Net):
         def forward(self, x):
             return F.pad(self.conv(x), (1, 1, 1, 1))[:, :3] + x
@@ -170,7 +170,7 @@ class FromBuffers(Net):
         return self.conv(x) * factor / self.scale.size(0) + self.shift[0]
 
 
-def test_buffers_and_parameters_are_not_baked():
+def test_buffers_and_parameters_stay_live():
     network = FromBuffers()
     wrapped = wrap(network)
     for name in ("scale", "gain", "shift.0", "conv.weight"):
@@ -183,7 +183,7 @@ def test_buffers_and_parameters_are_not_baked():
     assert wrapped.gain.grad is not None
 
 
-def test_batch_norm_counts_and_updates_as_in_the_source():
+def test_batch_norm_updates_match_the_source():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None)).train()
     wrapped = perturbify.wrap(network, example_input=X)
     with perturbify.noise(wrapped, enabled=False):
@@ -194,7 +194,7 @@ def test_batch_norm_counts_and_updates_as_in_the_source():
     assert wrapped.get_submodule("1").num_batches_tracked == 3
 
 
-def test_dropout_by_the_flag_of_the_mode():
+def test_dropout_follows_the_training_flag():
     class Dropping(Net):
         def forward(self, x):
             return F.dropout(self.conv(x), 0.5, training=self.training)

@@ -81,7 +81,7 @@ def assert_right(wrapped, source, x=X):
 
 
 @pytest.mark.parametrize("kind", [Branching, Drawing, Frozen])
-def test_what_is_far_from_a_convolution_does_not_matter(kind):
+def test_operations_far_from_a_convolution_do_not_matter(kind):
     source = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(kind()), nn.Conv2d(4, 2, 1))
     wrapped = perturbify.wrap(source, example_input=X)
     assert [(s.name, s.way) for s in wrapped.surgery.plan.sites] == [
@@ -110,7 +110,7 @@ def test_each_call_has_its_own_theta():
     assert seen == [0, 1, 2, 0, 1, 2]
 
 
-def test_more_calls_than_at_wrapping_need_a_shared_theta():
+def test_extra_calls_need_a_shared_theta():
     source = Repeating()
     wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=X)
     assert wrapped(X, times=2).shape == X.shape
@@ -132,7 +132,7 @@ class Choosing(nn.Module):
         return self.a(x) if x.mean() > 0 else self.b(x)
 
 
-def test_a_branch_that_was_not_seen_does_not_run_without_noise():
+def test_an_unseen_branch_never_runs_without_noise():
     wrapped = perturbify.wrap(nn.Sequential(Choosing()), example_input=X)
     wrapped(X)
     with pytest.raises(SurgeryError, match=r"0\.b was not called when the network was wrapped.*exclude="):
@@ -141,7 +141,7 @@ def test_a_branch_that_was_not_seen_does_not_run_without_noise():
     assert torch.equal(without(-X), without(-X))
 
 
-def test_activation_checkpointing_draws_the_same_noise_again():
+def test_activation_checkpointing_repeats_the_same_noise():
     class Checkpointed(Branching):
         def forward(self, x):
             return checkpoint(super().forward, x, use_reentrant=False)
@@ -170,7 +170,7 @@ def test_a_submodule_called_alone():
     assert seen == ["0.conv", "0.conv#1", "0.conv#2", "0.conv"]
 
 
-def test_a_part_with_several_calls_that_is_computed_again_in_a_backward_pass():
+def test_checkpointed_parts_with_several_calls_need_shared_theta():
     class Checkpointed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -186,11 +186,11 @@ def test_a_part_with_several_calls_that_is_computed_again_in_a_backward_pass():
         if works:
             out.backward()
         else:
-            with pytest.raises(SurgeryError, match=r'cannot be told which call this is.*theta_per="module"'):
+            with pytest.raises(SurgeryError, match=r'the current call is unknown.*theta_per="module"'):
                 out.backward()
 
 
-def test_state_in_pythons_hands():
+def test_state_kept_in_python_attributes():
     class Remembering(Branching):
         def __init__(self):
             super().__init__()
@@ -211,7 +211,7 @@ def assert_right_once(wrapped, source):
         assert torch.equal(wrapped(X), source(X))
 
 
-def test_a_train_method_of_its_own():
+def test_a_custom_train_method():
     class HalfFrozen(nn.Module):
         def __init__(self):
             super().__init__()
@@ -252,7 +252,7 @@ class Hidden(nn.Module):
         return self.conv(y if y.mean() > 0 else -y)
 
 
-def test_a_functional_convolution_out_of_reach():
+def test_a_functional_convolution_that_cannot_be_reached():
     with pytest.raises(TraceError, match=r"The network \(Hidden\) convolves inside of a forward.*exclude="):
         perturbify.wrap(Hidden(), example_input=X)
     plan = perturbify.plan(Hidden(), PerturbConfig(exclude=("",)), example_input=X)
@@ -291,7 +291,7 @@ def test_a_detector_that_trains_only_with_targets():
     assert all(value.isfinite() for value in losses.values())
 
 
-def test_a_sequential_does_not_run_its_normalisation_twice():
+def test_a_sequential_normalises_only_once():
     """It runs everything it holds, and the normalisation is one of these."""
     source = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()).eval()
     normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

@@ -55,9 +55,9 @@ def test_a_whole_network_as_a_graph(name, training):
     assert not hasattr(wrapped, "constant_0")
 
 
-def test_a_network_that_torch_fx_cannot_follow_is_named():
+def test_a_network_torch_fx_cannot_follow_is_named():
     wrapped = perturbify.wrap(timm.create_model("efficientvit_b0"), PerturbConfig(grain="channel"))
-    with pytest.raises(TraceError, match=r"torch\.fx cannot follow stages\.\d\S*: "):
+    with pytest.raises(TraceError, match=r"torch\.fx cannot trace stages\.\d\S*: "):
         perturbify.graph(wrapped)
 
 
@@ -77,7 +77,7 @@ GRAPHS = {
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")  # of torch 2.11's own copy of an exported program
 @pytest.mark.parametrize("trace", GRAPHS)
 @pytest.mark.parametrize("settings", [{}, {"grain": "channel", "draw_per": "batch"}, {"site": "input"}])
-def test_the_pass_on_a_graph_that_was_traced_elsewhere(trace, settings):
+def test_the_pass_accepts_graphs_traced_elsewhere(trace, settings):
     torch.manual_seed(0)
     source = torchvision.models.resnet18(num_classes=3).eval()
     graph = GRAPHS[trace](source)
@@ -95,7 +95,7 @@ def test_the_pass_on_a_graph_that_was_traced_elsewhere(trace, settings):
     assert all(p.theta.grad is not None for _, p in perturbify.perturbations(noisy))
 
 
-def test_what_the_pass_refuses():
+def test_graphs_that_the_pass_refuses():
     graph = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
     noisy = perturbify.insert_noise(graph, example_input=X)
     with pytest.raises(AlreadyWrapped):

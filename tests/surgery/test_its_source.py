@@ -70,7 +70,7 @@ def test_a_part_by_itself(pair, part):
         assert torch.equal(part(wrapped)(X), part(source)(X))
 
 
-def test_hooks_fire_in_the_order_of_the_sources(pair):
+def test_hooks_fire_in_the_sources_order(pair):
     seen = []
     for network in pair:
         seen.append([])
@@ -113,7 +113,7 @@ def test_attributes_and_modes_that_change_later():
         assert torch.equal(wrapped(X), wrapped(X))
 
 
-def test_another_convolution_at_a_sites_place():
+def test_replacing_a_convolution_at_a_site():
     wrapped = perturbify.wrap(Net(), example_input=X)
     with pytest.raises(
         SurgeryError, match=r"conv is part of a wrapped network, and its new Conv2d would convolve with"
@@ -139,14 +139,14 @@ def test_inference_mode():
         perturbify.wrap(Net(), example_input=X)
     with torch.inference_mode():
         made_there = Net()
-    with pytest.raises(SurgeryError, match="outside of inference_mode"):
+    with pytest.raises(SurgeryError, match="outside inference_mode"):
         perturbify.wrap(made_there, example_input=X)
     wrapped = perturbify.wrap(Net(), example_input=X).eval()
     with torch.inference_mode():
         assert alive(wrapped)
 
 
-def test_the_way_back_is_exact(pair):
+def test_unwrapping_is_exact(pair):
     source, wrapped = pair
     wrapped.extra_note = "kept"
     bare = perturbify.unwrap(wrapped)
@@ -158,7 +158,7 @@ def test_the_way_back_is_exact(pair):
     assert source_class(wrapped) is type(source)
 
 
-def test_subclasses_are_made_once_a_class(resnet):
+def test_each_class_gets_one_subclass(resnet):
     _, wrapped = resnet
     assert type(wrapped.conv1) is type(wrapped.layer1[0].conv2)
     other = perturbify.wrap(timm.create_model("test_resnet"), PerturbConfig(grain="layer"))
@@ -199,7 +199,7 @@ class Loop(nn.Module):
 
 
 @pytest.mark.parametrize("make", [Loop, lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))])
-def test_a_normalisation_inside_is_no_part_of_the_source(make):
+def test_built_in_normalisation_is_hidden_from_children(make):
     source, normalize = make().eval(), Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     wrapped = perturbify.wrap(source, example_input=X, normalize=normalize)
     with perturbify.noise(wrapped, enabled=False):
@@ -224,7 +224,7 @@ class Named(nn.ModuleDict):
         return x
 
 
-def test_a_dictionary_of_modules_has_no_entry_more():
+def test_a_module_dict_gets_no_extra_entry():
     source, normalize = Named({"a": nn.Conv2d(3, 4, 3), "b": nn.ReLU()}), Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     wrapped = perturbify.wrap(source, example_input=X, normalize=normalize)
     assert (list(wrapped), len(wrapped)) == (["a", "b"], 2)

@@ -47,7 +47,7 @@ def test_ways_and_calls(case):
         assert count.total == sum(s.modes in (mode, "both") for s in wrapped.surgery.plan.sites)
 
 
-def test_copies_and_silence(case):
+def test_copies_and_noise_off(case):
     source, wrapped, example, _ = case
     wrapped.eval(), source.eval()
     want = seeded(lambda x: run(wrapped, x), example)
@@ -96,7 +96,7 @@ def test_noise_is_before_the_normalisation_and_the_activation():
     assert (out >= 0).all()
 
 
-def test_images_side_by_side_in_the_channels():
+def test_images_concatenated_along_the_channels():
     for name in ("correlation", "dynamic"):
         make, example, _ = CALLS[name]
         wrapped = perturbify.wrap(make(), example_input=example)
@@ -110,7 +110,7 @@ def test_images_side_by_side_in_the_channels():
         assert not torch.equal(noise[0], noise[2])  # each image has draws of its own
 
 
-def test_a_state_that_was_not_met_at_wrapping():
+def test_a_state_not_seen_during_wrapping():
     wrapped = perturbify.wrap(Functional(), example_input=IMAGES).eval()
     with perturbify.noise(wrapped, enabled=False):
         before = wrapped(IMAGES)

@@ -32,7 +32,7 @@ def seeded(model, x=X):
         return model(x)
 
 
-def test_unwrap_gives_the_class_the_keys_and_the_trained_weights(source, wrapped):
+def test_unwrap_keeps_class_keys_and_trained_weights(source, wrapped):
     wrapped.train()
     wrapped(X).square().sum().backward()
     torch.optim.SGD(wrapped.parameters(), lr=0.01).step()
@@ -113,7 +113,7 @@ def test_compile_without_graph_breaks():
         torch.testing.assert_close(compiled(X), network(X))
 
 
-def test_meta_costs_no_memory_and_plans_the_same(source):
+def test_wrapping_on_meta_plans_the_same_without_memory(source):
     with torch.device("meta"):
         network = timm.create_model("test_resnet", num_classes=5)
         wrapped = perturbify.wrap(network, example_input=torch.empty(2, 3, 32, 32))
@@ -121,13 +121,13 @@ def test_meta_costs_no_memory_and_plans_the_same(source):
     assert all(p.is_meta for p in wrapped.parameters())
 
 
-def test_the_repr_is_the_sources_with_the_noise_in_it(source, wrapped):
+def test_the_repr_adds_only_the_noise(source, wrapped):
     lines = [line for line in repr(wrapped).splitlines() if "(perturb)" in line]
     assert len(lines) == 15
     assert repr(wrapped).splitlines()[0] == repr(source).splitlines()[0]
 
 
-def test_gradients_with_the_noise_off_are_the_sources(source, wrapped):
+def test_gradients_with_noise_off_match_the_source(source, wrapped):
     network = copy.deepcopy(source).train()
     x, ours = (X.clone().requires_grad_() for _ in range(2))
     torch.manual_seed(4)

@@ -92,7 +92,7 @@ def differ(a, b):
 
 @MODES
 @pytest.mark.parametrize("batch", [2, 5])
-def test_noise_off_is_the_source(pair, training, batch):
+def test_noise_off_matches_the_source(pair, training, batch):
     source, wrapped, shape = pair
     x = torch.rand(batch, *shape)
     want, buffers = run(source, x, training)
@@ -103,7 +103,7 @@ def test_noise_off_is_the_source(pair, training, batch):
         assert torch.equal(our_buffers[name], value), name
 
 
-def test_theta_zero_is_the_source(pair):
+def test_theta_zero_matches_the_source(pair):
     source, wrapped, shape = pair
     x = torch.rand(3, *shape)
     silent = copy.deepcopy(wrapped)
@@ -133,7 +133,7 @@ def test_every_convolution_call_is_noisy_in_eval(pair):
 
 
 @MODES
-def test_as_many_sites_as_convolutions_of_the_source(pair, training):
+def test_there_are_as_many_sites_as_convolutions(pair, training):
     source, wrapped, shape = pair
     mode = "train" if training else "eval"
     with ConvolutionCount() as count:
@@ -151,7 +151,7 @@ def test_every_key_of_the_source_survives(pair):
         assert torch.equal(ours[name], value)
 
 
-def test_auxiliary_heads_are_sites_of_train_mode_only():
+def test_auxiliary_heads_are_train_mode_sites_only():
     network = tv("googlenet", init_weights=False, aux_logits=True)
     wrapped = perturbify.wrap(network, PerturbConfig(grain="channel"), example_input=torch.rand(2, 3, 64, 64))
     train_only = [s.name for s in wrapped.surgery.plan.sites if s.modes == "train"]

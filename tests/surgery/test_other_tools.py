@@ -69,7 +69,7 @@ def test_torch_counts_the_same(pair):
 # Groups of parameters
 
 
-def test_transformers_leaves_theta_without_decay(pair):
+def test_transformers_excludes_theta_from_weight_decay(pair):
     transformers = pytest.importorskip("transformers", reason="transformers comes with peft")
     source, wrapped = pair
     trainer = transformers.Trainer.get_decay_parameter_names
@@ -105,7 +105,7 @@ def test_pruning_averaging_and_parametrizations(pair):
         parametrize.register_parametrization(network.conv1, "weight", Double())
     assert torch.equal(silent(wrapped, X), seeded(source, X))
     assert alive(wrapped)
-    with pytest.raises(perturbify.PerturbifyError, match=r"was made a ParametrizedConv2d after it had been wrapped"):
+    with pytest.raises(perturbify.PerturbifyError, match=r"became a ParametrizedConv2d after wrapping"):
         perturbify.unwrap(wrapped)
     parametrize.remove_parametrizations(wrapped.conv1, "weight")
     assert alive(wrapped)

@@ -39,12 +39,12 @@ def test_nothing_to_perturb():
 
 def test_wrapped_twice():
     wrapped = perturbify.wrap(nn.Conv2d(3, 4, 3), example_input=X)
-    refused(wrapped, AlreadyWrapped, r"wrapped already\. Call perturbify\.unwrap")
-    refused(nn.Sequential(wrapped), AlreadyWrapped, "wrapped already")
-    refused(perturbify.wrap(nn.Conv2d(3, 4, 3), None, example_input=X), AlreadyWrapped, "wrapped already")
+    refused(wrapped, AlreadyWrapped, r"already wrapped\. Call perturbify\.unwrap")
+    refused(nn.Sequential(wrapped), AlreadyWrapped, "already wrapped")
+    refused(perturbify.wrap(nn.Conv2d(3, 4, 3), None, example_input=X), AlreadyWrapped, "already wrapped")
 
 
-def test_a_number_of_calls_that_changes_by_itself():
+def test_a_call_count_that_changes_between_forwards():
     class Skipping(Net):
         seen = 0
 
@@ -55,7 +55,7 @@ def test_a_number_of_calls_that_changes_by_itself():
     refused(Skipping(), SurgeryError, "Skipping differs from the source in eval mode")
 
 
-def test_a_counter_in_pythons_hands():
+def test_a_counter_kept_in_python():
     class Counting(Net):
         steps = 0
 
@@ -64,7 +64,7 @@ def test_a_counter_in_pythons_hands():
             return self.conv(x) * type(self).steps
 
     error = refused(Counting(), ParityError, "Counting differs from the source in eval mode")
-    assert "outside of the network" in error.hint
+    assert "outside the network" in error.hint
 
 
 def test_the_first_module_that_differs_is_named():
@@ -79,7 +79,7 @@ def test_the_first_module_that_differs_is_named():
     refused(network, ParityError, r"the first module that differs is 2(\.0)?\.")
 
 
-def test_weights_read_where_a_tracer_would_not_see_it():
+def test_weights_read_where_a_tracer_cannot_see():
     class Baking(Net):
         def __init__(self):
             super().__init__()
@@ -113,7 +113,7 @@ def test_a_feature_map_that_grows_with_the_batch():
         assert wrapped(torch.rand(5, 3, 8, 8)).shape == (5, 4)
 
 
-def test_another_input_size_names_both():
+def test_a_wrong_input_size_names_both_sizes():
     wrapped = perturbify.wrap(nn.Sequential(nn.Conv2d(3, 4, 3)), example_input=X)
     with pytest.raises(
         InputSizeError,
@@ -125,20 +125,20 @@ def test_another_input_size_names_both():
         assert anything(torch.rand(1, 3, 16, 12)).shape == (1, 4, 14, 10)
 
 
-def test_no_input_size_known():
+def test_an_unknown_input_size():
     with pytest.raises(ModelError, match=r"Conv2d does not say its input size\..*example_input"):
         perturbify.wrap(nn.Conv2d(3, 4, 3))
     with pytest.raises(ModelError, match=r"must be a torch\.nn\.Module, not str"):
         perturbify.wrap("resnet18")
 
 
-def test_inputs_that_the_network_does_not_take():
+def test_inputs_that_do_not_fit_the_network():
     refused(nn.Conv2d(3, 4, 3), ModelError, "Conv2d itself fails on the example input", example=torch.rand(2, 5, 8, 8))
     refused(nn.Conv2d(3, 4, 3), ModelError, r"does not fit Conv2d\.forward", example=(X, X, X))
     refused(nn.Conv2d(3, 4, 3), ModelError, r"does not fit Conv2d\.forward", example={"image": X})
 
 
-def test_inputs_gathered_by_a_star():
+def test_variadic_inputs():
     class Star(Net):
         def forward(self, *xs):
             return self.conv(xs[0])

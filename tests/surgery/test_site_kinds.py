@@ -145,7 +145,7 @@ def replay(source, x, seen, *, before):
     [(name, site) for name in ("residual", "branching", "cifar_resnet20", "test_efficientnet") for site in MAPS[:3]]
     + [("repeating", "input"), ("mnasnet", "input")],
 )
-def test_the_noise_is_at_that_module_and_nowhere_else(name, site):
+def test_the_noise_is_only_at_that_module(name, site):
     kind, x = NETWORKS[name]
     source, wrapped = made(kind, x, site=site, grain="channel")
     assert {s.way for s in wrapped.surgery.plan.sites} == {"input" if site == "input" else "output"}
@@ -164,7 +164,7 @@ def test_the_noise_is_at_that_module_and_nowhere_else(name, site):
     [(name, site) for name in ("residual", "test_byobnet") for site in MAPS]
     + [("cifar_resnet20", "addition"), ("test_nfnet", "input"), ("test_convnext", "addition"), ("shufflenet", "norm")],
 )
-def test_off_is_the_source(name, site):
+def test_noise_off_matches_the_source(name, site):
     kind, x = NETWORKS[name]
     source, wrapped = made(kind, x, site=site, grain="channel")
     before = {k: v.clone() for k, v in source.state_dict().items()}
@@ -196,7 +196,7 @@ def test_additions_of_the_wide_network():
     assert [s.map_shape for s in found.sites[-2:]] == [(512, 4, 4)] * 2
 
 
-def test_noise_behind_an_addition_reaches_all_that_follows_it():
+def test_noise_behind_an_addition_reaches_everything_after():
     source, wrapped = made(Residual, site="addition")
     source.eval(), wrapped.eval()
     names = [s.name for s in wrapped.surgery.plan.sites]
@@ -210,7 +210,7 @@ def test_noise_behind_an_addition_reaches_all_that_follows_it():
         assert torch.equal(got, noisy_two.relu())
 
 
-def test_what_is_no_addition_of_feature_maps():
+def test_additions_of_other_things_are_not_sites():
     class Sums(nn.Module):
         def __init__(self):
             super().__init__()
@@ -228,7 +228,7 @@ def test_what_is_no_addition_of_feature_maps():
     assert [s.name for s in found.sites] == ["norm", "(root)", "(root)#1"]
 
 
-def test_the_input_is_perturbed_for_its_convolution_alone():
+def test_input_noise_reaches_only_its_own_convolution():
     source, wrapped = made(Residual, site="input")
     source.eval(), wrapped.eval()
     with torch.no_grad():
@@ -241,7 +241,7 @@ def test_the_input_is_perturbed_for_its_convolution_alone():
     assert [s.map_shape for s in wrapped.surgery.plan.sites] == [(3, 8, 8), (4, 8, 8), (4, 8, 8)]
 
 
-def test_two_convolutions_of_one_input_draw_apart():
+def test_two_convolutions_sharing_an_input_draw_independently():
     class Forked(nn.Module):
         def __init__(self):
             super().__init__()
@@ -257,7 +257,7 @@ def test_two_convolutions_of_one_input_draw_apart():
     assert not torch.equal(one, two)
 
 
-def test_an_input_given_by_name():
+def test_a_keyword_input():
     class ByName(Plain):
         def forward(self, x):
             return self.last(input=self.norm(self.first(x)))
@@ -284,7 +284,7 @@ def test_images_in_the_channels_of_an_input():
         assert torch.equal(wrapped(X), source(X))
 
 
-def test_the_norm_that_takes_a_convolutions_output():
+def test_the_norm_fed_by_a_convolution():
     class Norms(nn.Module):
         def __init__(self, between=None):
             super().__init__()
@@ -309,7 +309,7 @@ def test_the_norm_that_takes_a_convolutions_output():
 
 @pytest.mark.parametrize("theta_per", ["call", "module"])
 @pytest.mark.parametrize("site", ["output", "input"])
-def test_the_first_is_the_first_that_runs(site, theta_per):
+def test_first_means_the_first_that_runs(site, theta_per):
     settings = {"site": site, "extent": "first", "theta_per": theta_per}
     _, wrapped = made(Plain, **settings)
     assert [s.owner for s in wrapped.surgery.plan.sites] == ["first"]
@@ -327,7 +327,7 @@ def test_the_first_is_the_first_that_runs(site, theta_per):
             assert torch.equal(got, source.conv(source.conv(rest)))
 
 
-def test_the_first_of_those_that_are_asked_for():
+def test_first_counts_only_the_included_sites():
     def names(**settings):
         return [s.owner for s in plan(Residual(), PerturbConfig(extent="first", **settings), example_input=X).sites]
 
@@ -367,7 +367,7 @@ def test_include_and_exclude(site, every):
         made(Residual, site=site, exclude=("*",))
 
 
-def test_sentences():
+def test_error_messages():
     place = {"output": "behind", "input": "before", "norm": "on", "addition": "on"}
     for site in ("output", "input", "norm"):
         with pytest.raises(NoConvolutions, match=f"Sequential has nothing to put noise {place[site]}"):
@@ -381,7 +381,7 @@ def test_sentences():
 
 
 @pytest.mark.parametrize("site", ["output", "input", "norm"])
-def test_calls_of_train_mode_alone(site):
+def test_calls_in_train_mode_only(site):
     source, wrapped = made(Auxiliary, site=site)
     modes = {s.owner: s.modes for s in wrapped.surgery.plan.sites}
     assert modes == ({"norm": "both"} if site == "norm" else {"first": "both", "last": "train"})
@@ -390,7 +390,7 @@ def test_calls_of_train_mode_alone(site):
     assert_same(got, replay(source, X, seen, before=site == "input"))
 
 
-def test_heads_of_train_mode_alone():
+def test_heads_in_train_mode_only():
     source, wrapped = made(googlenet, LARGE, site="input", grain="layer")
     auxiliary = {s.owner: s.modes for s in wrapped.surgery.plan.sites if s.owner.startswith("aux")}
     assert auxiliary == {"aux1.conv.conv": "train", "aux2.conv.conv": "train"}

@@ -86,7 +86,7 @@ def test_one_theta_for_all_calls_of_a_module():
         perturbify.wrap(Repeated(), PerturbConfig(theta_per="module"), example_input=X)
 
 
-def test_draws_of_repeated_calls_are_apart():
+def test_repeated_calls_draw_independently():
     wrapped = perturbify.wrap(Repeated(pool=False), PerturbConfig(theta_per="module"), example_input=X)
     drawn = []
     wrapped.conv.perturb.register_forward_hook(lambda _m, i, o: drawn.append(o - i[0]))
@@ -108,7 +108,7 @@ class Functional(nn.Module):
         return F.conv2d(x, self.make_filter(x.mean((0, 2, 3))).view(4, 4, 1, 1))
 
 
-def test_functional_convolutions_are_sites_unless_their_filter_is_fixed():
+def test_functional_convolutions_with_learned_filters_are_sites():
     assert sites(Functional()) == {"(root)": (4, 8, 8), "(root)#2": (4, 8, 8)}
     plan = perturbify.plan(Functional(), example_input=X)
     assert [(s.name, s.kind, s.reason) for s in plan.skipped] == [
@@ -135,7 +135,7 @@ def test_globs_choose_the_sites():
     }
 
 
-def test_no_config_wraps_without_noise():
+def test_without_a_config_nothing_is_perturbed():
     wrapped = perturbify.wrap(nested(), None, example_input=X)
     assert list(perturbify.perturbations(wrapped)) == []
     assert torch.equal(wrapped(X), wrapped(X))
@@ -174,7 +174,7 @@ def test_draws_are_per_image_or_per_batch():
     ],
     ids=str,
 )
-def test_settings_outside_their_range(settings):
+def test_settings_out_of_range(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         PerturbConfig(**settings)
 
@@ -185,7 +185,7 @@ def test_the_plan_prints_and_becomes_json_values():
     assert plan.to_dict()["theta_parameters"] == plan.parameters == 512
 
 
-def test_theta_gradient_of_a_whole_network_agrees_with_finite_differences():
+def test_thetas_gradient_agrees_with_finite_differences():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 2, 3, stride=2), nn.Tanh(), nn.Conv2d(2, 2, 2), nn.Flatten()).double()
     x = X.double()
@@ -210,7 +210,7 @@ def test_theta_gradient_of_a_whole_network_agrees_with_finite_differences():
                     torch.testing.assert_close(gradient.view(-1)[i], (up - down) / 2e-6, rtol=1e-5, atol=1e-6)
 
 
-def test_theta_per_element_that_is_large_is_said_and_not_changed():
+def test_a_large_theta_is_reported_but_not_changed():
     network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1)).to("meta")
     large = perturbify.plan(network, example_input=torch.rand(2, 3, 900, 900, device="meta"))
     assert large.config.grain == "element"

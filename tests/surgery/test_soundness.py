@@ -23,11 +23,11 @@ def network() -> nn.Sequential:
 def test_nan_is_named(name: str, verify: bool) -> None:
     model = network()
     model.state_dict()[name].view(-1)[1] = torch.nan
-    with pytest.raises(ModelError, match=rf"Sequential has weights that are no numbers: {name} holds NaN .* in 1 of"):
+    with pytest.raises(ModelError, match=rf"Sequential has weights that are not finite: {name} holds NaN .* in 1 of"):
         perturbify.wrap(model, example_input=IMAGES, verify=verify)
 
 
-def test_an_infinite_weight_is_named_and_large_ones_are_fine() -> None:
+def test_an_infinite_weight_is_named_large_ones_pass() -> None:
     model = network()
     model[5].weight.data.fill_(3e38)  # whose sum is beyond float32
     assert perturbify.wrap(model, example_input=IMAGES)
@@ -74,7 +74,7 @@ class Integers(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Masked, Spectral, Integers])
-def test_honest_networks_of_other_numbers_are_wrapped(kind: type[nn.Module]) -> None:
+def test_networks_with_other_number_types_are_wrapped(kind: type[nn.Module]) -> None:
     model = perturbify.wrap(kind(), example_input=IMAGES)
     assert len(list(perturbify.perturbations(model))) == 1
     assert not torch.equal(model(IMAGES), model(IMAGES))
@@ -90,8 +90,8 @@ class Complex(nn.Module):
         return self.second(self.first(x).to(torch.complex64)).abs().mean((2, 3))
 
 
-def test_a_complex_convolution_is_named_and_can_be_left_out() -> None:
-    with pytest.raises(SurgeryError, match=r"second convolves complex numbers, where the noise is real\. Leave it out"):
+def test_complex_convolutions_are_named_and_can_be_excluded() -> None:
+    with pytest.raises(SurgeryError, match=r"second convolves complex numbers, but the noise is real\. Leave it out"):
         perturbify.wrap(Complex(), example_input=IMAGES)
     wrapped = perturbify.wrap(Complex(), perturbify.PerturbConfig(exclude=("second",)), example_input=IMAGES)
     assert len(list(perturbify.perturbations(wrapped))) == 1

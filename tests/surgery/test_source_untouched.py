@@ -22,12 +22,12 @@ def network():
 
 
 @pytest.mark.parametrize("operation", [perturbify.plan, perturbify.wrap])
-def test_the_source_is_left_as_it_was(network, operation):
+def test_wrapping_leaves_the_source_unchanged(network, operation):
     with untouched(network):
         operation(network)
 
 
-def test_a_refusal_leaves_the_source_too():
+def test_a_refusal_also_leaves_the_source_unchanged():
     class Counting(nn.Module):
         calls = 0
 
@@ -46,7 +46,7 @@ def test_a_refusal_leaves_the_source_too():
             perturbify.wrap(network, example_input=x, inplace=inplace)
 
 
-def test_the_wrapped_one_has_the_modes_and_flags_of_the_source(network):
+def test_the_wrapped_network_keeps_modes_and_flags(network):
     wrapped = perturbify.wrap(network)
     for path, module in network.named_modules():
         assert wrapped.get_submodule(path).training == module.training, path
@@ -56,7 +56,7 @@ def test_the_wrapped_one_has_the_modes_and_flags_of_the_source(network):
     assert all(p.theta.requires_grad for _, p in perturbify.perturbations(wrapped))
 
 
-def test_training_the_wrapped_one_does_not_touch_the_source(network):
+def test_training_the_wrapped_network_leaves_the_source_alone(network):
     wrapped = perturbify.wrap(network).train()
     with untouched(network, draws=True):
         wrapped(torch.rand(2, 3, 160, 160)).sum().backward()
@@ -73,7 +73,7 @@ def test_in_place_keeps_the_modules_and_parameters():
         assert torch.equal(wrapped(x), untouched(x))
 
 
-def test_attributes_come_along_and_normalisation_is_a_copy():
+def test_attributes_are_kept_and_normalisation_is_copied():
     normalize = perturbify.Normalize([0.5] * 3, [0.2] * 3)
     network = nn.Conv2d(3, 4, 3)
     network.class_names = ["a", "b"]

@@ -66,7 +66,7 @@ def standard_deviations(source, site, x=X):
 
 @pytest.mark.parametrize("site", ["output", "input"])
 @pytest.mark.parametrize("kind", [Net, lambda: cifar_resnet(20), lambda: timm.create_model("test_byobnet")])
-def test_theta_starts_at_its_share_of_every_activation(kind, site):
+def test_theta_starts_as_a_share_of_each_activation(kind, site):
     source, wrapped = made(kind, site=site, theta_init="0.1x", theta_min=None, grain="channel")
     expected = standard_deviations(source, site)
     thetas = {name: p.theta for name, p in perturbify.perturbations(wrapped)}
@@ -83,7 +83,7 @@ def test_theta_starts_at_its_share_of_every_activation(kind, site):
     assert [measured[name] for name in varying] == pytest.approx([0.1] * len(varying), rel=1e-4)
 
 
-def test_a_site_of_train_mode_alone_is_measured_there():
+def test_a_train_mode_site_is_measured_in_training():
     source, wrapped = made(theta_init="0.1x", theta_min=None, grain="layer")
     theta = wrapped.aux.perturb.theta.item()
     network = copy.deepcopy(source).train()
@@ -115,14 +115,14 @@ def test_measuring_leaves_everything_as_it_was():
     assert all(torch.equal(v, wrapped.state_dict()[k]) for k, v in before.items())
 
 
-def test_calls_that_share_a_theta_are_measured_by_their_mean_variance():
+def test_shared_thetas_use_the_calls_mean_variance():
     source, wrapped = made(theta_per="module", theta_init="0.1x", theta_min=None, grain="layer")
     one, two = standard_deviations(source, "output")["twice"]
     assert one != pytest.approx(two, rel=0.2)
     assert wrapped.twice.perturb.theta.item() == pytest.approx(0.1 * math.sqrt((one**2 + two**2) / 2), rel=1e-4)
 
 
-def test_the_first_and_the_floor():
+def test_theta_first_and_theta_min_still_apply():
     _, wrapped = made(theta_init="0.1x", theta_first=0.7, theta_min=None, grain="layer")
     thetas = {name: p.theta.item() for name, p in perturbify.perturbations(wrapped)}
     assert thetas["stem"] == pytest.approx(0.7)
@@ -144,7 +144,7 @@ def test_weights():
 
 
 @pytest.mark.parametrize(("scale", "start"), [("relative", -0.2), ("posterior", math.log(0.3))])
-def test_what_theta_means_of_other_scales(scale, start):
+def test_the_meaning_of_theta_on_other_scales(scale, start):
     _, wrapped = made(Same, site="weight", scale=scale, theta_init=start, theta_min=None)
     deviation = spreads(wrapped, X)["stem.weight"]
     expected = 0.2 if scale == "relative" else 0.3 / deviation
@@ -158,8 +158,8 @@ def test_on_the_meta_device_nothing_is_measured():
 
 
 @pytest.mark.parametrize("wrong", ["0.1", "x", "-1x", "0x", "infx", "0.1 x"])
-def test_starts_that_mean_nothing(wrong):
-    with pytest.raises(ValueError, match=r'theta_init must be a number, or such as "0.1x"'):
+def test_invalid_starting_values(wrong):
+    with pytest.raises(ValueError, match=r'theta_init must be a number or a string such as "0.1x"'):
         PerturbConfig(theta_init=wrong)
     with pytest.raises(ValueError, match=r"theta_init '0.1x' measures activations"):
         PerturbConfig(theta_init="0.1x", scale="posterior", theta_min=None)

@@ -65,7 +65,7 @@ def test_data_attributes(pair):
     assert getattr(wrapped, "nonsense", None) is None
 
 
-def test_methods_that_only_look(pair):
+def test_read_only_methods(pair):
     source, wrapped, x = pair
     assert {id(p) for p in wrapped.get_classifier().parameters()} <= {id(p) for p in wrapped.parameters()}
     for coarse in (False, True):
@@ -86,7 +86,7 @@ def test_theta_has_no_weight_decay(pair):
     assert not decayed & {id(p.theta) for _, p in perturbify.perturbations(wrapped)}
 
 
-def test_timms_optimizers_find_their_layers(pair):
+def test_timms_layer_decay_includes_theta(pair):
     _, wrapped, _ = pair
     optimizer = create_optimizer_v2(wrapped, opt="sgd", lr=0.1, weight_decay=0.1, layer_decay=0.5)
     given = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
@@ -97,7 +97,7 @@ def test_timms_optimizers_find_their_layers(pair):
 
 
 @pytest.mark.parametrize("name", ["forward_features", "forward_intermediates"])
-def test_a_part_of_the_forward_has_its_noise(pair, name):
+def test_a_partial_forward_is_noisy_too(pair, name):
     source, wrapped, x = pair
     if not hasattr(source, name):
         pytest.skip("timm's model has no such method")
@@ -108,7 +108,7 @@ def test_a_part_of_the_forward_has_its_noise(pair, name):
             assert equal(ours(x), theirs(x))
 
 
-def test_the_head_has_what_noise_is_in_it(pair):
+def test_noise_inside_the_head_stays_active(pair):
     source, wrapped, x = pair
     with torch.no_grad():
         features = source.forward_features(x)
@@ -157,13 +157,13 @@ def test_changes_before_wrapping(pair):
     assert all(p.theta.grad is not None for _, p in perturbify.perturbations(wrapped))
 
 
-def test_pruned_layers_take_their_noise_along(tmp_path):
+def test_pruned_layers_lose_their_noise_too(tmp_path):
     source, x = timm.create_model("test_resnet", num_classes=5).eval(), torch.rand(2, 3, 64, 64)
     wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=x)
     assert wrapped.prune_intermediate_layers([1]) == source.prune_intermediate_layers([1])
     assert wrapped(x).shape == source(x).shape
     assert differ(wrapped(x), wrapped(x))
-    with pytest.raises(SurgeryError, match=r"layer\d\.\S+ is gone.*changed after it had been wrapped"):
+    with pytest.raises(SurgeryError, match=r"layer\d\.\S+ is gone.*changed after wrapping"):
         perturbify.save(wrapped, tmp_path / "pruned.safetensors")
 
 
@@ -172,7 +172,7 @@ def resnetv2(num_classes):
     return ResNetV2((1, 1, 1, 1), channels=(128, 128, 128, 128), num_classes=num_classes, stem_chs=32).eval()
 
 
-def test_a_classifier_that_is_a_convolution_with_noise():
+def test_a_convolutional_classifier_with_noise():
     source, x = resnetv2(5), torch.rand(2, 3, 64, 64)
     wrapped = perturbify.wrap(source, example_input=x)
     assert "head.fc" in {s.owner for s in wrapped.surgery.plan.sites}
@@ -184,13 +184,13 @@ def test_a_classifier_that_is_a_convolution_with_noise():
         assert torch.equal(pickle.loads(pickle.dumps(wrapped))(x), source(x))
 
 
-def test_a_new_classifier_that_is_a_convolution_without_noise():
+def test_a_new_convolution_without_noise_is_refused():
     wrapped = perturbify.wrap(resnetv2(0), example_input=torch.rand(2, 3, 64, 64))
     with pytest.raises(SurgeryError, match=r"would convolve without noise"):
         wrapped.stem.extra = nn.Conv2d(3, 3, 3)
 
 
-def test_blocks_that_are_merged_into_new_convolutions_are_refused_by_name():
+def test_merging_blocks_into_new_convolutions_is_refused():
     source, x = timm.create_model("repvgg_a0", num_classes=3), torch.rand(2, 3, 32, 32)
     wrapped = perturbify.wrap(source, PerturbConfig(grain="channel"), example_input=x).eval()
     with pytest.raises(SurgeryError, match=r"stem\.reparam_conv is part of a wrapped network.*without noise"):
@@ -259,7 +259,7 @@ def test_attributes_of_a_class():
     assert not torch.equal(wrapped.again(X), wrapped.again(X))
 
 
-def test_a_copy_is_perturbed_whatever_the_class_says_of_copies():
+def test_a_copy_is_perturbed_despite_custom_copying():
     wrapped = perturbify.wrap(Own(), example_input=X)
     double = copy.deepcopy(wrapped)
     assert type(double) is type(wrapped)

@@ -29,7 +29,7 @@ def test_a_lazy_convolution_that_was_never_run():
         assert torch.equal(wrapped(IMAGES), source(IMAGES))
 
 
-def test_a_network_compiled_in_place_and_wrapped_in_place():
+def test_compiling_and_wrapping_in_place():
     for network in (Plain(), nn.Sequential(Plain())):
         for module in network.modules():
             module.compile(backend="eager")
@@ -52,7 +52,7 @@ def test_an_early_exit_that_wrapping_did_not_see():
     assert not torch.equal(early(IMAGES), early(IMAGES))
 
 
-def test_what_a_forward_leaves_in_its_attributes_is_left_in_the_wrapped_ones():
+def test_attributes_set_by_forward_are_set_when_wrapped():
     source = KeepsLoss()
     wrapped = perturbify.wrap(source, example_input=IMAGES)
     assert wrapped.history == []
@@ -64,7 +64,7 @@ def test_what_a_forward_leaves_in_its_attributes_is_left_in_the_wrapped_ones():
     assert wrapped.conv.weight.grad is not None
 
 
-def test_what_hooks_keep_is_kept_by_the_wrapped_and_by_its_copies():
+def test_hooks_still_work_in_the_wrapped_network():
     source = KeepsFeatures()
     wrapped = perturbify.wrap(source, example_input=IMAGES)
     for network in (wrapped, copy.deepcopy(wrapped)):
@@ -75,7 +75,7 @@ def test_what_hooks_keep_is_kept_by_the_wrapped_and_by_its_copies():
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing_still_computes_twice(reentrant):
+def test_checkpointing_still_recomputes(reentrant):
     source = Checkpointing(reentrant)
     wrapped = perturbify.wrap(source, example_input=IMAGES.clone().requires_grad_())
     counts = []
@@ -86,13 +86,13 @@ def test_checkpointing_still_computes_twice(reentrant):
     assert counts[1] >= counts[0] > 5
 
 
-def test_a_network_that_freezes_its_layers_in_train_does_not_freeze_the_noise():
+def test_freezing_layers_in_train_leaves_the_noise_learnable():
     wrapped = perturbify.wrap(OwnTrain(), example_input=IMAGES).eval().train()
     assert not wrapped.conv1.weight.requires_grad
     assert all(p.theta.requires_grad for _, p in perturbify.perturbations(wrapped))
 
 
-def test_lora_keeps_its_base_frozen_and_merges_after_unwrapping():
+def test_lora_stays_frozen_and_merges_after_unwrapping():
     wrapped = perturbify.wrap(lora(), example_input=IMAGES).eval()
     owners = {s.owner.rpartition("conv1.")[2] for s in wrapped.surgery.plan.sites if ".conv1." in s.owner}
     assert owners == {"base_layer", "lora_A.default", "lora_B.default"}

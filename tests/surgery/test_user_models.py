@@ -90,7 +90,7 @@ def backward(output):
 
 
 @MODES
-def test_as_many_calls_as_the_source_convolves(user, training):
+def test_every_convolution_call_is_in_the_plan(user, training):
     mode = "train" if training else "eval"
     with ConvolutionCount() as count:
         call(twin(user.source, training), user.example)
@@ -103,7 +103,7 @@ def test_as_many_calls_as_the_source_convolves(user, training):
 
 @MODES
 @pytest.mark.parametrize("images", [2, 3])
-def test_noise_off_is_the_source(user, training, images):
+def test_noise_off_matches_the_source(user, training, images):
     source, wrapped = twin(user.source, training), twin(user.wrapped, training)
     with perturbify.noise(wrapped, enabled=False):
         for _ in range(2):
@@ -114,7 +114,7 @@ def test_noise_off_is_the_source(user, training, images):
 
 
 @MODES
-def test_gradients_with_the_noise_off_are_the_sources(user, training):
+def test_gradients_with_noise_off_match_the_source(user, training):
     source, wrapped = twin(user.source, training), twin(user.wrapped, training)
     backward(call(source, user.example, grad=True))
     with perturbify.noise(wrapped, enabled=False):
@@ -140,7 +140,7 @@ def test_noise_on_is_fresh_at_every_site(user, training):
     assert sorted(noisy) == sorted(expected * 2)
 
 
-def test_the_source_is_left_as_it_was(user):
+def test_wrapping_leaves_the_source_unchanged(user):
     before, after = dict(user.before), dict(user.after)
     state, now = before.pop("state"), after.pop("state")
     assert before == after
@@ -157,7 +157,7 @@ def test_a_backward_pass_reaches_every_theta(user):
     assert reached == {s.name for s in user.wrapped.surgery.plan.sites}
 
 
-def test_unwrapped_it_is_the_source_again(user):
+def test_unwrapping_restores_the_source(user):
     bare = perturbify.unwrap(user.wrapped)
     assert type(bare) is type(user.source)
     assert bare.training == user.source.training

@@ -106,7 +106,7 @@ def assert_same(a, b):
     ],
     ids=lambda v: v if isinstance(v, str) else v.site,
 )
-def test_the_network_computes_with_the_drawn_weights_and_no_others(name, config):
+def test_the_network_computes_with_the_drawn_weights(name, config):
     kind, x = NETWORKS[name]
     source, wrapped = made(kind, config, x)
     # A layer of normalised weights forgets what it computed them from when it is switched to another mode.
@@ -137,7 +137,7 @@ def test_the_network_computes_with_the_drawn_weights_and_no_others(name, config)
         assert set(vars(module)) == set(vars(twin))
 
 
-def test_a_tied_weight_has_one_theta_and_one_draw():
+def test_a_tied_weight_has_one_theta_and_draw():
     _, wrapped = made(Tied, WEIGHT)
     sites = {s.name: s.holders for s in wrapped.surgery.plan.sites}
     assert sites == {
@@ -153,7 +153,7 @@ def test_a_tied_weight_has_one_theta_and_one_draw():
     assert not torch.equal(seen[1], seen[2])
 
 
-def test_which_weights_and_why_not_the_others():
+def test_the_plan_explains_which_weights_are_skipped():
     plan = wrap(Recurrent(), PARAMETER, example_input=X).surgery.plan
     assert {s.reason for s in plan.skipped} == {"its weights are read where noise cannot reach"}
     assert {s.name for s in plan.skipped} == {f"lstm.{n}" for n, _ in nn.LSTM(4, 4).named_parameters()}
@@ -190,7 +190,7 @@ def test_include_exclude_and_the_first():
     assert names(include=("b", "fc"), exclude=("f*",)) == ["b.weight"]
     with pytest.raises(NoConvolutions, match=r"Small has nothing to put noise on\. All 3 of its sites"):
         wrap(Small(), PerturbConfig(**{**vars(WEIGHT), "exclude": ("*",)}), example_input=X)
-    with pytest.raises(NoConvolutions, match="Sites of the kind 'weight' are asked for, and this network has none"):
+    with pytest.raises(NoConvolutions, match="ask for sites of the kind 'weight', and this network has none"):
         wrap(nn.Sequential(nn.BatchNorm2d(3)), WEIGHT, example_input=X)
     first = wrap(Small(), PerturbConfig(**{**vars(WEIGHT), "extent": "first", "exclude": ("a",)}), example_input=X)
     assert [s.name for s in first.surgery.plan.sites] == ["b.weight"]
@@ -202,7 +202,7 @@ def test_include_exclude_and_the_first():
 
 
 @pytest.mark.parametrize("grain", ["element", "channel", "layer"])
-def test_shapes_of_theta_also_of_a_single_number(grain):
+def test_shapes_of_theta_including_scalars(grain):
     config = PerturbConfig(site="parameter", grain=grain)
     wrapped = wrap(Gained(), config, example_input=X)
     shapes = {s.name: s.theta_shape for s in wrapped.surgery.plan.sites}
@@ -211,7 +211,7 @@ def test_shapes_of_theta_also_of_a_single_number(grain):
     assert wrapped(X).shape == (2, 4, 8, 8)
 
 
-def test_names_of_weights_that_are_numbers():
+def test_weights_with_numeric_names():
     wrapped = wrap(Listed(), PARAMETER, example_input=X)
     names = [s.name for s in wrapped.surgery.plan.sites]
     assert {"scales.0", "scales.1", "shifts.up", "inner.0.gain"} <= set(names)
@@ -239,7 +239,7 @@ def test_an_error_inside_leaves_no_drawn_weight(where):
         wrapped(X).sum().backward()
 
 
-def test_a_draw_that_fails_leaves_nothing_either():
+def test_a_failed_draw_leaves_nothing_behind_either():
     _, wrapped = made(Small, WEIGHT)
     del wrapped.fc.perturb_weight.theta
     children = [path for path, _ in wrapped.named_modules()]
@@ -249,7 +249,7 @@ def test_a_draw_that_fails_leaves_nothing_either():
     assert wrapped.a.weight is wrapped.a._parameters["weight"]
 
 
-def test_a_forward_inside_of_a_forward_shares_its_draw():
+def test_a_nested_forward_shares_its_draw():
     _, wrapped = made(Small, WEIGHT)
     inner, weights = [], []
 
@@ -266,7 +266,7 @@ def test_a_forward_inside_of_a_forward_shares_its_draw():
     assert wrapped.fc.weight is wrapped.fc._parameters["weight"]
 
 
-def test_gradients_reach_weights_and_theta_and_treat_std_as_a_number():
+def test_the_gradient_treats_std_as_a_constant():
     torch.manual_seed(0)
     network = nn.Linear(6, 3, bias=False).double()
     x, c = torch.randn(4, 6).double(), torch.randn(4, 3).double()
@@ -311,7 +311,7 @@ def test_the_posteriors_gradient_against_finite_differences():
         assert parameter.grad.count_nonzero()
 
 
-def test_off_means_the_weights_themselves():
+def test_noise_off_uses_the_weights_themselves():
     source, wrapped = made(Small, PARAMETER)
     source.eval(), wrapped.eval()
     state = torch.get_rng_state()
@@ -337,7 +337,7 @@ def test_a_submodule_that_runs_alone_draws_for_itself():
 
 
 @pytest.mark.parametrize("kind", [Recomputing, RecomputingReentrantly])
-def test_checkpointing_inside_is_an_error_not_another_gradient(kind):
+def test_checkpointing_inside_the_network_is_an_error(kind):
     source, wrapped = made(kind, WEIGHT)
     x = X.clone().requires_grad_()
     with pytest.raises(SurgeryError, match=r"without .* noise.*without activation checkpointing inside"):
@@ -361,7 +361,7 @@ def test_checkpointing_by_timm():
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing_of_the_whole_network_draws_the_same_again(reentrant):
+def test_checkpointing_the_whole_network_repeats_its_draw(reentrant):
     _, wrapped = made(Small, PARAMETER)
     found = []
     for run in (wrapped, lambda x: checkpoint(wrapped, x, use_reentrant=reentrant)):
@@ -374,7 +374,7 @@ def test_checkpointing_of_the_whole_network_draws_the_same_again(reentrant):
     assert all(g is not None for g in found[1])
 
 
-def test_another_error_of_torchs_stays_what_it_is():
+def test_other_torch_errors_are_unchanged():
     _, wrapped = made(Small, WEIGHT)
     with pytest.raises(RuntimeError, match="channels"):
         wrapped(torch.rand(2, 5, 8, 8))
@@ -456,7 +456,7 @@ def test_compiled_and_exported(kind, config):
     assert not torch.equal(exported(X), exported(X))
 
 
-def test_the_noise_module_is_never_run_as_a_layer():
+def test_the_noise_module_never_runs_as_a_layer():
     _, wrapped = made(Listed, PARAMETER)
     shapes = {s.name: s.map_shape for s in wrapped.surgery.plan.sites}
     calls = []

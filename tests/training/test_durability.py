@@ -60,22 +60,22 @@ def test_the_last_two_states_are_kept(stopped):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_is_said_aloud_and_the_one_before_is_taken(damage, stopped, start, continue_run):
+def test_a_damaged_state_falls_back_to_the_previous(damage, stopped, start, continue_run):
     whole = start("whole")
     DAMAGES[damage](stopped.state)
-    with pytest.warns(UserWarning, match=r"state\.safetensors.*Going on from the state.*before it, epoch 1, step 2"):
+    with pytest.warns(UserWarning, match=r"state\.safetensors.*Resuming from the previous state, epoch 1, step 2"):
         assert_same_run(continue_run("stopped"), whole)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_two_damaged_states_are_one_error(damage, stopped, continue_run):
+def test_two_damaged_states_are_an_error(damage, stopped, continue_run):
     DAMAGES[damage](stopped.state)
     truncate(stopped.state_before)
     with pytest.raises(CheckpointError, match=r"state\.safetensors"):
         continue_run("stopped")
 
 
-def test_going_on_from_the_one_before_does_not_risk_it(stopped, start, continue_run, monkeypatch):
+def test_resuming_from_the_previous_state_keeps_it_safe(stopped, start, continue_run, monkeypatch):
     """The damaged one must not be put over the good one by the next save, should that fail."""
     whole = start("whole")
     flip_a_bit(stopped.state)
@@ -89,7 +89,7 @@ def test_going_on_from_the_one_before_does_not_risk_it(stopped, start, continue_
     assert_same_run(continue_run("stopped"), whole)
 
 
-def test_without_links_the_one_before_is_a_copy(start, continue_run, monkeypatch, tmp_path):
+def test_without_hard_links_the_previous_state_is_copied(start, continue_run, monkeypatch, tmp_path):
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")
 
@@ -135,7 +135,7 @@ def test_a_disk_that_is_really_full(start, continue_run, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     how = f"perturbify finetune --resume {tmp_path / 'stopped'}"
-    assert raised.value.hint == f"The last state is kept. Make room, and go on: {how}"
+    assert raised.value.hint == f"The last state is kept. Free some space, then resume: {how}"
     assert position(RunFolder(tmp_path / "stopped").state) == (1, 2)
     assert_same_run(continue_run("stopped"), whole)
 
@@ -155,7 +155,7 @@ def test_a_disk_that_is_full_at_the_end(start, continue_run, tmp_path):
             continue_run("stopped", on_step=on_step)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "go on: perturbify finetune --resume" in raised.value.hint
+    assert "resume: perturbify finetune --resume" in raised.value.hint
     resumed = continue_run("stopped")
     assert_same_run(resumed, whole)
     assert resumed.folder.model.is_file() and resumed.folder.card.is_file()
@@ -195,7 +195,7 @@ def test_sigterm_may_come_twice(start, continue_run, tmp_path):
     assert position(RunFolder(tmp_path / "stopped").state) == (1, 3)
 
 
-def test_a_signal_in_the_last_step_is_not_lost(start, continue_run):
+def test_a_signal_during_the_last_step_counts(start, continue_run):
     whole = start("whole")
     with pytest.raises(Killed):
         start("stopped", stop_after=12)
@@ -209,7 +209,7 @@ def test_a_signal_in_the_last_step_is_not_lost(start, continue_run):
     assert_same_run(continue_run("stopped"), whole)
 
 
-def test_sigterm_for_the_whole_group_spares_the_workers_that_decode(tmp_path):
+def test_sigterm_to_the_group_spares_decoding_workers(tmp_path):
     """torchrun and systemd send it to every process; images that are decoded come from workers."""
     for part in ("train", "val"):
         for name in ("a", "b"):
@@ -257,7 +257,7 @@ def test_the_callers_own_handler_stays(start):
     assert heard == [1]
 
 
-def test_a_handler_that_gives_way_is_put_back(start, continue_run, tmp_path):
+def test_a_handler_that_yields_is_put_back(start, continue_run, tmp_path):
     """As the command line's does, so that the step is finished and the state saved."""
 
     class Handler:

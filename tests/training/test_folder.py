@@ -48,7 +48,7 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if stat.S_ISREG(p.lstat().st_mode)}
 
 
-def test_what_a_run_and_its_check_wrote_is_theirs_and_goes(checked, make_recipe):
+def test_force_removes_everything_a_run_and_check_wrote(checked, make_recipe):
     assert is_signed(checked.card) and all(map(is_signed, checked.pages))
     (checked.path / "notes.txt").write_text("mine")
     with checked.busy():
@@ -59,7 +59,7 @@ def test_what_a_run_and_its_check_wrote_is_theirs_and_goes(checked, make_recipe)
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_file_of_the_users_under_the_name_of_ours_stays(name, checked, make_recipe):
+def test_a_users_file_with_our_name_stays(name, checked, make_recipe):
     checked.path.joinpath(name).unlink(missing_ok=True)
     checked.path.joinpath(name).write_text(TEXTS[name], encoding="utf-8")
     assert_nothing_goes(checked, make_recipe(), name)
@@ -75,14 +75,14 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["README.md", "metrics.jsonl", "model.safetensors", "report.json"])
-def test_so_does_what_is_no_file(kind, name, checked, make_recipe):
+def test_anything_else_with_our_name_stays(kind, name, checked, make_recipe):
     checked.path.joinpath(name).unlink()
     KINDS[kind](checked.path / name)
     assert_nothing_goes(checked, make_recipe(), name)
     assert os.path.lexists(checked.path / name)
 
 
-def test_so_do_files_of_ours_that_were_changed(checked, make_recipe):
+def test_our_files_stay_once_changed(checked, make_recipe):
     for path in (checked.card, *checked.pages, checked.recipe):
         before = path.read_bytes()
         path.write_bytes(before + b"# my notes\n")
@@ -95,7 +95,7 @@ def test_so_do_files_of_ours_that_were_changed(checked, make_recipe):
 def assert_nothing_goes(folder, recipe, name):
     before = contents(folder.path)
     for attempt in (lambda: folder.begin(recipe, force=True), folder.remove):
-        with pytest.raises(OutputExists, match=rf"{name} is not as a run wrote it"):
+        with pytest.raises(OutputExists, match=rf"{name} was changed since a run wrote it"):
             attempt()
     assert contents(folder.path) == before
 
@@ -116,7 +116,7 @@ def test_a_folder_with_a_recipe_is_no_run(tmp_path, make_recipe, checked):
     assert contents(project.path) == before
 
 
-def test_a_run_of_an_earlier_version_is_known_by_its_state(checked):
+def test_an_earlier_versions_run_is_recognised_by_state(checked):
     checked.marker.unlink()
     assert checked.is_run
     checked.state.unlink()
@@ -127,18 +127,18 @@ def test_a_run_of_an_earlier_version_is_known_by_its_state(checked):
     assert not checked.is_run, "another's file of that name"
 
 
-def test_a_run_that_was_stopped_before_its_first_state_is_begun_anew(tmp_path, make_recipe, start, continue_run):
+def test_a_run_without_a_state_can_be_restarted(tmp_path, make_recipe, start, continue_run):
     folder = RunFolder(tmp_path / "run")
     with folder.busy():
         folder.begin(make_recipe(), force=False)
-    with pytest.raises(TrainingError, match=r"stopped before its first step.*as you started it"):
+    with pytest.raises(TrainingError, match=r"stopped before its first step.*with the same command"):
         continue_run("run")
     assert start("run", train__epochs=1, train__warmup_epochs=0).folder.model.is_file()
     folder.state.unlink()
     folder.state_before.unlink()
     with pytest.raises(TrainingError, match=r"its state is gone.*--force"):
         continue_run("run")
-    with pytest.raises(OutputExists, match=r"holds a run already.*Its state is gone"):
+    with pytest.raises(OutputExists, match=r"already holds a run.*its state is gone"):
         start("run")
 
 
@@ -157,7 +157,7 @@ def test_a_recipe_that_cannot_be_read(damage, said, checked, continue_run):
         continue_run("run")
 
 
-def test_a_card_of_the_users_stays_and_ours_is_put_beside_it(start, continue_run, tmp_path):
+def test_a_users_card_stays_and_ours_goes_beside(start, continue_run, tmp_path):
     with pytest.raises(Killed):
         start("run", stop_after=2)
     card = tmp_path / "run" / "README.md"
@@ -168,7 +168,7 @@ def test_a_card_of_the_users_stays_and_ours_is_put_beside_it(start, continue_run
     assert is_signed(beside(folder.card))
 
 
-def test_a_model_of_the_users_is_kept_under_another_name(start, continue_run, tmp_path):
+def test_a_users_model_is_kept_under_another_name(start, continue_run, tmp_path):
     with pytest.raises(Killed):
         start("run", stop_after=2)
     model = tmp_path / "run" / "model.safetensors"
@@ -199,7 +199,7 @@ def test_a_live_run_is_left_alone(checked, start, continue_run):
         assert other.stdout.readline() == "held\n"
         before = contents(checked.path)
         for attempt in (lambda: start("run", force=True), lambda: continue_run("run"), checked.remove):
-            with pytest.raises(TrainingError, match=rf"Another process is training in {checked.path} already"):
+            with pytest.raises(TrainingError, match=rf"Another process is already training in {checked.path}"):
                 attempt()
         assert contents(checked.path) == before
     finally:
@@ -234,11 +234,11 @@ for attempt in (lambda: folder.check(force=True), lambda: folder.busy().__enter_
     assert len(said) == 3 and all(f"{checked.path} cannot be written to" in line for line in said), done.stdout
 
 
-def test_a_marker_says_what_it_is(checked):
+def test_a_marker_identifies_the_run(checked):
     assert json.loads(checked.marker.read_text()) == {"perturbify-run": 1, "version": "0.1.0"}
 
 
-def test_a_name_that_cannot_be_kept_is_found_before_the_first_step(start, data, tmp_path):
+def test_invalid_names_are_found_before_the_first_step(start, data, tmp_path):
     object.__setattr__(data, "classes", ("a", "b", "\udcff"))
     with pytest.raises(PerturbifyError, match="UTF-8"):
         start("run")

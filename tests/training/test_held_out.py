@@ -13,7 +13,7 @@ from perturbify.training import held_out, run
 from perturbify.training.step import Trainer
 
 
-def test_they_are_not_trained_on(start, data, monkeypatch):
+def test_held_out_images_are_not_trained_on(start, data, monkeypatch):
     seen = []
     step = Trainer.step
 
@@ -32,7 +32,7 @@ def test_they_are_not_trained_on(start, data, monkeypatch):
     assert [m["held_out"]["n"] for m in result.metrics] == [8] * 3
 
 
-def test_the_figures_are_those_of_the_attack_of_training(make_learner, data, make_recipe):
+def test_figures_use_the_attack_of_training(make_learner, data, make_recipe):
     recipe = make_recipe(perturb__theta_init=0.01)
     trainer, *_ = make_learner(perturb__theta_init=0.01)
     with untouched(trainer.model):
@@ -68,7 +68,7 @@ def test_the_best_epoch_has_a_file(accuracies, every, asked, best, start, build,
     assert not all(same), "it is not that of the last epoch"
 
 
-def test_a_run_goes_on_with_the_same_images_and_figures(start, continue_run):
+def test_a_resumed_run_keeps_images_and_figures(start, continue_run):
     whole = start("whole", data__held_out=8)
     with pytest.raises(Killed):
         start("stopped", stop_after=7, data__held_out=8)
@@ -79,11 +79,11 @@ def test_a_run_goes_on_with_the_same_images_and_figures(start, continue_run):
     assert all(torch.equal(tensor, theirs.tensors[name]) for name, tensor in ours.tensors.items())
 
 
-def test_without_them_nothing_is_best(start):
+def test_without_held_out_images_nothing_is_best(start):
     result = start("run")
     assert held_out.best_epoch(result.metrics) is None and not result.folder.best.exists()
 
 
-def test_more_than_there_are(start):
+def test_more_images_than_exist(start):
     with pytest.raises(DataError, match="26 of 26 images cannot be kept apart"):
         start("run", data__held_out=26)

@@ -37,13 +37,13 @@ def path(tmp_path):
     return path
 
 
-def test_as_it_was_written(path):
+def test_intact_metrics_are_left_unchanged(path):
     before = path.stat().st_mtime_ns
     assert history.settle(path, EPOCHS, 3) == EPOCHS == history.read(path)[0]
     assert path.stat().st_mtime_ns == before and len([*path.parent.iterdir()]) == 1
 
 
-def test_missing(path):
+def test_missing_metrics_are_restored(path):
     path.unlink()
     assert history.settle(path, EPOCHS, 3) == EPOCHS
     assert path.read_text() == "".join(LINES)
@@ -77,7 +77,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged(damage, path):
+def test_damaged_metrics_are_restored(damage, path):
     path.write_text(DAMAGES[damage])
     with pytest.warns(UserWarning, match=r"kept as metrics\.jsonl\.aside"):
         assert history.settle(path, EPOCHS, 3) == EPOCHS
@@ -85,7 +85,7 @@ def test_damaged(damage, path):
     assert path.with_name("metrics.jsonl.aside").read_text() == DAMAGES[damage]
 
 
-def test_not_utf_8_and_again(path):
+def test_invalid_utf_8_is_set_aside(path):
     for number in ("", "-2", "-3"):
         path.write_bytes(b"\xff\xfe\n")
         with pytest.warns(UserWarning, match=rf"kept as metrics\.jsonl\.aside{number},"):
@@ -104,13 +104,13 @@ KINDS = {
 def test_no_file(kind, path):
     path.unlink()
     KINDS[kind](path)
-    with pytest.warns(UserWarning, match="is not as the run wrote it"):
+    with pytest.warns(UserWarning, match="was changed since the run wrote it"):
         assert history.settle(path, EPOCHS, 3) == EPOCHS
     assert path.read_text() == "".join(LINES)
     assert os.path.lexists(path.with_name("metrics.jsonl.aside"))
 
 
-def test_a_state_that_holds_none(path):
+def test_a_state_without_metrics(path):
     """Of an earlier version: the file is all there is."""
     assert history.settle(path, [], 3) == EPOCHS
     path.write_text(LINES[0] + "?\n" + LINES[2])
@@ -120,11 +120,11 @@ def test_a_state_that_holds_none(path):
     assert path.read_text() == LINES[0] + LINES[2]
 
 
-def test_a_state_that_holds_the_newest(path):
+def test_a_state_with_only_the_newest_metrics(path):
     assert history.settle(path, EPOCHS[1:], 3) == EPOCHS
 
 
-def test_a_run_goes_on_whatever_became_of_its_metrics(start, continue_run, tmp_path):
+def test_a_run_resumes_whatever_happened_to_its_metrics(start, continue_run, tmp_path):
     whole = start("whole")
     with pytest.raises(Killed):
         start("stopped", stop_after=12)

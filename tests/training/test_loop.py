@@ -52,7 +52,7 @@ def test_the_folder_holds_the_run(train, make_recipe, data):
     assert "learn2perturb" in folder.card.read_text(encoding="utf-8")
 
 
-def test_the_result_is_what_the_file_holds(train, build, data):
+def test_the_result_matches_the_saved_file(train, build, data):
     result = train()
     assert not result.model.training
     loaded = perturbify.load(result.folder.model, model=build())
@@ -64,7 +64,7 @@ def test_the_result_is_what_the_file_holds(train, build, data):
         torch.testing.assert_close(result.model(x), loaded(x))
 
 
-def test_the_model_file_names_no_place_on_this_machine(train, tmp_path):
+def test_the_model_file_holds_no_local_paths(train, tmp_path):
     result = train(data__root=str(tmp_path))
     with safe_open(result.folder.model, "pt") as file:
         metadata = json.dumps(file.metadata())
@@ -77,7 +77,7 @@ def test_the_model_file_names_no_place_on_this_machine(train, tmp_path):
 def test_an_existing_run_is_replaced_only_when_forced(train):
     first = train(train__epochs=2)
     before = {p.name: p.read_bytes() for p in first.folder.path.iterdir()}
-    with pytest.raises(OutputExists, match=r"holds a run already.*--resume.*--force"):
+    with pytest.raises(OutputExists, match=r"already holds a run.*--resume.*--force"):
         train(seed=1)
     assert {p.name: p.read_bytes() for p in first.folder.path.iterdir()} == before
     first.folder.report.write_text("{}")
@@ -97,7 +97,7 @@ def test_a_folder_with_anything_else_is_never_touched(train, tmp_path):
     assert readme.read_text() == "mine"
 
 
-def test_force_leaves_what_a_wrong_recipe_would_have_replaced(train, data):
+def test_force_keeps_the_old_run_until_ready(train, data):
     """The old run goes only when the new one is ready to start."""
     first = train(train__epochs=1)
     before = {p.name: p.read_bytes() for p in first.folder.path.iterdir()}
@@ -127,7 +127,7 @@ def test_the_folder_is_refused_before_any_work(train, tmp_path):
 # What it says
 
 
-def test_progress_and_metrics_tell_what_was_done(train):
+def test_progress_and_metrics_report_the_work_done(train):
     seen = []
     result = train(on_step=seen.append, train__epochs=3, train__warmup_epochs=1)
     assert [(p.epoch, p.step) for p in seen] == [(e, s) for e in range(3) for s in range(5)]  # 25 of 26 images
@@ -163,7 +163,7 @@ def test_methods_without_noise_or_attack(train):
 
 
 @pytest.mark.parametrize(("batch_size", "steps", "used"), [(25, 1, 25), (24, 2, 26), (26, 1, 26), (100, 1, 26)])
-def test_a_last_batch_of_one_image_is_left_out(batch_size, steps, used, train):
+def test_a_last_batch_of_one_image_is_skipped(batch_size, steps, used, train):
     result = train(train__batch_size=batch_size, train__epochs=1)
     assert sum(result.metrics[0]["steps"].values()) == steps
     assert result.metrics[0]["images"] == used
@@ -188,7 +188,7 @@ def test_the_callers_random_numbers_and_network_are_untouched(train, build):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_the_same_seed_gives_the_same_run_whatever_the_caller_drew(train):
+def test_the_seed_alone_determines_the_run(train):
     torch.manual_seed(1)
     one = train("one").model.state_dict()
     torch.manual_seed(2)
@@ -206,7 +206,7 @@ def all_finite(path):
     return all(bool(tensor.isfinite().all()) for tensor in saved.tensors.values())
 
 
-def test_divergence_stops_the_run_and_keeps_the_last_good_state(train, tmp_path):
+def test_divergence_keeps_the_last_good_state(train, tmp_path):
     with pytest.raises(Diverged, match=r"diverged in epoch \d+, step \d+: .* no longer finite\..*--set optimizer\.lr"):
         train(optimizer__lr=1e6, train__epochs=4)
     kept = tmp_path / "run" / "state.safetensors"
@@ -215,7 +215,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_state(train, tmp_path)
 
 
 @pytest.mark.parametrize("step", [2, 4])
-def test_weights_that_break_in_the_last_update_before_a_save_are_not_saved(step, train, tmp_path, monkeypatch):
+def test_broken_weights_are_never_saved(step, train, tmp_path, monkeypatch):
     """The loss of that step is still fine; in the epoch's last step no other loss would follow before the save."""
     update = perturbify.training.step.Trainer.step
 
@@ -246,9 +246,9 @@ def test_no_such_device(train):
 
 
 @pytest.mark.parametrize(
-    ("fits", "said"), [(3, "One on 2 does: --set train.batch_size=2"), (0, "Lower train.batch_size")]
+    ("fits", "said"), [(3, "A step on 2 does: --set train.batch_size=2"), (0, "Lower train.batch_size")]
 )
-def test_a_batch_that_does_not_fit_names_one_that_does(fits, said, train, monkeypatch):
+def test_out_of_memory_suggests_a_batch_size(fits, said, train, monkeypatch):
     step = perturbify.training.step.Trainer.step
 
     def bounded(self, x, y, *rest, **more):
@@ -262,7 +262,7 @@ def test_a_batch_that_does_not_fit_names_one_that_does(fits, said, train, monkey
     assert said in raised.value.hint
 
 
-def test_one_file_for_two_classes_too_few(train):
+def test_a_dataset_with_too_few_classes(train):
     """Labels are checked when the data are put together; the head is checked against them before training."""
     pixels = torch.zeros(8, 3, 6, 6, dtype=torch.uint8)
     two = [MemorySplit(pixels, torch.arange(8) % 2)] * 2

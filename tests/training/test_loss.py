@@ -36,7 +36,7 @@ def divergence():
     return scope["Divergence"]
 
 
-def test_a_step_follows_the_methods_own_loss(divergence, make_learner, snapshot):
+def test_a_step_uses_the_methods_own_loss(divergence, make_learner, snapshot):
     trainer, x, y = make_learner(method="divergence", train__gamma=2.0, optimizer__lr=0.1, **PLAIN_SGD)
     twin = copy.deepcopy(trainer.model)
     a = trainer.recipe.attack
@@ -70,7 +70,7 @@ def test_it_trains_saves_and_loads(divergence, build, data, make_recipe, tmp_pat
     assert torch.equal(*answers)
 
 
-def test_noise_and_a_loss_of_ones_own_learn_together(divergence, make_learner, snapshot):
+def test_noise_and_a_users_loss_learn_together(divergence, make_learner, snapshot):
     class Both(divergence):
         name = "both"
         perturb = perturbify.PerturbConfig("channel", theta_init=0.2)
@@ -86,7 +86,7 @@ def test_noise_and_a_loss_of_ones_own_learn_together(divergence, make_learner, s
         assert not any(torch.equal(old[name], new[name]) for name in old)
 
 
-def test_what_a_loss_is_told(make_learner):
+def test_the_arguments_that_a_loss_receives(make_learner):
     told = []
 
     @methods.register
@@ -119,7 +119,7 @@ def test_what_a_loss_is_told(make_learner):
         (lambda network, x, y: Loss(torch.tensor(1.0), score(logits(network, x), y)), "has a total without a gradient"),
     ],
 )
-def test_what_is_no_loss(make, said, make_learner, snapshot):
+def test_invalid_losses_are_refused(make, said, make_learner, snapshot):
     @methods.register
     class Wrong(methods.Method):
         name = "wrong"

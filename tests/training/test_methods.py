@@ -20,7 +20,7 @@ STEPS = {"none": "plain", "vanilla": "plain", "rse": "step", "pixeldp": "step"}
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_it_trains_and_its_file_answers_as_it_did(name, start, build, data):
+def test_every_method_trains_saves_and_loads(name, start, build, data):
     result = start("run", method=name, train__epochs=2, train__warmup_epochs=1)
     last = result.metrics[-1]
     assert set(last["steps"]) == {STEPS.get(name, "joint step")}
@@ -41,7 +41,7 @@ def test_it_trains_and_its_file_answers_as_it_did(name, start, build, data):
 
 
 @pytest.mark.parametrize("name", ["pni", "adv-bnn"])
-def test_a_killed_run_goes_on_bit_for_bit(name, start, continue_run):
+def test_a_killed_run_resumes_bit_for_bit(name, start, continue_run):
     """Adv-BNN by Adam, whose moments and count of steps are state as well."""
     how = {"optimizer__kind": "adam", "theta_optimizer__kind": "adam"} if name == "adv-bnn" else {}
     undisturbed = start("undisturbed", method=name, **how)
@@ -88,7 +88,7 @@ def test_the_divergence_moves_means_and_deviations(make_learner):
         torch.testing.assert_close(now, was - rates["thetas"] * share * ((2 * was).exp() / 0.1**2 - 1))
 
 
-def test_the_divergence_is_summed_over_every_parameter_of_the_source(make_learner):
+def test_the_divergence_sums_over_every_parameter(make_learner):
     trainer, *_ = make_learner(method="adv-bnn")
     stage = methods.Stage(k=1, batch_size=5, images=7, gamma=0.02)
     penalty = trainer.method.penalty(trainer._noisy, stage)
@@ -103,14 +103,14 @@ def test_the_divergence_is_summed_over_every_parameter_of_the_source(make_learne
     assert divergence(torch.zeros(3), torch.full((1,), math.log(0.1))).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_learn2perturb_r_does_not_listen_to_the_loss(make_learner):
+def test_learn2perturb_r_ignores_the_loss(make_learner):
     trainer, x, y = make_learner(method="learn2perturb-r", train__joint=True)
     trainer.step(x, y, JOINT_STEP, 1)
     thetas = torch.cat([t.detach().flatten() for t in trainer.thetas])
     assert thetas.min() == thetas.max() > 0.25
 
 
-def test_a_step_without_a_listener_attacks_nothing_and_moves_no_statistics(make_learner, monkeypatch):
+def test_theta_only_steps_attack_nothing_and_keep_statistics(make_learner, monkeypatch):
     from perturbify.training import step
 
     trainer, x, y = make_learner(method="learn2perturb-r")
@@ -121,7 +121,7 @@ def test_a_step_without_a_listener_attacks_nothing_and_moves_no_statistics(make_
     assert all(torch.equal(b, before[name]) for name, b in trainer.model.named_buffers())
 
 
-def test_what_learns_from_adversarial_images_alone_sees_no_others(make_learner):
+def test_adversarial_only_training_sees_no_clean_images(make_learner):
     trainer, x, y = make_learner(method="adv-bnn", attack__weight=1.0, attack__from_epoch=0)
     counted = next(m for m in trainer.model.modules() if isinstance(m, nn.BatchNorm2d)).num_batches_tracked
     figures = trainer.step(x, y, JOINT_STEP, 0)
@@ -146,7 +146,7 @@ def digits(tmp_path, method, *overrides):
     return torch.cat(thetas).mean().item()
 
 
-def test_cross_entropy_shrinks_pnis_alpha_and_the_regulariser_keeps_theta(tmp_path):
+def test_the_regulariser_keeps_theta_where_alpha_shrinks(tmp_path):
     """What the Learn2Perturb paper says of PNI: nothing but the loss moves α, and the loss wants no noise."""
     assert digits(tmp_path, "pni") < 0.5 * 0.25
     regularised, left_alone = digits(tmp_path, "learn2perturb"), digits(tmp_path, "learn2perturb", "train.gamma=0")
@@ -154,7 +154,7 @@ def test_cross_entropy_shrinks_pnis_alpha_and_the_regulariser_keeps_theta(tmp_pa
     assert left_alone < regularised - 0.001
 
 
-def test_pixeldp_keeps_the_first_convolution_within_its_sensitivity(make_learner):
+def test_pixeldp_bounds_its_first_convolutions_sensitivity(make_learner):
     from perturbify.certification.mechanism import find_mechanism
 
     trainer, x, y = make_learner(method="pixeldp", optimizer__lr=0.5)
@@ -164,7 +164,7 @@ def test_pixeldp_keeps_the_first_convolution_within_its_sensitivity(make_learner
     assert not trainer.thetas and set(trainer.optimizers) == {"weights"}
 
 
-def test_theta_starts_relative_to_what_it_is_added_to(make_learner, data):
+def test_theta_starts_relative_to_its_activations(make_learner, data):
     trainer, *_ = make_learner(perturb__theta_init="0.1x", perturb__theta_min=1e-4)
     from perturbify.spread import relative_noise
 

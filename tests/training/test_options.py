@@ -28,7 +28,7 @@ def without_norm():
 
 
 @pytest.mark.parametrize("parts", [2, 3, 7])
-def test_accumulated_gradients_are_those_of_the_whole_batch(parts, data, make_recipe):
+def test_accumulated_gradients_match_the_whole_batch(parts, data, make_recipe):
     """Without noise and random starts: what is drawn depends on the parts."""
     found = []
     for accumulate in (1, parts):
@@ -48,7 +48,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts, data, make_re
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_no_part_is_of_one_image(make_learner):
+def test_no_part_has_only_one_image(make_learner):
     """Batch norm has no variance over it."""
     trainer, x, y = make_learner(train__batch_size=5, train__accumulate=5)
     assert [len(part) for part in trainer._parts(x)] == [3, 2]
@@ -72,7 +72,7 @@ def test_the_average_follows_the_network(make_learner):
     assert not trainer.average.network.training
 
 
-def test_the_average_is_resumed_written_and_loads(start, continue_run, build, tmp_path):
+def test_the_average_is_resumed_saved_and_loaded(start, continue_run, build, tmp_path):
     from networks.runs import Killed
 
     whole = start("whole", train__ema_decay=0.9)
@@ -95,7 +95,7 @@ def test_without_a_decay_there_is_no_average(start, tmp_path):
 # Batch norm over all processes
 
 
-def test_batch_norm_over_processes_needs_gpus(build, data, make_recipe):
+def test_synchronised_batch_norm_needs_gpus(build, data, make_recipe):
     settings = make_recipe(train__sync_batchnorm=True)
     network = prepare(build(), settings, data, methods.get("learn2perturb"))
     cpu = torch.device("cpu")
@@ -120,7 +120,7 @@ def test_tensorboard_reads_the_metrics(start, tmp_path):
     assert read == [(m["epoch"], pytest.approx(m["clean_loss"])) for m in result.metrics]
 
 
-def test_without_tensorboard_one_sentence_says_so(start, monkeypatch):
+def test_a_missing_tensorboard_is_reported_in_one_sentence(start, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(TrainingError, match=r"needs TensorBoard.*perturbify\[tensorboard\]"):
         start("run", train__tensorboard=True)
@@ -146,7 +146,7 @@ def test_two_processes_cannot_train_in_one_folder(start, continue_run, tmp_path)
     )
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(TrainingError, match=r"Another process is training in .*run already"):
+        with pytest.raises(TrainingError, match=r"Another process is already training in .*run"):
             continue_run("run")
     finally:
         other.kill()

@@ -26,7 +26,7 @@ def settings(**changes):
     return replace(recipe.load("smoke").train, **{"joint": False, **changes})
 
 
-def test_warm_up_then_turns_that_go_on_across_epochs():
+def test_warm_up_then_turns_across_epoch_boundaries():
     said = names(5, settings(epochs=4, warmup_epochs=2, w_steps=2, theta_steps=1))
     assert said[:10] == ["warm-up"] * 10
     assert said[10:] == ["W-step", "W-step", "θ-step"] * 3 + ["W-step"]
@@ -68,7 +68,7 @@ def test_learning_rates_fall_at_the_milestones():
     assert learning_rate(OptimizerSettings(lr=0.3), 1000) == 0.3
 
 
-def test_the_learner_sets_both_rates(make_learner):
+def test_the_trainer_sets_both_rates(make_learner):
     trainer, _, _ = make_learner(
         optimizer__milestones=[1, 2], theta_optimizer__milestones=[2], theta_optimizer__lr=0.4, train__epochs=4
     )

@@ -59,7 +59,7 @@ def test_no_convolutions(ready):
 
 
 def test_a_network_for_other_images(ready, build):
-    with pytest.raises(ModelError, match=r"images of tiny are 3×6×6; data\.image_size"):
+    with pytest.raises(ModelError, match=r"images of tiny are 3×6×6; its own have 1 in place of 3 channels"):
         ready(nn.Sequential(nn.Conv2d(1, 3, 3), *list(build())[1:]))
 
 
@@ -78,16 +78,16 @@ def test_a_channel_grained_network_takes_any_size(ready, build):
 def test_method_and_network_must_agree(ready, build, data):
     noisy = perturbify.wrap(build(), example_input=torch.rand(2, *data.input_size))
     still = perturbify.wrap(build(), None, example_input=torch.rand(2, *data.input_size))
-    with pytest.raises(MethodError, match="vanilla has no noise, this network has some"):
+    with pytest.raises(MethodError, match="vanilla has no noise, but this network has some"):
         ready(noisy, method="vanilla")
-    with pytest.raises(MethodError, match="learn2perturb needs noise, this network has none"):
+    with pytest.raises(MethodError, match="learn2perturb needs noise, but this network has none"):
         ready(still)
     assert ready(still, method="none") is still
 
 
-def test_a_network_within_which_something_is_wrapped(ready, build, data):
+def test_a_network_containing_a_wrapped_part(ready, build, data):
     inner = perturbify.wrap(build(), example_input=torch.rand(2, *data.input_size))
-    with pytest.raises(SurgeryError, match="wrapped already"):
+    with pytest.raises(SurgeryError, match="already wrapped"):
         ready(nn.Sequential(inner))
 
 
@@ -95,7 +95,7 @@ def normalization(network):
     return network.normalize.mean.flatten().tolist(), network.normalize.std.flatten().tolist()
 
 
-def test_normalization_is_the_datas_the_weights_or_the_recipes(ready, build, data, tmp_path):
+def test_normalization_comes_from_data_weights_or_recipe(ready, build, data, tmp_path):
     of_data = tuple(pytest.approx(list(values)) for values in (data.mean, data.std))
     assert normalization(ready(build())) == of_data
     fresh = zoo.create("cifar_resnet20", num_classes=3)

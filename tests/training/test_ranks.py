@@ -19,7 +19,7 @@ def assert_alike(one, other):
 
 
 @pytest.mark.parametrize("images", [8, 7], ids=["evenly", "unevenly"])
-def test_two_halves_of_a_batch_give_the_gradient_of_the_whole(images, tmp_path):
+def test_half_batches_together_give_the_whole_gradient(images, tmp_path):
     alone = together.run(together.one_step, tmp_path, ["weights"], images, world=1)[0]
     first, second = together.run(together.one_step, tmp_path, ["weights"], images)
     assert_alike(first, second)
@@ -39,7 +39,7 @@ def test_warm_up_and_alternation(tmp_path):
     assert len({tuple(draw.tolist()) for draw in draws}) == len(draws)
 
 
-def test_metrics_are_of_all_images(tmp_path):
+def test_metrics_cover_all_images(tmp_path):
     first, second = together.run(together.whole_run, tmp_path, 3)
     # 26 images in batches of 6: the last two would be one for each process, and are left out.
     assert [m["images"] for m in first["metrics"]] == [24] * 3
@@ -51,7 +51,7 @@ def test_metrics_are_of_all_images(tmp_path):
 
 
 @pytest.mark.parametrize(("before", "after", "step"), [(2, 1, 2), (1, 2, 2), (1, 2, 3)])
-def test_going_on_with_another_number_of_processes(before, after, step, tmp_path):
+def test_resuming_with_another_number_of_processes(before, after, step, tmp_path):
     """One process takes five steps an epoch, two take four: after the fourth they are at its end."""
     together.run(together.whole_run, tmp_path, 3, (1, step), world=before)
     found = together.run(together.continue_run, tmp_path, world=after)
@@ -59,15 +59,15 @@ def test_going_on_with_another_number_of_processes(before, after, step, tmp_path
     assert_alike(found[0]["state"], found[-1]["state"])
 
 
-def test_the_same_two_processes_go_on_as_if_nothing_had_happened(tmp_path):
+def test_the_same_two_processes_resume_exactly(tmp_path):
     (tmp_path / "whole").mkdir()
     whole = together.run(together.whole_run, tmp_path / "whole", 3)[0]
     together.run(together.whole_run, tmp_path, 3, (1, 3))
     assert_alike(together.run(together.continue_run, tmp_path)[0]["state"], whole["state"])
 
 
-def test_a_batch_that_is_too_small_to_share_is_refused():
-    with pytest.raises(TrainingError, match="A batch of 5 images cannot be shared out among 3 processes"):
+def test_a_batch_too_small_to_share_is_refused():
+    with pytest.raises(TrainingError, match="A batch of 5 images cannot be divided among 3 processes"):
         _steps_per_epoch(100, 5, 3)
     assert _steps_per_epoch(101, 10, 1) == 10 and _steps_per_epoch(102, 10, 1) == 11
     assert _steps_per_epoch(103, 10, 2) == 10 and _steps_per_epoch(104, 10, 2) == 11

@@ -46,7 +46,7 @@ def test_stopped_again_and_again(start, continue_run):
 
 
 @pytest.mark.parametrize("moment", ["state", "metrics", "model", "card"])
-def test_stopped_between_the_files_of_an_epochs_end(moment, start, continue_run, monkeypatch):
+def test_stopped_between_the_files_at_epoch_end(moment, start, continue_run, monkeypatch):
     whole = start("whole", train__save_minutes=10)
     where, name = {
         "state": (run.state, "save"),
@@ -73,7 +73,7 @@ def test_stopped_between_the_files_of_an_epochs_end(moment, start, continue_run,
     assert resumed.folder.model.is_file() and resumed.folder.card.is_file()
 
 
-def test_a_finished_run_stays_as_it_is(start, continue_run):
+def test_resuming_a_finished_run_changes_nothing(start, continue_run):
     whole = start("whole")
     check = {"dataset": "tiny", "n": 9, "epsilon": 0.1, "rows": [], "criteria": {}, "passed": True}
     perturbify.checkpoint.annotate(whole.folder.model, check=check)
@@ -85,7 +85,7 @@ def test_a_finished_run_stays_as_it_is(start, continue_run):
     assert {p.name: p.read_bytes() for p in whole.folder.path.iterdir()} == before
 
 
-def test_halves_of_files_are_swept_away(start, continue_run, tmp_path):
+def test_half_written_files_are_removed(start, continue_run, tmp_path):
     with pytest.raises(Killed):
         start("stopped", stop_after=3)
     for name in (".state.safetensors.99.tmp", ".metrics.jsonl.7.tmp", ".other.tmp"):
@@ -98,7 +98,7 @@ def test_halves_of_files_are_swept_away(start, continue_run, tmp_path):
 def test_a_folder_without_a_run(continue_run, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "nowhere"):
-        with pytest.raises(TrainingError, match=f"{folder} holds no run that could go on"):
+        with pytest.raises(TrainingError, match=f"{folder} holds no run that can be resumed"):
             continue_run(folder)
 
 
@@ -113,7 +113,7 @@ def test_other_data_than_it_began_with(start, continue_run, data):
             continue_run("run", data=other)
 
 
-def test_without_the_network_that_no_zoo_can_build(start, continue_run):
+def test_resuming_needs_a_network_the_zoo_cannot_build(start, continue_run):
     with pytest.raises(Killed):
         start("run", stop_after=3)
     with pytest.raises(CheckpointError, match="does not say how to build"):
@@ -127,7 +127,7 @@ def test_another_network(start, continue_run, build):
         continue_run("run", model=build(5))
 
 
-def test_a_recipe_that_was_changed_in_between_is_refused(start, continue_run, tmp_path):
+def test_a_recipe_changed_since_is_refused(start, continue_run, tmp_path):
     start("run")
     recipe = tmp_path / "run" / "recipe.toml"
     as_it_was = recipe.read_text(encoding="utf-8")

@@ -57,7 +57,7 @@ def test_the_whole_schedule():
     assert_to_three_digits(seen)
 
 
-def test_a_joint_step_moves_theta_by_the_schedule_alone():
+def test_theta_moves_by_the_schedule_alone():
     """The images, the attack and W have no say: whole steps give bit for bit what the updates alone give."""
     whole, alone = trainer(), trainer()
     generator = torch.Generator().manual_seed(0)

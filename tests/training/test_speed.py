@@ -74,7 +74,7 @@ def graphs(monkeypatch):
     torch.compiler.reset()
 
 
-def test_compiled_steps_follow_and_take_two_graphs(learn, graphs):
+def test_compiled_steps_agree_and_use_two_graphs(learn, graphs):
     """One for the attack, in eval mode, and one for learning; modes and phases that take turns compile nothing anew."""
     _, eager = learn([WARM_UP] * 4)
     _, fast = learn([WARM_UP] * 4, speed__compile="on")
@@ -90,7 +90,7 @@ def test_compiled_steps_follow_and_take_two_graphs(learn, graphs):
     assert len(graphs) == 2
 
 
-def test_no_network_is_left_uncompiled_for_those_before_it(start, graphs):
+def test_earlier_networks_do_not_stop_later_ones_compiling(start, graphs):
     """Dynamo takes the forwards of all our networks for one, whose recompilations it limits; timm lifts that limit."""
     made = []
     with torch._dynamo.config.patch(recompile_limit=8):
@@ -105,7 +105,7 @@ def failing(*_, **__):
     raise RuntimeError("no compiler here")
 
 
-def test_where_nothing_can_compile_auto_goes_on(learn, monkeypatch):
+def test_auto_continues_where_nothing_can_compile(learn, monkeypatch):
     monkeypatch.setattr(torch, "compile", failing)
     trainer, _ = learn([W_STEP])
     trainer._compile = True  # as on a GPU
@@ -115,13 +115,13 @@ def test_where_nothing_can_compile_auto_goes_on(learn, monkeypatch):
     trainer.step(x, y, W_STEP, 1)  # which says nothing more
 
 
-def test_where_nothing_can_compile_on_is_refused(learn, monkeypatch):
+def test_on_is_refused_where_nothing_can_compile(learn, monkeypatch):
     monkeypatch.setattr(torch, "compile", failing)
     with pytest.raises(TrainingError, match=r"no compiler here.*speed\.compile=off"):
         learn([W_STEP], speed__compile="on")
 
 
-def test_whether_a_step_compiled_first_changes_no_draw(learn, graphs):
+def test_compiling_a_step_first_changes_no_draw(learn, graphs):
     trainer, _ = learn([], speed__compile="on")
     x, y = torch.rand(20, 3, 6, 6), torch.arange(20) % 3
     torch.manual_seed(3)
@@ -131,7 +131,7 @@ def test_whether_a_step_compiled_first_changes_no_draw(learn, graphs):
     assert torch.equal(after, torch.rand(1))
 
 
-def test_the_memory_format_changes_rounding_alone(data, make_recipe, tmp_path):
+def test_the_memory_format_changes_only_rounding(data, make_recipe, tmp_path):
     """Without noise, dropout and random starts, which are drawn in the order that numbers lie in memory."""
     runs = []
     for last in (True, False):
@@ -158,7 +158,7 @@ def gpu_like(monkeypatch):
     monkeypatch.setattr(run, "LOOK_EVERY", 3)
 
 
-def test_looking_now_and_then_changes_nothing(start, request):
+def test_checking_the_loss_less_often_changes_nothing(start, request):
     usual = start("usual", train__save_minutes=10.0)
     request.getfixturevalue("gpu_like")
     hasty = start("hasty", train__save_minutes=10.0)
@@ -168,7 +168,7 @@ def test_looking_now_and_then_changes_nothing(start, request):
     assert without[0] == without[1]
 
 
-def test_a_run_that_diverged_between_two_looks_names_the_step(start, gpu_like, tmp_path):
+def test_divergence_between_two_checks_names_the_step(start, gpu_like, tmp_path):
     with pytest.raises(Diverged, match=r"epoch 0, step [1-3]: the loss .*last good state \(epoch 0, step 0\)"):
         start("run", optimizer__lr=1e6, train__warmup_epochs=0, train__save_minutes=10.0)
     assert state.read(tmp_path / "run" / "state.safetensors").position.step == 0

@@ -61,13 +61,13 @@ IMPOSSIBLE = {
     "a step behind the end": (trained(3, 3), "epoch 3, step 3, in a run of 3 epochs"),
     "a step that is not": (trained(1, 4), "step 4, with batches of 5"),
     "a step below none": (trained(1, -1), "trained|a count"),
-    "a step by half": (put("position", "step", value=3.0), "a count that is none"),
+    "a step by half": (put("position", "step", value=3.0), "a count that is not one"),
     "another epoch than the network's": (put("position", "epoch", value=0), "a network trained for"),
     "sums of other steps": (put("position", "sums", "images", value=10), "10 images before step 3"),
     "more hits than images": (put("position", "sums", "clean_correct", value=16), "more hits than images"),
     "an infinite loss": (put("position", "sums", "clean_loss", value=1e999), "the number Infinity"),
-    "a text for a loss": (put("position", "sums", "clean_loss", value="1"), "a sum that is none"),
-    "a loss that is none": (put("position", "sums", "clean_loss", value=None), "a sum that is none"),
+    "a text for a loss": (put("position", "sums", "clean_loss", value="1"), "a sum that is not one"),
+    "a loss that is none": (put("position", "sums", "clean_loss", value=None), "a sum that is not one"),
     "a sum too much": (put("position", "sums", "other", value=1), "unexpected keyword"),
     "no sums": (put("position", "sums", value=[]), "must be a mapping"),
     "no position": (put("position", value=None), "not subscriptable"),
@@ -77,7 +77,7 @@ IMPOSSIBLE = {
     "no format": (put("format", value="2"), "state of format '2'"),
     "metrics of an epoch to come": (
         lambda about, _: about["metrics"].append(about["metrics"][0] | {"epoch": 1}),
-        "metrics of an epoch that is not complete",
+        "metrics of an incomplete epoch",
     ),
     "names that are none": (put("frozen", value=[1]), "a parameter without a name"),
     "a header that is none": (put("header", value="{}"), "metadata"),
@@ -86,22 +86,22 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("what", IMPOSSIBLE)
-def test_what_cannot_be_is_refused(what, stopped):
+def test_impossible_states_are_refused(what, stopped):
     change, said = IMPOSSIBLE[what]
     resealed(stopped.state, change)
     with pytest.raises(CheckpointError, match=said):
         state.read(stopped.state)
 
 
-def test_the_one_before_is_taken_then(stopped, start, continue_run):
+def test_an_impossible_state_falls_back_to_the_previous(stopped, start, continue_run):
     whole = start("whole")
     resealed(stopped.state, trained(99, 0))
-    with pytest.warns(UserWarning, match=r"no sound state of a run: epoch 99.*Going on from the state"):
+    with pytest.warns(UserWarning, match=r"not a valid state of a run: epoch 99.*Resuming from the previous state"):
         assert_same_run(continue_run("stopped"), whole)
 
 
 @pytest.mark.parametrize("change", [trained(2, 0), put("position", "sums", "seconds", value=0.0)])
-def test_what_was_changed_without_its_seal_is_refused(change, stopped):
+def test_a_state_changed_without_resealing_is_refused(change, stopped):
     """Also where a run could stand there."""
     with safe_open(stopped.state, "pt") as file:
         tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
@@ -116,7 +116,7 @@ def test_what_was_changed_without_its_seal_is_refused(change, stopped):
         state.read(stopped.state)
 
 
-def test_a_momentum_of_another_shape(stopped, continue_run):
+def test_a_momentum_of_the_wrong_shape(stopped, continue_run):
     def change(_, tensors):
         name = next(k for k in tensors if k.endswith("/momentum_buffer"))
         tensors[name] = torch.zeros(7)
@@ -139,7 +139,7 @@ def as_of_format_1(path):
     save_file(dict(contents.tensors), path, metadata={STATE: json.dumps(about)})
 
 
-def test_a_run_of_an_earlier_version_goes_on(stopped, start, continue_run):
+def test_an_earlier_versions_run_resumes(stopped, start, continue_run):
     whole = start("whole")
     as_of_format_1(stopped.state)
     stopped.marker.unlink()
@@ -148,7 +148,7 @@ def test_a_run_of_an_earlier_version_goes_on(stopped, start, continue_run):
     assert state.read(stopped.state).images is not None
 
 
-def test_a_state_of_an_earlier_version_that_is_damaged(stopped):
+def test_an_earlier_versions_damaged_state(stopped):
     as_of_format_1(stopped.state)
     content = bytearray(stopped.state.read_bytes())
     content[-3] ^= 1
@@ -157,7 +157,7 @@ def test_a_state_of_an_earlier_version_that_is_damaged(stopped):
         state.read(stopped.state)
 
 
-def test_very_many_metrics_do_not_burst_a_state(monkeypatch):
+def test_a_state_keeps_only_the_newest_metrics(monkeypatch):
     epochs = [{"epoch": i, "more": "x" * 100} for i in range(50)]
     assert history.newest(epochs) == epochs
     monkeypatch.setattr(history, "MOST_IN_STATE", 1_000)
@@ -179,7 +179,7 @@ def other(data, *, pixels=None, count=26, side=6):
     return assemble(data.name, splits, data.classes, (side, side))
 
 
-def test_the_same_images_by_another_way(stopped, start, continue_run, data):
+def test_the_same_images_in_another_form(stopped, start, continue_run, data):
     whole = start("whole")
     assert_same_run(continue_run("stopped", data=other(data)), whole)
 
@@ -187,7 +187,7 @@ def test_the_same_images_by_another_way(stopped, start, continue_run, data):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"pixels": 1}, "as many and of the same size, but not the same"),
+        ({"pixels": 1}, "the same number and size, but different content"),
         ({"count": 25}, "training images: 26 then, 25 now"),
         ({"side": 5}, r"their size: \[3, 6, 6\] then, \[3, 5, 5\] now"),
     ],

@@ -146,7 +146,7 @@ def test_theta_never_falls_below_its_floor(make_learner):
     assert touched
 
 
-def test_the_attack_waits_for_its_epoch(make_learner):
+def test_the_attack_starts_at_its_epoch(make_learner):
     trainer, x, y = make_learner(attack__from_epoch=2)
     first, second = StepResult.read([trainer.step(x, y, W_STEP, epoch) for epoch in (1, 2)])
     assert first.adversarial_loss is None
@@ -155,7 +155,7 @@ def test_the_attack_waits_for_its_epoch(make_learner):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_moves_nothing(bad, make_learner, snapshot):
+def test_a_nonfinite_loss_changes_nothing(bad, make_learner, snapshot):
     trainer, x, y = make_learner(attack__weight=0.0)
     before = snapshot(trainer.model)
     (result,) = StepResult.read([trainer.step(x * bad, y, JOINT_STEP, 1)])
@@ -185,7 +185,7 @@ def test_a_frozen_weight_stays(make_learner):
 # What the attack and the noise leave behind
 
 
-def test_batch_norm_is_in_eval_mode_during_the_attack_and_back_after_it(make_learner):
+def test_batch_norm_is_in_eval_mode_during_attacks(make_learner):
     trainer, x, y = make_learner()
     norm, modes = trainer.model.get_submodule("1"), []
     norm.register_forward_pre_hook(lambda module, _: modes.append(module.training))
@@ -200,7 +200,7 @@ def test_batch_norm_is_in_eval_mode_during_the_attack_and_back_after_it(make_lea
 
 
 @pytest.mark.parametrize(("phase", "on"), [(WARM_UP, False), (W_STEP, True), (THETA_STEP, True), (JOINT_STEP, True)])
-def test_the_noise_is_off_in_warm_up_only_and_on_afterwards(phase, on, make_learner):
+def test_the_noise_is_off_only_in_warm_up(phase, on, make_learner):
     trainer, x, y = make_learner()
     seen = []
     for _, perturbation in perturbify.perturbations(trainer.model):
@@ -210,7 +210,7 @@ def test_the_noise_is_off_in_warm_up_only_and_on_afterwards(phase, on, make_lear
     assert all(p.enabled for _, p in perturbify.perturbations(trainer.model))
 
 
-def test_a_failing_attack_leaves_modes_and_noise_as_they_were(make_learner):
+def test_a_failed_attack_restores_modes_and_noise(make_learner):
     trainer, x, y = make_learner()
 
     def fail(*_):

@@ -22,7 +22,7 @@ def settings(name="cifar10", **changes):
     return recipe.load(name, {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def test_the_full_schedule():
+def test_thetas_path_on_the_full_schedule():
     way = full()
     assert way[:20] == pytest.approx([0.25] * 20)
     assert [round(way[epoch - 1], 2) for epoch in (150, 350)] == [1.03, 1.06]
@@ -44,12 +44,12 @@ def test_pace():
     assert pace(settings("cifar10_short"), 8_068, warms_up=False) == 1
 
 
-def test_it_is_said():
+def test_the_plan_and_the_distance_in_words():
     assert planned(settings(), 50_000, warms_up=True) is None
     assert planned(settings(train__epochs=35), 50_000, warms_up=True).startswith(
         "θ's learning rate is multiplied by 10 "
     )
-    assert "by 150 for the length of the run, where 305 would" in planned(
+    assert "by 150 for the length of the run, limited from 305 by" in planned(
         settings("cifar10_short"), 8_068, warms_up=True
     )
     assert planned(settings("cifar10_short"), 8_068, warms_up=False) is None
@@ -57,10 +57,10 @@ def test_it_is_said():
     assert said(full()[99], 0.25) == "as far as epoch 100 of 350 of the full schedule"
     assert said(1.2, 0.25) == "beyond the end of the full schedule, 1.06"
     for start in (1.0, "0.1x"):
-        assert said(1.0, start) == f"not on the full schedule's way, which begins at 0.25, not at {start}"
+        assert said(1.0, start) == f"not comparable with the full schedule, which starts at 0.25, not at {start}"
 
 
-def test_reports_say_how_far_theta_went(data):
+def test_reports_state_how_far_theta_moved(data):
     network = perturbify.wrap(nn.Sequential(nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(48, 3)), example_input=X)
     for _, perturbation in perturbify.perturbations(network):
         nn.init.constant_(perturbation.theta, 0.6)
@@ -72,7 +72,7 @@ def test_reports_say_how_far_theta_went(data):
 
 
 @given(st.integers(0, 349), st.integers(1, 400), st.integers(0, 20))
-def test_the_epoch_of_tau(epoch, epochs, warm_up):
+def test_the_epoch_used_for_tau(epoch, epochs, warm_up):
     train = replace(settings().train, epochs=epochs, warmup_epochs=warm_up)
     for tau_from, first in (("noise", warm_up), ("start", 0)):
         as_it_is = replace(train, tau_from=tau_from, theta_schedule="plain")
@@ -107,7 +107,7 @@ def regularised(epochs, in_each, **changes):
 
 
 @pytest.mark.parametrize(("epochs", "in_each"), [(35, 100), (14, 250)])
-def test_a_short_run_goes_the_whole_way(epochs, in_each):
+def test_a_short_run_covers_the_full_distance(epochs, in_each):
     assert regularised(epochs, in_each) == pytest.approx(full()[-1], rel=0.05)
     assert regularised(epochs, in_each, train__theta_schedule="plain") < 0.4
 
@@ -128,7 +128,7 @@ def test_gamma_taken_literally(make_learner):
 
 
 @pytest.mark.parametrize("labels", ["true", "predicted"])
-def test_what_the_attack_leads_away_from(labels, make_learner, monkeypatch):
+def test_the_labels_that_the_attack_uses(labels, make_learner, monkeypatch):
     trainer, x, y = make_learner(attack__labels=labels)
     given_labels = []
     crafted = steps.pgd

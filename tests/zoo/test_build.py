@@ -151,7 +151,7 @@ def test_bad_specs() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
-def test_pretrained_without_a_network_names_the_way_out(name: str, no_network: list[str]) -> None:
+def test_pretrained_without_network_access_suggests_the_fix(name: str, no_network: list[str]) -> None:
     before = socket.getdefaulttimeout(), constants.HF_HUB_OFFLINE
     with pytest.raises(WeightsError) as caught:
         zoo.create(name, pretrained=True)
@@ -162,7 +162,7 @@ def test_pretrained_without_a_network_names_the_way_out(name: str, no_network: l
     assert (socket.getdefaulttimeout(), constants.HF_HUB_OFFLINE) == before
 
 
-def test_a_library_s_network_imports_nothing_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_librarys_network_never_imports_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lazily.py").write_text("from pathlib import Path\nPath('imported').touch()", encoding="utf-8")
 
@@ -176,7 +176,7 @@ def test_a_library_s_network_imports_nothing_from_where_one_is(tmp_path: Path, m
     assert not Path("imported").exists()
 
 
-def test_a_factory_that_ends_the_process_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_factory_cannot_end_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ending.py").write_text("import sys\nbuild = sys.exit", encoding="utf-8")
     (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)", encoding="utf-8")
@@ -188,7 +188,7 @@ def test_a_factory_that_ends_the_process_does_not(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("my_factories")
 @pytest.mark.parametrize("name", ["cifar_resnet20", "my_factories:tiny", "timm:resnetv2_18"])
-def test_pretrained_where_nobody_offers_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_where_no_weights_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm.models.PretrainedCfg, "has_weights", False)
     with pytest.raises(WeightsError, match="--weights FILE"):
         zoo.create(name, pretrained=True)
@@ -228,7 +228,7 @@ def test_torchvision_pretrained(fetched: dict[str, dict[str, torch.Tensor]]) -> 
 
 
 @pytest.mark.parametrize("num_classes", [None, 10])
-def test_torchvision_pretrained_googlenet_is_built_again_as_it_came(
+def test_pretrained_googlenet_is_rebuilt_identically(
     fetched: dict[str, dict[str, torch.Tensor]], num_classes: int | None
 ) -> None:
     fetched["googlenet"] = torchvision.models.googlenet(init_weights=False).state_dict()

@@ -37,7 +37,7 @@ needs_shared_data = pytest.mark.skipif(not PUBLIC.is_file(), reason=f"the real w
         ("cifar_resnext29_2x64d", 9_130_314),
     ],
 )
-def test_parameter_counts_are_the_papers(name: str, parameters: int) -> None:
+def test_parameter_counts_match_the_papers(name: str, parameters: int) -> None:
     assert sum(p.numel() for p in zoo.create(name).parameters()) == parameters
 
 
@@ -53,7 +53,7 @@ def test_a_wide_resnet_is_28_layers_deep() -> None:
     assert [model.get_parameter(f"layer{n}.3.conv2.weight").shape[0] for n in (1, 2, 3)] == [160, 320, 640]
 
 
-def test_the_shortcut_of_a_pre_activation_block_is_its_input() -> None:
+def test_pre_activation_shortcuts_pass_the_input_unchanged() -> None:
     block = zoo.create("cifar_wrn28_10", width=1).get_submodule("layer1.1")
     nn.init.zeros_(block.get_parameter("conv2.weight"))
     x = torch.randn(2, 16, 4, 4)
@@ -61,7 +61,7 @@ def test_the_shortcut_of_a_pre_activation_block_is_its_input() -> None:
 
 
 @pytest.mark.parametrize(("name", "groups"), [("cifar_resnext29", 8), ("cifar_resnext29_2x64d", 2)])
-def test_a_resnext_has_groups_of_64_128_and_256_channels(name: str, groups: int) -> None:
+def test_resnext_stages_have_64_128_and_256_channels(name: str, groups: int) -> None:
     model = zoo.create(name)
     for number, width in ((1, 64), (2, 128), (3, 256)):
         conv = model.get_submodule(f"layer{number}.2.conv2")
@@ -77,7 +77,7 @@ def test_width_is_an_argument_too() -> None:
     assert shapes[0] == shapes[1]
 
 
-def test_resnet18_names_its_shortcuts_as_public_checkpoints_do() -> None:
+def test_resnet18_names_its_shortcuts_like_public_checkpoints() -> None:
     names = zoo.create("cifar_resnet18").state_dict().keys()
     assert {
         "conv1.weight",
@@ -88,7 +88,7 @@ def test_resnet18_names_its_shortcuts_as_public_checkpoints_do() -> None:
     assert "layer2.1.shortcut.0.weight" not in names
 
 
-def test_convolutions_start_as_the_paper_says() -> None:
+def test_convolutions_are_initialised_as_in_the_paper() -> None:
     torch.manual_seed(0)
     conv = zoo.create("cifar_resnet20_x4").get_submodule("layer3.1.conv1")
     assert isinstance(conv, nn.Conv2d)
@@ -142,7 +142,7 @@ def test_bad_settings(name: str, kwargs: dict[str, object], message: str) -> Non
 
 
 @needs_shared_data
-def test_state_dict_names_are_those_of_public_checkpoints() -> None:
+def test_state_dict_names_match_public_checkpoints() -> None:
     with safe_open(PUBLIC, "pt") as file:
         public = set(file.keys())
     ours = {k for k in zoo.create("cifar_resnet20").state_dict() if not k.endswith("num_batches_tracked")}
@@ -160,7 +160,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 @needs_shared_data
-def test_public_weights_score_what_they_should() -> None:
+def test_public_weights_reach_their_published_accuracy() -> None:
     with np.load(SHARED / "cifar10" / "cifar10_orig_mini.npz") as images:
         x = torch.from_numpy(images["x_test"]).permute(0, 3, 1, 2) / 255
         y = torch.from_numpy(images["y_test"])

@@ -60,7 +60,7 @@ def test_a_timm_model_is_recognised_without_a_tag() -> None:
     assert zoo.build(spec).state_dict().keys() == model.state_dict().keys()
 
 
-def test_a_timm_model_that_was_changed_is_not() -> None:
+def test_a_changed_timm_model_is_not_recognised() -> None:
     wider, other = (timm.create_model("resnet18") for _ in range(2))
     wider.layer1[0].conv1 = nn.Conv2d(64, 65, 3)
     other.act1 = nn.SiLU()  # the same shapes, another function

@@ -52,7 +52,7 @@ def test_also_known_as() -> None:
     assert zoo.also_known_as("my_nets:tiny") == ()
 
 
-def test_model_names_match_with_and_without_the_library() -> None:
+def test_models_match_with_or_without_the_library_prefix() -> None:
     assert zoo.model_names("resnet18") == ["timm:resnet18", "torchvision:resnet18"]
     assert "timm:resnet18" not in zoo.model_names("torchvision:*")
     assert len(zoo.model_names()) > 1000
@@ -69,14 +69,14 @@ def test_model_names_match_with_and_without_the_library() -> None:
         ("tim:resnet18", "timm:resnet18"),
     ],
 )
-def test_unknown_names_get_the_nearest(name: str, offered: str) -> None:
+def test_an_unknown_name_suggests_the_nearest(name: str, offered: str) -> None:
     with pytest.raises(UnknownModel) as caught:
         zoo.resolve(name)
     assert name in caught.value.message or name.partition(":")[0] in caught.value.message
     assert caught.value.hint is not None and repr(offered) in caught.value.hint
 
 
-def test_nothing_near_names_the_libraries() -> None:
+def test_without_a_near_name_the_libraries_are_listed() -> None:
     with pytest.raises(UnknownModel, match=r"package\.module:factory"):
         zoo.resolve("§")
 
@@ -99,7 +99,7 @@ def test_a_users_factory_in_the_current_directory() -> None:
         ("my_failing:tiny", ModelError, "cannot be imported: ZeroDivisionError"),
     ],
 )
-def test_a_users_mistakes(name: str, error: type[ModelError], message: str) -> None:
+def test_a_users_factory_mistakes(name: str, error: type[ModelError], message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         zoo.resolve(name)
     assert type(caught.value) is error

@@ -1,6 +1,6 @@
-"""Attacks of other libraries, which are imported only when one crafts.
+"""Attacks from other libraries, which are imported only when an attack runs.
 
-AutoAttack's come with perturbify; foolbox's need ``pip install 'perturbify[attacks]'``.
+AutoAttack's are installed with perturbify; foolbox's need ``pip install 'perturbify[attacks]'``.
 """
 
 from importlib.util import find_spec
@@ -16,5 +16,5 @@ __all__ = ["Apgd", "ApgdT", "CarliniWagner", "FabT", "HopSkipJump", "Square", "S
 
 
 def missing(attack: Attack) -> str | None:
-    """The library that an attack needs and that is not installed; None where nothing is missing."""
+    """The library that an attack needs and that is not installed; None if nothing is missing."""
     return "foolbox" if "foolbox" in needs_of(attack) and find_spec("foolbox") is None else None

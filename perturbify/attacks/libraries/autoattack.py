@@ -1,4 +1,4 @@
-"""AutoAttack as papers print it, by its package ``pyautoattack``, to stand beside our own figures."""
+"""AutoAttack as reported in papers, from the package ``pyautoattack``, for comparison with our own figures."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from perturbify.generators import seeded
 class StockAutoAttack:
     """The library's own AutoAttack, with its own settings (Croce and Hein, 2020).
 
-    ``"standard"`` is APGD-CE, APGD-T, FAB-T and Square, each on the images that are still right. ``"rand"``, for random
-    networks, is APGD-CE and APGD-DLR with gradients averaged over 20 draws; it accepts by the last of these draws, and
-    leaves an image out as soon as one draw is wrong (https://github.com/fra31/auto-attack/issues/105), so its claim is
-    lower than what fresh draws leave.
+    ``"standard"`` is APGD-CE, APGD-T, FAB-T and Square, each on the images that are still classified correctly.
+    ``"rand"``, for random networks, is APGD-CE and APGD-DLR with gradients averaged over 20 draws; it accepts points
+    based on the last of these draws, and drops an image as soon as one draw is wrong
+    (https://github.com/fra31/auto-attack/issues/105), so the accuracy it claims is lower than that on fresh draws.
 
     Attributes:
         version: ``"standard"`` or ``"rand"``.
@@ -41,30 +41,30 @@ class StockAutoAttack:
 
     def __post_init__(self) -> None:
         if self.version not in ("standard", "rand"):
-            raise ValueError(f'version is "standard" or "rand", not {self.version!r}')
+            raise ValueError(f'version must be "standard" or "rand", not {self.version!r}')
         check_ball(self.norm, self.epsilon)
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it cannot do without."""
+        """Its requirements."""
         return frozenset({"gradients", "4 classes" if self.version == "standard" else "3 classes"})
 
     @property
     def passes(self) -> Passes:
-        """Its cost, where no image is fooled before the end."""
+        """Cost per image, if none is fooled before the end."""
         if self.version == "rand":
             return Passes(10, 1 + 2 * 101 * 20)
         return Passes(5000 + 9 * 104, 1 + 101 + 9 * (101 + 100))
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
-        """Attacks a batch; it holds that it succeeded where any one forward of the library's was wrong.
+        """Attacks a batch; claims success where any of the library's forward passes was wrong.
 
-        Args and result as for :meth:`perturbify.attacks.Attack.craft`; where it fails, the clean image comes back. The
+        Args and result as for :meth:`perturbify.attacks.Attack.craft`; on failure, the clean image is returned. The
         library computes in float32.
 
         Raises:
             CheckError: The library is not installed, or there are too few classes.
-            ModelError: The network gives no gradient for its images.
+            ModelError: The network has no gradient with respect to its images.
         """
         library, x = borrow("pyautoattack"), x.detach()
         seed = int(torch.randint(2**31, ()).item())  # the library seeds the global generators
@@ -72,7 +72,7 @@ class StockAutoAttack:
         with frozen_eval(model), torch.no_grad(), quiet(), seeded(seed, {x.device}), _traced():
             logits = model(x)
             need_classes(self, model, logits)
-            input_gradient(model, x, y)  # which says so where there is none
+            input_gradient(model, x, y)  # raises if there is none
             attack = library.AutoAttack(
                 view, norm=NORMS[self.norm], eps=self.epsilon, version=self.version, device=x.device, seed=seed
             )
@@ -84,7 +84,7 @@ class StockAutoAttack:
 
 @contextmanager
 def _traced() -> Iterator[None]:
-    """Gives a debugger or a coverage tool its place back, which the library takes."""
+    """Restores the trace function of a debugger or coverage tool, which the library removes."""
     trace = sys.gettrace()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What makes a library's attack right for random networks: an averaged view, small batches, choice by other draws."""
+"""Corrects a library's attack for random networks: an averaged view, small batches, selection on fresh draws."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from perturbify.attacks.losses import likely_wrong, margin
 from perturbify.attacks.realisations import randomness
 
 FORWARD = 512
-"""Images times draws in the graph of one averaged forward, about: bounds the memory."""
+"""Approximate number of images times draws in the graph of one averaged forward pass: bounds the memory."""
 
 
 class Averaged:
-    """A network under a library's attack, and the best that was found for each image so far.
+    """A network under a library's attack, and the best result for each image so far.
 
     Args:
         model: A classifier.
         x: Images, shape (N, C, H, W), in [0, 1].
         y: True labels, shape (N,), int64.
-        draws: Draws of the noise that the view averages, where there is noise.
-        at_once: Draws in one forward.
+        draws: Draws of the noise that the view averages, if there is noise.
+        at_once: Draws per forward pass.
 
     Attributes:
         still: Whether the network is deterministic.
@@ -44,13 +44,13 @@ class Averaged:
         yield from torch.arange(len(self._x), device=self._x.device).split(max(1, FORWARD // self._draws))
 
     def targets(self, number: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Goes through the most likely wrong classes, for those images that are not settled when it gets there.
+        """Iterates over the most likely wrong classes, for the images not yet settled at each.
 
-        A deterministic network's image is settled where the best so far fools it, a random one's where
+        An image is settled for a deterministic network when the best result so far fools it, for a random one when
         :data:`~perturbify.attacks.attack.SETTLING_DRAWS` fresh draws are all wrong.
 
         Args:
-            number: Classes at most.
+            number: Maximum number of classes.
 
         Yields:
             The rank of the target, 0 first, the indices of the images, and the target of each.
@@ -73,5 +73,5 @@ class Averaged:
 
 
 def compared(draws: int) -> int:
-    """Forwards that compare what a random network's attack found once."""
+    """Forward passes per comparison of an attack's results on a random network."""
     return max(draws, COMPARING_DRAWS)

@@ -1,4 +1,4 @@
-"""What every adapter needs: the library, silence, and the network in the shape that libraries take."""
+"""What every adapter needs: the library, silenced, and the network in the form that libraries expect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def borrow(name: str) -> ModuleType:
         name: Dotted name of the module.
 
     Raises:
-        CheckError: It is not installed, or does not import.
+        CheckError: It is not installed, or cannot be imported.
     """
     library = name.partition(".")[0]
     package = "'perturbify[attacks]'" if library == "foolbox" else library
@@ -46,8 +46,8 @@ def borrow(name: str) -> ModuleType:
         ) from error
     except ImportError as error:
         raise CheckError(
-            f"This attack is one of {library}'s, which does not import: {error}.",
-            f"Install it anew with pip install {package}.",
+            f"This attack is one of {library}'s, which cannot be imported: {error}.",
+            f"Reinstall it with pip install {package}.",
         ) from error
     finally:
         if not told:
@@ -56,7 +56,7 @@ def borrow(name: str) -> ModuleType:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drops what the libraries warn of and log, and nothing that anybody else does."""
+    """Suppresses the libraries' warnings and logs, and nobody else's."""
     logger = logging.getLogger("auto-attack")
     disabled = logger.disabled
     logger.disabled = True
@@ -69,12 +69,12 @@ def quiet() -> Iterator[None]:
 
 
 class View(nn.Module):
-    """A network as the libraries take one: float32 in and out, and no parameters that they could move or train.
+    """A network as the libraries expect it: float32 in and out, and no parameters that they could move or train.
 
-    It averages logits over fresh draws, so that a library which accepts, filters and steps by one forward does so by
-    the average. Logits rather than probabilities, since the mean of probabilities has no gradient left where each draw
-    is sure, and the losses of the libraries are made for logits; :class:`~perturbify.attacks.Frozen` averages them,
-    too. A draw whose gradient is NaN has none.
+    It averages logits over fresh draws, so a library that accepts, filters and steps based on one forward pass does so
+    based on the average. Logits rather than probabilities, since the mean of probabilities has no gradient if each draw
+    is confident, and the libraries' losses are made for logits; :class:`~perturbify.attacks.Frozen` averages them, too.
+    A NaN in a draw's gradient counts as 0.
 
     Args:
         model: A classifier that takes pixels in [0, 1].
@@ -90,7 +90,7 @@ class View(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Gives logits, shape (N, classes), float32, in memory of their own, since the Square attack writes there."""
+        """Returns logits, shape (N, classes), float32, in their own memory, since the Square attack overwrites them."""
         (model,) = self._hidden
         images = images.to(self._dtype)
         logits = []
@@ -107,12 +107,12 @@ def need_classes(attack: Attack, model: nn.Module, logits: Tensor) -> None:
     """Refuses a network with fewer classes than an attack needs.
 
     Raises:
-        CheckError: It has.
+        CheckError: It has fewer.
     """
     needs = needs_of(attack)
     least = 4 if "4 classes" in needs else 3 if "3 classes" in needs else 2
     if logits.shape[1] < least:
         raise CheckError(
-            f"{type(attack).__name__} compares {least} classes, and {type(model).__name__} has {logits.shape[1]}.",
+            f"{type(attack).__name__} needs {least} or more classes, and {type(model).__name__} has {logits.shape[1]}.",
             "Attack it with MarginPgd, or APGD on the cross-entropy.",
         )

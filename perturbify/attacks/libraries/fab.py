@@ -1,4 +1,4 @@
-"""FAB of AutoAttack, by its package ``pyautoattack``, right for random networks."""
+"""AutoAttack's FAB, from the package ``pyautoattack``, corrected for random networks."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from perturbify.attacks.libraries.borrowed import NORMS, borrow, quiet
 
 @dataclass(frozen=True)
 class FabT:
-    """Fast adaptive boundary attack: the nearest border of each likely wrong class (Croce and Hein, 2020).
+    """Fast adaptive boundary attack: the nearest decision boundary of each likely wrong class (Croce and Hein, 2020).
 
-    The third part of AutoAttack. It looks for the smallest change, and the library keeps it where it is small enough.
-    At a border a random network answers one way or the other, so of each class two points are compared: the one that
-    was found, put back into the ball where it lies outside, and the one in the same direction as far out as the ball
-    goes. The library sees a network that averages its logits over ``draws`` fresh draws; images are settled as for
-    :class:`~perturbify.attacks.libraries.ApgdT`. Images that this average gets wrong to begin with stay as they are.
+    The third part of AutoAttack. It searches for the smallest change, and the library keeps it if it is small enough.
+    At a boundary a random network's answer is a coin flip, so two points per class are compared: the one that was
+    found, projected onto the ball, and the one in the same direction on the ball's surface. The library sees a network
+    that averages its logits over ``draws`` fresh draws; images are settled as for
+    :class:`~perturbify.attacks.libraries.ApgdT`. Images that this average already misclassifies stay unchanged.
 
     Attributes:
         epsilon: Radius of the ball: for l∞ in pixels, for l2 the length of the whole perturbation.
         steps: Steps towards each class; 100 in AutoAttack.
-        targets: Classes to go for; 9 in AutoAttack, and at most all wrong ones.
-        draws: Draws of the noise that are averaged; a deterministic network gets 1.
+        targets: Classes to target; 9 in AutoAttack, at most all wrong ones.
+        draws: Draws of the noise to average; 1 for a deterministic network.
         norm: ``"linf"`` or ``"l2"``.
-        at_once: Draws in one forward; more than 1 only where every image of a batch has draws of its own.
+        at_once: Draws per forward pass; more than 1 only if each image of a batch has draws of its own.
 
     Raises:
         ValueError: A setting is outside its range.
@@ -54,23 +54,23 @@ class FabT:
 
     @property
     def passes(self) -> Passes:
-        """Its cost: that of a random network of which no image is settled before the last target."""
-        each = self.steps + 2  # a look at every point and, before the first, at the image and its target
+        """Cost per image on a random network, if none is settled before the last target."""
+        each = self.steps + 2  # one per point and, before the first, one each for the image and its target
         forward = self.targets * (each * self.draws + 2 * compared(self.draws) + SETTLING_DRAWS)
         return Passes(1 + self.draws + forward, 1 + self.targets * self.steps * self.draws)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
-        """Attacks a batch; it holds that it succeeded where one more draw is wrong.
+        """Attacks a batch; claims success where one more draw is wrong.
 
         Args and result as for :meth:`perturbify.attacks.Attack.craft`. The library computes in float32.
 
         Raises:
             CheckError: The library is not installed.
-            ModelError: The network gives no gradient for its images.
+            ModelError: The network has no gradient with respect to its images.
         """
         library, x = borrow("pyautoattack.fab_pt"), x.detach()
         with frozen_eval(model), torch.no_grad(), quiet():
-            input_gradient(model, x, y)  # which says so where there is none
+            input_gradient(model, x, y)  # raises if there is none
             averaged = Averaged(model, x, y, self.draws, self.at_once)
             fab = library.FABAttack_PT(averaged.view, norm=NORMS[self.norm], n_iter=self.steps, eps=self.epsilon)
             for rank, part, _ in averaged.targets(self.targets):

@@ -1,4 +1,4 @@
-"""C&W and HopSkipJump of foolbox, which look for the smallest perturbation."""
+"""foolbox's C&W and HopSkipJump, which search for the smallest perturbation."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from perturbify.attacks.realisations import Frozen
 
 @dataclass(frozen=True)
 class CarliniWagner:
-    """The l2 attack of Carlini and Wagner (2017), by Adam and a binary search for the weight of its loss.
+    """The l2 attack of Carlini and Wagner (2017), with Adam and a binary search for the weight of its loss.
 
-    It keeps the nearest image that a single forward got wrong by the confidence, out of ``steps`` times
-    ``search_steps`` forwards; on a random network that is the luckiest draw, and fresh noise mostly undoes it. Its
-    claim is therefore to be read beside the accuracy on fresh draws. More ``draws`` make it ask an average.
+    It keeps the nearest image that a single forward pass misclassified by the confidence, out of ``steps`` times
+    ``search_steps`` passes; on a random network that is the luckiest draw, and fresh noise mostly undoes it. So its
+    claim must be read next to the accuracy on fresh draws. With more ``draws``, each pass is an average.
 
-    The library's early abort is off: it compares the loss of the whole batch at two draws, so noise ends the search.
+    The library's early abort is off: it compares the loss of the whole batch at two draws, so noise would end the
+    search.
 
     Attributes:
         confidence: κ: by how much the wrong logit must exceed the right one.
-        steps: Steps of Adam in each step of the search; 1000 in the paper.
+        steps: Adam steps per step of the search; 1000 in the paper.
         step_size: Adam's learning rate.
         search_steps: Steps of the binary search.
-        draws: Fresh draws of the noise whose logits a step averages.
+        draws: Fresh draws of the noise averaged per step.
 
     Raises:
         ValueError: A setting is outside its range.
@@ -45,7 +46,7 @@ class CarliniWagner:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.confidence) and self.confidence >= 0):
-            raise ValueError(f"confidence must not be negative, not {self.confidence}")
+            raise ValueError(f"confidence must be finite and at least 0, not {self.confidence}")
         if not (math.isfinite(self.step_size) and self.step_size > 0):
             raise ValueError(f"step_size must be positive, not {self.step_size}")
         if self.steps < 1 or self.search_steps < 1 or self.draws < 1:
@@ -56,7 +57,7 @@ class CarliniWagner:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it cannot do without."""
+        """Its requirements."""
         return frozenset({"gradients", "foolbox"})
 
     @property
@@ -71,18 +72,18 @@ class CarliniWagner:
 
     @property
     def passes(self) -> Passes:
-        """Its cost."""
+        """Cost per image."""
         return Passes(0, 1 + self.search_steps * self.steps * self.draws)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
-        """Attacks a batch; it holds that it succeeded where any forward was wrong by the confidence.
+        """Attacks a batch; claims success where any forward pass was wrong by the confidence.
 
-        Args and result as for :meth:`perturbify.attacks.Attack.craft`; where it fails, the clean image comes back. The
+        Args and result as for :meth:`perturbify.attacks.Attack.craft`; on failure, the clean image is returned. The
         library computes in float32.
 
         Raises:
             CheckError: The library is not installed.
-            ModelError: The network gives no gradient for its images.
+            ModelError: The network has no gradient with respect to its images.
         """
         foolbox = borrow("foolbox")
         attack = foolbox.attacks.L2CarliniWagnerAttack(
@@ -93,7 +94,7 @@ class CarliniWagner:
             abort_early=False,
         )
         with frozen_eval(model), torch.enable_grad(), quiet():
-            input_gradient(model, x, y)  # which says so where there is none
+            input_gradient(model, x, y)  # raises if there is none
             network = _network(View(model, x.dtype, self.draws), x)
             found = attack.run(network, x.detach().float(), foolbox.criteria.Misclassification(y))
         fooled = (found != 0).flatten(1).any(1)  # zeros stand for a failure
@@ -102,20 +103,20 @@ class CarliniWagner:
 
 @dataclass(frozen=True)
 class HopSkipJump:
-    """An attack that asks for nothing but decisions (Chen, Jordan and Wainwright, 2020).
+    """A decision-based attack: it uses only the predicted class (Chen, Jordan and Wainwright, 2020).
 
-    It walks along the border between right and wrong, which a random network does not have; so it walks on a
-    :class:`Frozen` view of it. It starts at an image blended with uniform noise or, where no noise is taken for
-    another class, at the nearest image of the batch that is. Images that are wrong already stay as they are.
+    It walks along the decision boundary, which a random network does not have, so it attacks a :class:`Frozen` view of
+    the network. It starts at the image blended with uniform noise or, if no such blend is misclassified, at the nearest
+    image of the batch with another predicted class. Misclassified images stay unchanged.
 
     Attributes:
-        steps: Steps along the border.
-        evaluations: Decisions that estimate the direction of the first step; their number grows with the root of the
-            steps.
-        max_evaluations: Such decisions for a step at most.
-        draws: Realisations of the noise that a decision averages; 1 is enough without noise.
-        norm: ``"l2"`` or ``"linf"``: what it makes small.
-        seed: Of the realisations; the attack itself draws from torch's global generator.
+        steps: Steps along the boundary.
+        evaluations: Decisions used to estimate the direction of the first step; the number grows with the square root
+            of the step.
+        max_evaluations: Maximum number of such decisions per step.
+        draws: Realisations of the noise averaged per decision; 1 is enough without noise.
+        norm: ``"l2"`` or ``"linf"``: the norm to minimise.
+        seed: Seed of the realisations; the attack itself draws from torch's global generator.
 
     Raises:
         ValueError: A setting is outside its range.
@@ -130,7 +131,7 @@ class HopSkipJump:
 
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2"):
-            raise ValueError(f'norm is "linf" or "l2", not {self.norm!r}')
+            raise ValueError(f'norm must be "linf" or "l2", not {self.norm!r}')
         if self.steps < 1 or self.evaluations < 1 or self.max_evaluations < 1 or self.draws < 1:
             raise ValueError(
                 f"steps, evaluations, max_evaluations and draws must be at least 1, not {self.steps}, "
@@ -139,7 +140,7 @@ class HopSkipJump:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it cannot do without."""
+        """Its requirements."""
         return frozenset({"foolbox"})
 
     @property
@@ -149,18 +150,18 @@ class HopSkipJump:
 
     @property
     def passes(self) -> Passes:
-        """Its cost, with an estimate of what its searches need.
+        """Cost per image, with an estimate for its searches.
 
-        That of a random network; a deterministic one needs one pass for a decision, not ``draws``.
+        On a random network; a deterministic one needs one pass per decision, not ``draws``.
         """
         directions = sum(self._evaluations(step) for step in range(self.steps))
         return Passes(self.draws * (directions + _SEARCH * (self.steps + 2)), 0)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
-        """Attacks a batch; it holds that it succeeded where the frozen view is wrong.
+        """Attacks a batch; claims success where the frozen view is wrong.
 
-        Args and result as for :meth:`perturbify.attacks.Attack.craft`; where it finds no start, the clean image comes
-        back. The library computes in float32.
+        Args and result as for :meth:`perturbify.attacks.Attack.craft`; if it finds no start, the clean image is
+        returned. The library computes in float32.
 
         Raises:
             CheckError: The library is not installed.
@@ -174,14 +175,14 @@ class HopSkipJump:
         )
         view = View(Frozen(model, self.draws, self.seed), x.dtype)
         network, pixels = _network(view, x), x.detach().float()
-        # The library keeps all directions of a step at once.
+        # The library holds all directions of a step in memory.
         at_once = max(1, _NUMBERS // (self._evaluations(self.steps - 1) * x[0].numel()))
         with frozen_eval(model), torch.no_grad(), quiet():
             predicted = view(pixels).argmax(1)
             fooled, images = predicted != y, pixels.clone()
             for part in _parts(~fooled, at_once):
                 start = _starts(foolbox, network, pixels, predicted, y, part)
-                # Repeated, since logits may differ in the last digit in a batch of another size.
+                # Repeated, since rounding may differ in a batch of another size.
                 while len(part) and not (wrong := view(start).argmax(1) != y[part]).all():
                     part, start = part[wrong], start[wrong]
                 if len(part):
@@ -195,13 +196,13 @@ class HopSkipJump:
 
 
 _NUMBERS = 2**25
-"""Pixels of all directions that HopSkipJump keeps at once: 128 MiB, four times over."""
+"""Pixels of all directions that HopSkipJump holds at once: 128 MiB, times four."""
 
 _SEARCH = 25
-"""Decisions, about, that find a step's length and the way back to the border in images of 32×32."""
+"""Approximate number of decisions to find a step's length and return to the boundary, for 32×32 images."""
 
 _BLENDS = 100
-"""Images of noise that are tried for a start."""
+"""Noise images to try as a starting point."""
 
 
 def _parts(which: Tensor, size: int) -> Iterator[Tensor]:
@@ -212,7 +213,7 @@ def _parts(which: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def _starts(foolbox: Any, network: Any, pixels: Tensor, predicted: Tensor, y: Tensor, part: Tensor) -> Tensor:
-    """Images that are hopefully not taken for the class of those in ``part``."""
+    """Starting points for the images in ``part``, most of them of another predicted class."""
     blend = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(directions=_BLENDS, steps=50)
     blended = blend.run(network, pixels[part], foolbox.criteria.Misclassification(y[part]))
     distance = torch.cdist(pixels[part].flatten(1), pixels.flatten(1))

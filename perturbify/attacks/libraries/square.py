@@ -1,4 +1,4 @@
-"""Square of AutoAttack, by its package ``pyautoattack``, right for random networks and plateaus."""
+"""AutoAttack's Square, from the package ``pyautoattack``, corrected for random networks and plateaus."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from perturbify.errors import CheckError, ModelError
 
 @dataclass(frozen=True)
 class Square:
-    """Random search with squares, without gradients (Andriushchenko et al., 2020).
+    """Gradient-free random search with squares (Andriushchenko et al., 2020).
 
-    A search that asks a random network keeps the luckiest draw, so this one asks a :class:`Frozen` view of it. Where
-    no seed freezes the network it asks averages of fresh draws, and is weak: what luck has made the best stays it. The
-    library stops for an
-    image at its first success, where the image just crosses the border and fresh noise throws it back over; here that
-    is so for deterministic networks alone, and on random ones it lowers the margin for as long as there are queries.
-    The image with the lowest margin comes back, failed or not. A candidate that is as good as the best replaces it,
-    which the library's does not, and so crosses the plateaus of a network that rounds.
+    A search on a random network keeps the luckiest draw, so this one queries a :class:`Frozen` view of it. If no seed
+    freezes the network, it queries averages of fresh draws, and is weak: a lucky candidate stays the best. The library
+    stops for an image at its first success, where the image has barely crossed the boundary and fresh noise pushes it
+    back; here it does so only for deterministic networks, and on random ones it keeps lowering the margin until the
+    queries run out. The image with the lowest margin is returned, whether or not it succeeds. Unlike in the library, a
+    candidate that ties with the best replaces it, so the search crosses the plateaus of a network that rounds.
 
     Attributes:
         epsilon: Radius of the ball: for l∞ in pixels, for l2 the length of the whole perturbation.
-        queries: Candidates for each image, the first aside.
-        draws: Realisations of the noise, or fresh draws, that a query averages; a deterministic network gets 1.
+        queries: Candidates per image, not counting the first.
+        draws: Realisations of the noise, or fresh draws, averaged per query; 1 for a deterministic network.
         norm: ``"linf"`` or ``"l2"``.
-        seed: Of the realisations; the search itself draws from torch's global generator.
+        seed: Seed of the realisations; the search itself draws from torch's global generator.
 
     Raises:
         ValueError: A setting is outside its range.
@@ -53,20 +52,20 @@ class Square:
 
     @property
     def passes(self) -> Passes:
-        """Its cost: that of a random network; a deterministic one needs one pass a query, none after success."""
+        """Cost per image on a random network; a deterministic one needs one pass per query, and none after success."""
         return Passes(self.draws * (self.queries + 4), 0)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> Crafted:
-        """Attacks a batch; it holds that it succeeded where the view of the network that it searched is wrong.
+        """Attacks a batch; claims success where the view that it searched is wrong.
 
         Args and result as for :meth:`perturbify.attacks.Attack.craft`. The library computes in float32.
 
         Raises:
-            CheckError: The library is not installed, or images are too small for squares.
+            CheckError: The library is not installed, or the images are too small for squares.
         """
         if self.norm == "l2" and min(x.shape[2:]) < _SMALLEST:
             raise CheckError(
-                f"Square in l2 needs images of {_SMALLEST} pixels a side, not {x.shape[2]}×{x.shape[3]}.",
+                f"Square in l2 needs images of at least {_SMALLEST} pixels a side, not {x.shape[2]}×{x.shape[3]}.",
                 'Attack them with norm="linf".',
             )
         library = borrow("pyautoattack.square")
@@ -94,13 +93,13 @@ def _freezes(frozen: Frozen, x: Tensor) -> bool:
 class _Judge:
     """Tells the library which candidates to take, and which images are done.
 
-    The library takes a candidate of smaller loss, and goes on with the images of positive margin. So what it is told
-    is no loss but a verdict: less than ever before where the candidate is at least as good, more where it is not.
+    The library accepts a candidate with a smaller loss, and continues with the images of positive margin. So it is
+    given a verdict instead of a loss: lower than ever before if the candidate is at least as good, higher if not.
 
     Args:
         view: The network as it is searched.
         images: How many images there are.
-        still: Whether an image is done at its first success.
+        still: Whether an image is finished at its first success.
     """
 
     def __init__(self, view: View, images: int, still: bool) -> None:
@@ -118,4 +117,4 @@ class _Judge:
         return torch.where(done, -1.0, 1.0).to(y.device), loss.float().to(y.device)
 
 
-_SMALLEST = 5  # the first candidate of l2 is laid out in five tiles a side
+_SMALLEST = 5  # the first l2 candidate is a grid of five tiles a side

@@ -1,7 +1,7 @@
-"""Networks of other libraries, each built small from its configuration or its constructor, without a download.
+"""Networks of other libraries, built small from their configurations or constructors, without downloads.
 
-A room for each library, which is imported when it is asked for; each has ``names()``, of its networks, and
-``build(name)``. A network that cannot run as its library makes it is not among the names, and its room says why.
+One module per library, imported on demand; each has ``names()``, the names of its networks, and ``build(name)``. A
+network that cannot run as its library builds it is not listed, and its module says why.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOMS = {
     "transformers": ("of_transformers", "transformers"),
     "ultralytics": ("of_ultralytics", "ultralytics"),
 }
-"""By library: its module here, and its package on PyPI."""
+"""For each library, its module here and its package on PyPI."""
 
 
 def network_names(library: str) -> list[str]:
@@ -38,7 +38,7 @@ def network_names(library: str) -> list[str]:
 
 
 def build(name: str) -> Network:
-    """Builds a network, the same one each time.
+    """Builds a network, deterministically.
 
     Args:
         name: Qualified name, as :func:`network_names` lists it.

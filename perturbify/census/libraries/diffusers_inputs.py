@@ -1,4 +1,4 @@
-"""What networks of diffusers take, two of each: images, videos or sounds to encode, or something noisy and a step."""
+"""Inputs for diffusers' networks, in batches of two: images, videos or sounds to encode, or noisy data and a step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perturbify.census.libraries.network import images
 
 
 def inputs(name: str) -> dict[str, Any]:
-    """What a network takes.
+    """Inputs for a network.
 
     Args:
         name: Its class.
@@ -43,11 +43,11 @@ _VIDEO_CODECS = {
     "AutoencoderKLWan": 5,
     "AutoencoderVidTok": 5,
 }
-"""Frames of the video that each takes."""
+"""Number of video frames for each network."""
 
 
 def _denoising(*size: int, text: int = 16, name: str = "sample", **more: Any) -> dict[str, Any]:
-    """A noisy image or video, a time step, a text of four tokens."""
+    """A noisy image or video, a time step, and a text of four tokens."""
     return {name: images(*size), "timestep": torch.tensor([3, 7]), "encoder_hidden_states": images(4, text), **more}
 
 

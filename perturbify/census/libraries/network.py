@@ -1,4 +1,4 @@
-"""A network of another library, as its room hands it out."""
+"""A network of another library, as its module returns it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class Network:
-    """A small network with random weights, and what it takes.
+    """A small network with random weights, and its inputs.
 
     Attributes:
         model: The network.
         inputs: Positional inputs, or keyword inputs.
-        arguments: What it was built with, where that is not the library's default.
+        arguments: Build arguments that differ from the library's defaults.
     """
 
     model: nn.Module
@@ -27,12 +27,12 @@ class Network:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """The inputs as JSON values: of each tensor its shape."""
+        """The inputs as JSON values, with each tensor given by its shape."""
         named = self.inputs if isinstance(self.inputs, Mapping) else {str(i): v for i, v in enumerate(self.inputs)}
         sizes: dict[str, Any] = pytree.tree_map(lambda v: list(v.shape) if isinstance(v, Tensor) else v, dict(named))
         return sizes
 
 
 def images(*size: int) -> Tensor:
-    """Two images of random pixels in [0, 1], always the same ones."""
+    """Two fixed images of random pixels in [0, 1]."""
     return torch.rand(2, *size, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""diffusers: autoencoders, U-Nets, transformers with patches, and what controls them, each with few channels."""
+"""diffusers: autoencoders, U-Nets, patch-based transformers, and their control networks, each with few channels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WAN: dict[str, Any] = {
 
 
 def _types(down: str, up: str = "", *, then: tuple[str, str] = ("", "")) -> dict[str, Any]:
-    """Types of two blocks down, and of two up."""
+    """Types of two down blocks and two up blocks."""
     types: dict[str, Any] = {"down_block_types": (then[0] or down, down)}
     return types | ({"up_block_types": (up, then[1] or up)} if up else {})
 

@@ -1,8 +1,8 @@
-"""monai: the networks of monai.networks.nets that have a convolution, in two dimensions, and many of them in three.
+"""monai: the networks of monai.networks.nets with a convolution, in two dimensions, and many also in three.
 
-Left out are HyenaNDUNETR, for it needs one more package, those without a convolution (fully connected ones,
-DecoderOnlyTransformer), the parts of networks (blocks, encoders), NetAdapter, TorchVisionFCModel and MILModel (a
-network of torchvision with another head), and Transchex (its text model is downloaded).
+Not included: HyenaNDUNETR, which needs another package; networks without a convolution (fully connected ones,
+DecoderOnlyTransformer); parts of networks (blocks, encoders); NetAdapter, TorchVisionFCModel and MILModel (a
+torchvision network with another head); and Transchex (its text model is downloaded).
 """
 
 from __future__ import annotations
@@ -149,15 +149,15 @@ _SIDES = {"AHNet": 128, "DAF3D": 32, "HoVerNet": 256, "EfficientNetBN": 64, "Swi
 
 @cache
 def names() -> list[str]:
-    """``BasicUNet``, and ``BasicUNet-3d`` of those that are made in two dimensions and in three."""
+    """``BasicUNet``, and also ``BasicUNet-3d`` for those built in two and three dimensions."""
     return [*_ARGUMENTS, *(f"{kind}-3d" for kind in _ALSO_IN_3D)]
 
 
 def build(name: str) -> Network:
-    """Builds one for images of one channel."""
+    """Builds one for single-channel images."""
     kind = name.removesuffix("-3d")
     dimensions = 3 if kind != name or kind in _ONLY_IN_3D else 2
-    arguments = deepcopy(_ARGUMENTS[kind])  # SPADENet changes what it is given
+    arguments = deepcopy(_ARGUMENTS[kind])  # SPADENet modifies its arguments
     maker = _vista3d.vista3d132 if kind == "VISTA3D" else getattr(nets, kind)
     taken = inspect.signature(maker).parameters
     for key, value in (("spatial_dims", dimensions), ("in_channels", 1), ("out_channels", 2)):
@@ -174,7 +174,7 @@ def build(name: str) -> Network:
 
 
 def _inputs(kind: str, image: Tensor) -> tuple[Any, ...] | dict[str, Any]:
-    """What a network takes: mostly images."""
+    """Inputs for a network: usually images."""
     steps, labels = torch.tensor([3, 7]), torch.cat([image, 1 - image], dim=1)
     match kind:
         case "ControlNet":
@@ -189,7 +189,7 @@ def _inputs(kind: str, image: Tensor) -> tuple[Any, ...] | dict[str, Any]:
             return image, steps, labels
         case "SPADENet":
             return labels, image
-        case "VISTA3D":  # one image, and two classes to look for
+        case "VISTA3D":  # one image, and two classes to segment
             return {"input_images": image[:1], "class_vector": torch.tensor([[1], [2]])}
         case "VoxelMorph":
             return image, image.flip(-1)

@@ -1,6 +1,6 @@
-"""pytorchcv: one network of each of its families, the first.
+"""pytorchcv: the first network of each family.
 
-Left out are propainter, a pipeline of two other families, those that need librosa (jasper, quartznet), and visemenet.
+Not included: propainter, a pipeline of two other families; those that need librosa (jasper, quartznet); and visemenet.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _provider: Any = importlib.import_module("pytorchcv.model_provider")
 
 _LEFT_OUT = ("jasper5x3", "jasperdr10x5_en", "propainter", "propainter_ip", "quartznet5x5_en_ls", "visemenet20")
 _POOLING = {"lffd20x5s320v2_widerface": 320, "sinet_cityscapes": 256}
-"""Sides for networks that make an image smaller than others do."""
+"""Image sides for networks that downsample more than others."""
 _LARGE = 331
-"""Side of an image from which a network that labels each pixel is built for a smaller one."""
+"""Image side from which a segmentation network is built for a smaller image."""
 _SIDE = 64
 
 

@@ -1,4 +1,4 @@
-"""segmentation_models_pytorch: each architecture with encoders of several makes."""
+"""segmentation_models_pytorch: each architecture with several kinds of encoders."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ARCHITECTURES = (
 )
 _ENCODERS = ("resnet18", "mobilenet_v2", "timm-efficientnet-b0", "mit_b0", "tu-convnext_atto")
 _TRANSFORMERS = ("tu-vit_tiny_patch16_224.augreg_in21k", "tu-deit_tiny_patch16_224.fb_in1k")
-"""Encoders for DPT, which takes no others."""
+"""Encoders for DPT, which supports no others."""
 _REFUSED = {
     "Linknet": ("mit_b0", "tu-convnext_atto"),
     "PAN": ("mit_b0", "tu-convnext_atto"),
     "UnetPlusPlus": ("mit_b0",),
 }
-"""Encoders that an architecture does not take: too few stages, or of another stride."""
+"""Encoders that an architecture does not support: too few stages, or another stride."""
 _SIDES = {"DPT": 224, "PAN": 128}
 
 

@@ -1,7 +1,7 @@
-"""transformers: the model of each architecture whose own code has a convolution, from its configuration made small.
+"""transformers: the model of each architecture with a convolution in its own code, from a reduced configuration.
 
 The architectures are those that transformers lists for its auto classes. One whose convolutions are all in a tower that
-is an architecture of its own (Llava's) is not listed for it.
+is a separate architecture (Llava's) is not listed.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _LISTS = (
     "FOR_IMAGE_TEXT_TO_TEXT_",
     "FOR_MULTIMODAL_LM_",
 )
-"""Auto classes, by the middle of the name of their table; an architecture counts for the first that has it."""
+"""Auto classes, by the middle of their mapping's name; an architecture belongs to the first that lists it."""
 _LARGEST = 120_000_000
-"""Parameters that a network may have."""
+"""Maximum number of parameters of a network."""
 _CONVOLUTION = re.compile(r"\bConv(Transpose)?[123]d\b|\bconv(_transpose)?[123]d\(")
 _SAM: dict[str, Any] = {
     "prompt_encoder_config": {"hidden_size": 256, "image_size": 64, "image_embedding_size": 4},
@@ -71,11 +71,11 @@ _HYBRIDS = (
     "Qwen4ExpTextModel",
     "RecurrentGemmaModel",
 )
-"""Networks whose first two layers have no attention, which their cache needs."""
+"""Networks whose first two layers lack the attention that their cache needs."""
 _HYBRID_INSIDE = ("Lfm3VlModel", "Qwen3_5Model", "Qwen3_5MoeModel", "Qwen4ExpModel")
-"""Networks with such a network for the text."""
+"""Networks with such a text model."""
 _THREE_AXES = ("GlmOcrModel", "Qwen2VLModel", "Qwen2_5_VLModel")
-"""Networks whose positions have three parts, which divide a head among them."""
+"""Networks with three-part position embeddings, which split a head between them."""
 _CLASS = re.compile(r"\b[A-Z]\w+")
 _CONFIGS: dict[str, dict[str, Any]] = {
     **{name: {"use_cache": False} for name in _HYBRIDS},
@@ -96,7 +96,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "SamModel": _SAM,
     "SegGptModel": {"image_size": [64, 32]},
 }
-"""What a configuration needs for its parts to fit each other, when they are small."""
+"""Settings that a reduced configuration needs for its parts to match."""
 _NATIVE_SIZE = {
     "pixel_values": images(16, 768),
     "pixel_attention_mask": torch.ones(2, 16, dtype=torch.long),
@@ -114,9 +114,9 @@ _INPUTS: dict[str, dict[str, Any]] = {
     "VideoLlama3VisionModel": {"merge_sizes": torch.tensor([2, 2])},
     "Wav2Vec2BertModel": {"input_features": images(64, 160)},
 }
-"""Inputs that the configuration does not tell."""
+"""Inputs that cannot be derived from the configuration."""
 _LEFT_OUT = (
-    # Their configurations do not fit together, small or as the library has them.
+    # Their configurations are inconsistent, reduced or not.
     "Apertus1p5Model",
     "AutoformerModel",
     "BambaModel",
@@ -145,7 +145,7 @@ _LEFT_OUT = (
     "Qwen3OmniMoeForConditionalGeneration",
     "Zamba2Model",
     "ZambaModel",
-    # They take inputs that cannot be told from a configuration (masks, positions, sessions).
+    # They need inputs that cannot be derived from a configuration (masks, positions, sessions).
     "AudioFlamingo3Encoder",
     "AudioFlamingo3Model",
     "Blip2Model",
@@ -210,7 +210,7 @@ _LEFT_OUT = (
     "UnlimitedOcrModel",
     "VoxtralRealtimeModel",
     "Xcodec2Model",
-    # They are large however few layers they have.
+    # They are large even with few layers.
     "HYV4VLModel",
     "HYV4VLTextModel",
     "Inkling2TextModel",
@@ -227,7 +227,7 @@ _LEFT_OUT = (
     "VibeVoiceAcousticTokenizerEncoderModel",
     "VibeVoiceAcousticTokenizerModel",
     "VibeVoiceAsrModel",
-    # They need one more package: natten, torchaudio.
+    # They need another package: natten, torchaudio.
     "DinatModel",
     "HiggsAudioV2TokenizerModel",
     # They make no convolution call.
@@ -245,7 +245,7 @@ _LEFT_OUT = (
 
 @cache
 def names() -> list[str]:
-    """``ConvNextModel`` and so on, by alphabet."""
+    """``ConvNextModel`` and so on, in alphabetical order."""
     return sorted(name for name, kind in _architectures().items() if name not in _LEFT_OUT and _convolves(kind, name))
 
 
@@ -253,7 +253,7 @@ def build(name: str) -> Network:
     """Builds one from the smallest configuration that runs.
 
     Raises:
-        ModelError: None does.
+        ModelError: None runs.
     """
     way, inputs = _known(name)
     torch.manual_seed(0)
@@ -262,14 +262,14 @@ def build(name: str) -> Network:
 
 @cache
 def _known(name: str) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """Which way to make its configuration small leads to a network that runs, and what it takes."""
+    """The first way to reduce the configuration that yields a running network, and the network's inputs."""
     for way in WAYS:
-        with suppress(Exception):  # each has its own way to say what does not go together
+        with suppress(Exception):  # each reports inconsistent settings in its own way
             with torch.device("meta"):
                 large = sum(p.numel() for p in _model(name, way).parameters()) > _LARGEST
             if not large and (inputs := fitting(_model(name, way), _INPUTS.get(name, {}))) is not None:
                 return way, inputs
-    raise ModelError(f"transformers:{name} takes none of the inputs that the census knows, however it is built.")
+    raise ModelError(f"transformers:{name} accepts none of the inputs that the census knows, however it is built.")
 
 
 def _model(name: str, way: tuple[str, ...]) -> nn.Module:
@@ -280,7 +280,7 @@ def _model(name: str, way: tuple[str, ...]) -> nn.Module:
 
 @cache
 def _architectures() -> dict[str, str]:
-    """The type of each class that stands for an architecture."""
+    """The model type of each class that represents an architecture."""
     classes: dict[str, str] = {}
     for middle in _LISTS:
         for kind, listed in getattr(_auto, f"MODEL_{middle}MAPPING_NAMES").items():
@@ -289,7 +289,7 @@ def _architectures() -> dict[str, str]:
 
 
 def _convolves(kind: str, name: str) -> bool:
-    """Whether there is a convolution in the code of a class, or of one that it names and its file defines."""
+    """Whether the code of a class, or of a class that it uses from the same file, has a convolution."""
     code = _code(_module_name(kind))
     reached, new = set[str](), {name} & set(code)
     while new:
@@ -303,7 +303,7 @@ def _convolves(kind: str, name: str) -> bool:
 
 @cache
 def _code(module: str) -> dict[str, str]:
-    """The code of each class of an architecture; empty where there is no convolution in any."""
+    """The code of each class of an architecture; empty if none has a convolution."""
     folder = Path(transformers.__file__).parent / "models" / module
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("modeling_*.py")))
     if not _CONVOLUTION.search(text):

@@ -1,6 +1,6 @@
-"""ultralytics: the networks of the yaml files that it ships, each in its smallest size.
+"""ultralytics: the networks of the bundled YAML files, each in its smallest size.
 
-Left out is yolo11-cls-resnet18, whose file asks for weights from torchvision.
+Not included: yolo11-cls-resnet18, whose file requests torchvision weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CLASSES = {
     "YOLOESegment": "YOLOESegModel",
     "YOLOESegment26": "YOLOESegModel",
 }
-"""By the last layer: the class of the network; of all others it is DetectionModel."""
+"""The network's class, by its last layer; DetectionModel for all others."""
 _DOWNLOAD = ("yolo11-cls-resnet18",)
 
 
@@ -53,7 +53,7 @@ def build(name: str) -> Network:
 
 
 def _smallest(path: Path) -> str:
-    """The name of a file's network with the letter of its smallest size, where it has several."""
+    """The name of a file's network, with the letter of its smallest size if it has several."""
     scales = yaml.load(path).get("scales")
     if not scales:
         return path.stem

@@ -1,4 +1,4 @@
-"""Configurations of transformers made small: fewer and narrower layers, a small vocabulary, a small image."""
+"""Reduced configurations of transformers: fewer and narrower layers, a small vocabulary, a small image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DEPTHS = (
 )
 _STAGE_DEPTHS = ("depths", "num_blocks", "layer_depths")
 _OF_LAYERS = ("layer_types", "mlp_layer_types", "layers_block_type")
-"""One entry for each layer, which the configuration makes itself."""
+"""Settings with one entry per layer, which the configuration generates itself."""
 _VOCABULARY = 128
 
 
@@ -46,7 +46,7 @@ WAYS = (
     ("size",),
     (),
 )
-"""What is made small beside the number of layers, the smallest first."""
+"""Settings to reduce in addition to the number of layers, smallest first."""
 
 
 def config(kind: type[PreTrainedConfig], way: tuple[str, ...], given: dict[str, Any]) -> PreTrainedConfig:
@@ -55,7 +55,7 @@ def config(kind: type[PreTrainedConfig], way: tuple[str, ...], given: dict[str, 
     Args:
         kind: Its class.
         way: One of :data:`WAYS`.
-        given: What is set whatever else is: nested for nested configurations.
+        given: Settings that take precedence; nested for nested configurations.
     """
     return kind.from_dict(_merged(_small(kind().to_dict(), way), given))
 
@@ -101,14 +101,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _side(value: Any, patch: Any) -> Any:
-    """A side of four patches, in the form that it had."""
+    """A side of four patches, in the original form."""
     patch = patch[0] if isinstance(patch, (list, tuple)) else patch
     side = 4 * patch if _is_number(patch) and patch > 8 else 64
     return side if isinstance(value, int) else [side] * len(value)
 
 
 def _renumber_tokens(values: dict[str, Any]) -> None:
-    """Gives special tokens beyond the small vocabulary numbers in it."""
+    """Moves special tokens beyond the small vocabulary into it."""
     free = iter(range(_VOCABULARY - 1, 0, -1))
     for key, value in values.items():
         if key.endswith(("_token_id", "_token_index")) and _is_number(value) and value >= _VOCABULARY:
@@ -116,7 +116,7 @@ def _renumber_tokens(values: dict[str, Any]) -> None:
 
 
 def _renumber_stages(values: dict[str, Any], layers: int) -> None:
-    """Has a transformer of few layers give the features of its last ones."""
+    """Makes a transformer with few layers output the features of its last ones."""
     count = len(values["out_features"])
     stages = range(layers - count + 1, layers + 1)
     values["out_features"] = [f"stage{i}" for i in stages]

@@ -1,4 +1,4 @@
-"""What networks of transformers take, by the names of their inputs."""
+"""Inputs for transformers' networks, by their names."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token
 
 
 def fitting(model: nn.Module, given: dict[str, Any]) -> dict[str, Any] | None:
-    """Keyword inputs that a network takes in eval mode; None where none of those that are known do.
+    """Keyword inputs that a network accepts in eval mode; None if no known ones work.
 
     Args:
         model: The network.
-        given: Inputs that it needs beside those that its configuration tells.
+        given: Inputs that it needs in addition to those derived from its configuration.
     """
     model.eval()
     for form in _forms(model):
@@ -43,7 +43,7 @@ def fitting(model: nn.Module, given: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _with_places(inputs: dict[str, Any], config: Any, complaint: str) -> dict[str, Any] | None:
-    """The same with as many tokens for images or sounds in the text as there are features of them."""
+    """The inputs with as many image or sound tokens in the text as there are features."""
     features = re.search(r"features:? \[?(\d+)", complaint)
     special = next((i for i in (_said(config, n) for n in _PLACES) if i is not None), None)
     if "mm_token_type_ids" in complaint and special is not None and "mm_token_type_ids" not in inputs:
@@ -53,13 +53,13 @@ def _with_places(inputs: dict[str, Any], config: Any, complaint: str) -> dict[st
     each = int(features[1]) // 2
     width = _said(config, "hidden_size")
     before = inputs["input_ids"].shape[1] - _TOKENS
-    if before:  # that was the number of their values
+    if before:  # holds the number of their values
         each = before // width if before == each and width else 0
     return {**inputs, "input_ids": tokens(special, count=each)} if 0 < each < 5000 else None
 
 
 def _forms(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Keyword inputs to try, the likeliest first."""
+    """Keyword inputs to try, most likely first."""
     taken = inspect.signature(model.forward).parameters
     config: Any = model.config
     rest = {name: tokens() for name in ("input_ids", "decoder_input_ids") if name in taken}
@@ -81,18 +81,18 @@ def _forms(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 def tokens(special: int = 0, *, count: int = 0) -> Tensor:
-    """Two texts, with so many special tokens in front."""
+    """Two texts, each starting with the given number of special tokens."""
     return torch.tensor([[special] * count + list(range(3, 3 + _TOKENS))] * 2)
 
 
 def patches(config: Any) -> Tensor:
-    """Patches of two images of 4 × 4, flat."""
+    """Flattened 4 × 4 patches of two images."""
     channels = getattr(config, "in_channels", getattr(config, "num_channels", 3))
     return images(16, channels * getattr(config, "temporal_patch_size", 1) * config.patch_size**2).flatten(0, 1)
 
 
 def _values(name: str, config: Any) -> Iterator[Tensor]:
-    """Tensors of the forms in which images, videos or sounds are given."""
+    """Tensors in the forms that images, videos or sounds can have."""
     if name.startswith("pixel_values"):
         channels = _said(config, "num_channels") or 3
         channels = channels if isinstance(channels, int) else 3
@@ -122,7 +122,7 @@ def _values(name: str, config: Any) -> Iterator[Tensor]:
 
 
 def _said(config: Any, name: str) -> Any:
-    """What a configuration, or one inside of it, says."""
+    """A setting of a configuration, or of one nested in it."""
     for one in (config, *(v for k, v in vars(config).items() if k.endswith("config") and hasattr(v, "to_dict"))):
         value = getattr(one, name, None)
         if value is not None:

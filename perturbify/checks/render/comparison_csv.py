@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
-from perturbify.checks.cases import ITSELF
-from perturbify.checks.comparison import Comparison, Entry, Group
-from perturbify.checks.results import Figure, Result
-from perturbify.checks.runs import WORST
+from perturbify.checks.comparison import Comparison
+from perturbify.checks.frames import of_comparison
 from perturbify.escape import terminal
 
-HEAD = (
-    *("network", "group", "seed", "method", "attack", "id", "norm", "epsilon", "noise", "n", "draws"),
-    *("accuracy", "low", "high"),
-)
+_FOREIGN = ("network", "group", "attack", "id")
+_ROUNDED = ("accuracy", "low", "high")
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -27,34 +24,17 @@ def to_csv(comparison: Comparison) -> str:
         Lines that end with CR LF, the first one with the names of the columns. Accuracies and intervals are shares in
         [0, 1], ε is in pixels of [0, 1]; what there is not is empty. Foreign names are fit for a terminal.
     """
+    rows = of_comparison(comparison)
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(HEAD)
-    for group in comparison.groups:
-        for entry in group.entries:
-            writer.writerows(_rows(comparison, group, entry))
+    writer.writerow(rows[0])
+    writer.writerows([_cell(*cell) for cell in row.items()] for row in rows)
     return text.getvalue()
 
 
-def _rows(comparison: Comparison, group: Group, entry: Entry) -> list[list[object]]:
-    report, worst = entry.report, entry.report.headline.worst
-    who = [terminal(entry.name), terminal(group.name), entry.seed, entry.method]
-    found: list[list[object]] = [
-        [*who, terminal(r.attack), terminal(r.id), r.norm, _epsilon(r), r.noise, r.n, r.draws, *_rounded(r.figure)]
-        for r in report.results
-        if r.network == ITSELF
-    ]
-    n, draws = report.worst.shape
-    epsilon = f"{comparison.plan.epsilon:.6g}"
-    found.append([*who, WORST, "worst", "linf", epsilon, report.clean.noise, n, draws, *_rounded(worst)])
-    return found
-
-
-def _epsilon(result: Result) -> str | None:
-    if result.claimed is None:  # without an attack
-        return "0"
-    return None if result.epsilon is None else f"{result.epsilon:.6g}"
-
-
-def _rounded(figure: Figure) -> list[float]:
-    return [round(value, 6) for value in (figure.value, *figure.interval)]
+def _cell(name: str, value: Any) -> object:
+    if name in _FOREIGN:
+        return terminal(value)
+    if name in _ROUNDED:
+        return round(value, 6)
+    return f"{value:.6g}" if name == "epsilon" and value is not None else value

@@ -14,12 +14,12 @@ from perturbify.surgery.sites import addition, convolution, weight
 
 
 class Kind(Protocol):
-    """What a kind of site is made of."""
+    """The functions of a kind of site."""
 
     def find(
         self, network: nn.Module, seen: Mapping[str, Observation], config: PerturbConfig
     ) -> tuple[list[Site], list[Skipped], dict[str, float]]:
-        """The sites of a network and what is skipped, and by site name the spread of what is perturbed.
+        """The sites of a network, what is skipped, and by site name the spread of what is perturbed.
 
         Args:
             network: A copy that may run.
@@ -28,7 +28,7 @@ class Kind(Protocol):
         """
 
     def insert(self, network: nn.Module, sites: list[Site], seen: Mapping[str, Observation]) -> None:
-        """Puts the steps in that call the noise modules; these are there already."""
+        """Adds the steps that call the noise modules; the modules are already in place."""
 
 
 KINDS: dict[str, Kind] = {

@@ -29,7 +29,7 @@ _WHY = "an addition is an operation of the module's own forward, so noise is a n
 
 @dataclass(frozen=True)
 class Addition:
-    """Each sum of two feature maps that depend on the module's input, and what the first normalisation gives."""
+    """Each sum of two feature maps that depend on the module's input, and the first normalisation's output."""
 
     def find(
         self, network: nn.Module, seen: Mapping[str, Observation], config: PerturbConfig
@@ -45,7 +45,7 @@ class Addition:
         return choose(spots, config)
 
     def insert(self, network: nn.Module, sites: list[Site], seen: Mapping[str, Observation]) -> None:
-        """Noise behind that normalisation, and inside of the modules that add."""
+        """Noise behind that normalisation, and inside the modules that add."""
         norms = [s for s in sites if s.kind != _KIND]
         insert_at_modules(network, norms, seen, {s.owner: 1 for s in norms})
         sums: dict[str, list[Site]] = {}
@@ -70,7 +70,7 @@ class Addition:
 
 @dataclass(frozen=True)
 class Sums:
-    """Finds the additions of two feature maps in a module's graph: those of these numbers among all its additions."""
+    """Finds the additions of two feature maps in a module's graph: those with these indices among all its additions."""
 
     marks: frozenset[int]
 
@@ -84,7 +84,7 @@ def _sums_of(network: nn.Module, run: Run, numbers: dict[str, int]) -> list[Spot
     try:
         found = _run(module, run).found
     except TraceError as error:
-        reason = f"torch.fx cannot follow its module's forward: {error.message}"
+        reason = f"torch.fx cannot trace its module's forward: {error.message}"
         number = numbers[run.owner] = numbers.get(run.owner, -1) + 1
         return [Spot(run.owner, _KIND, (), number, "graph", reason=reason)]
     spots = []
@@ -101,13 +101,13 @@ def _run(module: nn.Module, run: Run) -> _Sums:
     try:
         with torch.no_grad():
             sums.run(*inputs, *constants, enable_io_processing=False)
-    except Exception as error:  # whatever the module's code raises on a graph that is not its own
+    except Exception as error:  # anything that the module's code raises on a graph that is not its own
         raise TraceError(f"its graph does not run ({error})") from error
     return sums
 
 
 class _Sums(fx.Interpreter):
-    """Runs a graph and notes its sums of two feature maps that both depend on the inputs."""
+    """Runs a graph and records its sums of two feature maps that both depend on the inputs."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         super().__init__(module, graph=graph)

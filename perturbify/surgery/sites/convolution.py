@@ -1,4 +1,4 @@
-"""Noise on what a convolution call gives or takes, or on what the normalisation behind it gives."""
+"""Noise on the output or input of a convolution call, or on the output of the normalisation behind it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FIXED_FILTER = "fixed filter, nothing learned"
 _WHY = {
     "output": "the result of the call is what the module returns",
     "input": "the call takes what the module takes",
-    "inner": "the module's forward goes on after the call, which it hands to torch's own _conv_forward",
-    "graph": "the module's forward goes on after the call, so noise is a node of its torch.fx graph",
+    "inner": "the module's forward does more after the call, which torch's own _conv_forward makes",
+    "graph": "the module's forward does more after the call, so noise is a node of its torch.fx graph",
 }
 
 
@@ -33,10 +33,10 @@ class Behind(Step):
 
     Attributes:
         site: The module's path, for messages.
-        numbers: The calls that have a θ of their own, by number in the network's forward.
-        calls: How many there are; those that have none pass. 1: one θ serves every call.
-        before: Whether it is the first input that is perturbed.
-        around_what: ``"forward"``, or ``"_conv_forward"``, to which torch's convolutions hand the call itself.
+        numbers: The calls that have their own θ, by number in the network's forward.
+        calls: Total number of calls; those without θ pass unchanged. 1: one θ serves every call.
+        before: Whether to perturb the first input.
+        around_what: ``"forward"``, or ``"_conv_forward"``, through which torch's convolutions make the call itself.
     """
 
     order = 3
@@ -83,7 +83,7 @@ class Output:
         return choose({mode: [self._spot(c) for c in one.calls] for mode, one in seen.items()}, config)
 
     def insert(self, network: nn.Module, sites: list[Site], seen: Mapping[str, Observation]) -> None:
-        """Noise behind (or before) the modules that return such calls' results, and inside of the others."""
+        """Noise behind (or before) the modules that return such calls' results, and inside the others."""
         insert_at_modules(network, sites, seen, _calls_made(seen), before=self.before)
 
     def _spot(self, call: Call) -> Spot:
@@ -160,14 +160,14 @@ def insert_at_modules(
     *,
     before: bool = False,
 ) -> None:
-    """Gives each owner of sites its step, and those around an owner that is called several times one that counts.
+    """Adds to each owner of sites its step, and a counting step around an owner that is called several times.
 
     Args:
         network: The network.
         sites: All of one kind; their noise modules are in place.
         seen: A forward in each mode.
         calls: How many calls each owner makes in a forward.
-        before: Whether it is the calls' input that is perturbed.
+        before: Whether to perturb the calls' input.
     """
     by_owner: dict[str, list[Site]] = {}
     for site in sites:

@@ -1,4 +1,4 @@
-"""Which of its calls, in the present run, a module is at: each has a θ of its own."""
+"""The index of a module's current call in the current run: each call has its own θ."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 
 def start_of(module: nn.Module, site: str) -> int:
-    """Which of its calls, in the present run, a module is at, from 0; by itself, outside of any run, it is the first.
+    """The index of a module's current call in the current run, from 0; outside any run it is the first.
 
     Raises:
-        SurgeryError: It runs by itself in a backward pass, where activation checkpointing computes a part again.
+        SurgeryError: It runs by itself in a backward pass, where activation checkpointing recomputes a part.
     """
     number: int | None = module._perturb_calls  # type: ignore[assignment]
     if number is None:
@@ -51,31 +51,31 @@ def start_of(module: nn.Module, site: str) -> int:
 
 
 def count_on(module: nn.Module, number: int) -> None:
-    """Notes, inside of a run that counts, which call comes next."""
+    """Records, inside a run that counts, which call comes next."""
     if module._perturb_calls is not None:
         setattr(module, CALLS, number)
 
 
 def in_backward() -> bool:
-    """Whether autograd runs this, as where activation checkpointing computes a part again."""
+    """Whether autograd runs this, as where activation checkpointing recomputes a part."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _refuse_recomputing(site: str) -> None:
     if in_backward():
         raise SurgeryError(
-            f"{site or 'The network'} has a θ for each of its calls, and where activation checkpointing computes a "
-            "part again it cannot be told which call this is.",
+            f"{site or 'The network'} has a θ for each of its calls, and where activation checkpointing recomputes a "
+            "part, the current call is unknown.",
             'Wrap with theta_per="module".',
         )
 
 
 @dataclass(frozen=True)
 class Counting(Step):
-    """Calls of the modules below are counted from the start of this module's run, unless a run around it counts them.
+    """Counts calls of the modules below from the start of this module's run, unless an outer run counts them.
 
     Attributes:
-        owners: Paths, from this module, of those that are called several times.
+        owners: Paths, from this module, of modules that are called several times.
         site: This module's path; empty for the network.
     """
 
@@ -103,7 +103,7 @@ class Counting(Step):
 
 
 def count_calls(network: nn.Module, owners: list[nn.Module]) -> None:
-    """Has every module around those that are called several times count their calls from the start of its own run."""
+    """Makes every module around those called several times count their calls from the start of its own run."""
     if not owners:
         return
     for path, module in list(network.named_modules()):

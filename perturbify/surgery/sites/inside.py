@@ -1,4 +1,4 @@
-"""Noise inside of a forward that goes on after its convolution: nodes of that module's own torch.fx graph."""
+"""Noise inside a forward that does more after its convolution: nodes of that module's own torch.fx graph."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from perturbify.text import first_line
 
 _serial = count()
 _KEPT = 32
-"""States whose graphs are kept: an attribute may change with every step."""
+"""States whose graphs are kept; limited because an attribute may change with every step."""
 
 
 def trace_own(
     module: nn.Module, forward: type[nn.Module], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[fx.Graph, list[Tensor]]:
-    """The graph of a module's own code, its children whole.
+    """The graph of a module's own code, with its children as leaves.
 
     Args:
         module: The module, in the mode to trace; it is left as it is.
@@ -42,14 +42,14 @@ def trace_own(
         second.
 
     Raises:
-        TraceError: torch.fx cannot follow it.
+        TraceError: torch.fx cannot trace it.
     """
     tracer = Tracer(lambda m: m is not module, {forward.forward.__module__})
     kind = type(module)
     module.__class__ = forward
     try:
         graph = tracer.record(module, args, kwargs)
-    except Exception as error:  # whatever a proxy leads a network's code to
+    except Exception as error:  # anything that a proxy may cause in a network's code
         reason = error.message if isinstance(error, PerturbifyError) else first_line(error)
         raise TraceError(reason) from error
     finally:
@@ -64,9 +64,9 @@ def convolutions(graph: fx.Graph, training: bool) -> list[fx.Node]:
 
 @dataclass
 class Inside(Step):
-    """Noise inside of a forward that goes on after its convolution: nodes of the module's own torch.fx graph.
+    """Noise inside a forward that does more after its convolution: nodes of the module's own torch.fx graph.
 
-    A graph bakes in what it saw. So one is made for each state that the module is met in: its mode, its plain
+    A graph freezes what tracing saw. So one is made for each state of the module: its mode, its plain
     attributes, its arguments that are not tensors, dtype and device.
 
     Attributes:
@@ -74,9 +74,9 @@ class Inside(Step):
         numbers: The calls that have a θ, by number in the network's forward.
         calls: How many calls the network's forward makes; 0: one θ serves them all.
         several: Whether the module runs several times in a forward.
-        before: Whether it is the convolutions' input that is perturbed.
-        attributes: Names of the module's own numbers, texts and switches, which a graph may bake in.
-        find: Gives the nodes that count (convolutions, additions) of the module's graph in train or eval mode.
+        before: Whether to perturb the convolutions' input.
+        attributes: Names of the module's own numbers, strings and booleans, which a graph may freeze.
+        find: Returns the relevant nodes (convolutions, additions) of the module's graph in train or eval mode.
     """
 
     order = 3
@@ -102,7 +102,7 @@ class Inside(Step):
         """Runs the module's graph with its noise.
 
         Raises:
-            TraceError: torch.fx cannot follow the module's forward in a state that it was not in before.
+            TraceError: torch.fx cannot trace the module's forward in a new state.
             SurgeryError: There is no θ for a call.
         """
         start = start_of(module, self.site) if self.several else 0
@@ -128,8 +128,8 @@ class Inside(Step):
             graph, constants = trace_own(module, source_class(module), args, kwargs)
         except TraceError as error:
             raise TraceError(
-                f"{self.site or 'The network'} ({type(module).__name__}) convolves inside of a forward that goes on, "
-                f"where noise needs torch.fx, which cannot follow it: {error.message.rstrip('.')}.",
+                f"{self.site or 'The network'} ({type(module).__name__}) does more in its forward after a convolution, "
+                f"so noise needs torch.fx, which cannot trace it: {error.message.rstrip('.')}.",
                 "Make the convolution an nn.Conv module of its own, or leave it out with exclude=.",
             ) from error
         nodes = self.find(graph, module.training)
@@ -146,7 +146,7 @@ class Inside(Step):
 
 
 def _function(graph: fx.Graph, constants: Sequence[Tensor]) -> Callable[..., Any]:
-    """The code of a graph as a function of a module and its inputs; the module is not held."""
+    """The code of a graph as a function of a module and its inputs; it does not hold the module."""
     code = graph.python_code(root_module="self")
     filename = f"<perturbify {next(_serial)}>"
     scope = dict(code.globals)
@@ -158,12 +158,12 @@ def _function(graph: fx.Graph, constants: Sequence[Tensor]) -> Callable[..., Any
 
 
 def plain_attributes(module: nn.Module) -> tuple[str, ...]:
-    """Names of a module's own numbers, texts and switches."""
+    """Names of a module's own numbers, strings and booleans."""
     return tuple(k for k, v in vars(module).items() if type(v) in _PLAIN and not k.startswith("_") and k != "training")
 
 
 def _flatten(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
-    """All that is in a call's arguments, and the form that it is in."""
+    """All values in a call's arguments, and their structure."""
     leaves = [*args, *kwargs.values()]
     if not any(isinstance(leaf, (tuple, list, dict)) for leaf in leaves):
         return leaves, (len(args), *kwargs)
@@ -174,7 +174,7 @@ _PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
 def refuse_hidden(network: nn.Module, sites: Collection[Site]) -> None:
-    """Stops where a convolution is neither a module's own nor visible to torch.fx.
+    """Raises if a convolution is neither a module's own nor visible to torch.fx.
 
     Raises:
         TraceError: It is.

@@ -1,4 +1,4 @@
-"""Noise on weights: which tensors, and runs in which each stands in for the one it was drawn around."""
+"""Noise on weights: which tensors, and which runs replace each by a noisy draw."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Weight:
                     map_shape=tuple(parameter.shape),
                     theta_shape=theta_shape(tuple(parameter.shape), config.grain),
                     way="weight",
-                    why="drawn once a run, for everyone who reads it",
+                    why="drawn once per forward, for everyone who reads it",
                     parameter=name,
                     holders=((owner, name),),
                 )
@@ -79,7 +79,7 @@ class Weight:
         return found, skipped, {s.name: _spread(network, s) for s in found}
 
     def insert(self, network: nn.Module, sites: list[Site], seen: Mapping[str, Observation]) -> None:
-        """Every module that holds a noisy weight, or has one below, draws when it runs, unless one around it has."""
+        """Every module that holds a noisy weight, or has one below, draws when it runs, unless an outer one has."""
         drawn = {network.get_submodule(path): None for site in sites for path, _ in site.holders}
         for path, module in list(network.named_modules()):
             names = {m: p for p, m in module.named_modules() if m in drawn}
@@ -114,9 +114,9 @@ class Covered:
 
 @dataclass(frozen=True)
 class Drawing(Step):
-    """In a run of this module, each weight below with a site reads as a fresh draw around it; the parameters stay.
+    """In a run of this module, each weight below with a site is replaced by a noisy draw; the parameters stay.
 
-    One draw serves the whole run, however often the weight is used; what a run around it has drawn stays.
+    One draw serves the whole run, however often the weight is used; draws of an outer run are kept.
 
     Attributes:
         weights: Those below this module.
@@ -135,14 +135,14 @@ class Drawing(Step):
         """Runs the call with its draws.
 
         Raises:
-            SurgeryError: Activation checkpointing would compute again without them, or computes this part again.
+            SurgeryError: Activation checkpointing would recompute without them, or recomputes this part.
         """
         drawn: list[tuple[nn.Module, str]] = []
         try:
             for weight in self.weights:
                 owner = module.get_submodule(weight.owner)
                 if weight.parameter in owner.__dict__:
-                    continue  # a run around this one has drawn it
+                    continue  # an outer run has drawn it
                 perturbation = owner._modules[child_name(weight.parameter)]
                 assert isinstance(perturbation, Perturbation)
                 if not perturbation.enabled:
@@ -161,16 +161,16 @@ class Drawing(Step):
                 return proceed(args, kwargs)
         finally:
             for holder, held in drawn:
-                holder.__dict__.pop(held, None)  # a module may stand under two names
+                holder.__dict__.pop(held, None)  # a module may be registered under two names
 
 
 _CHECKPOINTS = "activation checkpointing recomputes without the noise on the weights"
-_WAY_OUT = 'Call the network itself, and without activation checkpointing inside; or choose site="output".'
+_WAY_OUT = 'Call the network itself, without activation checkpointing inside, or choose site="output".'
 
 
 @contextmanager
 def _refusing_checkpoints() -> Iterator[None]:
-    """Inside, checkpointing that does not compute gradients by itself raises; torch.compile's knows the noise."""
+    """Inside, checkpointing that does not compute gradients by itself raises; torch.compile's handles the noise."""
     autograd = torch._C._autograd
     before = autograd._saved_tensors_hooks_get_disabled_error_message()
     try:
@@ -196,7 +196,7 @@ def _spread(network: nn.Module, site: Site) -> float:
 def _reason_to_skip(
     owner: str, module: nn.Module, name: str, parameter: nn.Parameter, config: PerturbConfig
 ) -> str | None:
-    """Why a parameter gets no noise; empty where it does, None where it is no weight that anybody would ask about."""
+    """Why a parameter gets no noise; empty if it does, None if it is not a weight worth mentioning."""
     if not parameter.is_floating_point():
         return None
     if config.site == "weight":

@@ -1,0 +1,94 @@
+"""In which order classes are numbered: by name, as timm does, or as a file says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from perturbify.errors import DataError, nearest
+from perturbify.text import first_line
+
+SORTED, NATURAL = "sorted", "natural"
+_MOST_BYTES = 2**26  # of a file with classes
+
+
+def in_order(where: str, classes: Sequence[str], order: str | None) -> tuple[list[str], tuple[str, ...]]:
+    """Puts the names of classes into the order of their labels.
+
+    Args:
+        where: The folder or file that they are from, for the messages.
+        classes: Their names.
+        order: ``"sorted"`` as torchvision does, ``"natural"`` as timm does (2 before 10), or a file: a name a line, a
+            JSON list of names, or a JSON object from names to labels. None sorts, and says where timm would not.
+
+    Returns:
+        The names, and what is to be said of their order.
+
+    Raises:
+        DataError: There is no such order or file, or the file names other classes.
+    """
+    by_name, natural = sorted(classes), sorted(classes, key=natural_key)
+    if order is None:
+        if by_name == natural:
+            return by_name, (_said(by_name, "sorted"),)
+        return by_name, (
+            _said(by_name, "sorted"),
+            f"warning: timm's order differs, {_few(natural)}; for a network trained by timm say --class-order natural.",
+        )
+    if order == SORTED:
+        return by_name, (_said(by_name, "sorted"),)
+    if order == NATURAL:
+        return natural, (_said(natural, "in natural order"),)
+    named = _read(Path(order).expanduser())
+    missing, others = sorted(set(classes) - set(named)), sorted(set(named) - set(classes))
+    if missing or others:
+        parts = [f"it lacks {_few(missing)}"] if missing else []
+        parts += [f"it names {_few(others)}, which {where} has not"] if others else []
+        raise DataError(f"The classes in {order} are not those of {where}: {'; '.join(parts)}.")
+    return named, (_said(named, f"as {order} says"),)
+
+
+def natural_key(name: str) -> list[int | str]:
+    """By which timm sorts: runs of digits count as numbers, and case does not."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+
+
+def _said(names: Sequence[str], how: str) -> str:
+    return f"{len(names)} classes, {how}: {_few(names)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{path} is too large for a list of classes.")
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(
+            f"There is no class order {str(path)!r}.",
+            f"{nearest(path.name, (SORTED, NATURAL))} Give sorted, natural, or a file with a name a line.".lstrip(),
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
+    found: object = [line.strip() for line in text.splitlines() if line.strip()]
+    if path.suffix.lower() == ".json" or text.lstrip().startswith(("[", "{")):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is no JSON: {first_line(error)}.") from error
+    if isinstance(found, dict):
+        by_label = {str(label): name for name, label in found.items()}
+        if set(by_label) != set(map(str, range(len(found)))):
+            raise DataError(f"The labels in {path} are not 0 to {len(found) - 1}, each once.")
+        found = [by_label[str(label)] for label in range(len(found))]
+    if not (isinstance(found, list) and found and all(isinstance(name, str) for name in found)):
+        raise DataError(f"{path} names no classes.", "Write a name a line, or a JSON list of names.")
+    if twice := [name for name, times in Counter(found).items() if times > 1]:
+        raise DataError(f"{path} names the class {twice[0]!r} twice.")
+    return found

@@ -1,0 +1,67 @@
+"""Grey images for networks that take colours, and colours for networks that take grey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from perturbify.data.split import Split
+
+GREY, COLOUR = 1, 3
+WAYS = {
+    (GREY, COLOUR): "The images are grey: each is repeated to three channels.",
+    (COLOUR, GREY): "The network takes one channel: colours are turned into their luminance.",
+}
+"""What is said of each way from a number of channels to another; there is no other way."""
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
+
+
+def recoloured(split: Split, channels: int) -> Split:
+    """The same images with another number of channels, 1 or 3 (see :data:`WAYS`); grey ones as they were stored."""
+    return split.inner if isinstance(split, Recoloured) else Recoloured(split, channels)
+
+
+class Recoloured(Split):
+    """A split whose images are turned into grey ones or repeated to three channels as they are read.
+
+    Args:
+        inner: The images as they are stored, of the other number of channels.
+        channels: 1 or 3.
+    """
+
+    def __init__(self, inner: Split, channels: int) -> None:
+        super().__init__(inner.labels)
+        self.inner = inner
+        self.channels = channels
+
+    def batches(
+        self, batch_size: int, *, order: Tensor | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Reads the images batch by batch."""
+        for x, y in self.inner.batches(batch_size, order=order, start=start):
+            if self.channels == COLOUR:
+                yield x.expand(-1, COLOUR, -1, -1).contiguous(), y
+            else:
+                yield torch.einsum("nchw,c->nhw", x, x.new_tensor(_LUMINANCE))[:, None].clamp_(0, 1), y
+
+    @property
+    def bytes(self) -> int | None:
+        """What the pixels take in memory, as they are stored."""
+        return self.inner.bytes
+
+    def to(self, device: torch.device) -> Recoloured:
+        """The images, their pixels on a device."""
+        return Recoloured(self.inner.to(device), self.channels)
+
+    def subset(self, indices: Tensor) -> Recoloured:
+        """The images at ``indices`` (int64), in that order."""
+        return Recoloured(self.inner.subset(indices), self.channels)
+
+    def digest(self) -> str:
+        """That of the images as they are stored."""
+        return self.inner.digest()
+
+    def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+        raise NotImplementedError("its batches are made of the other split's")

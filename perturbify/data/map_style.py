@@ -1,0 +1,174 @@
+"""Data sets of the user's that can be indexed: torchvision's, torch's, the Hugging Face's, and their like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+from perturbify.data.items import LABELS, check_labels, pairs_of
+from perturbify.data.names import told_apart
+from perturbify.data.split import Split, digest_of_dataset
+from perturbify.data.workers import read_in_workers
+from perturbify.errors import DataError
+from perturbify.text import first_line, times
+
+_LOOKED_AT = 16  # items whose labels are held against what the data set says of them
+
+
+class MapStyleSplit(Split):
+    """A split whose images a data set of the user's gives when they are asked for, floats in [0, 1].
+
+    Args:
+        dataset: Gives for an index what :func:`~perturbify.data.items.pairs_of` takes.
+        labels: int64 of shape (N,).
+        size: (C, H, W) of an image.
+        rows: The index within ``dataset`` of each image, int64 of shape (N,); 0..N-1 by default.
+        workers: Processes that read the images; 0 reads them here.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        labels: Tensor,
+        size: tuple[int, ...],
+        *,
+        rows: Tensor | None = None,
+        workers: int | None = 0,
+    ) -> None:
+        super().__init__(labels)
+        self.dataset = dataset
+        self.size = size
+        self.rows = torch.arange(len(labels)) if rows is None else rows
+        self.workers = workers
+
+    def batches(
+        self, batch_size: int, *, order: Tensor | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Reads the images batch by batch, as the data set gives them."""
+        order = torch.arange(len(self)) if order is None else order.cpu()
+        chunks = order.split(batch_size)[start:] if len(order) else ()
+        for chunk, x in zip(chunks, self._read(chunks), strict=True):
+            yield x, self.labels[chunk]
+
+    @property
+    def bytes(self) -> None:
+        """Nothing is held."""
+        return None
+
+    def to(self, device: torch.device) -> MapStyleSplit:
+        """Itself: the images are where the data set has them."""
+        return self
+
+    def subset(self, indices: Tensor) -> MapStyleSplit:
+        """The images at ``indices`` (int64), in that order."""
+        return MapStyleSplit(
+            self.dataset, self.labels[indices], self.size, rows=self.rows[indices], workers=self.workers
+        )
+
+    def digest(self) -> str:
+        """A hash of the labels, and of the files' names and sizes, where the data set says its files."""
+        return digest_of_dataset(self.dataset, self.labels, self.rows)
+
+    def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+        rows = [self.rows[chunk].tolist() for chunk in chunks]
+        return read_in_workers(_Reader(self.dataset, self.size), rows, self.workers)
+
+
+class _Reader(Dataset[Tensor | DataError]):
+    """Reads whole batches, in this process or a worker."""
+
+    def __init__(self, dataset: Any, size: tuple[int, ...]) -> None:
+        self.dataset = dataset
+        self.size = size
+
+    def __getitem__(self, rows: list[int]) -> Tensor | DataError:
+        try:
+            return torch.cat([self._image(row) for row in rows])
+        except DataError as error:
+            return error
+
+    def _image(self, row: int) -> Tensor:
+        x, _ = item_of(self.dataset, row)
+        if tuple(x.shape[1:]) != self.size:
+            raise sizes_differ(f"Image {row} of the data set", x.shape[1:], self.size)
+        return x.float()
+
+
+def item_of(dataset: Any, row: int) -> tuple[Tensor, Tensor]:
+    """An image, shape (1, C, H, W) in [0, 1], and its label, shape (1,).
+
+    Raises:
+        DataError: The data set fails, or gives something else; names the row.
+    """
+    try:
+        item = dataset[row]
+    except Exception as error:  # code of the user's
+        raise DataError(f"The data set fails at image {row}: {type(error).__name__}: {first_line(error)}.") from error
+    try:
+        x, y = pairs_of(item)
+    except DataError as error:
+        raise DataError(f"Image {row} of the data set: {error.message}", error.hint) from error
+    if len(x) != 1:
+        raise DataError(f"Item {row} of the data set is a batch of {len(x)} images, not one.", "Give a DataLoader.")
+    return x, y
+
+
+def sizes_differ(what: str, size: Sequence[int], others: Sequence[int]) -> DataError:
+    """What is said of images that do not go together."""
+    return DataError(
+        f"{what} is {times(size)}, others are {times(others)}: they do not go together.",
+        "Make them of one size, by transforms such as Resize(64) and CenterCrop(64); perturbify.data.load(path, "
+        "image_size=64) does so for a folder.",
+    )
+
+
+def known_labels(dataset: Any) -> Tensor | None:
+    """The labels of all images, int64 of shape (N,), where a data set says them without reading any; else None."""
+    if isinstance(dataset, Subset):
+        labels = known_labels(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
+    if isinstance(dataset, ConcatDataset):
+        found = [known_labels(part) for part in dataset.datasets]
+        return None if any(part is None for part in found) else torch.cat([p for p in found if p is not None])
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        said: Any = dataset.tensors[1]
+    elif hasattr(dataset, "column_names"):  # the Hugging Face's
+        key = next((name for name in LABELS if name in dataset.column_names), None)
+        said = None if key is None else dataset.with_format(None)[key]
+    else:
+        said = next((getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None)
+    return _believed(dataset, said)
+
+
+def _believed(dataset: Any, said: Any) -> Tensor | None:
+    """Labels that a data set says, where its items say the same."""
+    try:
+        labels = torch.as_tensor(said if hasattr(said, "shape") else list(said))
+        if len(labels) != len(dataset):
+            return None
+        labels = check_labels(torch.empty(len(labels), 1, 1, 1), labels)
+    except (TypeError, ValueError, RuntimeError, DataError):
+        return None
+    some = torch.linspace(0, len(labels) - 1, min(_LOOKED_AT, len(labels))).long().tolist()
+    return labels if all(int(item_of(dataset, row)[1]) == int(labels[row]) for row in some) else None
+
+
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """The names of a data set's classes in the order of their labels, where it says them."""
+    if isinstance(dataset, Subset):
+        return class_names(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return class_names(dataset.datasets[0])
+    names = getattr(dataset, "classes", None)
+    if names is None and hasattr(dataset, "features"):
+        key = next((name for name in LABELS if name in dataset.features), None)
+        names = None if key is None else getattr(dataset.features[key], "names", None)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str | tuple) and name for name in names):
+        return None
+    return told_apart(names) or None
