@@ -29,7 +29,8 @@ LIBRARIES = (
     multiple=True,
     default=("timm", "torchvision"),
     show_default=True,
-    help="Whose models; several times for several.",
+    metavar="NAME",
+    help=f"Whose models, several times for several: {', '.join(LIBRARIES)}.",
 )
 @click.option("--filter", "pattern", metavar="GLOB", default="*", help="Only models with such a name.")
 @click.option("--sample", "size", type=IMAGES, help="Only so many: the hard ones first, then at random.")
