@@ -12,7 +12,9 @@ import torch
 from perturbify.data.fingerprint import digest_of_texts
 from perturbify.data.names import check_class_names, check_name
 from perturbify.data.split import Split
+from perturbify.display import lines, some
 from perturbify.errors import DataError
+from perturbify.text import times
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -43,6 +45,10 @@ class Data:
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        images = f"{len(self.train):,} to train on, {len(self.test):,} to test on, {times(self.input_size)}"
+        return lines(f"Data: {self.name}", [("images", images), ("classes", some(self.classes, len(self.classes)))])
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
