@@ -61,9 +61,9 @@ def cli() -> None:
     """Put learnable noise behind every convolution of a network you own, train it, and check it honestly.
 
     \b
-      perturbify convert resnet18                 a noisy resnet18, in one file
-      perturbify finetune --recipe digits         train it, on images that come along
-      perturbify check model.safetensors          how robust is it?
+      perturbify convert resnet18             a noisy resnet18, in one file
+      perturbify finetune --recipe digits     train it, on images that come along
+      perturbify check model.safetensors      how robust is it?
 
     Results go to stdout, everything else to stderr. Exit status: 0 fine, 1 failed, 2 used wrongly, 3 a robustness check
     failed, 4 it could not establish its figures.
