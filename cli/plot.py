@@ -122,7 +122,7 @@ def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
 
 def _draw_training(axes: Any, metrics: list[dict[str, Any]], key: str, factor: float) -> None:
     """Clean images, attacked ones and, of accuracies, attacked ones that were held out."""
-    curves: list[tuple[str, list[tuple[int, Any]], dict[str, Any]]] = [
+    curves: list[tuple[str, list[tuple[int, float | None]], dict[str, Any]]] = [
         ("clean", [(m["epoch"] + 1, m[f"clean_{key}"]) for m in metrics], {"color": CLEAN, "marker": "o"}),
         (
             "under the attack of training",

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from screens import seen
 
+from benchmarks.screens import seen
 from perturbify.cli import terminal
 from perturbify.cli.main import COMMANDS, run
 from perturbify.text import table

@@ -44,8 +44,8 @@ def to_markdown(report: Report) -> str:
         pieces = [piece for criterion in report.criteria for piece in _evidence(criterion)]
         lines += ["## Criteria", "", *table(("criterion", "outcome", "evidence", "in percent [95%]"), pieces), ""]
     lines += ["## Noise", "", *_list(words.liveness(report)), ""]
-    if report.remarks:
-        lines += ["## Remarks", "", *_list(report.remarks), ""]
+    if remarks := words.remarks(report):
+        lines += ["## Remarks", "", *_list(remarks), ""]
     lines += [
         *("## Settings", "", *_settings(report), ""),
         *(f"Measured with {markdown(words.settings(report.machine))}.", ""),
