@@ -147,4 +147,4 @@ def test_interrupted(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(convert.models, "create", interrupt)
     assert run(["convert", "resnet18"]) == 130
     said = "Interrupted. Nothing is half written; the same command starts over."
-    assert capsys.readouterr().err.splitlines() == ["building: resnet18", said]
+    assert capsys.readouterr().err.splitlines() == ["building: resnet18", "", said]
