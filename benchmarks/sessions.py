@@ -7,6 +7,7 @@ the middle of the work, and what is left when the command has ended.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.screens import seen
 
 PAGE = Path(__file__).parents[1] / "docs" / "sessions.md"
 SIZES = ("80x24", "100x35")
+BAR = re.compile(r" \[\d\d:\d\d, .* left")
 SHORT = ("--set", "train.epochs=4", "--set", "train.warmup_epochs=1")
 COMMANDS = (
     ("convert", "cifar_resnet20", "--data", "digits", "-o", "digits.noisy.safetensors"),
@@ -47,7 +49,7 @@ def main() -> None:
 
 
 def _session(command: tuple[str, ...], status: int, text: list[str], screens: list[list[str]], columns: int) -> str:
-    working = [line for screen in screens for line in screen if "%|" in line]
+    working = [line for screen in screens for line in screen if BAR.search(line)]
     bar = [working[len(working) // 2], "…"] if working else []
     shown = "\n".join([*bar, *text]).strip()
     too_long = [line for line in text if len(line) > columns]

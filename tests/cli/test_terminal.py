@@ -1,16 +1,14 @@
 """What a person sees in a terminal: no word is broken, no bar is left behind, errors have colours."""
 
-import re
-
 import pytest
 
 from benchmarks.screens import seen
+from benchmarks.sessions import BAR
 from perturbify.cli import terminal
 from perturbify.cli.main import COMMANDS, run
 from perturbify.text import table
 
 SIZES = pytest.mark.parametrize(("columns", "lines"), [(80, 24), (100, 35), (40, 20)])
-BAR = re.compile(r" \[\d\d:\d\d, .* left")
 
 
 def broken(lines, columns):
