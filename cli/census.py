@@ -21,7 +21,7 @@ LIBRARIES = (
 )
 
 
-@click.command(short_help="Wrap all models of a library, and count.")
+@click.command(short_help="Wrap all models of a library and count.")
 @click.option(
     "--library",
     "libraries",
@@ -30,16 +30,16 @@ LIBRARIES = (
     default=("timm", "torchvision"),
     show_default=True,
     metavar="NAME",
-    help=f"Whose models, several times for several: {', '.join(LIBRARIES)}.",
+    help=f"Library of the models; may be repeated: {', '.join(LIBRARIES)}.",
 )
-@click.option("--filter", "pattern", metavar="GLOB", default="*", help="Only models with such a name.")
-@click.option("--sample", "size", type=IMAGES, help="Only so many: the hard ones first, then at random.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sample.")
+@click.option("--filter", "pattern", metavar="GLOB", default="*", help="Only models whose name matches.")
+@click.option("--sample", "size", type=IMAGES, help="Only this many: the hard ones first, then at random.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the sample.")
 @click.option("--workers", type=click.IntRange(1, 1024), default=2, show_default=True, help="Processes of one thread.")
 @click.option(
     "--notes",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write every row to this file as it is found, and go on from there when started again.",
+    help="Write every row to this file as it is found, and resume from it when started again.",
 )
 @wide_option
 @output_options
@@ -53,12 +53,11 @@ def census(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Wrap all models of a library, and hold each against an independent count of its convolutions.
+    """Wrap all models of a library, and compare each with an independent count of its convolutions.
 
-    The calls of a model are counted below autograd, at its default input. It is wrapped with random weights, at the
-    smallest input with the same calls; outputs and buffers are compared bit for bit in both modes. Networks of other
-    libraries than timm and torchvision are built small from their configurations. Exits with 1 if a model is not
-    complete.
+    A model's calls are counted below autograd, at its default input. It is wrapped with random weights, at the smallest
+    input with the same calls; outputs and buffers are compared bit for bit in both modes. Networks of libraries other
+    than timm and torchvision are built small, from their configurations. Exits with 1 if a model is incomplete.
 
     \b
       perturbify census --library timm --filter 'resnet*'
@@ -70,7 +69,7 @@ def census(
 
     names = [n for one in dict.fromkeys(libraries) for n in model_names(one, pattern)]
     if not names:
-        raise click.UsageError(f"No model of {' or '.join(libraries)} is called {pattern!r}.")
+        raise click.UsageError(f"No model of {' or '.join(libraries)} matches {pattern!r}.")
     if size is not None:
         names = sample(names, size, seed)
     console = Console(quiet=quiet, as_json=as_json)

@@ -1,4 +1,4 @@
-"""Certificates, as ``perturbify certify`` shows and keeps them; docs/certify.md describes the JSON."""
+"""Certificates, as ``perturbify certify`` shows and saves them; docs/certify.md describes the JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 FILES = ("certificate.json", "certificate.md", "certificate.png")
 PARTS = 5
-"""Equal parts that the radii divide the greatest one into, where none are given."""
+"""Number of equal steps up to the greatest radius, if no radii are given."""
 
 CERTIFIED, PLAIN = "#1b5fbf", "#222222"
 
@@ -39,15 +39,15 @@ def chosen(split: Split, images: int | None) -> Tensor:
 
 
 def prepare(folder: Path, *, force: bool) -> None:
-    """Makes sure, before any long work, that certificates can be kept in a folder.
+    """Makes sure, before any long work, that certificates can be saved in a folder.
 
     Raises:
-        OutputExists: Some are there, and may not be replaced.
+        OutputExists: The folder holds some that may not be replaced.
         PerturbifyError: The folder cannot be made or written to.
     """
     from perturbify.files import check_output
 
-    reports.prepare(folder, resume=True, force=False)  # which looks at the folder alone
+    reports.prepare(folder, resume=True, force=False)  # which only checks the folder
     for name in FILES:
         check_output(folder / name, force=force)
     reports.refuse_foreign([folder / name for name in FILES if os.path.lexists(folder / name)])
@@ -67,14 +67,14 @@ def values(
     """The result as JSON values.
 
     Args:
-        certificate: Of all images.
+        certificate: Certificates of all images.
         labels: Their true classes, shape (N,).
-        mechanism: The noise that they were certified with.
-        radii: Where to look at the certified accuracy; None: at equal distances up to the greatest.
-        about: What was certified on what.
-        settings: How.
-        indices: Of the images within their split, shape (N,).
-        seconds: What it took.
+        mechanism: The noise used for certification.
+        radii: Radii at which to measure certified accuracy; None: equally spaced up to the greatest.
+        about: The network and the data.
+        settings: The settings.
+        indices: Indices of the images within their split, shape (N,).
+        seconds: Time taken.
     """
     from perturbify.certification import DELTA
     from perturbify.checks.statistics import wilson
@@ -134,7 +134,7 @@ def markdown(values: Mapping[str, Any]) -> str:
 
 
 def write(values: Mapping[str, Any], folder: Path) -> list[str]:
-    """Writes what is to be kept, and gives the names of the files: without matplotlib, all but the picture."""
+    """Writes the files and returns their names: without matplotlib, all but the picture."""
     from perturbify.files import signed, write_text
 
     write_text(folder / FILES[0], escape.json(values, indent=1) + "\n")
@@ -159,7 +159,7 @@ def draw(figure: Any, values: Mapping[str, Any]) -> None:
 
     n, greatest = values["n"], values["greatest_radius"]
     earned = [i["radius"] for i in values["images"] if i["class"] == i["label"] and i["radius"] > 0]
-    # The curve falls at each image's radius: its value holds from the one before, and there.
+    # The curve falls after each image's radius: a value holds from the previous radius up to and including the next.
     steps = [0.0, *sorted(set(earned))]
     left = [sum(e >= step for e in earned) for step in steps]
     bands = [wilson(count, n) for count in left]
@@ -167,9 +167,9 @@ def draw(figure: Any, values: Mapping[str, Any]) -> None:
     axes.step(steps, [100 * count / n for count in left], where="pre", color=CERTIFIED, label="certified")
     low, high = ([100 * band[side] for band in bands] for side in (0, 1))
     axes.fill_between(steps, low, high, step="pre", color=CERTIFIED, alpha=0.15, lw=0)
-    if left[-1]:  # what is certified there is certified nowhere beyond
+    if left[-1]:  # nothing is certified beyond the greatest radius
         axes.plot([steps[-1]] * 2, [100 * left[-1] / n, 0], color=CERTIFIED)
-    axes.axhline(100 * values["accuracy"], color=PLAIN, ls="--", lw=1, label="right, by the most votes")
+    axes.axhline(100 * values["accuracy"], color=PLAIN, ls="--", lw=1, label="right by majority vote")
     if greatest > 0:
         axes.axvline(greatest, color=PLAIN, ls=":", lw=1, label="ε = 1: the theorem's limit")
     axes.set_ylim(0, 100)
@@ -196,7 +196,7 @@ def draw(figure: Any, values: Mapping[str, Any]) -> None:
 
 _HEAD = ("l2 radius", "certified accuracy, % [95%]")
 _METHOD = (
-    "An image counts at a radius where its answer is right and no perturbation of smaller l2 norm, in pixels of "
+    "An image counts at a radius if its answer is right and no perturbation of smaller l2 norm, in pixels of "
     "[0, 1], can change it: PixelDP's condition, by simultaneous Clopper-Pearson bounds on the votes. Each image's "
     "certificate holds with the stated confidence. Intervals are Wilson's, over images."
 )
@@ -207,7 +207,7 @@ def _title(values: Mapping[str, Any]) -> str:
 
 
 def _confidence(values: Mapping[str, Any]) -> str:
-    """In percent, with the digits it was given with: none is rounded up to certainty."""
+    """In percent, with all its digits, so that it is never rounded up to certainty."""
     return f"{100 * Decimal(str(values['confidence'])):f}".rstrip("0").rstrip(".") + "%"
 
 
@@ -217,8 +217,8 @@ def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _remarks(values: Mapping[str, Any]) -> list[str]:
     return [
-        f"right by the most votes, %: {percent(values['accuracy'], values['interval'])}",
-        f"abstentions, where no class is certain to lead, %: {percent(values['abstentions'])}",
+        f"right by majority vote, %: {percent(values['accuracy'], values['interval'])}",
+        f"abstentions, if no class certainly leads, %: {percent(values['abstentions'])}",
         f"median certified radius, wrong answers counting as 0: {values['median_radius']:.4g}; "
         f"greatest possible: {values['greatest_radius']:.4g}",
         f"σ {values['sigma']:.4g}, sensitivity at most {values['sensitivity']:.4g}, δ {values['delta']:g}",

@@ -1,4 +1,4 @@
-"""``perturbify certify``: within which l2 distance can nothing change the answers of a PixelDP network?"""
+"""``perturbify certify``: within which l2 distance can nothing change a PixelDP network's answers?"""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ MOST_RADII = 100
 
 
 def radii(_ctx: click.Context, _option: click.Parameter, given: str | None) -> list[float] | None:
-    """Reads l2 radii with commas between, in ascending order."""
+    """Reads comma-separated l2 radii; returns them in ascending order."""
     if given is None:
         return None
     parts = given.split(",", MOST_RADII)
     values = {numbers.fraction(part) for part in parts[:MOST_RADII]}
     if len(parts) > MOST_RADII:
-        raise click.BadParameter(f"{given!r} are more than {MOST_RADII} radii")
+        raise click.BadParameter(f"{given!r} has more than {MOST_RADII} radii")
     if None in values:
         raise click.BadParameter(f"{given!r} is not a list of numbers such as 0,0.05,0.1")
     ordered = sorted(value for value in values if value is not None)
     if ordered[0] < 0:
-        raise click.BadParameter(f"{ordered[0]} is no radius: it is negative")
+        raise click.BadParameter(f"{ordered[0]} is not a radius: it is negative")
     return ordered
 
 
 def _check_method(name: str) -> None:
-    """Makes sure that there is something to certify, before that is looked for in the network."""
+    """Makes sure that the method certifies anything, before the network is built."""
     from perturbify import methods
     from perturbify.errors import MethodError
 
     if not methods.get(name).certifies:
         able = " or ".join(f"--method {other}" for other in methods.names() if methods.get(other).certifies)
         raise MethodError(
-            f"Only noise that is measured out for it certifies anything; the method of this network is {name}.",
+            f"Only noise calibrated for it certifies anything; this network's method is {name}.",
             f"Start from the plain network, with {able}.",
         )
 
 
 class _Probability(Number):
-    """A number between 0 and 1, neither of them."""
+    """A number between 0 and 1, exclusive."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Reads it."""
         number = super().convert(value, param, ctx)
         if not 0 < number < 1:
-            self.fail(f"{value} is not between 0 and 1.", param, ctx)
+            self.fail(f"{value} is not between 0 and 1, exclusive.", param, ctx)
         return number
 
 
@@ -60,28 +60,28 @@ class _Probability(Number):
 @click.argument("file", metavar="FILE|RUN")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
 @data_options
-@click.option("--images", type=IMAGES, help="Test images at most, evenly over the classes; default: all.")
-@click.option("--draws", type=STEPS, default=1000, show_default=True, help="Noisy forwards that vote.")
+@click.option("--images", type=IMAGES, help="Maximum number of test images, balanced over the classes; default: all.")
+@click.option("--draws", type=STEPS, default=1000, show_default=True, help="Noisy forward passes that vote.")
 @click.option(
     "--confidence",
     type=_Probability(),
     default=0.95,
     show_default=True,
-    help="Probability that the certificate of an image holds.",
+    help="Probability that an image's certificate holds.",
 )
 @click.option("--radii", callback=radii, metavar="LIST", help="l2, in pixels of [0, 1]; default: six up to the limit.")
-@click.option("--batch-size", type=IMAGES, default=128, show_default=True, help="Images at once.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of every draw.")
+@click.option("--batch-size", type=IMAGES, default=128, show_default=True, help="Images per batch.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of every draw.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Keep certificate.json, certificate.md and certificate.png there.",
+    help="Save certificate.json, certificate.md and certificate.png there.",
 )
 @click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--trust-factory", is_flag=True, help="Run the factory that FILE names; only if you trust it.")
+@click.option("--trust-factory", is_flag=True, help="Run the factory that FILE names, if you trust it.")
 @normalization.normalization_options
 @output_options
 def certify(
@@ -105,10 +105,10 @@ def certify(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Certify the answers of FILE, a PixelDP network's checkpoint, or of a finished RUN, on test images.
+    """Certify the answers of a PixelDP network on test images: FILE is its checkpoint, RUN a finished run.
 
-    Noisy forwards vote for a class, and exact bounds on the votes give each image a radius: no perturbation of smaller
-    l2 norm, by whatever attack, changes its answer. The limit is the radius at which the theorem's ε is 1.
+    Noisy forward passes vote for a class, and exact bounds on the votes give each image a radius: no perturbation of
+    smaller l2 norm, by any attack, changes its answer. The limit is the radius at which the theorem's ε is 1.
 
     \b
       perturbify certify runs/cifar10_pixeldp-cifar_resnet20 --data cifar10
@@ -129,7 +129,7 @@ def certify(
     from perturbify.training.launch import choose_device
 
     if force and output is None:
-        raise click.UsageError("--force is about a folder: give it with -o FOLDER.")
+        raise click.UsageError("--force applies to a folder: use it with -o FOLDER.")
     normalization.refuse(options, file)
     target = choose_device(device)
     with console.aside():
@@ -176,4 +176,4 @@ def certify(
     if output is not None:
         missing = {*certificates.FILES} - {*certificates.write(values, output)}
         if missing:
-            console.log(f"not drawn: {missing.pop()}, for want of matplotlib (pip install 'perturbify[plot]')")
+            console.log(f"{missing.pop()} is left out: matplotlib is not installed (pip install 'perturbify[plot]')")

@@ -1,4 +1,4 @@
-"""``perturbify check``: how robust is it, and can that be believed?"""
+"""``perturbify check``: how robust is a network, and can the figures be trusted?"""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="FILE|RUN|NAME")
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: what FILE was trained on.")
 @data_options
-@click.option("--from", "sources", multiple=True, metavar="FILE", help="Transfer attacks from this checkpoint, too.")
-@click.option("--against", metavar="FILE", help="Attack this checkpoint in the same way: is FILE more robust?")
+@click.option("--from", "sources", multiple=True, metavar="FILE", help="Also transfer attacks from this checkpoint.")
+@click.option("--against", metavar="FILE", help="Baseline checkpoint, attacked in the same way: is FILE more robust?")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Keep report.json, report.md, report.html and the records there.",
+    help="Save report.json, report.md, report.html and the records there.",
 )
-@click.option("--resume", is_flag=True, help="Go on with what FOLDER holds.")
-@click.option("--embed", is_flag=True, help="Keep the figures in FILE's metadata and its model card.")
-@click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
-@click.option("--compile/--no-compile", default=None, help="Compile the attacks; default: on a GPU.")
+@click.option("--resume", is_flag=True, help="Resume the check in FOLDER.")
+@click.option("--embed", is_flag=True, help="Save the figures in FILE's metadata and its model card.")
+@click.option("--force", is_flag=True, help="Replace the check in FOLDER.")
+@click.option("--compile/--no-compile", default=None, help="Compile the attacks; default: only on a GPU.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @attack_options
 @model_options
@@ -66,18 +66,18 @@ def check(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Measure how robust FILE is on clean and attacked test images, and judge whether the figures can be believed.
+    """Measure the accuracy of FILE on clean and attacked test images, and judge whether the figures can be trusted.
 
-    FILE is a checkpoint of perturbify's, RUN the folder of a finished run; the NAME of any model, with --weights, is
-    checked as it is. Gradients are tested first; then images are crafted and scored on fresh draws of the noise. Exit
-    status 0: the figures are established; 3: a criterion failed; 4: they could not be established.
+    FILE is a perturbify checkpoint, RUN the folder of a finished run, and NAME any model (with --weights), checked as
+    it is. Gradients are tested first; then images are crafted, and scored on fresh draws of the noise. Exit status 0:
+    the figures are established; 3: a criterion failed; 4: they could not be established.
 
     \b
       --preset quick      256 images; minutes for a small network on a CPU
       --preset standard   1,000 images and every attack
       --preset paper      all images, the paper's settings, 80 draws a step
 
-    Under torchrun the batches are shared out among the processes.
+    Under torchrun the processes divide the batches among themselves.
 
     \b
       perturbify check model.safetensors
@@ -101,9 +101,9 @@ def check(
     from perturbify.training.launch import choose_device
 
     if embed and not models.is_file(file):
-        raise click.UsageError("--embed writes into a FILE of perturbify's; there is none.")
+        raise click.UsageError("--embed writes into a perturbify FILE, and none is given.")
     if (resume or force) and output is None:
-        raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
+        raise click.UsageError("--resume and --force apply to a folder: use them with -o FOLDER.")
     if output is not None:
         click.get_current_context().with_resource(reports.alone(output))
         reports.look(output, resume=resume, force=force)
@@ -124,7 +124,7 @@ def check(
                 click.get_current_context().with_resource(_to_be_changed(Path(file)))
             normalization.refuse(how, file)
             if any(how.values()):
-                raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
+                raise click.UsageError("A FILE has its own weights and arguments; leave out these options.")
             read = identity(Path(file))
             header = checkpoint.read_header(file)
             model = models.load(console, file, trust_factory=trust_factory)
@@ -132,15 +132,15 @@ def check(
             about = header.provenance()
             given = models.threat_model(header, given)
         else:
-            zoo.resolve(file)  # a mistyped path is said to be none before anything is asked
+            zoo.resolve(file)  # a mistyped path is reported before anything else
             if data_name is None:
-                raise click.UsageError("Say on which images: --data NAME, a .npz file, or an image folder.")
+                raise click.UsageError("Name the images: --data NAME, a .npz file, or an image folder.")
             model, data = _named(console, file, data_name, where, how)
             settled = normalization.settle(console, model, data, said_of_pixels)
             layer, about = settled.layer, {"normalisation": str(settled)}
         named = dict.fromkeys(n for n in (*sources, against) if n)
         others = {n: models.load(console, n, trust_factory=trust_factory).to(target) for n in named}
-    # By the names of their files, where those differ.
+    # By their files' names, if those differ.
     called = dict(zip(others, (Path(n).name for n in others), strict=True))
     if len(set(called.values())) < len(called):
         called = {n: n for n in others}
@@ -149,8 +149,8 @@ def check(
     plan = _plan(preset, given)
     if output is not None:
         reports.prepare(output, resume=resume, force=force)
-    same = "the same command goes on" if resume else "the same command with --resume goes on"
-    said = interrupts.NOTHING_LOST if output is None else f"What is done is kept in {output}: {same}."
+    same = "the same command resumes" if resume else "the same command with --resume resumes"
+    said = interrupts.NOTHING_LOST if output is None else f"Finished batches are saved in {output}: {same}."
     with interrupts.safe(said), console.checking() as show:
         report = run_check(
             model.to(target),
@@ -174,20 +174,20 @@ def check(
                 reports.write(report, output)
             if embed and console.first:
                 if identity(Path(file)) != read:
-                    raise CheckError(f"{file} was changed while it was checked: the figures are not kept in it.")
+                    raise CheckError(f"{file} was changed during the check: the figures are not saved in it.")
                 reports.embed(report, Path(file))
-        finally:  # what was measured is told, also where no room is left for it
+        finally:  # the result is printed even if it could not be saved
             console.result(reports.text(report, console.width), report.to_dict())
-    if report.status and console.first:  # torchrun would end the first one while it writes
+    if report.status and console.first:  # torchrun would kill the first process while it writes
         click.get_current_context().exit(report.status)
 
 
 @contextmanager
 def _to_be_changed(file: Path) -> Iterator[None]:
-    """Makes sure, before any long work, that a checkpoint can be written to, and that no run does so at the same time.
+    """Makes sure, before any long work, that a checkpoint can be written, and that no run is writing to it.
 
     Raises:
-        PerturbifyError: It cannot, or one does.
+        PerturbifyError: It cannot, or one is.
     """
     from perturbify.files import check_output
     from perturbify.training.folder import RunFolder
@@ -199,7 +199,7 @@ def _to_be_changed(file: Path) -> Iterator[None]:
 
 
 def _plan(preset: str, given: dict[str, Any]) -> CheckPlan:
-    """A preset with what was said otherwise; named so where it is no longer the preset."""
+    """A preset with changed settings; its name says so if any result may change."""
     from dataclasses import replace
 
     from perturbify.checks import PRESETS
@@ -211,27 +211,27 @@ def _plan(preset: str, given: dict[str, Any]) -> CheckPlan:
         message = str(error)
         raise click.UsageError(f"{message[:1].upper()}{message[1:]}.") from None
     plan = replace(PRESETS[preset], **given)
-    same = replace(plan, at_once=PRESETS[preset].at_once) == PRESETS[preset]  # how fast, not what
+    same = replace(plan, at_once=PRESETS[preset].at_once) == PRESETS[preset]  # affects speed only
     return plan if same else replace(plan, preset=f"{preset}, changed")
 
 
 def _data_for_file(console: Console, file: str, header: Header, name: str | None, where: dict[str, Any]) -> Data:
-    """The images a checkpoint takes, in the size it was made for."""
+    """The images for a checkpoint, in the size that it was made for."""
     from perturbify import recipe
     from perturbify.errors import DataError
 
     if name is None:
         if header.recipe is None:
-            raise DataError(f"{file} has not been trained, so it names no data.", "Say on which images: --data NAME.")
+            raise DataError(f"{file} has not been trained, so it names no data.", "Name the images: --data NAME.")
         settings = recipe.of_run(header.recipe, "checkpoint").data
         name = settings.name
         where = where | {key: where[key] or getattr(settings, key) for key in ("root", "image_size", "class_order")}
         if name.startswith(("npz:", "npy:", "folder:", "manifest:")):
-            raise DataError(f"{file} was trained on {name}, and does not keep where that lies.", "Give it with --data.")
+            raise DataError(f"{file} was trained on {name}, but does not say where that is.", "Name it with --data.")
     images = loading.load(console, name, channels=loading.channels_of(header), side=header.image_size(), **where)
     if header.classes is not None and len(header.classes) != len(images.classes):
         raise DataError(
-            f"{file} tells {len(header.classes)} classes apart, {images.name} has {len(images.classes)}.",
+            f"{file} has {len(header.classes)} classes, but {images.name} has {len(images.classes)}.",
             "Check it on the data it was made for.",
         )
     loading.check_order(models.called(file), header, images)

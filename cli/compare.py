@@ -1,4 +1,4 @@
-"""``perturbify compare``: several networks under the same adversaries, side by side."""
+"""``perturbify compare``: several networks under the same attacks, side by side."""
 
 from __future__ import annotations
 
@@ -33,52 +33,52 @@ if TYPE_CHECKING:
 _RECIPE = "; default: what the first network's recipe says, else "
 
 
-@click.command(short_help="Set several networks side by side.")
+@click.command(short_help="Compare networks under the same attacks.")
 @click.argument("arguments", nargs=-1, required=True, metavar="[NAME=]FILE|RUN|RUNS...")
 @click.option("--data", "data_name", required=True, help="A dataset, .npz file, or image folder.")
 @data_options
-@click.option("--images", type=IMAGES, default=256, show_default=True, help="Test images at most.")
+@click.option("--images", type=IMAGES, default=256, show_default=True, help="Maximum number of test images.")
 @click.option(
     "--attacks",
     callback=names,
     metavar="LIST",
-    help="Attacks by name, such as fgsm,pgd,eot; a wrong name lists them all. Without the curve over ε but for "
-    "--epsilons.",
+    help="Attacks by name, such as fgsm,pgd,eot; a wrong name lists them all. Leaves out the curve over ε unless "
+    "--epsilons is given.",
 )
 @click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{_RECIPE}8/255.")
 @click.option(
     "--epsilons",
     callback=several_pixels,
     metavar="LIST",
-    help="Other radii of the curve, such as 2/255,4/255; default: a quarter, a half, 1.5 and twice ε.",
+    help="Other radii of the curve, such as 2/255,4/255; default: a quarter, half, 1.5 and 2 times ε.",
 )
-@click.option("--steps", type=STEPS, help=f"Of PGD{_RECIPE}7.")
+@click.option("--steps", type=STEPS, help=f"Steps of PGD{_RECIPE}7.")
 @click.option(
-    "--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{_RECIPE}0.01 at ε = 8/255, in proportion."
+    "--step-size", callback=pixels, help=f"PGD's step, in pixels of [0, 1]{_RECIPE}0.01 at ε = 8/255, in proportion."
 )
-@click.option("--eot-draws", type=STEPS, default=20, show_default=True, help="Draws that a step of EOT-PGD averages.")
+@click.option("--eot-draws", type=STEPS, default=20, show_default=True, help="Draws averaged in each step of EOT-PGD.")
 @click.option("--draws", type=STEPS, default=20, show_default=True, help="Fresh draws that score each image.")
-@click.option("--batch-size", type=IMAGES, default=128, show_default=True, help="Images at once.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of every random number.")
+@click.option("--batch-size", type=IMAGES, default=128, show_default=True, help="Images per batch.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of every random number.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Keep comparison.json, comparison.md, comparison.png, and each network's report and records there.",
+    help="Save comparison.json, comparison.md, comparison.png, and each network's report and records there.",
 )
-@click.option("--resume", is_flag=True, help="Go on with what FOLDER holds.")
-@click.option("--force", is_flag=True, help="Replace what FOLDER holds.")
+@click.option("--resume", is_flag=True, help="Resume the comparison in FOLDER.")
+@click.option("--force", is_flag=True, help="Replace the comparison in FOLDER.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names; only if you trust it.")
-@click.option("--model", "model_name", help="Of which model bare weights are; default: that of the FILEs.")
+@click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names, if you trust it.")
+@click.option("--model", "model_name", help="Model of the bare weights; default: that of the FILEs.")
 @click.option(
     "--model-arg",
     "model_args",
     multiple=True,
     metavar="KEY=VALUE",
     callback=key_values,
-    help="For that model's builder.",
+    help="Argument for that model's builder.",
 )
 @weights_key_option
 @normalization.normalization_options
@@ -86,7 +86,7 @@ _RECIPE = "; default: what the first network's recipe says, else "
     "--format",
     "form",
     type=click.Choice(["markdown", "csv", "latex"]),
-    help="Print that; default: text for a terminal.",
+    help="Output format; default: text for a terminal.",
 )
 @wide_option
 @output_options
@@ -109,14 +109,14 @@ def compare(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Run the same adversaries on the same images of several networks, and set their figures side by side.
+    """Run the same attacks on the same images of several networks, and show the figures side by side.
 
-    Each is a FILE of perturbify's, the folder of a RUN, or a folder of RUNS, one a seed (`finetune --seeds`), called by
-    its name or by the NAME before it; or a FILE of bare weights, of --model or of the model that the others are. Runs
-    that differ only in their seed make one line: mean ± sd over them, beside the interval over images. FGSM, PGD, the
-    margin attack and EOT-PGD with the noise on; PGD with it off; FGSM and PGD at other ε; the time of an answer.
-    Differences are to the first, in the worst case of every image. Exit status 3 says that one of them failed a
-    criterion of `check`; whether their figures are established is for `check` to say.
+    Each is a perturbify FILE, the folder of a RUN, or a folder of RUNS, one per seed (`finetune --seeds`), optionally
+    with a NAME; or a FILE of bare weights, of --model or of the others' model. Runs that differ only in their seed
+    share one line: mean ± sd over runs, with the interval over images. The attacks are FGSM, PGD, the margin attack and
+    EOT-PGD with the noise on, PGD with it off, and FGSM and PGD at other ε; the time per answer is measured, too. The
+    first network is the baseline of paired differences in the worst case. Exit status 3: one of them failed a criterion
+    of `check`; only `check` says whether figures are established.
 
     \b
       perturbify compare plain=vanilla.safetensors noisy=runs/digits --data digits
@@ -137,19 +137,19 @@ def compare(
     from perturbify.training.launch import choose_device
 
     if (resume or force) and output is None:
-        raise click.UsageError("--resume and --force are about a folder: give it with -o FOLDER.")
+        raise click.UsageError("--resume and --force apply to a folder: use them with -o FOLDER.")
     if as_json and form is not None:
-        raise click.UsageError(f"--json and --format {form} are two formats: give one.")
+        raise click.UsageError(f"--json and --format {form} are two formats: use one.")
     options = {key: settings.pop(key) for key in ("weights_key", *normalization.OPTIONS)}
     normalization.asked(options)
     found = networks.named(given, model_name, model_args, trust_factory=trust_factory)
     if found.bare and model_name is None:
-        console.log(f"bare weights ({', '.join(found.bare)}) are taken as {found.model}, as the FILEs beside them are")
+        console.log(f"bare weights ({', '.join(found.bare)}) are taken as {found.model}, like the other FILEs")
     paths, headers = found.files, found.headers
     if not found.bare:
         normalization.refuse(options, next(iter(paths.values())).name)
         if options["weights_key"] is not None:
-            raise click.UsageError("--weights-key is for bare weights; each FILE here brings its own.")
+            raise click.UsageError("--weights-key is for bare weights; each FILE here has its own.")
     check_same_data(headers)
     runs = trained(headers, paths, found.families)
     first = headers.get(next(iter(paths)))
@@ -184,8 +184,8 @@ def compare(
     if output is not None:
         click.get_current_context().with_resource(reports.alone(output))
         _prepare(output, list(paths), resume=resume, force=force)
-    same = "the same command goes on" if resume else "the same command with --resume goes on"
-    said = interrupts.NOTHING_LOST if output is None else f"What is done is kept in {output}: {same}."
+    same = "the same command resumes" if resume else "the same command with --resume resumes"
+    said = interrupts.NOTHING_LOST if output is None else f"Finished batches are saved in {output}: {same}."
     with interrupts.safe(said), console.checking() as show:
         comparison = run_comparison(
             loaded,
@@ -207,7 +207,7 @@ def compare(
 
 
 def _plan(first: Header | None, given: dict[str, Any]) -> CheckPlan:
-    """What to do: the defaults, the adversary of the first network's recipe, and what was said otherwise."""
+    """The plan: the defaults, the attack settings of the first network's recipe, and the options."""
     from dataclasses import replace
 
     from perturbify.checks.cases import check_known
@@ -222,7 +222,7 @@ def _plan(first: Header | None, given: dict[str, Any]) -> CheckPlan:
         plan = replace(plan, attacks=tuple(dict.fromkeys((*plan.attacks, "sweep"))), sweep=others)
     try:
         if not plan.attacks:
-            raise ValueError("--attacks names none")
+            raise ValueError("--attacks names no attack")
         check_known([name for name in plan.attacks if isinstance(name, str)])
         check_curve(plan)
     except ValueError as error:
@@ -237,7 +237,7 @@ def _print(console: Console, comparison: Comparison, form: str | None) -> None:
     from perturbify.checks.render.comparison_latex import to_latex
 
     if form == "csv":
-        click.echo(to_csv(comparison), nl=False)  # whose lines end as RFC 4180 says, which the console would change
+        click.echo(to_csv(comparison), nl=False)  # with RFC 4180's line ends, which the console would change
     elif form is None:
         console.result(pages.to_text(comparison, console.width), comparison.to_dict())
     else:
@@ -246,13 +246,13 @@ def _print(console: Console, comparison: Comparison, form: str | None) -> None:
 
 
 def _prepare(folder: Path, names: list[str], *, resume: bool, force: bool) -> None:
-    """Makes sure, before any long work, that a comparison can be kept in a folder."""
+    """Makes sure, before any long work, that a comparison can be saved in a folder."""
     from perturbify.errors import OutputExists
 
     ours = [folder / f"comparison.{kind}" for kind in ("json", "md", "png")]
     there = [path for path in ours if os.path.lexists(path)]
     if there and not (resume or force):
-        raise OutputExists(f"{folder} holds a comparison already.", "Go on with it: --resume. Replace it: --force.")
+        raise OutputExists(f"{folder} already holds a comparison.", "Resume it: --resume. Replace it: --force.")
     for name in names:
         reports.prepare(folder / name, resume=resume, force=force)
     if force and not resume:
@@ -274,7 +274,7 @@ def _write(console: Console, found: Comparison, folder: Path) -> None:
     write_own(folder / "comparison.json", found.to_json(), is_ours)
     write_own(folder / "comparison.md", signed(pages.to_markdown(found)))
     if not found.lines:
-        console.log("comparison.png is left out: it is the curve of fgsm and pgd over ε, and neither was asked for")
+        console.log("comparison.png is left out: it shows fgsm and pgd over ε, and neither was requested")
         return
     try:
         figure = figures.canvas(*size(found))

@@ -1,4 +1,4 @@
-"""What goes to the terminal: results to stdout, log and progress to stderr; whatever it is, it steers no terminal."""
+"""Output: results to stdout, log and progress to stderr; no text can control the terminal."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from perturbify.training.metrics import Progress
 
 WIDE = "perturbify.wide"
-"""Where a command's context keeps whether tables are to have all their columns."""
+"""Key in a command's context: whether tables keep all their columns."""
 
 
 def say(text: str, *, err: bool = False, fitting: bool = True) -> None:
-    """Prints lines; what is foreign in them has been made fit before, so that here the line breaks are ours.
+    """Prints lines; foreign text in them was escaped before, so the line breaks are our own.
 
     Args:
         text: The lines.
         err: Whether they go to stderr.
-        fitting: Whether a terminal shows them broken between words.
+        fitting: Whether to wrap them between words on a terminal.
     """
     stream = sys.stderr if err else sys.stdout
     shown = escape.terminal(text, None, lines=True)
@@ -40,7 +40,7 @@ def say(text: str, *, err: bool = False, fitting: bool = True) -> None:
 
 
 class Console:
-    """A command's way to speak; of several processes that torchrun started, the first one speaks.
+    """A command's output; under torchrun, only the first process writes.
 
     Args:
         quiet: No log and no progress.
@@ -54,23 +54,23 @@ class Console:
 
     @property
     def width(self) -> int | None:
-        """Columns that a table may take; None: as many as it has, by ``--wide``."""
+        """The most columns of a table; None: no limit (``--wide``)."""
         context = click.get_current_context(silent=True)
         return None if context is not None and context.meta.get(WIDE) else terminal.width()
 
     def log(self, message: str) -> None:
-        """One line for the reader, on stderr."""
+        """Prints one line on stderr."""
         if not self.quiet:
-            with suppress(OSError):  # a log that cannot be written is no reason to lose the work
+            with suppress(OSError):  # the work must not be lost for a log line
                 say(escape.terminal(message), err=True)
 
     def result(self, text: str, values: Any, *, verbatim: bool = False) -> None:
-        """The command's result, on stdout.
+        """Prints the command's result on stdout.
 
         Args:
-            text: For people; nothing foreign in it is unfit.
+            text: For people; foreign text in it is escaped.
             values: The same for ``--json``.
-            verbatim: Whether lines stay as they are, however long: for what is to be copied.
+            verbatim: Whether long lines are kept whole, for text to be copied.
         """
         if self.first:
             fitting = not (verbatim or self.as_json or self.width is None)
@@ -78,13 +78,13 @@ class Console:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Sends what libraries and a user's own modules print to the log: stdout carries the result alone."""
+        """Sends what libraries and the user's modules print to the log: stdout carries only the result."""
         with redirect_stdout(io.StringIO() if self.quiet else sys.stderr):
             yield
 
     @contextmanager
     def training(self) -> Iterator[Callable[[Progress], None]]:
-        """Shows the progress of a run: a bar on a terminal, and a line an epoch."""
+        """Shows a run's progress: a bar on a terminal, and a line per epoch."""
         with self._bar("step") as bar:
             begun = False
 
@@ -102,7 +102,7 @@ class Console:
 
     @contextmanager
     def checking(self) -> Iterator[Callable[[checks.Progress], None]]:
-        """Shows the progress of a check: a bar on a terminal, and a line an attack."""
+        """Shows a check's progress: a bar on a terminal, and a line per attack."""
         with self._bar("batch") as bar:
 
             def show(p: checks.Progress) -> None:
@@ -114,7 +114,7 @@ class Console:
 
     @contextmanager
     def certifying(self) -> Iterator[Callable[[certification.Progress], None]]:
-        """Shows the progress of a certification: a bar on a terminal, else a line a batch."""
+        """Shows a certification's progress: a bar on a terminal, else a line per batch."""
         with self._bar("image") as bar:
             logged = 0
 
@@ -129,7 +129,7 @@ class Console:
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[census.Progress], None]]:
-        """Shows the progress of a census: a bar on a terminal, and a line a model."""
+        """Shows a census's progress: a bar on a terminal, and a line per model."""
         with self._bar("model") as bar:
 
             def show(p: census.Progress) -> None:
@@ -141,7 +141,7 @@ class Console:
 
     @contextmanager
     def _bar(self, unit: str) -> Iterator[terminal.Bar]:
-        """A bar for a block, in which what is printed goes to the log."""
+        """A bar for a block; what the block prints goes to the log."""
         bar = terminal.Bar(unit, shown=not self.quiet)
         try:
             with self.aside():
@@ -151,7 +151,7 @@ class Console:
 
 
 def metrics_table(metrics: list[dict[str, Any]], width: int | None = None) -> str:
-    """A run's epochs as people read them: at most 20, evenly spaced, with the first and the last.
+    """A table of a run's epochs: at most 20, evenly spaced, with the first and the last.
 
     ``width`` is as for :func:`perturbify.text.table`.
     """

@@ -25,32 +25,34 @@ from perturbify.cli.options import (
 from perturbify.escape import terminal
 
 
-@click.command(short_help="Make a model noisy, in one file.")
+@click.command(short_help="Add noise to a model; write one file.")
 @click.argument("name")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.perturbed.safetensors here.")
 @click.option("--dry-run", is_flag=True, help="Print the sites and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
-@click.option("--data", "data_name", help="Fit input size, classes and normalisation to a dataset.")
+@click.option("--data", "data_name", help="Take input size, classes and normalisation from a dataset.")
 @class_order
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of fresh weights.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of fresh weights.")
 @click.option("--num-classes", type=CLASSES, help="Classes of the model's head.")
-@click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: what the model says.")
-@click.option("--method", default=methods.DEFAULT, show_default=True, help="The defence; its noise is the default.")
+@click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: the model's own.")
+@click.option("--method", default=methods.DEFAULT, show_default=True, help="The defence; sets the noise's defaults.")
 @click.option(
     "--site",
     type=click.Choice(["output", "activation", "input", "norm", "addition", "weight", "parameter"]),
-    help="Noise behind (output) or before convolutions, behind their normalisation, on additions, on weights.",
+    help="Noise behind (output) or before convolutions, behind their normalisation, on additions, or on weights.",
 )
 @click.option("--grain", type=click.Choice(["element", "channel", "layer"]), help="What one entry of θ scales.")
-@click.option("--draw-per", type=click.Choice(["sample", "batch"]), help="One draw of the noise a sample, or a batch.")
-@click.option("--theta-per", type=click.Choice(["call", "module"]), help="One θ a call, or for all calls of a module.")
+@click.option("--draw-per", type=click.Choice(["sample", "batch"]), help="One draw of the noise per sample or batch.")
+@click.option(
+    "--theta-per", type=click.Choice(["call", "module"]), help="One θ per call, or per module for all its calls."
+)
 @click.option(
     "--theta-init",
     callback=start,
     metavar="NUMBER|RATIOx",
-    help="What every θ starts from; 0.1x: a tenth of the activations' deviation, measured on --data.",
+    help="Initial value of θ; 0.1x: a tenth of the activations' standard deviation, measured on --data.",
 )
-@click.option("--theta-min", type=Number(), help="The floor of θ.")
+@click.option("--theta-min", type=Number(), help="Lower bound of θ.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these modules.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these modules.")
 @model_options
@@ -76,11 +78,10 @@ def convert(
     """Put a noise module behind every convolution of the model NAME and write it to one file.
 
     NAME is a timm or torchvision model (resnet18, timm:resnet18, torchvision:resnet18), one of the paper's CIFAR
-    networks (cifar_resnet20), or your own package.module:factory. Weights are fresh unless --pretrained or --weights is
-    given.
+    networks (cifar_resnet20), or your own package.module:factory. Weights are fresh without --pretrained or --weights.
 
-    With --method the noise is another defence's: on weights (pni, adv-bnn), before convolutions (rse), behind the first
-    (pixeldp); with none or vanilla there is none, and the file is a baseline for `compare` and `check`.
+    With --method, the noise is another defence's: on weights (pni, adv-bnn), before convolutions (rse), behind the
+    first convolution (pixeldp); none and vanilla have no noise: the file is a baseline for `compare` and `check`.
 
     \b
       perturbify convert resnet18 --pretrained
@@ -103,15 +104,15 @@ def convert(
     from perturbify.training.seeds import fresh_weights
 
     if data_name is not None and num_classes is not None:
-        raise click.UsageError("--data says how many classes there are; leave --num-classes out.")
+        raise click.UsageError("--data sets the number of classes; leave out --num-classes.")
     if models.is_file(name):
         raise click.UsageError(
-            f"NAME is a model's name, and {name!r} is a file. Bare weights are given with --weights FILE; a FILE of "
-            "perturbify's has been converted already."
+            f"NAME must be a model's name, but {name!r} is a file. For bare weights, use --weights FILE; a perturbify "
+            "FILE is already converted."
         )
     if trust_factory:
-        raise click.UsageError("--trust-factory is for reading files; a factory that you name yourself is run anyway.")
-    if output is None:  # a file is called after the model: there must be one
+        raise click.UsageError("--trust-factory is for reading files; a factory that you name yourself runs anyway.")
+    if output is None:  # the file is named after the model, which must exist
         with console.aside():
             zoo.resolve(name)
     target = output or Path(f"{name.rpartition(':')[2]}.perturbed.safetensors")
@@ -123,18 +124,18 @@ def convert(
     noise = {key: value for key, value in settings.items() if value not in (None, ())}
     if config is None and noise:
         raise click.UsageError(
-            f"The method {method} has no noise, so --{next(iter(noise)).replace('_', '-')} has nothing to say."
+            f"The method {method} has no noise, so --{next(iter(noise)).replace('_', '-')} does not apply."
         )
     if config is not None:
         if settings["theta_init"] is not None:
-            config = replace(config, theta_first=None)  # one start for all sites
+            config = replace(config, theta_first=None)  # one initial value for all sites
         try:
             config = replace(config, **noise)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
     measured = config is not None and isinstance(config.theta_init, str)
     if measured and data_name is None:
-        raise click.UsageError(f"--theta-init {settings['theta_init']} is measured on images; name them with --data.")
+        raise click.UsageError(f"--theta-init {settings['theta_init']} is measured on images: name them with --data.")
     data = None
     if data_name is not None:
         with console.aside():
@@ -151,14 +152,14 @@ def convert(
             model = models.create(console, name, num_classes=classes, **how)
         size = input_size or (data.input_size if data else zoo.input_size(model))
         if size is None:
-            raise ModelError(f"{name} does not say its input size.", "Give it: --input-size 3x224x224, or --data.")
+            raise ModelError(f"The input size of {name} is unknown.", "Set it: --input-size 3x224x224, or --data.")
         example = zoo.example_input(model, size)
         if data is not None and measured:
             example = next(data.train.batches(64))[:1]
         if dry_run:
             the_plan = plan(model, config, method=method, example_input=example)
             if config is not None and not the_plan.sites:
-                wrap(model, config, method=method, example_input=example)  # which says why
+                wrap(model, config, method=method, example_input=example)  # which raises the reason
         else:
             settled = normalization.settle(console, model, data, given, channels=size[0])
             network = wrap(model, config, method=method, example_input=example, normalize=settled.layer)
@@ -166,7 +167,7 @@ def convert(
     if not dry_run:
         checkpoint.save(network, target, overwrite=force, classes=list(data.classes) if data else None)
         console.log(
-            f"parity: with the noise off, the source's outputs bit for bit, in {' and '.join(the_plan.modes)} mode"
+            f"parity: with the noise off, outputs are the source's bit for bit, in {' and '.join(the_plan.modes)} mode"
         )
     written = None if dry_run else str(target)
     sites = the_plan.to_text(console.width)

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from perturbify.checks.runs import Pooled
 
 LONGEST = 30
-"""Characters of a name that the legend shows."""
+"""The most characters of a name in the legend."""
 
 ROOM = 0.7
-"""What the marks of all networks take of the distance between two radii."""
+"""Share of the distance between two radii that the marks of all networks take."""
 
 
 def size(comparison: Comparison) -> tuple[float, float]:
-    """Inches of the picture: the panels side by side for a few networks, and below each other for many."""
+    """Size of the picture in inches: panels side by side for a few networks, below each other for many."""
     panels, many = len(comparison.lines), _many(comparison)
     return (12, 4.2 * panels + 0.8) if many else (5.2 * panels + 2.8, 5)
 
@@ -32,7 +32,7 @@ def draw(figure: Any, comparison: Comparison) -> None:
 
     Args:
         figure: The figure.
-        comparison: What it shows.
+        comparison: The comparison to show.
     """
     from matplotlib.lines import Line2D
 
@@ -48,7 +48,7 @@ def draw(figure: Any, comparison: Comparison) -> None:
         [Line2D([], [], **figures.style(number), ms=6.5, lw=1.6) for number in order],
         [f"{percent(groups[n].worst.over_runs.mean)}  {names[n]}" for n in order],
         loc="outside right center",
-        title="left in the worst case\n(of the table), %",
+        title="accuracy in the worst case\n(of the table), %",
         alignment="left",
         frameon=False,
         handlelength=3,
@@ -63,7 +63,7 @@ def _many(comparison: Comparison) -> bool:
 
 
 def _draw_line(axes: Any, comparison: Comparison, line: str) -> bool:
-    """Draws the curves of one attack, their marks side by side; says whether EOT-PGD is among them."""
+    """Draws the curves of one attack, their marks side by side; returns whether EOT-PGD is among them."""
     groups, averaged = comparison.groups, False
     radii = sorted({epsilon for group in groups for epsilon, _ in group.curve(line)})
     places, wide = _places(radii)
@@ -95,7 +95,7 @@ def _draw_marks(axes: Any, points: list[tuple[float, Pooled]], look: dict[str, A
 
 
 def _places(radii: Sequence[float]) -> tuple[dict[float, float], float]:
-    """Where radii stand, and the least distance of two: to scale, or at equal distances where two are too close."""
+    """Positions of the radii, and their least distance: to scale, or equally spaced if two are too close."""
     places = [255 * radius for radius in radii] if _to_scale(radii) else list(range(len(radii)))
     return dict(zip(radii, places, strict=True)), min((b - a for a, b in pairwise(places)), default=1)
 
@@ -111,18 +111,18 @@ def _around(place: float, wide: float) -> tuple[float, float]:
 
 
 def _notes(comparison: Comparison, averaged: bool) -> list[str]:
-    """What the picture shows, and what has to be known to read it."""
+    """What the picture shows, and how to read it."""
     first, pooled = comparison.entries[0].report, ", runs pooled" if comparison.several else ""
     said = [
         f"{first.n} test images of {figures.names([first.dataset], 40)[0]}; bars: 95% intervals over images{pooled}; "
         "shaded: the table's ε; networks side by side at each ε"
     ]
     if averaged:
-        said.append(f"hollow, beside PGD: EOT-PGD-{comparison.plan.steps}, which averages draws in each step")
+        said.append(f"hollow, next to PGD: EOT-PGD-{comparison.plan.steps}, which averages draws in each step")
     shared = [group.name for group in comparison.groups if group.shared]
     if shared:
         said.append(
             f"{', '.join(figures.names(shared, 24)[:4])}{', …' if len(shared) > 4 else ''}: all images share each draw "
-            "of the noise, and each point has draws of its own: it moves up or down as a whole"
+            "of the noise, and each point has its own draws: it moves up or down as a whole"
         )
     return said

@@ -1,4 +1,4 @@
-"""How the pictures look: colours, marks and dashes that tell curves apart, plain numbers, and names beside the data."""
+"""The style of the pictures: distinct colours, marks and dashes, plain numbers, and names next to the data."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from perturbify import escape
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Okabe and Ito's, without the yellow, which white paper swallows; marks and dashes tell them apart without any colour.
+# Okabe and Ito's colours without yellow, which is invisible on white; marks and dashes differ, too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
 MARKERS = ("o", "s", "D", "^", "v", "p", "<", "h", "X", "P", ">")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
 
 SMALL, NORMAL, LARGE = 9, 10, 11
-"""Sizes of letters in points: of names, of axes, of titles."""
+"""Font sizes in points: of names, axes, titles."""
 
 _WIDE = 100
-"""From this ratio of the greatest to the least number on, a scale is logarithmic."""
+"""From this ratio of the greatest to the smallest number, a scale is logarithmic."""
 
 
 def style(number: int) -> dict[str, Any]:
-    """The look of a curve: 8 colours, 11 marks and 3 dashes, no two of the first 264 curves alike."""
+    """The style of a curve: 8 colours, 11 marks and 3 dashes, so the first 264 curves all differ."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
@@ -35,7 +35,7 @@ def style(number: int) -> dict[str, Any]:
 
 
 def tidy(axes: Any, title: str, across: str) -> None:
-    """Titles, letters, lines and plain numbers on both axes."""
+    """Sets titles, fonts, lines and plain numbers on both axes."""
     axes.set_title(title, loc="left", fontsize=LARGE)
     axes.set_xlabel(across, fontsize=NORMAL)
     axes.tick_params(labelsize=SMALL)
@@ -44,13 +44,13 @@ def tidy(axes: Any, title: str, across: str) -> None:
 
 
 def plain(axes: Any, values: Sequence[float]) -> None:
-    """Has the vertical axis show its numbers as people write them: 0.002, without an offset or a power of ten.
+    """Makes the vertical axis show plain numbers: 0.002, without an offset or a power of ten.
 
-    The scale is logarithmic where positive numbers span a factor of 100. Numbers that hardly differ are not blown up.
+    The scale is logarithmic where positive numbers span a factor of 100. Small differences are not magnified.
 
     Args:
         axes: The axes, with the curves drawn.
-        values: The numbers in them.
+        values: The numbers in the curves.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -71,14 +71,14 @@ def plain(axes: Any, values: Sequence[float]) -> None:
 
 
 def written(value: float) -> str:
-    """A number with up to six digits that count, and no exponent."""
+    """A number with up to six significant digits, and no exponent."""
     import numpy as np  # which the command line starts without
 
     return np.format_float_positional(value, precision=6, fractional=False, trim="-")
 
 
 def _round(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten within bounds; of many powers these alone."""
+    """1, 2 and 5 times the powers of ten within bounds; the powers only, if there are many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if last - first <= 3 else (1,)
     every = max(1, (last - first) // 6)
@@ -87,14 +87,15 @@ def _round(low: float, high: float) -> list[float]:
 
 
 def names(texts: Sequence[str], most: int) -> list[str]:
-    """Foreign names without mathematics, cut where they are long, and told apart where they differ.
+    """Foreign names without math markup, shortened, and still distinct.
 
     Args:
         texts: The names.
-        most: Characters that each takes at most.
+        most: The most characters of each.
 
     Returns:
-        A name for each: its beginning and end, else what is not common to all, else with its number before it.
+        A name for each: its beginning and end; if that is not unique, the part that differs; else with a number in
+        front.
     """
     shown = [escape.terminal(text) for text in texts]
     before, behind = commonprefix(shown), commonprefix([t[::-1] for t in shown])  # noqa: RUF071 -- of characters
@@ -106,7 +107,7 @@ def names(texts: Sequence[str], most: int) -> list[str]:
 
 
 def _cut(text: str, most: int) -> str:
-    """A text without its middle, where it is longer."""
+    """A text without its middle, if it is too long."""
     if len(text) <= most:
         return text
     tail = (most - 1) * 2 // 3
@@ -114,7 +115,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def canvas(width: float, height: float) -> Any:
-    """An empty figure of matplotlib.
+    """An empty matplotlib figure.
 
     Args:
         width: In inches.

@@ -1,4 +1,4 @@
-"""``perturbify finetune``: train weights and noise, then check what came out."""
+"""``perturbify finetune``: train weights and noise, then check the result."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Train weights and noise, then check.")
 @click.option("--recipe", "recipe_name", help="A built-in recipe, or a .toml file; see `perturbify recipes ls`.")
-@click.option("--model", "model_name", help="A model's name, or a FILE of perturbify's; default: the recipe's.")
+@click.option("--model", "model_name", help="A model's name, or a perturbify FILE; default: the recipe's.")
 @click.option("--method", help="The defence, with its own noise; default: the recipe's.")
 @click.option("--data", "data_name", help="A dataset, .npz file, or image folder; default: the recipe's.")
 @click.option("-o", "--run-dir", type=click.Path(path_type=Path), help="The run's folder; default: a new one in runs/.")
-@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Resume a run.")
 @click.option(
     "--seeds",
     "wanted",
     callback=several_seeds,
     metavar="N|LIST",
-    help="A run each of N seeds, from the recipe's on, or of these, such as 0,4,7; the same command goes on.",
+    help="One run for each of N seeds from the recipe's on, or for a list such as 0,4,7; the same command resumes.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @class_order
-@click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
+@click.option("--download", is_flag=True, help="Download the dataset if it is missing.")
 @click.option(
     "--check/--no-check",
     "checked",
     default=None,
-    help="Check its robustness at the end; a resumed run: as it began.",
+    help="Check robustness at the end; a resumed run keeps its setting.",
 )
 @click.option("--force", is_flag=True, help="Replace a run in the folder.")
 @model_options
@@ -85,10 +85,10 @@ def finetune(
 ) -> None:
     """Train a network's weights and its noise against an adversary, and check the result.
 
-    The run's folder holds the resolved recipe, metrics, the model with its card, and the state that --resume needs.
-    Once the model is written, the exit status is that of its check; 0: the figures are established; 3: a criterion
-    failed; 4: they could not be established. With --seeds there is a run in seed-0, seed-1, … each, one after the
-    other; what is finished is kept, a table says mean ± sd over the runs, and the exit status is the worst of theirs.
+    The run's folder holds the resolved recipe, metrics, the model with its card, and the state for --resume. Once the
+    model is written, the exit status is that of its check; 0: the figures are established; 3: a criterion failed; 4:
+    they could not be established. With --seeds the runs go to seed-0, seed-1, …, one after the other; finished runs are
+    kept, a table shows mean ± sd over the runs, and the exit status is the worst of theirs.
 
     \b
       perturbify finetune --recipe digits
@@ -97,11 +97,11 @@ def finetune(
     """
     console = Console(quiet=quiet, as_json=as_json)
     if wanted is not None and resumed is not None:
-        raise click.UsageError("--resume goes on with one run; the same command with --seeds goes on with several.")
+        raise click.UsageError("--resume is for one run; to resume several, repeat the command with --seeds.")
     if wanted is not None and any(o.partition("=")[0].strip() == "seed" for o in overrides):
-        raise click.UsageError("--seeds says the seeds, so --set seed has no place beside it.")
+        raise click.UsageError("--seeds sets the seeds, so leave out --set seed.")
     if (resumed is None) == (recipe_name is None):
-        raise click.UsageError("Give --recipe to start a run, or --resume to go on with one.")
+        raise click.UsageError("Use --recipe to start a run, or --resume to resume one.")
 
     from perturbify import recipe as recipes
     from perturbify.training.folder import RunFolder
@@ -111,7 +111,7 @@ def finetune(
         if model_name or method or data_name or class_order or run_dir or overrides or force or any(how.values()):
             raise click.UsageError("A resumed run has its own model, data, folder and settings: --resume alone.")
         console.log(f"reading: {resumed}")
-        RunFolder(resumed).read_recipe()  # or there is nothing to be locked
+        RunFolder(resumed).read_recipe()  # raises if there is no run to lock
     else:
         overrides = (*((f'method="{method}"',) if method else ()), *overrides)
         if class_order is not None:
@@ -163,7 +163,7 @@ def finetune(
             recipe, data, model = set_up()
             folder = RunFolder(run_dir or processes.agree(runs.fresh_folder(recipe)))
             _announce(console, recipe, data, folder.path)
-        # From the first step to the last page of the report, nobody else writes there.
+        # Locked from the first step to the last page of the report.
         alone = folder.busy() if processes.first else nullcontext()
         with interrupts.safe(_standing(folder, resumed=resumed is not None)), alone:
             if resumed is not None:
@@ -221,7 +221,7 @@ def _set_up(
         name = models.file_of(name)
         normalization.refuse(how, name)
         if any(how.values()):
-            raise click.UsageError("A FILE brings its own weights and arguments; give it alone.")
+            raise click.UsageError("A FILE has its own weights and arguments; leave out these options.")
         model = models.load(console, name, trust_factory=trust_factory)
     header = checkpoint.read_header(name) if models.is_file(name) else None
     arguments = {**(recipe.model_args if name == recipe.model else {}), **how["model_args"]}
@@ -244,7 +244,7 @@ def _set_up(
 
 
 def _normalized(console: Console, recipe: Recipe, data: Data, model: nn.Module, how: dict[str, Any]) -> Recipe:
-    """A recipe that says how pixels reach a plain network, so that its run can be done again."""
+    """The recipe with a plain network's normalisation in it, so that its run can be repeated."""
     from dataclasses import replace
 
     from perturbify.normalize import Normalize
@@ -254,13 +254,13 @@ def _normalized(console: Console, recipe: Recipe, data: Data, model: nn.Module, 
     if given is None and mean is not None and std is not None:
         given = Normalize(mean, std)
     layer = normalization.settle(console, model, data, given).layer
-    channels = data.input_size[0]  # by which pixels stay as they are
+    channels = data.input_size[0]  # which leave pixels unchanged
     mean, std = ((0.0,) * channels, (1.0,) * channels) if layer is None else layer.constants
     return replace(recipe, data=replace(recipe.data, mean=mean, std=std))
 
 
 def _same(name: str, of_recipe: str) -> bool:
-    """Whether two names mean the same model of a library; a recipe's own factory is not imported to see that."""
+    """Whether two names mean the same library model; a recipe's factory is not imported for this."""
     from perturbify import zoo
 
     return not zoo.is_factory(of_recipe) and zoo.resolve(name) == zoo.resolve(of_recipe)
@@ -280,8 +280,8 @@ def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> Non
     train = recipe.train
     if methods.get(recipe.method).alternates and train.joint and (train.w_steps, train.theta_steps) != (1, 1):
         console.log(
-            "warning: W and θ learn in every step, so train.w_steps and train.theta_steps mean nothing; turns want "
-            "train.joint=false"
+            "warning: W and θ learn in every step, so train.w_steps and train.theta_steps are ignored; to alternate, "
+            "set train.joint=false"
         )
     if methods.get(recipe.method).alternates and train.warmup_epochs >= train.epochs:
         console.log(
@@ -290,17 +290,17 @@ def _announce(console: Console, recipe: Recipe, data: Data, folder: Path) -> Non
 
 
 def _standing(folder: RunFolder, *, resumed: bool) -> Callable[[], str]:
-    """What says, at the moment of an interruption, what is safe of a run and how to go on with it."""
+    """Returns a function that says, when interrupted, what is saved of a run and how to resume it."""
     from perturbify.files import identity
 
     before = None if resumed else identity(folder.state)
 
     def said() -> str:
-        if identity(folder.state) == before:  # which may be that of a run that was to be replaced
+        if identity(folder.state) == before:  # possibly that of a run to be replaced
             return interrupts.NOTHING_LOST
         if folder.model.is_file():
-            return f"The model is finished and safe in {folder.model}; to check it: {folder.how_to_check}"
-        return f"Go on from the last saved state: {folder.how_to_resume}"
+            return f"The model is finished and saved in {folder.model}; to check it: {folder.how_to_check}"
+        return f"Resume from the last saved state: {folder.how_to_resume}"
 
     return said
 
@@ -316,13 +316,13 @@ def _finish(console: Console, result: Result, report: Report | None) -> None:
     try:
         if report is not None and console.first:
             runs.keep(report, folder)
-    finally:  # what was measured is told, also where no room is left for it
+    finally:  # the result is printed even if it could not be saved
         console.result(
             f"{text}\n\nmodel: {terminal(folder.model)}"
             + (
-                "" if best is None else f"\nbest epoch by the images held out: {best} (from 0), {terminal(folder.best)}"
+                "" if best is None else f"\nbest epoch by the held-out images: {best} (from 0), {terminal(folder.best)}"
             ),
             runs.values(folder, result.metrics, report),
         )
-    if report is not None and report.status and console.first:  # torchrun would end the first one while it writes
+    if report is not None and report.status and console.first:  # torchrun would kill the first process while it writes
         click.get_current_context().exit(report.status)

@@ -1,4 +1,4 @@
-"""From ``--data`` to images, and what is said of them."""
+"""From ``--data`` to images, with notes on what was assumed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def load(console: Console, name: str, *, channels: int | None, side: int | None, **options: Any) -> Data:
-    """Loads a dataset for a network, and says what was assumed of it.
+    """Loads a dataset for a network, and prints what was assumed.
 
     Args:
-        console: Where to say it.
+        console: Where to print it.
         name: As for :func:`perturbify.data.load`.
-        channels: Those that the network takes, where that is known.
-        side: Of the network's own images, for images that have no size in common.
-        **options: Further ones of :func:`perturbify.data.load`.
+        channels: The network's channels, if known.
+        side: Side of the network's own images, for images without a common size.
+        **options: Further options of :func:`perturbify.data.load`.
 
     Raises:
         DataError: There is no such dataset, or it cannot be used.
@@ -32,16 +32,16 @@ def load(console: Console, name: str, *, channels: int | None, side: int | None,
 
 
 def told(console: Console, images: Data) -> None:
-    """Says what was assumed of images, or done to them."""
+    """Prints what was assumed of images, or done to them."""
     for note in images.notes:
         console.log(note if note.startswith("warning:") else f"data: {note}")
 
 
 def check_order(name: str, header: Header, images: Data) -> None:
-    """Makes sure that images have their classes numbered as a network learned them.
+    """Makes sure that classes are numbered as the network learned them.
 
     Raises:
-        CheckError: They have the same classes in another order.
+        CheckError: The images have the same classes in another order.
     """
     from perturbify.errors import CheckError
 
@@ -49,29 +49,29 @@ def check_order(name: str, header: Header, images: Data) -> None:
     if learned != list(images.classes) and sorted(learned) == sorted(images.classes):
         at = next(k for k, (ours, theirs) in enumerate(zip(learned, images.classes, strict=True)) if ours != theirs)
         raise CheckError(
-            f"{name} learned the classes of {images.name} in another order: its class {at} is {learned[at]!r}, and "
-            f"here that is {images.classes[at]!r}.",
-            "Say the order that it learned: --class-order natural, sorted, or a FILE with a name a line.",
+            f"{name} learned the classes of {images.name} in another order: its class {at} is {learned[at]!r}, "
+            f"but here that is {images.classes[at]!r}.",
+            "Set the order that it learned: --class-order natural, sorted, or a FILE with one name per line.",
         )
 
 
 def channels_of(header: Header) -> int | None:
-    """The channels of the images that a checkpoint was made for; None where it takes something else."""
+    """The channels of the images that a checkpoint was made for; None if it takes something else."""
     shape = next(iter(header.inputs.values())).get("shape", [])
     return int(shape[0]) if len(shape) == 3 else None
 
 
 def taken_by(name: str, model_args: dict[str, Any]) -> tuple[int | None, int | None]:
-    """The channels and the side of the images that a library's model takes, without building it; None: not known."""
+    """The channels and side of a library model's images, without building it; None: unknown."""
     from perturbify import zoo
     from perturbify.errors import ModelError
     from perturbify.zoo.build import skeleton
 
     qualified = zoo.resolve(name)
-    if zoo.is_factory(qualified):  # whose code runs once, when it builds
+    if zoo.is_factory(qualified):  # its code runs only once, to build
         return None, None
     try:
         size = zoo.input_size(skeleton(zoo.ModelSpec(qualified, dict(model_args), "fresh")))
-    except ModelError:  # told when it is built
+    except ModelError:  # reported when it is built
         return None, None
     return (size[0], size[-1]) if size is not None and len(size) == 3 and size[1] == size[2] else (None, None)

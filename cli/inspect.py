@@ -1,4 +1,4 @@
-"""``perturbify inspect``: what a file is, its sites, its θ."""
+"""``perturbify inspect``: what a file holds, its sites, its θ."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from perturbify.escape import terminal
 from perturbify.text import counted, input_in_words, listed, noise_in_words, table, times
 
 
-@click.command(short_help="Say what a file is, and show its θ.")
+@click.command(short_help="Show what a file holds, and its θ.")
 @click.argument("file", metavar="FILE|RUN", type=click.Path())
-@click.option(
-    "--data", "data_name", help="Measure what θ is added to on these images: their training images, noise off."
-)
+@click.option("--data", "data_name", help="Measure what θ is added to on these images (training split, noise off).")
 @click.option("--trust-factory", is_flag=True, help="With --data: run the factory that FILE names.")
 @wide_option
 @output_options
 def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool, quiet: bool) -> None:
-    """Say what FILE is: its network, its noise sites with the statistics of θ, its last check.
+    """Show what FILE holds: its network, its noise sites with the statistics of θ, its last check.
 
-    RUN stands for the model of a finished run. Nothing of the file is run, and the network is not built, but for
+    RUN stands for the model of a finished run. Nothing in the file is run, and the network is not built, except with
     --data: then each site also shows the ratio of its noise to what it is added to.
 
     \b
@@ -53,7 +51,7 @@ def inspect(file: str, data_name: str | None, trust_factory: bool, as_json: bool
 
 
 def _relative(file: str, data_name: str, trust_factory: bool) -> dict[str, float | None]:
-    """Deviation of the noise over that of what it is added to, by site, on 256 training images."""
+    """Ratio of the standard deviations of the noise and of what it is added to, by site, on 256 training images."""
     import math
 
     from perturbify import checkpoint

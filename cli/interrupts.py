@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: in whatever phase they come, one last line says what is safe and how to go on."""
+"""Ctrl-C and SIGTERM: in every phase, one last line says what is saved and how to resume."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from perturbify import escape
 from perturbify.cli.console import say
 from perturbify.files import let_go
 
-NOTHING_LOST = "Nothing is half written; the same command starts over."
+NOTHING_LOST = "No file is half written; the same command starts over."
 STATUS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
 
-_saying: list[Callable[[], str]] = []  # the innermost block's last
+_saying: list[Callable[[], str]] = []  # the innermost block's is last
 
 
 class Interrupted(SystemExit):
-    """Ends a command on SIGINT or SIGTERM, with the exit status that shells give to those.
+    """Ends a command on SIGINT or SIGTERM, with the shell's exit status for them.
 
     Attributes:
         said: Whether the last line is written.
@@ -31,13 +31,13 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def safe(what: str | Callable[[], str] = NOTHING_LOST) -> Iterator[None]:
-    """Says what is safe, and how to go on, should the block be interrupted; blocks inside of it come first.
+    """Sets the message for an interruption of the block: what is saved, and how to resume; inner blocks come first.
 
     Args:
-        what: One or two sentences, or what gives them at that moment.
+        what: One or two sentences, or a function that returns them at that moment.
 
     Raises:
-        Interrupted: It was.
+        Interrupted: The block was interrupted.
     """
     _saying.append(what if callable(what) else lambda: what)
     try:
@@ -49,7 +49,7 @@ def safe(what: str | Callable[[], str] = NOTHING_LOST) -> Iterator[None]:
         ended = error if isinstance(error, Interrupted) else Interrupted(status)
         if not ended.said:
             ended.said = True
-            if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
+            if os.environ.get("RANK", "0") == "0":  # under torchrun, only the first process prints
                 with suppress(OSError):
                     say(_line(), err=True)
         raise ended from None
@@ -58,13 +58,13 @@ def safe(what: str | Callable[[], str] = NOTHING_LOST) -> Iterator[None]:
 
 
 class _Handler:
-    """Ends the process by an exception, so that what is being written is cleaned up.
+    """Ends the process with an exception, so that half-written files are removed.
 
-    In an import it ends it at once: C code may swallow an exception there, and nothing is being written. So does the
-    second signal.
+    During an import it ends at once: C code may swallow an exception there, and nothing is being written. A second
+    signal also ends it at once.
 
     Attributes:
-        gives_way: To a run, which finishes its step and saves before it ends.
+        gives_way: Whether a run is in charge, which finishes its step and saves before it ends.
     """
 
     gives_way = True
@@ -73,7 +73,7 @@ class _Handler:
         self._process, self._asked = os.getpid(), False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a worker: it has nothing to say, and Ctrl-C ends it with its parent
+        if os.getpid() != self._process:  # a worker: it prints nothing, and ends with its parent
             if number == signal.SIGINT:
                 return
             os._exit(128 + number)
@@ -87,7 +87,7 @@ class _Handler:
 
 
 def listen() -> None:
-    """Listens to SIGINT and SIGTERM from now on, where nobody else does; torchrun ends its processes by itself."""
+    """Handles SIGINT and SIGTERM from now on, unless someone else does; torchrun ends its processes by itself."""
     if "RANK" in os.environ or threading.current_thread() is not threading.main_thread():
         return
     handler = _Handler()
@@ -97,7 +97,7 @@ def listen() -> None:
 
 
 def finished() -> None:
-    """Listens no more: all is said and done, and what is left is to leave."""
+    """Stops handling signals: everything is written, and the process is about to end."""
     for number in STATUS.values():
         if isinstance(signal.getsignal(number), _Handler):
             signal.signal(number, signal.SIG_IGN)

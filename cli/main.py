@@ -1,6 +1,7 @@
-"""The command ``perturbify``: finds the subcommand, and turns errors into one line and an exit status.
+"""The command ``perturbify``: runs the subcommand, and turns errors into one line and an exit status.
 
-Exit status: 0 fine, 1 failed, 2 used wrongly, 3 a robustness check failed, 4 it established nothing, 130 interrupted.
+Exit status: 0 success, 1 failure, 2 wrong usage, 3 a robustness check failed, 4 it established nothing, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ COMMANDS = (
 
 
 class _LazyGroup(click.Group):
-    """Imports a command's file when it is asked for; none of them imports torch before it runs."""
+    """Imports a command's file on demand; none of them imports torch before it runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -58,15 +59,15 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="perturbify")
 def cli() -> None:
-    """Put learnable noise behind every convolution of a network you own, train it, and check it honestly.
+    """Put learnable noise behind every convolution of your network, train it, and check its robustness honestly.
 
     \b
       perturbify convert resnet18             a noisy resnet18, in one file
-      perturbify finetune --recipe digits     train it, on images that come along
+      perturbify finetune --recipe digits     train it, on the images included
       perturbify check model.safetensors      how robust is it?
 
-    Results go to stdout, everything else to stderr. Exit status: 0 fine, 1 failed, 2 used wrongly, 3 a robustness check
-    failed, 4 it could not establish its figures.
+    Results go to stdout, everything else to stderr. Exit status: 0 success, 1 failure, 2 wrong usage, 3 a robustness
+    check failed, 4 it could not establish its figures.
     """
 
 
@@ -75,25 +76,25 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _on_one_line(text: object) -> str:
-    """What another library says, which may take several lines for it."""
+    """Another library's message, which may have several lines, on one line."""
     return escape.terminal(" ".join(str(text).split()))
 
 
 def _complain(text: str) -> None:
-    """Says on stderr what is wrong; where that cannot be written, the exit status has to do."""
+    """Prints an error on stderr; if that cannot be written, the exit status must do."""
     with contextlib.suppress(OSError):
         say(text, err=True)
 
 
 def _show(error: click.ClickException) -> None:
-    """Says what was used wrongly, as click would; what was typed is foreign, too."""
+    """Prints a usage error, as click would; what the user typed is escaped, too."""
     context = error.ctx if isinstance(error, click.UsageError) else None
-    if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later: nothing was typed
+    if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and later: no arguments
         _complain(error.format_message())
         return
     if context is not None:
         _complain(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n")
-    listed = isinstance(error, click.MissingParameter)  # what might have been typed, one a line
+    listed = isinstance(error, click.MissingParameter)  # the possible values, one per line
     _complain(f"Error: {escape.terminal(error.format_message(), lines=listed)}")
 
 
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     interrupts.listen()
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
-        # What the terminal's encoding lacks, such as θ, is no reason to fail once the work is done.
+        # A character that the terminal lacks, such as θ, must not fail a command whose work is done.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     status = run(arguments)
@@ -115,7 +116,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     debug = os.environ.get("PERTURBIFY_DEBUG") == "1"
     try:
         if "" in (sys.argv[1:] if arguments is None else arguments):
-            raise click.UsageError("An argument is empty.")  # of a variable that is not set, mostly
+            raise click.UsageError("An argument is empty.")  # usually an unset variable
         with interrupts.safe():
             return cli.main(args=arguments, prog_name="perturbify", standalone_mode=False) or 0
     except interrupts.Interrupted as error:
@@ -123,7 +124,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         _show(error)
         return error.exit_code
-    except click.Abort:  # which click makes of a KeyboardInterrupt
+    except click.Abort:  # click's form of a KeyboardInterrupt
         _complain(f"Interrupted. {interrupts.NOTHING_LOST}")
         return 130
     except PerturbifyError as error:
@@ -133,7 +134,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.hint:
             _complain(f"Hint: {error.hint}")
         return 2 if isinstance(error, RecipeError) else 1
-    except OSError as error:  # what the system says of a name, a disk, or a pipe is no mistake of ours
+    except OSError as error:  # the system's errors about a name, a disk, or a pipe are not bugs
         if debug:
             raise
         what = "" if error.filename is None else f"{error.filename}: "
@@ -149,7 +150,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         _complain(f"Error: {type(error).__name__}: {_on_one_line(error)}")
         _complain(
-            "Hint: This looks like a mistake in perturbify, or in a plug-in of yours; PERTURBIFY_DEBUG=1 shows the "
+            "Hint: This looks like a bug in perturbify, or in a plug-in of yours; PERTURBIFY_DEBUG=1 shows the "
             "traceback."
         )
         return 1

@@ -1,4 +1,4 @@
-"""From what is named on the command line to a network."""
+"""From a name on the command line to a network."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def is_file(name: str) -> bool:
-    """Whether what was named is a checkpoint, or a run's folder, rather than a model."""
-    # os.path takes any text, such as one that is too long for a file's name.
+    """Whether a name is a checkpoint or a run's folder, rather than a model."""
+    # os.path takes any text, even one too long for a file's name.
     return name.endswith(".safetensors") or os.path.isfile(name) or os.path.isfile(_model_of_run(name))  # noqa: PTH113
 
 
@@ -28,7 +28,7 @@ def file_of(name: str) -> str:
     """The checkpoint that a FILE is, or that a run's folder holds.
 
     Raises:
-        CheckpointError: It is a folder without one, or there is no such file.
+        CheckpointError: It is a folder without a checkpoint, or there is no such file.
     """
     from perturbify.errors import CheckpointError
 
@@ -38,13 +38,13 @@ def file_of(name: str) -> str:
     model = _model_of_run(name)
     if not model.is_file():
         raise CheckpointError(
-            f"The folder {name} holds no {model.name}.", "Give a FILE, or the folder of a finished run."
+            f"The folder {name} has no {model.name}.", "Name a FILE, or the folder of a finished run."
         )
     return str(model)
 
 
 def called(file: str) -> str:
-    """What reports call a checkpoint: its file's name, or for a run's model that of the run's folder."""
+    """A checkpoint's name in reports: its file's name, or the run's folder for a run's model."""
     path = Path(file).absolute()
     return path.parent.name or path.name if path == _model_of_run(str(path.parent)) else path.name
 
@@ -58,37 +58,37 @@ def _model_of_run(folder: str) -> Path:
 def check_size(name: str, header: Header, images: Data) -> None:
     """Makes sure that images have the size that a network was made for.
 
-    Some networks take images of any size, and then their figures at another one than theirs mislead.
+    Some networks take images of any size, but their figures at another size than their own mislead.
 
     Raises:
-        CheckError: They have another size, or the network takes something else.
+        CheckError: They have another size, or the network does not take images.
     """
     from perturbify.errors import CheckError
     from perturbify.text import times
 
     first = next(iter(header.inputs.values()))
     if "shape" not in first:
-        raise CheckError(f"{name} takes other inputs than a batch of images, and a check needs those.")
+        raise CheckError(f"{name} does not take a batch of images, which a check needs.")
     shape = tuple(first["shape"])
     if shape != images.input_size:
         side = header.image_size()
         raise CheckError(
-            f"{name} was made for images of {times(shape)}, those of {images.name} are {times(images.input_size)}.",
-            "Take images of its own size." if side is None else f"Fit them: --image-size {side}.",
+            f"{name} was made for images of {times(shape)}, but those of {images.name} are {times(images.input_size)}.",
+            "Use images of its own size." if side is None else f"Fit them: --image-size {side}.",
         )
 
 
 BUILDING = ("pretrained", "weights", "weights_key", "reset_head", "model_args")
-"""Options that say how a named model is built."""
+"""Options for building a named model."""
 
 
 def create(console: Console, name: str, *, num_classes: int | None, **how: Any) -> nn.Module:
-    """Builds a named model and says which one it is and what its weights are.
+    """Builds a named model, and prints which one it is and what its weights are.
 
     Args:
-        console: Where to say it.
+        console: Where to print it.
         name: As for :func:`perturbify.zoo.create`.
-        num_classes: For models of a library; a user's own factory gets its arguments from ``--model-arg`` alone.
+        num_classes: For library models; a user's own factory gets its arguments only from ``--model-arg``.
         **how: ``pretrained``, ``weights``, ``weights_key``, ``reset_head``, ``model_args``.
     """
     from perturbify import zoo
@@ -97,7 +97,7 @@ def create(console: Console, name: str, *, num_classes: int | None, **how: Any) 
     arguments = dict(how["model_args"])
     for key in ("pretrained", "weights", "weights_key", "reset_head"):
         if key in arguments:
-            raise click.UsageError(f"--model-arg {key} is not for the builder: say --{key.replace('_', '-')}.")
+            raise click.UsageError(f"--model-arg {key} is not for the builder: use --{key.replace('_', '-')}.")
     if num_classes is not None and qualified.split(":")[0] in ("perturbify", "timm", "torchvision"):
         given = arguments.setdefault("num_classes", num_classes)
         if given != num_classes:
@@ -132,9 +132,9 @@ def load(console: Console, path: str, *, trust_factory: bool) -> nn.Module:
 
 
 def threat_model(header: Header, given: dict[str, Any]) -> dict[str, Any]:
-    """The adversary that a checkpoint's recipe names for its check, where nothing else is given.
+    """The attack settings in a checkpoint's recipe, for options that are not given.
 
-    With another ε, the recipe's step is scaled along.
+    With another ε, the recipe's step size is scaled in proportion.
     """
     from perturbify import recipe
 

@@ -26,14 +26,14 @@ SEED = re.compile(r"seed-(\d+)")
 
 @dataclass(frozen=True)
 class Networks:
-    """What was named on the command line.
+    """The networks named on the command line.
 
     Attributes:
-        files: The networks' files by their names, which differ.
-        families: What those of one folder of runs are called together.
-        headers: What the files say of themselves; bare weights say nothing.
-        model: Of which model bare weights are, as was said or as all those files say.
-        model_args: For its builder.
+        files: The networks' files by their unique names.
+        families: Common names of the networks from one folder of runs.
+        headers: The files' headers; bare weights have none.
+        model: Model of the bare weights: the option's, or that of all the files.
+        model_args: Arguments for its builder.
     """
 
     files: dict[str, Path]
@@ -44,16 +44,16 @@ class Networks:
 
     @property
     def bare(self) -> list[str]:
-        """Those that are bare weights."""
+        """The networks that are bare weights."""
         return [name for name in self.files if name not in self.headers]
 
 
 def split(arguments: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The name, or none, and the place of each ``[NAME=]FILE|RUN|RUNS`` argument.
+    """The name, possibly empty, and the path of each ``[NAME=]FILE|RUN|RUNS`` argument.
 
     Raises:
-        CheckpointError: There is nothing at a place.
-        UsageError: Two have one name.
+        CheckpointError: There is nothing at a path.
+        UsageError: Two have the same name.
     """
     given: list[tuple[str, str]] = []
     for argument in arguments:
@@ -64,23 +64,23 @@ def split(arguments: tuple[str, ...]) -> list[tuple[str, str]]:
     taken = [name for name, _ in given if name]
     twice = next((name for name in taken if taken.count(name) > 1), None)
     if twice is not None:
-        raise click.UsageError(f"Two networks are called {twice!r}.")
+        raise click.UsageError(f"Two networks have the name {twice!r}.")
     return given
 
 
 def named(
     given: list[tuple[str, str]], model: str | None, model_args: dict[str, Any], *, trust_factory: bool
 ) -> Networks:
-    """Reads what lies at the places.
+    """Reads what is at the paths.
 
     Args:
         given: From :func:`split`.
-        model: Of which model bare weights are; None: of that of the files beside them.
-        model_args: For its builder.
+        model: Model of the bare weights; None: that of the other files.
+        model_args: Arguments for its builder.
         trust_factory: Whether a factory that a file names may be run.
 
     Raises:
-        CheckpointError: One is no network, or bare weights whose model is not said.
+        CheckpointError: One is not a network, or is bare weights of an unknown model.
         CheckError: One is named twice.
     """
     from perturbify import checkpoint
@@ -103,7 +103,7 @@ def named(
     _check_once(files)
     bare = [name for name, path in files.items() if _is_bare(path)]
     if model is not None and not bare:
-        raise click.UsageError("--model is for bare weights; each FILE here says itself what it is.")
+        raise click.UsageError("--model is for bare weights; each FILE here says what it is.")
     if model_args and model is None:
         raise click.UsageError("--model-arg is for the builder of --model.")
     headers = {n: checkpoint.read_header(p) for n, p in files.items() if n not in bare}
@@ -113,10 +113,10 @@ def named(
 
 
 def _of_the_others(bare: Path, headers: dict[str, Header], *, trust_factory: bool) -> tuple[str, dict[str, Any]]:
-    """The model that all files say they are.
+    """The one model of all files.
 
     Raises:
-        CheckpointError: They say none, or several.
+        CheckpointError: They name no model, or several.
     """
     from perturbify import zoo
     from perturbify.errors import CheckpointError
@@ -127,15 +127,15 @@ def _of_the_others(bare: Path, headers: dict[str, Header], *, trust_factory: boo
     if first is None or any(other != said[0] for other in said):
         raise CheckpointError(
             f"{bare} holds bare weights, and "
-            + ("the FILEs beside it are of several models." if len(said) > 1 else "does not say of which model."),
-            "Say it: --model cifar_resnet20, for instance; or make it a FILE: perturbify convert NAME --method none.",
+            + ("the other FILEs are of several models." if len(said) > 1 else "does not say of which model."),
+            "Name it, such as --model cifar_resnet20; or convert it: perturbify convert NAME --method none.",
         )
     zoo.check_trusted(first["name"], f"the file {next(iter(headers))}", trust_factory=trust_factory)
     return first["name"], dict(first["kwargs"])
 
 
 def _check_once(files: dict[str, Path]) -> None:
-    """Makes sure that no file is named twice: it would be counted as a second training run.
+    """Makes sure that no file is named twice: it would count as a second training run.
 
     Raises:
         CheckError: One is.
@@ -146,11 +146,11 @@ def _check_once(files: dict[str, Path]) -> None:
     for name, path in files.items():
         first = seen.setdefault(Path(os.path.realpath(path)), name)
         if first != name:
-            raise CheckError(f"{first} and {name} are one file, {path}.", "Name each network once.")
+            raise CheckError(f"{first} and {name} are the same file, {path}.", "Name each network once.")
 
 
 def folders_of_seeds(folder: Path) -> list[Path]:
-    """The runs in a folder of ``seed-*`` folders, by rising seed; none where it is a run itself."""
+    """The runs in a folder of ``seed-*`` folders, in order of seed; none if it is a run itself."""
     from perturbify.training.folder import RunFolder
 
     if RunFolder(folder).model.is_file():
@@ -160,14 +160,14 @@ def folders_of_seeds(folder: Path) -> list[Path]:
 
 
 def load_bare(console: Console, name: str, found: Networks, images: Data, options: dict[str, Any]) -> nn.Module:
-    """Builds the model of bare weights, fills it with them, and says how its images are normalised.
+    """Builds the model of bare weights, loads them, and prints how its images are normalised.
 
     Args:
-        console: Where to say it.
-        name: Of the network.
-        found: All that is compared: a file that began with these weights says how they are normalised.
-        images: Say how many classes there are.
-        options: ``weights_key``, and what ``normalization_options`` gave.
+        console: Where to print it.
+        name: Name of the network.
+        found: All that is compared: a file that started from these weights says how they are normalised.
+        images: The images, for the number of classes.
+        options: ``weights_key``, and those of ``normalization_options``.
     """
     from perturbify.normalize import normalized
 
@@ -193,7 +193,7 @@ def load_bare(console: Console, name: str, found: Networks, images: Data, option
 
 
 def _as_beside(network: nn.Module, headers: dict[str, Header]) -> Normalization | None:
-    """The normalisation inside of a file that began with the same weights, or else is of the same architecture."""
+    """The normalisation inside a file that started from the same weights, or else has the same architecture."""
     from perturbify import zoo
     from perturbify.zoo.pixels import Normalization, decide
 
@@ -202,23 +202,23 @@ def _as_beside(network: nn.Module, headers: dict[str, Header]) -> Normalization 
         return None
     for name, header in headers.items():
         if header.model is not None and header.model["weights"] == spec.weights:
-            return Normalization(header.normalization(), f"as {name} has it, which began with these weights")
+            return Normalization(header.normalization(), f"as in {name}, which started from these weights")
     for name, header in headers.items():
         if header.model is not None and header.model["name"] == spec.name:
-            said = f"GUESSED: as {name} has it, of the same architecture"
+            said = f"GUESSED: as in {name}, which has the same architecture"
             return Normalization(header.normalization(), said, guess=True)
     return None
 
 
 def _called(path: Path) -> str:
-    """A network by its file's name, or a run's by that of its folder, and of the one above for one seed of several."""
+    """A network's name: its file's, or its run's folder, with the folder above for one of several seeds."""
     name = models.called(str(path)).removesuffix(".safetensors")
     folder = path.absolute().parent
     return f"{folder.parent.name}-{name}" if name == folder.name and SEED.fullmatch(name) else name
 
 
 def _is_bare(path: Path) -> bool:
-    """Whether a file holds weights and no word of perturbify's."""
+    """Whether a file holds bare weights, without perturbify's metadata."""
     from perturbify.checkpoint import container
     from perturbify.zoo.weights import TORCH_SUFFIXES
 

@@ -1,4 +1,4 @@
-"""How pixels reach a network that says nothing of it: options, and the line that tells what was decided."""
+"""Normalisation of a network that does not state it: options, and the line that says what was decided."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WAYS = "--mean M,M,M --std S,S,S, or --no-normalize"
 
 
 def _numbers(_ctx: click.Context, option: click.Parameter, given: str | None) -> tuple[float, ...] | None:
-    """Reads one number a channel, with commas between."""
+    """Reads comma-separated numbers, one a channel."""
     if given is None:
         return None
     values = [numbers.fraction(part) for part in given.split(",")[:1000]]
@@ -31,24 +31,24 @@ def _numbers(_ctx: click.Context, option: click.Parameter, given: str | None) ->
         raise click.BadParameter(f"{given!r} is not a list of numbers such as 0.485,0.456,0.406")
     if any(not 0 <= value <= 1 for value in found):
         scaled = "; divide by 255" if all(0 <= value <= 255 for value in found) else ""
-        raise click.BadParameter(f"{given} is outside [0, 1]: it is of pixels in [0, 1]{scaled}")
+        raise click.BadParameter(f"{given} is outside [0, 1], the range of pixels{scaled}")
     if option.name == "std" and not all(found):
-        raise click.BadParameter(f"{given} has a zero, and images are divided by it")
+        raise click.BadParameter(f"{given} has a zero, but images are divided by it")
     return found
 
 
 def normalization_options(command: Command) -> Command:
-    """``--mean``, ``--std`` and ``--no-normalize``, for networks that come without perturbify's own file."""
+    """``--mean``, ``--std`` and ``--no-normalize``, for networks without a perturbify file."""
     for option in (
         click.option(
             "--no-normalize", is_flag=True, help="The network takes pixels in [0, 1] as they are: it normalises inside."
         ),
-        click.option("--std", callback=_numbers, metavar="S,S,S", help="Comes with --mean; one number a channel."),
+        click.option("--std", callback=_numbers, metavar="S,S,S", help="Goes with --mean; one number a channel."),
         click.option(
             "--mean",
             callback=_numbers,
             metavar="M,M,M",
-            help="How images were normalised in training, of pixels in [0, 1].",
+            help="Normalisation of images in training, for pixels in [0, 1].",
         ),
     ):
         command = option(command)
@@ -56,7 +56,7 @@ def normalization_options(command: Command) -> Command:
 
 
 def asked(options: dict[str, Any]) -> Given:
-    """What the options say.
+    """The choice made by the options.
 
     Raises:
         UsageError: They contradict each other.
@@ -65,25 +65,25 @@ def asked(options: dict[str, Any]) -> Given:
 
     mean, std, none = (options[name] for name in OPTIONS)
     if none and (mean or std):
-        raise click.UsageError("--no-normalize and --mean say different things: give one.")
+        raise click.UsageError("--no-normalize and --mean contradict each other: use one.")
     if (mean is None) != (std is None):
-        raise click.UsageError("--mean and --std come together.")
+        raise click.UsageError("--mean and --std go together.")
     if mean is None:
         return "inside" if none else None
     if len(mean) != len(std):
-        raise click.UsageError(f"--mean has {len(mean)} numbers and --std {len(std)}: give one a channel.")
+        raise click.UsageError(f"--mean has {len(mean)} numbers and --std {len(std)}: use one a channel.")
     return Normalize(mean, std)
 
 
 def refuse(options: dict[str, Any], file: str) -> None:
-    """Makes sure that nothing is said of the pixels of a FILE.
+    """Makes sure that no normalisation is given for a FILE.
 
     Raises:
-        UsageError: Something is.
+        UsageError: One is.
     """
     if any(options[name] for name in OPTIONS):
         raise click.UsageError(
-            f"{file} is taken as it is, with what normalises inside of it; --mean, --std and --no-normalize are for "
+            f"{file} is used as it is, with its own normalisation inside; --mean, --std and --no-normalize are for "
             "bare weights, so convert those again."
         )
 
@@ -97,15 +97,15 @@ def settle(
     channels: int | None = None,
     name: str = "",
 ) -> Normalization:
-    """Decides how pixels reach a plain network, and says so; of a guess also how it does beside what is usual.
+    """Decides how a plain network's pixels are normalised, and prints it; compares a guess with the usual constants.
 
     Args:
-        console: Where to say it.
-        network: Plain.
-        data: The images, where there are some.
-        given: What the options said.
-        channels: Of an image, where there are no data.
-        name: Of the network, where there are several.
+        console: Where to print it.
+        network: A plain network.
+        data: The images, if any.
+        given: The choice made by the options.
+        channels: Channels of an image, if there are no data.
+        name: The network's name, if there are several.
     """
     from perturbify.zoo.pixels import Statistics, decide
 
@@ -128,20 +128,22 @@ def _trial(network: nn.Module, decided: Normalization, data: Data | None) -> str
 
     from perturbify.zoo.pixels import Statistics, tried
 
-    unknown = f"that normalisation is a guess; say what the network was trained with: {_WAYS}"
+    unknown = f"this normalisation is a guess; set the one used in training: {_WAYS}"
     if data is None:
         return unknown
-    few = torch.arange(min(_IMAGES, len(data.test)))  # time may be up before the last class, so the classes take turns
+    few = torch.arange(min(_IMAGES, len(data.test)))  # time may run out, so the classes take turns
     batches = data.test.interleaved().subset(few).batches(_AT_ONCE)
     found = tried(network, decided, Statistics(data.name, data.mean, data.std), batches)
     if found is None:
         return unknown
     if found.better is None:
-        seen = f"on {found.images} test images it is right on {found.right}, and nothing usual does clearly better"
+        seen = (
+            f"with it, {found.right} of {found.images} test images are right, and no usual choice does clearly better"
+        )
         return f"{unknown} ({seen})"
     better, right = found.better
     return (
-        f"that normalisation is a guess, and probably wrong: with {_option(better)} the network is right on {right} of "
+        f"this normalisation is a guess, and probably wrong: with {_option(better)} the network is right on {right} of "
         f"{found.images} test images, with this guess on {found.right}"
     )
 

@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Count(click.ParamType):
-    """A whole number, from the least that makes sense to the most that anybody means."""
+    """A whole number between a sensible minimum and maximum."""
 
     name = "integer"
 
@@ -25,22 +25,22 @@ class Count(click.ParamType):
         self.least, self.most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Reads it, in a moment however long it is."""
+        """Reads it, fast even for a very long text."""
         count = numbers.whole(value) if isinstance(value, str) else int(value)
         if count is None:
             self.fail(f"{value!r} is not a whole number.", param, ctx)
         if not self.least <= count <= self.most:
-            self.fail(f"{count} is not from {self.least} to {self.most:,}.", param, ctx)
+            self.fail(f"{count} is not between {self.least} and {self.most:,}.", param, ctx)
         return count
 
 
 class Number(click.ParamType):
-    """A number; neither infinite nor none at all."""
+    """A finite number."""
 
     name = "float"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Reads it, in a moment however long it is."""
+        """Reads it, fast even for a very long text."""
         number = numbers.decimal(value) if isinstance(value, str) else float(value)
         if number is None:
             self.fail(f"{value!r} is not a number.", param, ctx)
@@ -53,34 +53,38 @@ SEED = Count(numbers.MOST_SEED, least=0)
 SIDE = Count(numbers.MOST_SIDE)
 CLASSES = Count(numbers.MOST_CLASSES)
 MOST_RUNS = 1_000
-"""Of several seeds."""
+"""The most runs."""
 
 
 def several_seeds(_ctx: click.Context, _option: click.Parameter, given: str | None) -> int | tuple[int, ...] | None:
-    """Reads how many runs, or their seeds with commas between."""
+    """Reads a number of runs, or comma-separated seeds."""
     if given is None:
         return None
     found: list[int] = []
     for part in filter(None, (part.strip() for part in given.split(","))):
         number = numbers.whole(part)
         if number is None:
-            raise click.BadParameter(f"{part!r} is no whole number: give how many runs, 3, or their seeds, 0,4,7")
+            raise click.BadParameter(
+                f"{part!r} is not a whole number: use a number of runs, such as 3, or seeds, such as 0,4,7"
+            )
         if not 0 <= number <= numbers.MOST_SEED:
-            raise click.BadParameter(f"the seed {number} is not from 0 to {numbers.MOST_SEED:,}")
+            raise click.BadParameter(f"the seed {number} is not between 0 and {numbers.MOST_SEED:,}")
         if number in found:
-            raise click.BadParameter(f"the seed {number} comes twice, and would train the same network again")
+            raise click.BadParameter(f"the seed {number} occurs twice and would train the same network again")
         found.append(number)
     if "," not in given and found:
         if not 1 <= found[0] <= MOST_RUNS:
-            raise click.BadParameter(f"{found[0]} runs are not from 1 to {MOST_RUNS:,}; one seed alone is {found[0]},")
+            raise click.BadParameter(
+                f"the number of runs, {found[0]}, is not between 1 and {MOST_RUNS:,}; for one seed, use {found[0]},"
+            )
         return found[0]
     if not found:
-        raise click.BadParameter("it names no seed: give how many runs, 3, or their seeds, 0,4,7")
+        raise click.BadParameter("it names no seed: use a number of runs, such as 3, or seeds, such as 0,4,7")
     return tuple(found)
 
 
 def seeds_from(asked: int | tuple[int, ...], first: int) -> tuple[int, ...]:
-    """The seeds: of so many runs those that count on from the recipe's."""
+    """The seeds; for a number of runs, counted from the recipe's."""
     return tuple(range(first, first + asked)) if isinstance(asked, int) else asked
 
 
@@ -93,26 +97,26 @@ def output_options(command: Command) -> Command:
 weights_key_option = click.option(
     "--weights-key",
     metavar="KEY",
-    help="Where in the file the weights lie, such as state_dict; default: where they fit, an average first.",
+    help="Key of the weights in the file, such as state_dict; default: where they fit, an average first.",
 )
 
 
 def wide_option(command: Command) -> Command:
-    """``--wide``, which a command's console looks up."""
+    """``--wide``, which the console reads from the context."""
 
     def keep(context: click.Context, _option: click.Parameter, wide: bool) -> None:
         context.meta[WIDE] = wide
 
     return click.option(
-        "--wide", is_flag=True, expose_value=False, callback=keep, help="Tables with all their columns, however wide."
+        "--wide", is_flag=True, expose_value=False, callback=keep, help="Show all columns of tables, however wide."
     )(command)
 
 
 def model_options(command: Command) -> Command:
-    """How a named model is built and where its weights come from."""
+    """Options for building a named model and for its weights."""
     for option in (
-        click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names; only if you trust it."),
-        click.option("--reset-head", is_flag=True, help="With --weights: leave a head of other size fresh."),
+        click.option("--trust-factory", is_flag=True, help="Run the factory that a FILE names, if you trust it."),
+        click.option("--reset-head", is_flag=True, help="With --weights: keep a head of another size fresh."),
         weights_key_option,
         click.option(
             "--weights",
@@ -120,7 +124,7 @@ def model_options(command: Command) -> Command:
             metavar="FILE",
             help="Weights: .safetensors, or .pth, .ckpt, … (weights_only).",
         ),
-        click.option("--pretrained", is_flag=True, help="Fetch the library's pretrained weights."),
+        click.option("--pretrained", is_flag=True, help="Download the library's pretrained weights."),
         click.option(
             "--model-arg",
             "model_args",
@@ -137,16 +141,16 @@ def model_options(command: Command) -> Command:
 class_order = click.option(
     "--class-order",
     metavar="sorted|natural|FILE",
-    help="How a folder's classes are numbered: by name, as timm does, or as a FILE with a name a line says.",
+    help="Order of a folder's classes: by name, as in timm, or as in a FILE with one name per line.",
 )
 
 
 def data_options(command: Command) -> Command:
-    """Where the images of ``--data`` are, of which size, and how their classes are numbered."""
+    """Options for the images of ``--data``: folder, size, and class order."""
     for option in (
         class_order,
-        click.option("--download", is_flag=True, help="Fetch the dataset if it is not here."),
-        click.option("--image-size", type=SIDE, help="Fit images to a square of so many pixels a side."),
+        click.option("--download", is_flag=True, help="Download the dataset if it is missing."),
+        click.option("--image-size", type=SIDE, help="Fit images to a square of this many pixels a side."),
         click.option("--data-root", type=click.Path(), help="Folder of a named dataset."),
     ):
         command = option(command)
@@ -154,26 +158,28 @@ def data_options(command: Command) -> Command:
 
 
 def attack_options(command: Command) -> Command:
-    """What a check does; what is not given is None."""
+    """Options for a check; those not given are None."""
     said = "; default: what FILE's recipe says, else "
     for option in (
-        click.option("--seed", type=SEED, help="Of every random number in the check; default: 0."),
-        click.option("--batch-size", type=IMAGES, help="Images at once; default: 128."),
+        click.option("--seed", type=SEED, help="Seed of every random number in the check; default: 0."),
+        click.option("--batch-size", type=IMAGES, help="Images per batch; default: 128."),
         click.option(
             "--noise",
             type=click.Choice(["fresh", "shared"]),
-            help="Whether each image has draws of its own, or a batch shares them; default: fresh.",
+            help="Draws for each image (fresh), or shared by a batch; default: fresh.",
         ),
         click.option("--draws", type=STEPS, help="Fresh draws that score each image; default: 20."),
-        click.option("--eot-draws", type=STEPS, help="Draws that a step of EOT-PGD averages."),
+        click.option("--eot-draws", type=STEPS, help="Draws averaged in each step of EOT-PGD."),
         click.option("--long-steps", type=STEPS, help="Steps of the longest PGD."),
         click.option(
-            "--step-size", callback=pixels, help=f"Of PGD, in pixels of [0, 1]{said}0.01 at ε = 8/255, in proportion."
+            "--step-size",
+            callback=pixels,
+            help=f"PGD's step, in pixels of [0, 1]{said}0.01 at ε = 8/255, in proportion.",
         ),
-        click.option("--steps", type=STEPS, help=f"Of PGD{said}7."),
+        click.option("--steps", type=STEPS, help=f"Steps of PGD{said}7."),
         click.option("--epsilon", callback=pixels, help=f"l∞ radius, in pixels of [0, 1]{said}8/255."),
-        click.option("--few", type=IMAGES, help="Images at most for the slow attacks."),
-        click.option("--images", type=IMAGES, help="Test images at most."),
+        click.option("--few", type=IMAGES, help="Maximum number of images for the slow attacks."),
+        click.option("--images", type=IMAGES, help="Maximum number of test images."),
         click.option(
             "--attacks",
             callback=names,
@@ -187,12 +193,12 @@ def attack_options(command: Command) -> Command:
 
 
 def names(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[str, ...] | None:
-    """Reads a list of names with commas between."""
+    """Reads a comma-separated list of names."""
     return None if given is None else tuple(name.strip() for name in given.split(",") if name.strip())
 
 
 def key_values(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    """Reads ``key=value``; a value is JSON where it can be, else text."""
+    """Reads ``key=value``; a value is JSON if it parses, else text."""
     pairs = {}
     for pair in given:
         key, equals, value = pair.partition("=")
@@ -218,23 +224,23 @@ def pixels(_ctx: click.Context, _option: click.Parameter, given: str | None) -> 
 
 
 def several_pixels(context: click.Context, option: click.Parameter, given: str | None) -> tuple[float, ...] | None:
-    """Reads sizes in pixels of [0, 1] with commas between, as :func:`pixels` reads one."""
+    """Reads comma-separated sizes in pixels of [0, 1], as :func:`pixels` reads one."""
     listed = names(context, option, given)
     if listed is None:
         return None
     if not listed:
-        raise click.BadParameter("it names none")
+        raise click.BadParameter("it names no ε")
     sizes = [pixels(context, option, size) for size in listed]
     return tuple(dict.fromkeys(size for size in sizes if size is not None))
 
 
 def start(_ctx: click.Context, _option: click.Parameter, given: str | None) -> float | str | None:
-    """Reads what θ starts from: a number, or such as 0.1x, whose form is looked at later."""
+    """Reads θ's initial value: a number, or a form such as 0.1x, which is parsed later."""
     if given is None or given.endswith("x"):
         return given
     value = numbers.decimal(given)
     if value is None:
-        raise click.BadParameter(f"{given!r} is neither a number nor such as 0.1x")
+        raise click.BadParameter(f"{given!r} is neither a number nor of the form 0.1x")
     return value
 
 

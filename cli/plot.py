@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CLEAN, ATTACKED, THETA = "#1b5fbf", "#bf3b0b", "#222222"
 KINDS = (".png", ".pdf", ".svg")
 NAMED = 24
-"""Sites that the legend names at most; of more, so many at equal distances."""
+"""The most sites in the legend; of more, as many are named, evenly spaced."""
 
 
 @click.command(short_help="Draw a run's losses, accuracies and θ.")
@@ -32,14 +32,12 @@ NAMED = 24
     type=click.Path(path_type=Path, dir_okay=False),
     help="Default: RUN/training.png; .pdf or .svg as well.",
 )
-@click.option(
-    "--force", is_flag=True, help="Replace the FILE of -o; the run's own training.png is drawn anew each time."
-)
+@click.option("--force", is_flag=True, help="Replace the FILE of -o; the run's own training.png is always redrawn.")
 @output_options
 def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool) -> None:
     """Draw the losses, accuracies and θ of RUN over its epochs, as one picture.
 
-    A run that still goes on, or was stopped, is drawn as far as it has come.
+    A run that is still going, or was stopped, is drawn up to its last epoch.
 
     \b
       perturbify plot runs/digits-cifar_resnet20
@@ -50,13 +48,13 @@ def plot(run: Path, output: Path | None, force: bool, as_json: bool, quiet: bool
     from perturbify.training.folder import RunFolder
 
     if output is not None and output.suffix not in KINDS:
-        raise click.UsageError(f"{output} is no picture that can be drawn: end its name in {', '.join(KINDS)}.")
+        raise click.UsageError(f"{output} has an unknown format: end its name in {', '.join(KINDS)}.")
     folder = RunFolder(run)
     recipe, metrics = folder.read_recipe(), folder.read_metrics()
     if not metrics:
         raise TrainingError(f"The run in {run} has not finished its first epoch.", "Draw it once it has.")
     target = output or folder.picture
-    # The run's own picture may be drawn anew as it goes on; a file elsewhere is the user's.
+    # The run's own picture may be redrawn; a file elsewhere is the user's.
     check_output(target, force=force or output is None)
     try:
         figure = figures.canvas(8, 7.8 if metrics[-1]["theta"] else 4.2)
@@ -121,11 +119,11 @@ def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
 
 
 def _draw_training(axes: Any, metrics: list[dict[str, Any]], key: str, factor: float) -> None:
-    """Clean images, attacked ones and, of accuracies, attacked ones that were held out."""
+    """Curves for clean and attacked images and, for accuracy, attacked held-out images."""
     curves: list[tuple[str, list[tuple[int, float | None]], dict[str, Any]]] = [
         ("clean", [(m["epoch"] + 1, m[f"clean_{key}"]) for m in metrics], {"color": CLEAN, "marker": "o"}),
         (
-            "under the attack of training",
+            "under the training attack",
             [(m["epoch"] + 1, m[f"adversarial_{key}"]) for m in metrics],
             {"color": ATTACKED, "marker": "s", "ls": (0, (5, 1.5))},
         ),
@@ -142,7 +140,7 @@ def _draw_training(axes: Any, metrics: list[dict[str, Any]], key: str, factor: f
 def _draw_thetas(
     axes: Any, metrics: list[dict[str, Any]], key: str, title: str, overall: list[float] | None = None
 ) -> None:
-    """A curve for each site and, where it is given, one for all entries together."""
+    """A curve for each site and, if given, one for all entries together."""
     sites = list(metrics[-1]["theta"][key])
     values = list(overall or [])
     for number, site in enumerate(sites):
@@ -160,7 +158,7 @@ def _draw_thetas(
 
 
 def _site_style(number: int, sites: int) -> dict[str, Any]:
-    """The colour says how deep a site is; mark and dash tell it from its neighbours."""
+    """The colour shows a site's depth; mark and dash distinguish it from its neighbours."""
     from matplotlib import colormaps
 
     colour = colormaps["viridis"](0.92 * number / max(1, sites - 1))
@@ -168,7 +166,7 @@ def _site_style(number: int, sites: int) -> dict[str, Any]:
 
 
 def _name_sites(figure: Any, axes: Any, sites: list[str]) -> None:
-    """Names the sites below the panels: of many as many as there is room for, the first and the last among them."""
+    """Names the sites below the panels, as many as fit, with the first and the last."""
     from matplotlib.lines import Line2D
 
     shown = sorted({round(i * (len(sites) - 1) / max(1, NAMED - 1)) for i in range(NAMED)})
@@ -192,6 +190,6 @@ def _name_sites(figure: Any, axes: Any, sites: list[str]) -> None:
 
 
 def _every(points: Sequence[Any], number: int = 0) -> tuple[int, int]:
-    """Which points get a mark: up to a dozen, those of neighbouring curves at different places."""
+    """Which points get a mark: up to a dozen, at different places on neighbouring curves."""
     step = max(1, len(points) // 8)
     return number % step if len(points) > step else 0, step

@@ -20,8 +20,7 @@ from perturbify.settings import Recipe
 def recipes() -> None:
     """List, show, copy, and validate recipes.
 
-    A recipe is a TOML file with all settings of a run. NAME is that of a built-in recipe, or a path to a
-    .toml file.
+    A recipe is a TOML file with all settings of a run. NAME is a built-in recipe or the path of a .toml file.
 
     \b
       perturbify recipes ls
@@ -45,7 +44,7 @@ def ls(as_json: bool, quiet: bool) -> None:
 @click.argument("name")
 @output_options
 def show(name: str, as_json: bool, quiet: bool) -> None:
-    """Print the recipe NAME as it was written, or with --json every setting that it comes to."""
+    """Print the recipe NAME as it was written, or with --json every resolved setting."""
     settings = asdict(recipe.load(name)) if as_json else None  # a recipe with mistakes can be shown as it is
     Console(quiet=quiet, as_json=as_json).result(recipe.text(name).removesuffix("\n"), settings, verbatim=True)
 
@@ -56,16 +55,16 @@ def show(name: str, as_json: bool, quiet: bool) -> None:
 @click.option("--force", is_flag=True, help="Overwrite DEST if it exists.")
 @output_options
 def cp(name: str, dest: Path, force: bool, as_json: bool, quiet: bool) -> None:
-    """Copy the recipe NAME to DEST, a file or a folder, to change it there."""
+    """Copy the recipe NAME to DEST, a file or a folder, to edit it there."""
     text = recipe.text(name)
-    # os.path takes any text, such as one that is too long for a file's name.
+    # os.path takes any text, even one too long for a file's name.
     target = dest / f"{Path(name).stem}.toml" if os.path.isdir(dest) else dest  # noqa: PTH112
     try:
-        # "x" leaves the question whether the file exists to the moment of writing.
+        # "x" tests whether the file exists at the moment of writing.
         with target.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise OutputExists(f"{str(target)!r} exists.", "Overwrite it with --force.") from error
+        raise OutputExists(f"{str(target)!r} already exists.", "Overwrite it with --force.") from error
     except OSError as error:
         raise PerturbifyError(f"{str(target)!r} cannot be written: {error.strerror}.") from error
     Console(quiet=quiet, as_json=as_json).result(terminal(target), {"written": str(target)})
@@ -76,9 +75,9 @@ def cp(name: str, dest: Path, force: bool, as_json: bool, quiet: bool) -> None:
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting first.")
 @output_options
 def validate(names: tuple[str, ...], overrides: tuple[str, ...], as_json: bool, quiet: bool) -> None:
-    """Say everything that is wrong with each recipe NAME, and which code of its writer's it would run.
+    """Report all mistakes in each recipe NAME, and any code of its author's that it would run.
 
-    The names of models and datasets are not looked up, and nothing is imported.
+    Names of models and datasets are not looked up, and nothing is imported.
     """
     looked = {name: _look(name, overrides) for name in names}
     valid = "\n".join(
@@ -98,12 +97,12 @@ def validate(names: tuple[str, ...], overrides: tuple[str, ...], as_json: bool, 
 
 
 def _description(name: str) -> str:
-    """The first line of a recipe's head."""
+    """The first line of a recipe's header."""
     return recipe.text(name).partition("\n")[0].lstrip("# ")
 
 
 def _look(name: str, overrides: tuple[str, ...]) -> Recipe | str:
-    """The recipe, or what is wrong with it."""
+    """The recipe, or its mistakes."""
     try:
         return recipe.load(name, overrides)
     except RecipeError as error:
@@ -111,7 +110,7 @@ def _look(name: str, overrides: tuple[str, ...]) -> Recipe | str:
 
 
 def _runs(found: Recipe) -> str | None:
-    """The function of its writer's that a recipe calls, if there is one."""
+    """The author's function that a recipe calls, if any."""
     if ":" not in found.model:
         return None
     from perturbify import zoo  # torch with it, which takes a second

@@ -1,4 +1,4 @@
-"""A robustness report, as the commands show and keep it."""
+"""A robustness report, as the commands show and save it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
 
 
 def alone(folder: Path) -> AbstractContextManager[None]:
-    """Keeps other processes from keeping a check in a folder, inside a ``with`` block; torchrun's first one does it.
+    """Locks a folder for one check, inside a ``with`` block; under torchrun, by the first process.
 
     Raises:
-        CheckError: Another one is at it.
+        CheckError: Another process has locked it.
         PerturbifyError: The folder cannot be made or written to.
     """
     from perturbify import files
 
     if os.environ.get("RANK", "0") != "0":
         return nullcontext()
-    return files.alone(folder, CheckError(f"Another process is at work in {folder} already.", "Choose another folder."))
+    return files.alone(folder, CheckError(f"Another process is already at work in {folder}.", "Choose another folder."))
 
 
 def look(folder: Path, *, resume: bool, force: bool) -> list[Path]:
-    """Makes sure, before any long work, that a check can be kept in a folder; each process of torchrun for itself.
+    """Makes sure, before any long work, that a check can be saved in a folder; for each torchrun process.
 
     Args:
-        folder: Where.
-        resume: Whether to go on with what is there.
-        force: Whether what is there may be replaced.
+        folder: The folder.
+        resume: Whether to resume a check found there.
+        force: Whether a check found there may be replaced.
 
     Returns:
-        What is to be removed for that.
+        The files to remove for that.
 
     Raises:
-        OutputExists: A check is there, and neither was said; or something else that would be lost.
+        OutputExists: The folder holds a check, and neither was set; or other files that would be lost.
         PerturbifyError: The folder cannot be made or written to.
     """
     try:
@@ -50,7 +50,7 @@ def look(folder: Path, *, resume: bool, force: bool) -> list[Path]:
         ) from error
     if not os.access(folder, os.W_OK):
         raise PerturbifyError(f"The folder {folder} cannot be written to.", "Choose another one.")
-    # Others of torchrun's processes may have begun; each looks at what it would write itself.
+    # Other torchrun processes may have started; each checks only what it would write itself.
     own = [folder / f"records-{os.environ.get('RANK', '0')}.jsonl"]
     if os.environ.get("RANK", "0") == "0":
         own += [folder / f"report.{kind}" for kind in ("json", "md", "html")]
@@ -58,13 +58,13 @@ def look(folder: Path, *, resume: bool, force: bool) -> list[Path]:
     if not there or resume:
         return []
     if not force:
-        raise OutputExists(f"{folder} holds a check already.", "Go on with it: --resume. Replace it: --force.")
+        raise OutputExists(f"{folder} already holds a check.", "Resume it: --resume. Replace it: --force.")
     refuse_foreign(there)
     return there
 
 
 def refuse_foreign(there: list[Path]) -> None:
-    """Makes sure that files which are to be replaced are ours.
+    """Makes sure that files to be replaced are perturbify's.
 
     Raises:
         OutputExists: One is not.
@@ -74,26 +74,26 @@ def refuse_foreign(there: list[Path]) -> None:
     foreign = next((path for path in there if not is_ours(path)), None)
     if foreign is not None:
         raise OutputExists(
-            f"{foreign} is not as perturbify wrote it, so it is not removed.",
+            f"{foreign} was not written by perturbify, or was changed since, so it is not removed.",
             "Move it elsewhere, or choose another folder.",
         )
 
 
 def prepare(folder: Path, *, resume: bool, force: bool) -> None:
-    """Removes what a check in a folder is to replace; arguments and errors are those of :func:`look`."""
+    """Removes the files that a check in a folder replaces; arguments and errors as for :func:`look`."""
     for path in look(folder, resume=resume, force=force):
         path.unlink()
 
 
 def text(report: Report, width: int | None) -> str:
-    """A report for a terminal of so many columns; None: with every column."""
+    """A report for a terminal of this many columns; None: every column."""
     from perturbify.checks.render import to_text
 
     return to_text(report, width)
 
 
 def write(report: Report, folder: Path) -> None:
-    """Writes report.json, report.md and report.html; beside files of others that have these names."""
+    """Writes report.json, report.md and report.html; under other names next to a user's files of these names."""
     from perturbify.checks.render import to_html, to_markdown
     from perturbify.files import signed, write_own
     from perturbify.training.owned import is_report
@@ -104,7 +104,7 @@ def write(report: Report, folder: Path) -> None:
 
 
 def keep_figure(figure: Any, path: Path, *, dpi: int) -> None:
-    """Writes a figure of matplotlib in the format that its file's name ends in; a PNG says that it is ours."""
+    """Writes a matplotlib figure in the format of its file's ending; a PNG is marked as perturbify's."""
     from perturbify.files import replace_atomically
 
     kind = path.suffix[1:]
@@ -113,7 +113,7 @@ def keep_figure(figure: Any, path: Path, *, dpi: int) -> None:
 
 
 def embed(report: Report, file: Path) -> None:
-    """Keeps a report's figures in a checkpoint's metadata and, in a run's folder, in the model card if it is ours."""
+    """Saves a report's figures in a checkpoint's metadata and, in a run's folder, in a model card that is ours."""
     from perturbify import checkpoint
     from perturbify.files import signed, write_own
     from perturbify.model_card import model_card

@@ -1,4 +1,4 @@
-"""``perturbify reproduce``: a table or figure of the paper again, beside the paper's figures."""
+"""``perturbify reproduce``: reproduces a table or figure of the paper, next to the paper's figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perturbify.training.folder import RunFolder
 
 TABLES = ("table1", "table2", "table3", "table4", "fig2", "fig3", "eot", "transfer", "fewpixel")
-"""Those of :data:`perturbify.reproduction.paper.TABLES`, which is not imported before it is needed."""
+"""The keys of :data:`perturbify.reproduction.paper.TABLES`, which is imported only when needed."""
 
 
 def _budget(_ctx: click.Context, _option: click.Parameter, given: str) -> int | None:
@@ -30,7 +30,7 @@ def _budget(_ctx: click.Context, _option: click.Parameter, given: str) -> int | 
         return None
     epochs = numbers.whole(given)
     if epochs == 0:
-        raise click.BadParameter("0 epochs train nothing: give 1 or more, or 'paper' for the whole schedule")
+        raise click.BadParameter("0 epochs train nothing: use 1 or more, or 'paper' for the whole schedule")
     if epochs is None or not 1 <= epochs <= numbers.MOST_STEPS:
         raise click.BadParameter(f"{given!r} is neither 'paper' nor a number of epochs")
     return epochs
@@ -45,7 +45,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
     return {network: file for network, _, file in pairs}
 
 
-@click.command(short_help="Run a table or figure of the paper again.")
+@click.command(short_help="Reproduce a table or figure of the paper.")
 @click.argument("table", type=click.Choice(TABLES))
 @click.option(
     "--budget",
@@ -53,7 +53,7 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
     required=True,
     callback=_budget,
     metavar="EPOCHS|paper",
-    help="Epochs that each schedule is shortened to, in proportion; paper: the whole of it.",
+    help="Epochs to which each schedule is shortened, in proportion; paper: the whole schedule.",
 )
 @click.option("--equal-schedule", metavar="RECIPE", help="One recipe for all methods; default: each method's own.")
 @click.option("--networks", callback=names, metavar="LIST", help="Only these networks, such as cifar_resnet20.")
@@ -66,17 +66,17 @@ def _weights(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ..
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where runs and table are kept; default: reproductions/TABLE.",
+    help="Folder for runs and table; default: reproductions/TABLE.",
 )
-@click.option("--seed", type=SEED, help="Of every random number; default: 0.")
+@click.option("--seed", type=SEED, help="Seed of every random number; default: 0.")
 @click.option(
     "--seeds",
     callback=several_seeds,
     metavar="NUMBER|LIST",
-    help="Train each row from several seeds: 3 is 0,1,2; or which, such as 0,4,7.",
+    help="Train each row with several seeds: 3 means 0,1,2; or a list such as 0,4,7.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--download", is_flag=True, help="Fetch the dataset if it is not here.")
+@click.option("--download", is_flag=True, help="Download the dataset if it is missing.")
 @click.option("--force", is_flag=True, help="Replace another reproduction in FOLDER.")
 @click.option("--dry-run", is_flag=True, help="List the jobs and how long they may take; write nothing.")
 @wide_option
@@ -94,10 +94,10 @@ def reproduce(
     quiet: bool,
     **wishes: Any,
 ) -> None:
-    """Train and check the rows of a table or figure of the paper, and print them beside the paper's figures.
+    """Train and check the rows of a table or figure of the paper, and print them next to the paper's figures.
 
-    Each row is a run in FOLDER, or one for each seed. Killed, the same command goes on where it stopped; the table
-    there is rewritten after each run, and with it the picture of fig2 and fig3.
+    Each row is a run in FOLDER, or one run per seed. After a kill, the same command resumes; the table is rewritten
+    after each run, as is the picture of fig2 and fig3.
 
     \b
       perturbify reproduce table1 --budget paper --data ~/data
@@ -106,7 +106,7 @@ def reproduce(
       perturbify reproduce fig3 --budget 7 --seeds 3
 
     Exits with 1 if a row could not be run, and with 3 if a check failed. A table's attacks are too few to establish
-    anything, so no row leaves with 4.
+    anything, so it never exits with 4.
     """
     _spelled(table, wishes, device)
 
@@ -132,7 +132,7 @@ def reproduce(
 
 
 def _spelled(table: str, wishes: dict[str, Any], device: str) -> None:
-    """Makes sure, before torch is imported, that what is named is there."""
+    """Makes sure, before torch is imported, that what is named exists."""
     from perturbify import recipe as recipes
     from perturbify.errors import PerturbifyError
     from perturbify.reproduction import paper
@@ -173,7 +173,7 @@ def _run(console: Console, asked: Reproduction, folder: Path, device: str, downl
         if table(asked.table).curve is not None:
             _draw(console, asked, outcomes, folder / f"{asked.table}.png")
 
-    said = "What is done is kept: the same command goes on" + (", but without --force." if force else ".")
+    said = "Finished runs are kept: the same command resumes" + (", but without --force." if force else ".")
     with interrupts.safe(said), console.training() as steps, console.checking() as checks:
         watcher = Watcher(begins, steps, checks, checked, ends)
         outcomes = run(asked, folder, watcher, device=device, download=download, force=force)
@@ -186,7 +186,7 @@ def _run(console: Console, asked: Reproduction, folder: Path, device: str, downl
 
 
 def _draw(console: Console, asked: Reproduction, outcomes: Sequence[Outcome], picture: Path) -> None:
-    """Draws the curves so far, where matplotlib is there and the picture's place is not somebody else's."""
+    """Draws the curves so far, if matplotlib is installed and the picture's path is not a user's file."""
     from perturbify.cli.reproduced_curves import draw
     from perturbify.reproduction.rows import rows
     from perturbify.training.owned import is_ours
@@ -216,7 +216,7 @@ def _estimate(console: Console, asked: Reproduction, device: str, download: bool
 
     lines = [["network", "method", "seed", "recipe", "epochs", "training", "check", ""]]
     found: list[dict[str, Any]] = []
-    known: dict[tuple[str, str], tuple[tuple[float, float] | None, str | None]] = {}  # seeds take the same time
+    known: dict[tuple[str, str], tuple[tuple[float, float] | None, str | None]] = {}  # all seeds take the same time
     with console.aside():
         for outcome in prepared(asked, Ranks(), download=download):
             job, why, times = outcome.job, outcome.why, None
@@ -239,7 +239,7 @@ def _estimate(console: Console, asked: Reproduction, device: str, download: bool
     timed = [sum(job["seconds"]) for job in found if job["seconds"] is not None]
     said = (
         f"about {duration(sum(timed))} for {len(timed)} of {len(found)} jobs on this machine, by four small steps of "
-        f"each with {IMAGES} images; too much rather than too little"
+        f"each with {IMAGES} images; rather an overestimate"
     )
     told = aligned(lines, console.width, ("recipe", "epochs", "seed"))
     console.result(

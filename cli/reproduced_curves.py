@@ -21,7 +21,7 @@ def draw(figure: Any, reproduction: Reproduction, rows: Sequence[Row]) -> None:
 
     Args:
         figure: The figure.
-        reproduction: What it is of.
+        reproduction: The reproduction.
         rows: Those that have been measured.
     """
     from perturbify.reproduction.paper import NETWORKS, table
@@ -67,7 +67,7 @@ def draw(figure: Any, reproduction: Reproduction, rows: Sequence[Row]) -> None:
 
 
 def _bars(points: Sequence[tuple[float, Measured]]) -> list[float] | None:
-    """The standard deviations over training runs; of a single run there is none."""
+    """The standard deviations over training runs; a single run has none."""
     deviations = [measured.sd for _, measured in points]
     return None if None in deviations else [100 * sd for sd in deviations if sd is not None]
 

@@ -1,4 +1,4 @@
-"""What ``perturbify finetune`` does with one run, whether it is alone or one of several."""
+"""What ``perturbify finetune`` does with one run, single or one of several."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class How:
-    """What was said of a run beside its recipe.
+    """The options of a run besides its recipe.
 
     Attributes:
         device: As for :func:`perturbify.finetune`.
         trust_factory: As for :func:`perturbify.load`.
-        checked: Whether it is checked at its end.
+        checked: Whether it is checked at the end.
         force: Whether a run in its folder may be replaced.
     """
 
@@ -41,10 +41,10 @@ class How:
 
 
 def fresh_folder(recipe: Recipe, *, seeds_inside: bool = False) -> Path:
-    """The first folder of this recipe and model in runs/ that is not there yet; for several seeds, that is no run."""
+    """The first unused folder in runs/ for this recipe and model; for several seeds, the first that is not a run."""
     from perturbify.training.folder import RunFolder
 
-    # Of a network of one's own the name is any text; it is not to lead elsewhere.
+    # The name of a user's own network is any text; it must not lead elsewhere.
     first = Path("runs") / re.sub(r"[^\w.-]+", "_", f"{recipe.name}-{recipe.model.rpartition(':')[2]}")
     return next(f for f in _numbered(first) if not (RunFolder(f).is_run if seeds_inside else f.exists()))
 
@@ -58,7 +58,7 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 
 def ready(console: Console, recipe: Recipe, folder: RunFolder, *, checked: bool) -> Callable[[Perturbed, Data], None]:
-    """What is done before the first step: it is kept, and told, whether the run is to be checked at its end."""
+    """Before the first step: saves and prints whether the run will be checked at the end."""
 
     def tell(network: Perturbed, data: Data) -> None:
         from dataclasses import asdict
@@ -69,15 +69,13 @@ def ready(console: Console, recipe: Recipe, folder: RunFolder, *, checked: bool)
         folder.keep_checked(checked)
         if checked and not console.quiet:
             seconds = forecast(network, data, CheckPlan(**asdict(recipe.check)))
-            console.log(
-                f"after training: a check of about {duration(seconds)} on this machine (--no-check leaves it out)"
-            )
+            console.log(f"after training: a check of about {duration(seconds)} on this machine (--no-check skips it)")
 
     return tell
 
 
 def check(console: Console, result: Result, recipe: Recipe, data: Data) -> Report:
-    """Checks a finished run by its recipe."""
+    """Checks a finished run according to its recipe."""
     from dataclasses import asdict
 
     from perturbify import checkpoint
@@ -96,7 +94,7 @@ def check(console: Console, result: Result, recipe: Recipe, data: Data) -> Repor
 
 
 def keep(report: Report, folder: RunFolder) -> None:
-    """Keeps a run's report in its folder, its model and its card."""
+    """Saves a run's report in its folder, its model and its card."""
     reports.write(report, folder.path)
     reports.embed(report, folder.model)
 
@@ -116,7 +114,7 @@ def values(folder: RunFolder, metrics: list[dict[str, Any]], report: Report | No
 
 
 def resolved(recipe: Recipe, model: nn.Module) -> Recipe:
-    """A recipe as a run's folder keeps it: a FILE has noise of its own."""
+    """A recipe as saved in a run's folder; a FILE has its own noise."""
     from dataclasses import replace
 
     from perturbify.surgery.noisy import Perturbed
@@ -128,11 +126,11 @@ def resolved(recipe: Recipe, model: nn.Module) -> Recipe:
 def train(
     console: Console, recipe: Recipe, data: Data, model: nn.Module, folder: RunFolder, how: How, *, begun: bool
 ) -> Result:
-    """Trains a network in a folder, from wherever that run stopped."""
+    """Trains a network in a folder, resuming where its run stopped."""
     from perturbify import zoo
     from perturbify.training import launch
 
-    console.log("preparing: the network is wrapped and one step is tried")
+    console.log("preparing: wrapping the network and trying one step")
     tell = ready(console, recipe, folder, checked=how.checked)
     with console.training() as show:
         if not begun:
@@ -148,7 +146,7 @@ def train(
             )
         return launch.resume(
             folder.path,
-            # A factory that was named and run just now is not to be run again for what a file says.
+            # A factory that was named and just run must not be run again because a file names it.
             model=model if zoo.is_factory(recipe.model) else None,
             data=data,
             device=how.device,

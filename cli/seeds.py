@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed: what ``perturbify finetune --seeds`` asks for, does, keeps and tells."""
+"""Runs that differ only in their seed: what ``perturbify finetune --seeds`` does, saves and prints."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Done:
         seed: Its seed.
         folder: Its folder.
         metrics: One entry an epoch.
-        report: Its check; None where there is none.
-        error: Why it has no model; None where it has one.
+        report: Its check; None if there is none.
+        error: Why it has no model; None if it has one.
     """
 
     seed: int
@@ -63,11 +63,11 @@ class Several:
     """Runs that differ only in their seed.
 
     Attributes:
-        base: The folder of their folders.
+        base: The folder that holds theirs.
         seeds: Their seeds; at least one.
-        recipe: The recipe of the first, as its folder keeps it.
-        how: What was said beside it.
-        start: What they begin with, from :func:`beginning`.
+        recipe: The recipe of the first, as saved in its folder.
+        how: The options besides the recipe.
+        start: What they start from, as :func:`beginning` returns it.
     """
 
     base: Path
@@ -78,11 +78,11 @@ class Several:
 
     @property
     def notes(self) -> Path:
-        """What each run began with, by its seed: its recipe does not say that."""
+        """What each run started from, by seed; the recipe does not say that."""
         return self.base / "perturbify-seeds.json"
 
     def note(self, seed: int) -> None:
-        """Keeps what a run begins with."""
+        """Saves what a run starts from."""
         from perturbify.files import write_text
 
         noted = {**_read(self.notes), str(seed): self.start}
@@ -98,7 +98,7 @@ class Several:
         """Makes sure, before any long work, that every run can be written; changes nothing.
 
         Raises:
-            OutputExists: A folder holds the run of another recipe, or something else; or the base is a run itself.
+            OutputExists: A folder holds another recipe's run, or something else; or the base is a run itself.
         """
         from perturbify.errors import OutputExists
         from perturbify.training.folder import RunFolder
@@ -112,10 +112,10 @@ class Several:
                 self.standing(seed)
 
     def standing(self, seed: int) -> Literal["none", "begun", "finished"]:
-        """How far a run is; with ``force`` it starts over.
+        """How far a run has got; with ``force`` it starts over.
 
         Raises:
-            OutputExists: Its folder holds the run of another recipe, or something else.
+            OutputExists: Its folder holds another recipe's run, or something else.
         """
         if self.how.force:
             return "none"
@@ -125,14 +125,14 @@ class Several:
         began = _read(self.notes).get(str(seed), self.start)
         if far != "none" and began != self.start:
             raise OutputExists(
-                f"{self.folder(seed).path} holds a run that began otherwise: {began} there, and {self.start} here.",
+                f"{self.folder(seed).path} holds a run with another start: {began}, but here {self.start}.",
                 _ANOTHER,
             )
         return far
 
 
 def beginning(model: nn.Module, data: Data, *, file: bool) -> str:
-    """What a run begins with, in words: a FILE by its digest, another network by where its weights are from; images."""
+    """What a run starts from, in words: a FILE's digest, or another network's source of weights; and the images."""
     from perturbify import zoo
     from perturbify.checks.intake import digest_of_network
 
@@ -145,15 +145,15 @@ def beginning(model: nn.Module, data: Data, *, file: bool) -> str:
 
 
 def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["none", "begun", "finished"]:
-    """How far a run is; what is there has to be the run of this recipe.
+    """How far a run has got; the folder must hold the run of this recipe.
 
     Args:
         folder: The run's folder.
-        recipe: As it would be resolved for a new run.
+        recipe: The recipe as resolved for a new run.
         checked: Whether a finished run has a report.
 
     Raises:
-        OutputExists: The folder holds the run of another recipe, or something else.
+        OutputExists: The folder holds another recipe's run, or something else.
     """
     from perturbify.errors import OutputExists
 
@@ -164,7 +164,7 @@ def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["no
     changed = [key for key in _in_order(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
         raise OutputExists(
-            f"{folder.path} holds a run of another recipe: {changed[0]} is {before.get(changed[0])!r} there, and "
+            f"{folder.path} holds a run of another recipe: {changed[0]} is {before.get(changed[0])!r} there, but "
             f"{now.get(changed[0])!r} here.",
             _ANOTHER,
         )
@@ -180,21 +180,21 @@ def run(
     set_up: Callable[[int], tuple[Recipe, Data, nn.Module]],
     processes: Ranks,
 ) -> None:
-    """Runs them one after the other, each from wherever it stopped, and tells of all.
+    """Runs them one after the other, each resumed where it stopped, and prints a summary.
 
-    One that diverges does not keep the others from theirs.
+    One that diverges does not stop the others.
 
     Args:
-        console: Where to tell.
-        several: Which runs.
-        first: Recipe, data and network of the first.
-        set_up: Gives those of another seed.
+        console: Where to print.
+        several: The runs.
+        first: Recipe, data and network of the first run.
+        set_up: Returns those of another seed.
         processes: The processes.
     """
     from perturbify.errors import Diverged
 
     base, how = several.base, several.how
-    said = f"What is done is kept in {base}: the same command goes on" + (
+    said = f"Finished work is saved in {base}: the same command resumes" + (
         ", but without --force." if how.force else "."
     )
     done: list[Done] = []
@@ -211,7 +211,7 @@ def run(
             recipe, data, model = first if number == 1 else set_up(seed)
             alone = folder.busy() if processes.first else nullcontext()
             try:
-                # From the first step to the last page of the report, nobody else writes there.
+                # Locked from the first step to the last page of the report.
                 with alone:
                     if processes.first and how_far == "none":
                         several.note(seed)
@@ -225,12 +225,12 @@ def run(
             else:
                 done.append(Done(seed, folder, result.metrics, report))
     console.result(to_text(base, done, console.width), to_dict(base, done))
-    if status(done) and console.first:  # torchrun would end the first one while it writes
+    if status(done) and console.first:  # torchrun would kill the first process while it writes
         click.get_current_context().exit(status(done))
 
 
 def finished(seed: int, folder: RunFolder, *, checked: bool) -> Done:
-    """A run that is finished, as its folder has it."""
+    """A finished run, read from its folder."""
     from perturbify.training import history
 
     return Done(seed, folder, history.read(folder.metrics)[0], _report(folder) if checked else None)
@@ -242,7 +242,7 @@ def status(done: Sequence[Done]) -> int:
 
 
 def to_text(base: Path, done: Sequence[Done], width: int | None = None) -> str:
-    """Figures over the runs, a line for each run, and where they lie; ``width`` as for a table."""
+    """Figures over the runs, a line for each run, and their folder; ``width`` as for a table."""
     from perturbify.checks.render.comparison_columns import spread
 
     reports = [d.report for d in done if d.report is not None]
@@ -285,7 +285,7 @@ def _figures(reports: Sequence[Report]) -> dict[str, Spread]:
 
 
 def _read(notes: Path) -> dict[str, str]:
-    """What runs began with, by their seeds, as far as that is noted."""
+    """What runs started from, by seed, as far as recorded."""
     try:
         noted = strict_json.loads(notes.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -294,7 +294,7 @@ def _read(notes: Path) -> dict[str, str]:
 
 
 def _report(folder: RunFolder) -> Report | None:
-    """The report of a run's check; None where there is none that can be read."""
+    """The report of a run's check; None if there is no readable one."""
     from perturbify.checks import Report
     from perturbify.errors import CheckError
 
@@ -305,7 +305,7 @@ def _report(folder: RunFolder) -> Report | None:
 
 
 def _in_order(keys: Iterable[str]) -> list[str]:
-    """Keys with those first that others follow from, such as the size of the images."""
+    """Keys in order of cause: those that determine others, such as the image size, come first."""
     return sorted(keys, key=lambda key: (key not in ("model", "method", "data.name"), key))
 
 

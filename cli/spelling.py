@@ -1,6 +1,6 @@
-"""What was mistyped, said at once: names and paths are looked at before torch, timm and torchvision are imported.
+"""Reports typos at once: names and paths are checked before torch, timm and torchvision are imported.
 
-Only what is certain is refused here. The rooms that use a name have the last word, and read more than names.
+Only certain mistakes are refused here; the code that uses a name decides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import click
 
 from perturbify.errors import CheckpointError, DataError, PerturbifyError, UnknownModel, WeightsError, nearest
 
-# Those of the rooms that use them, which import torch; tests hold them equal.
+# Copies of names in modules that import torch; tests keep them equal.
 ATTACKS = (
     *("fgsm", "pgd", "eot", "margin", "longer", "targets", "twin", "known", "frozen", "transfer", "random", "square"),
     *("unbounded", "sweep", "steps", "draws", "restarts", "l2", "few-pixel", "apgd", "apgd-t", "fab", "stock", "cw"),
@@ -41,26 +41,26 @@ DEVICES = (
 _LIBRARIES = ("timm", "torchvision")
 _REGISTERED = re.compile(r"@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)")
 _FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
-_NEIGHBOURS, _LONGEST = 1000, 255  # files beside a path that is not there, and characters of its name
+_NEIGHBOURS, _LONGEST = 1000, 255  # files next to a missing path, and characters of its name
 
 
 def attacks(names: Iterable[str] | None) -> None:
     """Makes sure that there are attacks of these names.
 
     Raises:
-        UsageError: There is none of a name.
+        UsageError: A name is unknown.
     """
     unknown = [name for name in names or () if name not in ATTACKS]
-    if unknown and not entry_points(group="perturbify.attacks"):  # which register others
+    if unknown and not entry_points(group="perturbify.attacks"):  # plug-ins may register others
         there = f"{nearest(unknown[0], ATTACKS)} There are {', '.join(ATTACKS)}.".lstrip()
         raise click.UsageError(f"There is no attack {unknown[0]!r}. {there}")
 
 
 def device(name: str) -> None:
-    """Makes sure that a device is not one with a slip in its name.
+    """Makes sure that a device's name has no typo.
 
     Raises:
-        PerturbifyError: It is.
+        PerturbifyError: It has one.
     """
     kind = name.partition(":")[0]
     near = "" if kind in DEVICES else nearest(kind, DEVICES)
@@ -69,10 +69,10 @@ def device(name: str) -> None:
 
 
 def data(name: str | None) -> None:
-    """Makes sure that there is a dataset, or something at a path.
+    """Makes sure that a dataset, or something at a path, exists.
 
     Raises:
-        DataError: There is neither.
+        DataError: Neither does.
     """
     if name is None or name in DATASETS or ("/" in name and name.partition("/")[0] in SCHEMES) or _there(name):
         return
@@ -85,10 +85,10 @@ def data(name: str | None) -> None:
 
 
 def file(name: str) -> None:
-    """Makes sure that there is something at a path.
+    """Makes sure that a path exists.
 
     Raises:
-        CheckpointError: There is not.
+        CheckpointError: It does not.
     """
     if not _there(name):
         kin = [other for other in _beside(Path(name)) if other.endswith(_FILES)]
@@ -96,10 +96,10 @@ def file(name: str) -> None:
 
 
 def weights(name: str | None) -> None:
-    """Makes sure that there is something at the path of weights.
+    """Makes sure that the path of weights exists.
 
     Raises:
-        WeightsError: There is not.
+        WeightsError: It does not.
     """
     if name is not None and not os.path.lexists(name):
         raise WeightsError(
@@ -108,51 +108,50 @@ def weights(name: str | None) -> None:
 
 
 def model(name: str) -> None:
-    """Makes sure that a name may be that of a model, or of a file or folder; a factory of the user's passes.
+    """Makes sure that a name may be a model, a file or a folder; a user's factory passes.
 
-    Timm's and torchvision's names are looked for in their sources, which takes a tenth of a second; to import the two
-    takes several.
+    timm's and torchvision's names are looked up in their source code, which takes a tenth of a second; importing the
+    two takes several.
 
     Raises:
-        CheckpointError: It ends like a file, and there is none.
+        CheckpointError: It ends like a file, but there is none.
         UnknownModel: No library has it.
     """
     library, colon, bare = name.partition(":")
     if _there(name):
         return
-    if name.endswith(_FILES) and name not in _source("timm"):  # where .pt is a tag, too
+    if name.endswith(_FILES) and name not in _source("timm"):  # where .pt is also a tag
         file(name)
     if colon and library not in ("perturbify", *_LIBRARIES):
         _module(library, name)
         return
     bare = bare if colon else name
     places = (library,) if colon else ("perturbify", *_LIBRARIES)
-    stem = bare.partition(".")[0]  # of timm's resnet18.a1_in1k
+    stem = bare.partition(".")[0]  # resnet18 in timm's resnet18.a1_in1k
     if any(bare in NETWORKS if place == "perturbify" else stem in _words(place) for place in places):
         return
     known = _models(places)
     hint = re.sub("'(.+?)'", lambda hit: repr(known[hit[1]]), nearest(bare, known))
     raise UnknownModel(
         f"There is no model {name!r}.",
-        hint or "'perturbify:…', 'timm:…' and 'torchvision:…' are known, and your own 'package.module:factory'.",
+        hint or "Use 'perturbify:…', 'timm:…', 'torchvision:…', or your own 'package.module:factory'.",
     )
 
 
 def _module(dotted: str, name: str) -> None:
-    """Makes sure that the package of a user's factory is there; it is not imported."""
+    """Makes sure that the package of a user's factory exists; it is not imported."""
     top = dotted.partition(".")[0]
     if not top.isidentifier() or top in sys.modules or importlib.util.find_spec(top) is not None:
         return
     if importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd())]) is None:
         raise UnknownModel(
             f"There is no module {top!r} for the model {name!r}.",
-            nearest(name, _models().values())
-            or "It must be installed, or lie in the current directory or on PYTHONPATH.",
+            nearest(name, _models().values()) or "It must be installed, in the current directory, or on PYTHONPATH.",
         )
 
 
 def _models(places: Sequence[str] = ("perturbify", *_LIBRARIES)) -> dict[str, str]:
-    """Bare names and what they mean, as far as the sources say it plainly; the first place has the word."""
+    """Bare names and their meanings, as far as the source code shows them; the first library wins."""
     found: dict[str, str] = {}
     for place in places:
         names = NETWORKS if place == "perturbify" else _REGISTERED.findall(_source(place))
@@ -161,7 +160,7 @@ def _models(places: Sequence[str] = ("perturbify", *_LIBRARIES)) -> dict[str, st
 
 
 def _there(name: str) -> bool:
-    """Whether there is something at a path, or the system has more to say of it than that there is nothing."""
+    """Whether a path exists, or the system reports another error than that it does not."""
     try:
         os.lstat(os.path.expanduser(name))  # noqa: PTH111 (any text)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -172,7 +171,7 @@ def _there(name: str) -> bool:
 
 
 def _beside(path: Path) -> Sequence[str]:
-    """The names of what lies beside a path; none where nobody may look."""
+    """The names in a path's folder; none if it is unreadable."""
     with suppress(OSError, ValueError):
         return [entry.name for entry in islice(path.parent.iterdir(), _NEIGHBOURS)]
     return []
@@ -180,7 +179,7 @@ def _beside(path: Path) -> Sequence[str]:
 
 @cache
 def _source(library: str) -> str:
-    """The text of a library's models, which is not imported for that."""
+    """The source code of a library's models, without importing it."""
     spec = importlib.util.find_spec(library)
     folders = [] if spec is None else spec.submodule_search_locations or []
     files = (file for folder in folders for file in Path(folder, "models").rglob("*.py"))
@@ -189,5 +188,5 @@ def _source(library: str) -> str:
 
 @cache
 def _words(library: str) -> frozenset[str]:
-    """Every word of that text: whatever the library knows by a name is one of them."""
+    """Every word of that text, which includes every name that the library knows."""
     return frozenset(re.findall(r"\w+", _source(library)))

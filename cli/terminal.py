@@ -1,4 +1,4 @@
-"""The terminal as it is: how wide, whether it has colours, and a bar of progress that leaves no trace."""
+"""The terminal: its width, its colours, and a progress bar that disappears when done."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ _LABELS = {
 }
 _COLOURS = {label: colour for colour, labels in _LABELS.items() for label in labels}
 _LABEL = re.compile(rf"^({'|'.join(_COLOURS)})(?=[:. ,])", re.MULTILINE)
-_OPEN: list[tqdm[Any]] = []  # bars that are shown
+_OPEN: list[tqdm[Any]] = []  # bars on display
 
 
 def width() -> int:
-    """Columns of the terminal; 80 where stdout is none."""
+    """Columns of the terminal; 80 if stdout is not a terminal."""
     return shutil.get_terminal_size().columns
 
 
 def is_live(stream: IO[str]) -> bool:
-    """Whether what was written to a stream can be written over."""
+    """Whether output to a stream can be overwritten."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def coloured(text: str, stream: IO[str]) -> str:
-    """Lines whose labels have colours where a stream shows some: verdicts, warnings, errors."""
+    """Lines with coloured labels (verdicts, warnings, errors), if a stream shows colours."""
     if not is_live(stream) or os.environ.get("NO_COLOR"):
         return text
     return _LABEL.sub(lambda label: click.style(label[1], fg=_COLOURS[label[1]], bold=True), text)
 
 
 def wrapped(text: str, columns: int) -> str:
-    """Lines of at most so many columns, broken between words."""
+    """Lines wrapped between words to a number of columns."""
     return "\n".join(line if len(line) <= columns else fill(line, columns, "  ") for line in text.split("\n"))
 
 
 def bars_away(stream: IO[str]) -> Any:
-    """A context in which bars are off the terminal, so that a line can be written there."""
+    """A context in which bars are hidden, so that a line can be printed."""
     return _OPEN[-1].external_write_mode(file=stream) if _OPEN else nullcontext()
 
 
 class Bar:
-    """A bar of progress on stderr, from the first unit of work to the last; nothing where stderr is no terminal.
+    """A progress bar on stderr, from the first unit of work to the last; nothing if stderr is not a terminal.
 
     Args:
         unit: What is counted.
-        shown: Whether anything is to be seen.
+        shown: Whether to show it at all.
     """
 
     def __init__(self, unit: str, *, shown: bool) -> None:
@@ -68,14 +68,14 @@ class Bar:
         self._drawn: tqdm[Any] | None = None
 
     def show(self, what: str, done: int, total: int, seconds_left: float, more: str = "") -> None:
-        """Draws it anew; it is gone with the last unit.
+        """Redraws the bar; it disappears with the last unit.
 
         Args:
             what: The work.
-            done: Units that are done.
-            total: All of them.
+            done: Units done.
+            total: All units.
             seconds_left: Until the end.
-            more: What else there is to say, where there is room.
+            more: Further text, if there is room.
         """
         if not self.live:
             return
@@ -84,7 +84,7 @@ class Bar:
         if self._drawn is None:
             from tqdm import tqdm
 
-            # What was done before, in a run that is resumed, took no time of this one.
+            # Units done before a resume took no time in this process.
             self._drawn = tqdm(
                 total=total, initial=max(0, done - 1), unit=self._unit, file=sys.stderr, leave=False, bar_format=" "
             )
@@ -96,14 +96,14 @@ class Bar:
             self.close()
 
     def close(self) -> None:
-        """Takes it off the terminal."""
+        """Removes it from the terminal."""
         if self._drawn is not None:
             self._drawn.close()
             _OPEN.remove(self._drawn)
             self._drawn = None
 
     def _fitting(self, what: str, done: str, left: str, more: str) -> str:
-        """The form of the bar with the most in it that the terminal has room for: no word is cut."""
+        """The most detailed form of the bar that fits the terminal: no word is cut."""
         assert self._drawn is not None
         figures, room = self._drawn.format_dict | {"ncols": None}, shutil.get_terminal_size().columns - 1
         what, more = (text.replace("{", "{{").replace("}", "}}") for text in (what, more))

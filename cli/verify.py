@@ -8,17 +8,17 @@ from perturbify.cli.console import Console
 from perturbify.cli.options import output_options
 
 
-@click.command(short_help="Prove that a file is what it says.")
+@click.command(short_help="Prove that a file is what it claims.")
 @click.argument("file", metavar="FILE|RUN", type=click.Path())
-@click.option("--trust-factory", is_flag=True, help="Run the factory that FILE names; only if you trust it.")
+@click.option("--trust-factory", is_flag=True, help="Run the factory that FILE names, if you trust it.")
 @output_options
 def verify(file: str, trust_factory: bool, as_json: bool, quiet: bool) -> None:
-    """Prove that FILE was not changed since it was written, has the noise sites it says, and is noisy at each.
+    """Prove that FILE was not changed since it was written, has the noise sites it claims, and is noisy at each.
 
-    RUN stands for the model of a finished run. The network is built and run on random pixels; no images are needed, and
-    how robust it is does not come up: `check` measures that. Exit status 0: all of it is proved; 3: noise is dead;
-    4: something could not be proved, such as the seal of a file that an earlier version wrote; 1: the file is damaged,
-    was changed, or contradicts itself.
+    RUN stands for the model of a finished run. The network is built and run on random pixels; no images are needed.
+    Robustness is not measured; `check` does that. Exit status 0: all of it is proved; 3: noise is dead; 4: something
+    could not be proved, such as the seal of an earlier version's file; 1: the file is damaged, was changed, or
+    contradicts itself.
 
     \b
       perturbify verify model.safetensors

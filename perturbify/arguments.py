@@ -1,4 +1,4 @@
-"""Arguments of public functions: one of another type is refused in one sentence that says what to give instead."""
+"""Arguments of public functions: one of the wrong type raises an error that says what to pass instead."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def check_type(value: Any, kinds: type | tuple[type, ...], what: str, hint: str 
 
     Args:
         value: The argument.
-        kinds: What it may be.
-        what: What is taken, with the function: ``"load() takes the path of a file"``.
-        hint: What to give instead.
+        kinds: The types that it may have.
+        what: What is expected, with the function: ``"load() takes the path of a file"``.
+        hint: What to pass instead.
 
     Raises:
-        WrongType: It is of another one.
+        WrongType: It has another type.
     """
     if not isinstance(value, kinds):
         raise WrongType(f"{what}, not {described(value)}.", hint)
@@ -32,12 +32,12 @@ def check_path(value: Any, function: str, what: str, hint: str | None = None) ->
 
     Args:
         value: The argument.
-        function: Whose argument, by name.
-        what: What lies there: ``"a file"``.
-        hint: What to give instead.
+        function: Name of the function.
+        what: What is at the path: ``"a file"``.
+        hint: What to pass instead.
 
     Raises:
-        WrongType: It cannot.
+        WrongType: It cannot be.
     """
     check_type(value, (str, os.PathLike), f"{function}() takes the path of {what}", hint)
 
@@ -47,12 +47,12 @@ def check_network(value: Any, function: str = "") -> None:
 
     Args:
         value: The argument.
-        function: Whose argument, by name; empty where that is one of many.
+        function: Name of the function; empty if it could be one of several.
 
     Raises:
-        ModelError: It is none; the hint says how to get one from what it is.
+        ModelError: It is not; the hint says how to get a network from it.
     """
-    from torch import nn  # settings are read without torch
+    from torch import nn  # reading settings does not need torch
 
     if not isinstance(value, nn.Module):
         whose = f" for {function}()" if function else ""
@@ -62,7 +62,7 @@ def check_network(value: Any, function: str = "") -> None:
 
 
 def described(value: Any) -> str:
-    """An argument as an error speaks of it: its type and, of a text, a number or a class, which."""
+    """An argument in an error's words: its type and, for a string, a number or a class, its value."""
     if value is None:
         return "None"
     if isinstance(value, type):
@@ -73,20 +73,20 @@ def described(value: Any) -> str:
 
 
 def _to_a_network(value: Any, kind_of_network: type) -> str:
-    """How to get a network from what was given in its place."""
+    """How to get a network from what was passed instead."""
     if isinstance(value, type):
-        return f"Make one of the class: {value.__name__}(…)."
+        return f"Create an instance: {value.__name__}(…)."
     if isinstance(value, (str, PurePath)):
         name, kind = str(value), PurePath(value).suffix
         if kind == _CHECKPOINT:
-            return f"perturbify.load({name!r}) reads the network in a file of perturbify's."
+            return f"perturbify.load({name!r}) reads the network from a perturbify file."
         if kind in _WEIGHTS:
             return f"perturbify.zoo.create(NAME, weights={name!r}) builds one with these weights."
         return f"perturbify.zoo.create({name!r}) builds a network by its name."
     if isinstance(value, dict) and value:
         return "Build the network, and load these weights into it: network.load_state_dict(weights)."
     if isinstance(getattr(value, "model", None), kind_of_network):
-        return "Give its .model."
+        return "Pass its .model."
     if callable(value):
         return "Call it in the forward of a torch.nn.Module."
-    return "Give an instance of torch.nn.Module."
+    return "Pass an instance of torch.nn.Module."

@@ -9,13 +9,13 @@ from perturbify.normalize import Normalize
 
 
 def channels(model: nn.Module) -> int | None:
-    """The channels that a network takes, as its normalisation or else its first convolution says.
+    """The channels that a network takes, according to its normalisation or else its first convolution.
 
     Args:
-        model: Any network; its parts are looked at in the order in which they were registered.
+        model: Any network; its modules are searched in the order of registration.
 
     Returns:
-        1 for grey images, 3 for colours, any other number; None where neither layer is there.
+        1 for grey images, 3 for colour, or any other number; None if it has neither layer.
     """
     for module in model.modules():
         if isinstance(module, Normalize) and module.mean.numel() > 1:

@@ -1,4 +1,4 @@
-"""Objects as a prompt and a notebook show them: a title and a few facts, on a few short lines or in a small table."""
+"""Objects as Python and notebooks show them: a title and a few facts, on short lines or in a small table."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from perturbify.escape import html, terminal
 from perturbify.text import percent
 
 WIDTH = 80
-"""Columns that a line takes at most."""
+"""The most columns of a line."""
 
 MOST_ROWS = 12
-"""Rows of a table in a notebook; of more the first ones are shown, and how many there are."""
+"""The most rows of a table in a notebook; of more, the first are shown, with the total."""
 
 Fact = tuple[str, str]
-"""A name, and what there is to say; empty where there is nothing, and the fact is left out."""
+"""A name and its text; a fact with an empty text is left out."""
 
 
 def lines(title: str, facts: Iterable[Fact] = (), end: str = "") -> str:
@@ -25,11 +25,11 @@ def lines(title: str, facts: Iterable[Fact] = (), end: str = "") -> str:
 
     Args:
         title: What it is.
-        facts: What there is to know, a line each.
+        facts: The facts, a line each.
         end: A last line, such as where to read more.
 
     Returns:
-        Lines of at most 80 columns, whatever foreign text is in them.
+        Lines of at most 80 columns; foreign text is made safe.
     """
     said = [(name, text) for name, text in facts if text]
     room = max((len(name) for name, _ in said), default=0)
@@ -46,15 +46,15 @@ def page(
     *,
     of: int | None = None,
 ) -> str:
-    """A title, facts and a table as a piece of HTML that needs nothing from outside.
+    """A title, facts and a table as self-contained HTML.
 
     Args:
         title: What it is.
-        facts: What there is to know.
-        head: The columns of the table; none: there is no table.
+        facts: The facts.
+        head: The columns of the table; empty for no table.
         rows: Its cells, of which :data:`MOST_ROWS` rows are shown.
         end: A last line.
-        of: How many rows there are, where ``rows`` are the first of them alone.
+        of: The total number of rows, if ``rows`` are only the first of them.
 
     Returns:
         An element; foreign text is escaped.
@@ -78,7 +78,7 @@ def _escaped(text: str) -> str:
 
 
 def fitted(text: str, width: int = WIDTH) -> str:
-    """One line of text, cut where it would take more columns of a terminal; wide letters take two."""
+    """One line of text, cut to a number of terminal columns; wide letters take two."""
     shown = terminal(text)
     if _columns(shown) <= width:
         return shown
@@ -92,13 +92,13 @@ def _columns(text: str) -> int:
 
 
 def some(values: Iterable[object], of: int, most: int = 8) -> str:
-    """The first of several values, with commas between, and how many there are: ``3, 5, 0, … (64)``."""
+    """The first of several values, separated by commas, and their number: ``3, 5, 0, … (64)``."""
     said = ", ".join(str(value) for value in islice(values, most))
     return f"{said}, … ({of:,})" if of > most else said
 
 
 def spread(values: Sequence[float]) -> str:
-    """Numbers by their least, greatest and mean: ``0.31 to 0.99, mean 0.84``; those that are none are counted."""
+    """The range and mean of numbers: ``0.31 to 0.99, mean 0.84``; those not finite are counted."""
     finite = [v for v in values if math.isfinite(v)]
     wrong = f"{len(values) - len(finite):,} not finite" if len(finite) < len(values) else ""
     if not finite:

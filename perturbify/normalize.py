@@ -1,4 +1,4 @@
-"""Normalisation as a layer, so that attacks, data and checkpoints all speak of pixels in [0, 1]."""
+"""Normalisation as a layer, so that attacks, data and checkpoints all work on pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Normalize(nn.Module):
 
     @property
     def constants(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and std, one number a channel, in the fewest digits that mean the same."""
+        """Mean and std, one number a channel, in the fewest digits that keep their values."""
         mean, std = (tuple(float(str(v)) for v in x.flatten().float().cpu().numpy()) for x in (self.mean, self.std))
         return mean, std
 

@@ -76,7 +76,7 @@ class Decoy(torch.nn.Module):
 def test_a_decoy_gradient_is_found(base):
     report = asked(Decoy(base, cifar_network("resnet4b_adv", SHARED)).eval(), honests.test_images("cifar", SHARED))
     failed = [c.name for c in report.criteria if c.outcome == "fail"]
-    assert failed == ["the margin does not jump where the class changes"]
+    assert failed == ["the margin does not jump at the decision boundary"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Do answers depend on what they must not depend on: who watches, who else is asked, what was asked before?"""
+"""Do answers depend on what they must not: whether gradients are computed, the batch, earlier queries?"""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DRAWS = 20
 """Answers that each circumstance gets where the network is random."""
 
 AGAIN = 4
-"""Pairs of such sets of answers that must all differ."""
+"""Pairs of such sets of answers; all of them must differ."""
 
 SAME, TURNED = 0.01, 0.1
-"""Parts of an answer, and of a gradient's length, by which they may differ and count as the same."""
+"""Relative differences of answers and of gradients that still count as the same."""
 
 STEPS, HALVINGS, JUMPS_AT_MOST = 10, 12, 0.03
 """Steps that lead to another class, halvings of the way there, and the share of images that may jump on it."""
@@ -34,18 +34,18 @@ NEAR, COPIES = 25, 4
 def answers(
     model: nn.Module, x: Tensor, y: Tensor, seeds: Callable[[str, int], Sequence[int]], *, deterministic: bool
 ) -> tuple[Criterion, ...]:
-    """Asks a network the same under different circumstances.
+    """Asks a network the same question under different circumstances.
 
     Args:
-        model: A classifier, with its noise as it is.
+        model: A classifier; its noise stays as it is set.
         x: A few images, shape (N, C, H, W), in [0, 1].
         y: True labels, shape (N,).
-        seeds: Gives so many seeds that belong to a name.
-        deterministic: Whether it gives the same answer every time once the noise that is ours is off.
+        seeds: Returns a number of seeds for a name.
+        deterministic: Whether it returns the same answer every time while perturbify's noise is off.
 
     Returns:
-        Criteria: the answers do not depend on who watches and on the other images; nor do the gradients; nor do they
-        on earlier queries; nor on the last bit of an image.
+        Criteria: the answers do not depend on whether gradients are computed, on the batch (nor do the gradients), on
+            earlier queries, or on the last bit of a pixel.
     """
     if deterministic:
         with noise(model, enabled=False):
@@ -70,62 +70,65 @@ def _exactly(model: nn.Module, x: Tensor, y: Tensor, seeds: Callable[[str, int],
 
     return [
         _watching(
-            never("images whose answer is another when asked again", differ(again)),
-            never("images whose answer is another where a gradient is asked for", differ(watched)),
+            never("images whose answer changes when asked again", differ(again)),
+            never("images whose answer changes when a gradient is requested", differ(watched)),
         ),
         _company(
-            never("images whose answer is another in a batch of one", differ(alone)),
-            never("images whose answer is another in a batch of another order", _flipped(differ, backwards)),
-            never("images whose gradient is another when asked again", turned(watched, anew)),
-            never("images whose gradient is another in a batch of one", turned(watched, alone)),
+            never("images whose answer changes in a batch of one", differ(alone)),
+            never("images whose answer changes when the batch is reordered", _flipped(differ, backwards)),
+            never("images whose gradient changes when asked again", turned(watched, anew)),
+            never("images whose gradient changes in a batch of one", turned(watched, alone)),
         ),
-        _memory(never("images whose answer is another after near-equal queries", differ(later))),
-        _bits(never("images whose answer jumps with the last bit of their pixels", differ(bit))),
+        _memory(never("images whose answer changes after near-equal queries", differ(later))),
+        _bits(never("images whose answer changes with the last bit of their pixels", differ(bit))),
     ]
 
 
 def _statistically(
     model: nn.Module, x: Tensor, y: Tensor, seeds: Callable[[str, int], Sequence[int]]
 ) -> list[Criterion]:
-    """For networks whose draws are not ours: by the distributions of their answers."""
+    """For networks that draw their own noise: compares the distributions of their answers."""
     before = [ask(model, x, y, seeds(f"before {i}", DRAWS)) for i in range(AGAIN)]
 
     def always(name: str, **how: Any) -> list[bool]:
-        """Whether each of several pairs is distinct: chance calls one so now and then, and hardly ever all."""
+        """Whether every pair is distinct: by chance one of them often is, but hardly ever all."""
         return [all(distinct(b, ask(model, x, y, seeds(f"{name} {i}", DRAWS), **how)) for i, b in enumerate(before))]
 
     watched, alone = always("watched", gradient=True), always("alone", size=1)
     near(model, x, y, seeds("near", NEAR))
     return [
-        _watching(never("answers distributed otherwise where a gradient is asked for", watched)),
-        _company(never("answers distributed otherwise in batches of one", alone)),
-        _memory(never("answers distributed otherwise after near-equal queries", always("later"))),
+        _watching(never("images whose answers are distributed differently when a gradient is requested", watched)),
+        _company(never("images whose answers are distributed differently in batches of one", alone)),
+        _memory(never("images whose answers are distributed differently after near-equal queries", always("later"))),
     ]
 
 
 def borders(model: nn.Module, x: Tensor, *, epsilon: float, seed: int, size: int | None = None) -> Criterion:
-    """Goes straight from each image to one of another class, and looks at the margin where the class changes.
+    """Follows the line from each image to one of another class, and compares the margins on both sides of the boundary.
 
-    An honest margin is near zero on both sides. One that jumps hides the decision from the gradient, which may be true
-    of every answer and lead nowhere. The other end is where steps of ε along the gradient lead, as attacks go; where
-    they do not change the class, it is the nearest image of another one.
+    An honest margin is near zero on both sides. One that jumps hides the decision from the gradient, which may be
+    correct everywhere and still lead nowhere. The line ends where steps of ε along the gradient lead, as in an attack;
+    if they do not change the class, at the nearest image of another class.
 
     Args:
         model: A classifier, its noise off.
         x: Images, shape (N, C, H, W), in [0, 1].
         epsilon: Radius of the attacks' l∞ ball.
-        seed: Of whatever it draws.
+        seed: Seed of its random numbers.
         size: Images in a forward; None takes all at once.
     """
     parts = x.split(size or len(x))
     classes = torch.cat([_classes(model, part) for part in parts])
-    name, why = "the margin does not jump where the class changes", "The class is decided where no gradient leads."
+    name, why = (
+        "the margin does not jump at the decision boundary",
+        "The class is decided where no gradient leads an attack.",
+    )
     others = classes != classes[:, None]
     if not others.any(1).all():
-        return Criterion(name, why, (), detail="the network takes all images for one class")
+        return Criterion(name, why, (), detail="the network predicts one class for all images")
     far = torch.cdist(x.flatten(1), x.flatten(1))
     ends = x[torch.where(others, far, torch.inf).argmin(1)]
-    with suppress(ModelError):  # where there is no gradient, there are the other images
+    with suppress(ModelError):  # without a gradient, the other images are used
         steps = Pgd(1.0, epsilon, STEPS, random_start=False)
         led = torch.cat([pgd(model, a, b, steps) for a, b in zip(parts, classes.split(size or len(x)), strict=True)])
         changed = torch.cat([_classes(model, part) for part in led.split(size or len(x))]) != classes
@@ -140,9 +143,9 @@ def borders(model: nn.Module, x: Tensor, *, epsilon: float, seed: int, size: int
         middle = (low + high) / 2
         before = margins(middle) > 0
         low, high = torch.where(before, middle, low), torch.where(before, high, middle)
-    # By the image's own margin: those of a part of the images may be on another scale; but not by next to nothing.
+    # Relative to the image's own margin, as some images may be on another scale; but not to one that is nearly zero.
     jump = (margins(low) - margins(high)) / start.clamp(min=0.05 * start.median().item())
-    what = "images on whose way to another class it jumps by a quarter of its height"
+    what = "images whose margin jumps by more than a quarter on the way to another class"
     return Criterion(name, why, (fraction(what, (jump > 0.25).cpu(), most=JUMPS_AT_MOST),))
 
 
@@ -153,11 +156,11 @@ def _classes(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def near(model: nn.Module, x: Tensor, y: Tensor, seeds: Sequence[int]) -> None:
-    """Asks for images that are all but the same, again and again, as an attack does.
+    """Queries nearly identical images again and again, as an attack does.
 
     Args:
         model: A classifier.
-        x: Images, shape (N, C, H, W); the first four are asked for.
+        x: Images, shape (N, C, H, W); the first four are queried.
         y: True labels, shape (N,).
         seeds: One for each round.
     """
@@ -168,10 +171,10 @@ def near(model: nn.Module, x: Tensor, y: Tensor, seeds: Sequence[int]) -> None:
 
 
 def distinct(first: Asked, second: Asked) -> bool:
-    """Whether two sets of draws are certainly not of one distribution, by their means and spreads.
+    """Whether two sets of draws clearly come from different distributions, by their means and spreads.
 
-    The images of a forward may share its draw, so a mean difference counts as one observation. Chance alone calls one
-    pair in some hundreds distinct; where one draw in ten is unlike the others, one in five.
+    The images of a forward may share its draw, so a mean difference counts as one observation. By chance alone, one
+    pair in several hundred is called distinct; if one draw in ten is an outlier, one in five.
 
     Args:
         first: Draws of a batch.
@@ -189,14 +192,14 @@ def distinct(first: Asked, second: Asked) -> bool:
 
 
 def differing(first: Asked, second: Asked) -> Tensor:
-    """Which images got other answers, shape (N,), bool; kernels that round otherwise do not count (TF32's, for one)."""
+    """Which images got different answers, shape (N,), bool; a kernel's different rounding (TF32) does not count."""
     a, b = first.margins[0], second.margins[0]
     scale = a.abs().nan_to_num(posinf=0).median().item()
     return ~torch.isclose(b, a, rtol=SAME, atol=SAME * scale, equal_nan=True).cpu()
 
 
 def turned(first: Asked, second: Asked) -> Tensor:
-    """Which images' gradients are not the same, shape (N,), bool."""
+    """Which images got different gradients, shape (N,), bool."""
     assert first.gradient is not None and second.gradient is not None
     a, b = first.gradient.flatten(1).nan_to_num(), second.gradient.flatten(1).nan_to_num()
     length = torch.maximum(a.norm(dim=1), b.norm(dim=1))
@@ -208,20 +211,20 @@ def _flipped(differ: Callable[[Asked], Tensor], backwards: Asked) -> Tensor:
 
 
 def _watching(*evidence: Evidence) -> Criterion:
-    why = "Whoever measures gets other answers than whoever attacks."
-    return Criterion("an answer does not depend on who watches", why, evidence)
+    why = "The network answers an attack differently from a user."
+    return Criterion("answers do not depend on whether gradients are computed", why, evidence)
 
 
 def _company(*evidence: Evidence) -> Criterion:
-    why = "Attacks work on batches; answers or gradients that hang on the batch mislead them."
-    return Criterion("an image does not depend on its batch", why, evidence)
+    why = "Attacks work on batches; answers or gradients that depend on the batch mislead them."
+    return Criterion("answers do not depend on the batch", why, evidence)
 
 
 def _memory(*evidence: Evidence) -> Criterion:
-    why = "The network keeps what it was asked, and answers attacks otherwise than users."
-    return Criterion("an answer does not depend on earlier ones", why, evidence)
+    why = "The network remembers queries, and answers attacks differently from users."
+    return Criterion("answers do not depend on earlier queries", why, evidence)
 
 
 def _bits(*evidence: Evidence) -> Criterion:
-    why = "The network draws noise from the image itself, or breaks it up: its gradient is that of one point alone."
-    return Criterion("an answer does not jump", why, evidence)
+    why = "The network seeds noise with the image itself, or quantises it: its gradient holds at one point only."
+    return Criterion("answers do not change with a pixel's last bit", why, evidence)

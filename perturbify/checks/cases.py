@@ -21,17 +21,17 @@ class Case:
     """One attack in a check.
 
     Attributes:
-        id: What tells it from all others of a check.
+        id: Unique within a check.
         name: The attack's name for people.
         role: What it is for.
         attack: None for clean images.
         on: What it attacks.
         source: Name of the other network, where ``on`` is ``"other"``.
-        network: What is scored: ``"itself"``, or the name of a network that it is held against.
+        network: What is scored: ``"itself"``, or the name of the baseline.
         twin: Whether it is scored with the noise off.
-        images: Images at most; None takes all of the check.
-        standing: Whether it leaves out the images on which nothing is left to win after the attacks before it.
-        points: Where it stands in the plots.
+        images: The most images it runs on; None: all of the check.
+        standing: Whether it skips the images that earlier attacks have already won.
+        points: Its points in the plots.
     """
 
     id: str
@@ -57,11 +57,11 @@ CLEAN = Case("clean", "clean", "clean", None)
 
 @dataclass(frozen=True)
 class Subject:
-    """What the list of attacks depends on, beside the plan.
+    """What the list of attacks depends on, besides the plan.
 
     Attributes:
         noisy: Whether the network is random.
-        switchable: Whether all its randomness is ours, to be turned off and frozen.
+        switchable: Whether all its randomness is perturbify's noise, which can be switched off and frozen.
         per_image: Whether each image of a batch can have draws of its own.
         classes: Number of classes.
         sources: Names of other networks to transfer from.
@@ -77,7 +77,7 @@ class Subject:
 def cases(plan: CheckPlan, subject: Subject) -> tuple[Case, ...]:
     """The attacks of a plan on a network, in the order in which they run.
 
-    What a network has no use for is left out: averages, frozen noise and a twin without noise, targets among two
+    Attacks that make no sense for a network are left out: averaging and frozen noise without noise, targets with two
     classes.
 
     Raises:
@@ -96,14 +96,14 @@ def cases(plan: CheckPlan, subject: Subject) -> tuple[Case, ...]:
 
 
 def known() -> dict[str, str]:
-    """What attacks can be named: ours, and those that were registered, each with a line about it.
+    """The attacks that can be named: built-in and registered ones, each with a one-line description.
 
     Raises:
-        CheckError: One is registered by a name that stands for several attacks here.
+        CheckError: One is registered under the name of a group of built-in attacks.
     """
     others = registry.registered()
     if taken := sorted(others.keys() & _FAMILIES.keys()):
-        raise CheckError(f"An attack is registered as {taken[0]!r}, a name of perturbify's own.", "Choose another.")
+        raise CheckError(f"An attack is registered as {taken[0]!r}, which is a built-in name.", "Choose another.")
     return {name: about for name, (about, _) in _FAMILIES.items()} | {name: e.about for name, e in others.items()}
 
 
@@ -111,7 +111,7 @@ def check_known(names: Sequence[str]) -> None:
     """Makes sure that there are attacks of these names.
 
     Raises:
-        ValueError: There is none of a name; says which are nearest.
+        ValueError: There is no attack of a name; the message says which names are close.
     """
     for name in names:
         if name not in _FAMILIES and name not in (there := known()):
@@ -120,13 +120,13 @@ def check_known(names: Sequence[str]) -> None:
 
 
 def baseline_cases(plan: CheckPlan, subject: Subject, name: str) -> tuple[Case, ...]:
-    """The clean images and the strongest of our attacks, on the network that this one is held against."""
+    """The clean images and the strongest built-in attacks, on the baseline."""
     found = (CLEAN, *_margin(plan, subject), *_longer(plan, subject))
     return tuple(replace(case, id=f"{case.id} of {name}", network=name, points=()) for case in found)
 
 
 def _own(attack: Attack, taken: set[str]) -> Case:
-    """An attack of the user's, by the name of its class, with a number where that is taken."""
+    """A user's attack, named after its class, with a number if the name is taken."""
     name = type(attack).__name__
     ids = chain([name.lower()], (f"{name.lower()}-{i}" for i in count(2)))
     return Case(next(i for i in ids if i not in taken), name, role_of(attack), attack)
@@ -174,7 +174,7 @@ def _draws(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
 
 
 def _steps(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
-    """As reviewers of random defences ask: 200 steps of 20 draws each."""
+    """What reviewers of random defences ask for: 200 steps of 20 draws each."""
     attack = replace(_projected(plan), steps=plan.long_steps)
     points = (Point("steps", "PGD", plan.long_steps),)
     yield Case("pgd-long", f"PGD-{plan.long_steps}", "white box", attack, images=plan.longest, points=points)
@@ -190,7 +190,7 @@ def _margin(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
 
 
 def _longer(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
-    """Twice the steps and, on a random network, twice the draws a step; four times the steps on another."""
+    """Twice the steps and twice the draws a step on a random network; four times the steps on any other."""
     attack = _budget(plan, subject, 2)
     yield Case("longer", _called(attack), "longer", attack, images=plan.longest, standing=True)
 
@@ -204,7 +204,7 @@ def _targets(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
 
 
 def _twin(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
-    """The same weights without their noise, under the same attack: what the noise itself adds is the difference."""
+    """The same weights without noise, under the same attack: the difference is what the noise itself adds."""
     if subject.switchable:
         attack = _budget(plan, replace(subject, noisy=False), 1)
         yield Case("twin-clean", "clean, noise off", "other", None, on="twin", twin=True)
@@ -233,7 +233,7 @@ def _transfer(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
 
 
 def _random(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
-    draws = plan.frozen_draws if subject.noisy else 1  # by one draw, the luckiest point would win
+    draws = plan.frozen_draws if subject.noisy else 1  # with one draw, the luckiest point would win
     attack = RandomSearch(plan.epsilon, plan.tries, draws)
     yield Case("random", f"random search, {plan.tries} points", "black box", attack, images=plan.sanity)
 
@@ -246,7 +246,7 @@ def _square(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
 
 
 def _unbounded(plan: CheckPlan, _: Subject) -> Iterator[Case]:
-    """From the image itself, by steps that no random walk destroys an image with."""
+    """From the image itself, in steps too small for a random walk to destroy an image."""
     attack = Pgd(1.0, plan.epsilon / 3, 40, random_start=False)
     yield Case("unbounded", "PGD-40, unbounded", "unbounded", attack, standing=True)
 
@@ -257,7 +257,7 @@ def _sweep(plan: CheckPlan, _: Subject) -> Iterator[Case]:
         one = Pgd(epsilon, epsilon, 1, random_start=False)
         points = (Point("epsilon", "FGSM", epsilon),)
         yield Case(f"fgsm at {id}", f"FGSM, {at}", "sweep", one, images=plan.sanity, points=points)
-        # The step in proportion to ε, so that every ball is searched alike.
+        # The step is proportional to ε, so that every ball is searched equally well.
         many = replace(_projected(plan), epsilon=epsilon, step_size=plan.step * epsilon / plan.epsilon)
         points = (Point("epsilon", name, epsilon),)
         yield Case(f"pgd at {id}", f"{name}, {at}", "sweep", many, images=plan.sanity, points=points)
@@ -292,7 +292,7 @@ def _apgd_t(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
 
 
 def _fab(plan: CheckPlan, subject: Subject) -> Iterator[Case]:
-    if not subject.noisy and subject.classes > 3:  # it looks for the border, which a random network does not have
+    if not subject.noisy and subject.classes > 3:  # it looks for the boundary, which a random network lacks
         yield Case("fab", "FAB-T", "white box", FabT(plan.epsilon), standing=True)
 
 
@@ -318,10 +318,10 @@ def _projected(plan: CheckPlan) -> Pgd:
 
 
 def _budget(plan: CheckPlan, subject: Subject, times: int) -> MarginPgd:
-    """The margin attack for the plan's gradients, times the square of ``times``.
+    """The margin attack with the plan's number of gradients, times the square of ``times``.
 
-    On a random network a step averages four draws: of the splits of 40 gradients that were tried on four noisy networks
-    the one that left least on average (benchmarks/results/2026-11-27-quick.json).
+    On a random network a step averages four draws: of the splits of 40 gradients tried on four noisy networks, it left
+    the lowest accuracy on average (benchmarks/results/2026-11-27-quick.json).
     """
     if not subject.noisy:
         return MarginPgd(plan.epsilon, plan.gradients * times**2)
@@ -334,7 +334,7 @@ def _called(attack: MarginPgd) -> str:
 
 
 def _most(plan: CheckPlan, subject: Subject) -> int | None:
-    """Thousands of gradients an image are spent on some images of a random network, on all of another."""
+    """Thousands of gradients an image are spent on some images of a random network, and on all of any other."""
     return plan.longest if subject.noisy else None
 
 
@@ -346,15 +346,15 @@ _FAMILIES: dict[str, tuple[str, Callable[[CheckPlan, Subject], Iterator[Case]]]]
     "fgsm": ("one step of length ε", _fgsm),
     "pgd": ("projected steps, one draw of the noise a step", _pgd),
     "eot": ("projected steps, each on the mean gradient of independent draws", _eot),
-    "margin": ("steps on the margin, with momentum and decaying length, averaged over draws", _margin),
+    "margin": ("steps on the margin with momentum and decaying length, averaged over draws", _margin),
     "longer": ("four times the gradients of margin, on images still standing", _longer),
     "targets": ("margin towards each of the likeliest wrong classes, on images still standing", _targets),
-    "twin": ("the same weights with their noise off: what does the noise add?", _twin),
-    "known": ("one realisation of the noise, known to the attacker, that answers, too", _known),
+    "twin": ("the same weights with the noise off: what does the noise add?", _twin),
+    "known": ("one realisation of the noise, known to the attacker and used to score", _known),
     "frozen": ("projected steps on fixed realisations of the noise", _frozen),
     "transfer": ("crafted on the network without its noise, and on the networks given with --from", _transfer),
-    "random": ("the worst of random points of the ball", _random),
-    "square": ("Square, by queries, on images still standing", _square),
+    "random": ("the worst of random points in the ball", _random),
+    "square": ("Square (query-based), on images still standing", _square),
     "unbounded": ("projected steps from the image without a bound, on images still standing", _unbounded),
     "sweep": ("FGSM and PGD at other ε", _sweep),
     "steps": ("hundreds of steps, of 20 draws each", _steps),
@@ -365,7 +365,7 @@ _FAMILIES: dict[str, tuple[str, Callable[[CheckPlan, Subject], Iterator[Case]]]]
     "apgd": ("AutoAttack's APGD on the cross-entropy, averaged over draws, on images still standing", _apgd),
     "apgd-t": ("AutoAttack's targeted APGD, averaged over draws, on images still standing", _apgd_t),
     "fab": ("AutoAttack's targeted FAB, for deterministic networks, on images still standing", _fab),
-    "stock": ("AutoAttack as its package has it, and as papers print it", _stock),
+    "stock": ("AutoAttack as its package runs it and papers report it", _stock),
     "cw": ("Carlini and Wagner's l2 attack (foolbox)", _carlini_wagner),
-    "hopskipjump": ("HopSkipJump, by decisions on frozen noise (foolbox)", _hop_skip_jump),
+    "hopskipjump": ("HopSkipJump, decision-based, on frozen noise (foolbox)", _hop_skip_jump),
 }

@@ -1,4 +1,4 @@
-"""Several networks under the same adversaries on the same images: how that is found."""
+"""Runs the same attacks on the same images of several networks."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from perturbify.surgery.noisy import Perturbed
 PLAN = CheckPlan(
     attacks=("fgsm", "pgd", "margin", "eot", "twin", "sweep"), sweep=(0.25, 0.5, 1.5, 2.0), eot_draws=20, queries=(1,)
 )
-"""What a comparison does by default."""
+"""The default plan of a comparison."""
 
 TIMED = 32
-"""Images in a batch whose time is taken."""
+"""Images in a batch that is timed."""
 
 
 def compare(
@@ -52,59 +52,63 @@ def compare(
     on_start: Callable[[str, Estimate], None] | None = None,
     on_progress: Callable[[str, Progress], None] | None = None,
 ) -> Comparison:
-    """Runs the same adversaries on several classifiers and sets their figures side by side.
+    """Runs the same attacks on several classifiers and shows their figures side by side.
 
     Each network is checked by itself (:func:`perturbify.check`); adversarial images are crafted on the network that is
-    scored. What is random has the same seeds for all.
+    scored. All of them get the same seeds.
 
     Args:
-        networks: Classifiers of the same images, by name, on one device. Differences are to the first group.
+        networks: Classifiers of the same images, by name, on one device. The first group is the baseline.
         images: The images, as :func:`perturbify.check` takes them.
-        plan: The adversaries; with ``sweep``, the curve over ε, ``fgsm`` and ``pgd`` among them. A network that
-            averages draws for an answer is scored by as few answers as take ``draws`` of them.
-        normalize: A layer to run before a plain network, by its name, where that takes normalised images.
-        trained: Which networks are runs that differ only in their seed; the others stand alone, each by its name.
-        folder: An existing folder, in which each network gets one of its name for its records. What is there of the
-            same comparison is not done again.
+        plan: The attacks; with ``sweep``, the curve over ε, they must include ``fgsm`` and ``pgd``. A network that
+            averages draws for an answer is scored by as few answers as ``draws`` draws make.
+        normalize: By a plain network's name, a layer to run before it, if it takes normalised images.
+        trained: Which networks are runs that differ only in their seed; each of the others is a group of its own.
+        folder: An existing folder; each network's records go to a subfolder of its name. Finished work of the same
+            comparison found there is not repeated.
         on_start: Called with a network's name and an estimate of the time, before its first attack.
         on_progress: Called with its name after every batch.
 
     Raises:
-        CheckError: A network does not take the images or tells other classes apart, a name is none for a folder, the
-            folder holds another comparison, or this is one of several processes.
+        CheckError: A network does not take the images or has other classes, a name cannot be a folder's, the folder
+            holds another comparison, or this is one of several processes.
         ModelError: A network was made for images of another size.
-        ValueError: There is no network, a curve without its attacks, no attack of a name, or one seed twice in a group.
+        ValueError: No network is given, the curve's attacks are missing, an attack's name is unknown, or a group has
+            one seed twice.
     """
-    check_type(networks, Mapping, "compare() takes networks by name", 'Give {"name": network, "other": another}.')
-    check_type(plan, CheckPlan, "compare() takes a CheckPlan", "Give perturbify.checks.compare.PLAN, or none.")
+    check_type(
+        networks, Mapping, "compare() takes a dict of networks by name", 'Pass {"name": network, "other": another}.'
+    )
+    check_type(plan, CheckPlan, "compare() takes a CheckPlan", "Pass perturbify.checks.compare.PLAN, or no plan.")
     for network in networks.values():
         check_network(network)
     if not networks:
-        raise ValueError("a comparison takes at least one network")
+        raise ValueError("a comparison needs at least one network")
     check_curve(plan)
     check_names(networks)
     layers = dict(normalize or {})
     if foreign := layers.keys() - networks.keys():
-        raise ValueError(f"a normalisation is given for {min(foreign)!r}, and no network is called so")
+        raise ValueError(f"a normalisation is given for {min(foreign)!r}, but no network has that name")
     if inside := [name for name in layers if isinstance(networks[name], Perturbed)]:
-        raise CheckError(f"{inside[0]} is wrapped, and normalises inside.", "Give the layer to perturbify.wrap.")
+        raise CheckError(f"{inside[0]} is wrapped and normalises inside.", "Pass the layer to perturbify.wrap.")
     networks = {n: normalized(m, layers[n]) if n in layers else m for n, m in networks.items()}
     folder = None if folder is None else Path(folder)
     members = _groups(networks, trained or {})
     with ranks() as part:
         if part.world > 1:
-            raise CheckError(f"A comparison runs in one process, and this is one of {part.world}.")
+            raise CheckError(f"A comparison runs in one process, but this is one of {part.world}.")
     if isinstance(images, str | Path):
         images = load(str(images))
     if not isinstance(images, Data | Split):
-        images = as_test(images, most=plan.images).split  # once: a loader that shuffles would give each network others
+        images = as_test(images, most=plan.images).split  # once: a shuffling loader would differ each time
     x = _fitting(networks, images, plan)
     reports: dict[str, Report] = {}
     for name, network in networks.items():
         own = None if folder is None else folder / name
         if own is not None:
             own.mkdir(exist_ok=True)
-        # Who averages 50 draws for an answer need not give twenty of them; by half of them the worst case is chosen.
+        # A network that averages 50 draws for an answer needs fewer than 20 answers; half of them choose the worst
+        # case.
         answers = max(min(plan.draws, 4), math.ceil(plan.draws / draws_of_an_answer(network)))
         with _naming(name):
             reports[name] = check(
@@ -126,42 +130,42 @@ def compare(
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Makes sure that each name can be that of a folder.
+    """Makes sure that each name can be a folder's name.
 
     Raises:
-        CheckError: One cannot.
+        CheckError: A name cannot.
     """
     for name in names:
         if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
-            raise CheckError(f"No network can be called {name!r}: its records need a folder of that name.")
+            raise CheckError(f"{name!r} cannot be a network's name: its records need a folder of that name.")
 
 
 def check_curve(plan: CheckPlan) -> None:
-    """Makes sure that a plan with other ε has the attacks whose curve that is.
+    """Makes sure that a plan with a curve over ε has the attacks that the curve shows.
 
     Raises:
-        ValueError: It has not.
+        ValueError: It does not.
     """
     missing = [name for name in ("fgsm", "pgd") if "sweep" in plan.attacks and name not in plan.attacks]
     if missing:
         names = " and ".join(missing)
-        raise ValueError(f"the curve over ε is that of fgsm and pgd, and {names} is not asked for: name both")
+        raise ValueError(f"the curve over ε needs fgsm and pgd, but {names} was not requested: name both")
 
 
 def _groups(networks: Iterable[str], trained: Mapping[str, Trained]) -> dict[str, dict[str, int | None]]:
-    """The networks of each group with their seeds; each by itself that is no run of any."""
+    """The networks of each group with their seeds; a network that is no group's run is a group of its own."""
     found: dict[str, dict[str, int | None]] = {}
     for name in networks:
         run = trained.get(name)
         group = found.setdefault(name if run is None else run.group, {})
         if group and (run is None or run.seed in group.values()):
-            raise ValueError(f"{name} is no other run of {next(iter(group))}: a group's runs differ in their seeds")
+            raise ValueError(f"{name} and {next(iter(group))} are not runs of different seeds, which a group needs")
         group[name] = None if run is None else run.seed
     return found
 
 
 def _fitting(networks: Mapping[str, nn.Module], images: Images, plan: CheckPlan) -> torch.Tensor:
-    """Makes sure, before any long work, that every network classifies the images; gives a batch of them."""
+    """Makes sure, before any long work, that every network classifies the images; returns a batch of them."""
     device = next((p.device for network in networks.values() for p in network.parameters()), torch.device("cpu"))
     part = as_test(images, channels=channels(next(iter(networks.values()))), most=plan.images)
     x, _ = next(part.split.interleaved().batches(min(TIMED, len(part.split))))

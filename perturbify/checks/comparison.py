@@ -1,4 +1,4 @@
-"""Several networks under the same adversaries on the same images: what was found."""
+"""The result of a comparison: several networks under the same attacks on the same images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 3
 
 _DETAILS = {"eot-half", "twin-margin"}
-"""Cases, by id, that each network's own report shows, and no table of several."""
+"""Cases, by id, that only each network's own report shows."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Entry:
     """One network of a comparison.
 
     Attributes:
-        name: What it is called.
-        method: Its defence; None for a network that is none of ours.
+        name: Its name.
+        method: Its defence; None for a network that perturbify did not wrap.
         weights: Number of parameters without θ.
         theta: Number of entries of θ.
         report: All its figures.
         latency: How long it takes to answer.
-        seed: Of the run that trained it; None where that is not known.
+        seed: Seed of the run that trained it; None if unknown.
     """
 
     name: str
@@ -55,18 +55,18 @@ class Entry:
 
     @property
     def figures(self) -> dict[str, Result]:
-        """The main figures by the ids of their cases: all but those at other ε, and details."""
+        """The main figures by the ids of their cases: all but details and those at other ε."""
         own = (r for r in self.report.results if r.network == ITSELF and r.role != "sweep")
         return {r.id: r for r in own if r.id not in _DETAILS}
 
     def curve(self, line: str) -> list[tuple[float, Result]]:
-        """Accuracy against ε, from the clean images on.
+        """Accuracy against ε, starting with the clean images.
 
         Args:
             line: ``"FGSM"`` or such as ``"PGD-7"``.
 
         Returns:
-            Pairs of ε, in pixels of [0, 1], and what was measured there, by rising ε.
+            Pairs of ε, in pixels of [0, 1], and the figure measured there, in ascending order.
         """
         points = {p.x: r for r in self.report.results for p in r.points if (p.figure, p.line) == ("epsilon", line)}
         return [(0.0, self.report.clean), *sorted(points.items(), key=lambda pair: pair[0])]
@@ -74,12 +74,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Networks that differ only in the seed of their training; one that stands alone is a group, too.
+    """Networks that differ only in their training seed; a single network is a group, too.
 
     Attributes:
-        name: What they are called.
+        name: The group's name.
         entries: The networks; at least one.
-        ahead: What they are ahead of the first group in the worst case of all attacks; None for that one.
+        ahead: The difference to the first group in the worst case over all attacks; None for the first.
     """
 
     name: str
@@ -93,11 +93,11 @@ class Group:
 
     @property
     def shared(self) -> bool:
-        """Whether images share their draws in any of them."""
+        """Whether images share their draws in any of the networks."""
         return any(e.report.clean.shared for e in self.entries)
 
     def figure(self, id: str) -> Pooled | None:
-        """A figure by the id of its case; None where one of the networks has none."""
+        """A figure by the id of its case; None if any of the networks lacks it."""
         found = [e.figures[id] for e in self.entries if id in e.figures]
         return _pooled(found) if len(found) == len(self.entries) else None
 
@@ -107,18 +107,18 @@ class Group:
         return Pooled.of([e.report.worst for e in self.entries], shared=self.shared)
 
     def curve(self, line: str) -> list[tuple[float, Pooled]]:
-        """Accuracy against ε, as for :meth:`Entry.curve`, where every one of the networks has it."""
+        """Accuracy against ε, as :meth:`Entry.curve` returns it, where all the networks have it."""
         first, *others = (dict(e.curve(line)) for e in self.entries)
         return [(x, _pooled([r, *(o[x] for o in others)])) for x, r in first.items() if all(x in o for o in others)]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several networks under the same adversaries on the same images.
+    """Several networks under the same attacks on the same images.
 
     Attributes:
-        plan: The adversaries.
-        groups: The networks, those together that differ only in their seed; differences are to the first group.
+        plan: The attacks.
+        groups: The networks, grouped where they differ only in their seed; the first group is the baseline.
         machine: Versions, device and threads.
     """
 
@@ -150,7 +150,7 @@ class Comparison:
 
     @property
     def heads(self) -> dict[str, str]:
-        """What the main figures are called, by the ids of their cases: first those with the noise as it is."""
+        """The names of the main figures by the ids of their cases, those with the network's noise first."""
         found: dict[str, list[Result]] = {}
         switched_off: set[str] = set()
         for entry in self.entries:
@@ -162,7 +162,7 @@ class Comparison:
 
     @property
     def status(self) -> int:
-        """Exit status: 3 where a network failed a criterion, else 0: what it takes to judge all is `check`'s."""
+        """Exit status: 3 if a network failed a criterion, else 0; only `check` measures every criterion."""
         return 3 if any(e.report.failures for e in self.entries) else 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,9 +188,9 @@ class Comparison:
         return escape.json(self.to_dict()) + "\n"
 
     def to_frame(self) -> pandas.DataFrame:
-        """A data frame of pandas: a row for each network, attack and ε, and one for each network's worst case.
+        """A pandas data frame: a row for each network, attack and ε, and one for each network's worst case.
 
-        The columns are those of the CSV that docs/compare.md describes.
+        The columns are those of the CSV described in docs/compare.md.
 
         Raises:
             PerturbifyError: pandas is not installed.

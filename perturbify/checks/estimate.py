@@ -15,12 +15,12 @@ from perturbify.checks.plan import CheckPlan
 from perturbify.errors import ModelError
 
 STANDING = 0.5
-"""Share of the images that are supposed to stand where an attack leaves out the others."""
+"""Assumed share of images still standing, for an attack that skips the others."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be done, and how long it may take.
+    """The work to do, and how long it may take.
 
     Attributes:
         costs: Seconds for each piece of work, in order.
@@ -30,22 +30,22 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of all of them."""
+        """Seconds for all of it."""
         return sum(self.costs)
 
 
 def estimate(
     model: nn.Module, x: Tensor, y: Tensor, work: Sequence[tuple[Case, int, int]], plan: CheckPlan, per_answer: int
 ) -> Estimate:
-    """Times one pass forward and one with a gradient on a real batch, and counts passes.
+    """Times a forward pass and one with a gradient on a real batch, and counts passes.
 
     Args:
         model: The network.
         x: A batch of images, shape (N, C, H, W).
         y: Its labels, shape (N,).
-        work: Cases, how many images each piece of work has, and how many draws score each.
+        work: Cases, the images in each piece of work, and the draws that score each.
         plan: How images are scored.
-        per_answer: Forwards that the network takes for one answer.
+        per_answer: Forward passes per answer.
 
     Returns:
         The seconds to expect.
@@ -56,7 +56,7 @@ def estimate(
     costs = []
     for case, images, draws in work:
         seconds = forward * draws * (per_answer if draws > 1 else 1)
-        if case.id == "clean" and per_answer == 1:  # of the further queries, those images that last are asked
+        if case.id == "clean" and per_answer == 1:  # further queries go to the images that last
             seconds += 0.5 * forward * max(0, max(plan.queries) - draws)
         if case.attack is not None:
             passes = case.attack.passes
@@ -75,7 +75,7 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> None:
     try:
         input_gradient(model, x, y)
     except ModelError:
-        _forward(model, x)  # it gives none, and none of its attacks follows one
+        _forward(model, x)  # it has no gradient, and none of its attacks needs one
 
 
 def _seconds(run: Callable[[], object]) -> float:

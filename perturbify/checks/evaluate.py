@@ -1,4 +1,4 @@
-"""Craft, then score: batch by batch, one attack after the other, from wherever a check stopped."""
+"""Craft, then score: batch by batch, one attack after the other, resuming where a check stopped."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from perturbify.ranks import Ranks
 SHARE = {"fresh": "sample", "shared": "batch"}
 
 ENOUGH = 20
-"""Draws at least, all of them wrong, after which an image of a random network counts as lost."""
+"""The least number of draws, all wrong, after which an image of a random network counts as lost."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a check stands.
+    """The progress of a check.
 
     Attributes:
         case: Name of the attack whose batch is done.
         done: Batches of that attack that are done.
-        total: Batches it has.
-        seconds_left: Until the whole check is done, by the pace so far.
-        batch: Which batch of the whole check it is, of those that were left to do; from 1.
-        batches: How many those are.
+        total: Batches of that attack.
+        seconds_left: Until the whole check is done, at the pace so far.
+        batch: Number of the batch among those that were left to do in the whole check, from 1.
+        batches: How many were left to do.
     """
 
     case: str
@@ -65,8 +65,8 @@ class Attacked:
 
     Attributes:
         network: A classifier.
-        random: Whether its answers are.
-        shared: Whether the images of a batch share its draws, as the plan has it.
+        random: Whether its answers are random.
+        shared: Whether the images of a batch share its draws under the plan.
     """
 
     network: nn.Module
@@ -75,14 +75,14 @@ class Attacked:
 
 
 class Bench:
-    """Networks, images, and what is to be tried on them.
+    """Networks, images, and the attacks to run on them.
 
     Args:
         networks: By name; the one that is checked is :data:`~perturbify.checks.cases.ITSELF`.
-        split: The images, in an order whose beginnings are balanced.
+        split: The images, ordered so that the first n are balanced over the classes.
         plan: Settings.
-        device: Where the networks are.
-        class_names: For the pictures.
+        device: The networks' device.
+        class_names: Names for the example images.
         chosen: The cases, in the order in which they run.
     """
 
@@ -102,22 +102,22 @@ class Bench:
         self.shown = plain[-1] if plain else None
 
     def compile(self) -> None:
-        """Compiles the networks for the attacks; scoring, whose batches differ in size, runs as before.
+        """Compiles the networks for the attacks; scoring, whose batches differ in size, stays uncompiled.
 
         Raises:
-            Exception: torch.compile's, for a network that it cannot compile; then none is.
+            Exception: torch.compile's own, if it cannot compile a network; then none is compiled.
         """
         x, y = self._batch(0, range(self._size(self._cases[0], 0)))
         with seeded(seed_of(self._plan.seed, "compiling"), [self._device]):
             self._targets = {name: compiled(network, x, y) for name, network in self._targets.items()}
 
     def jobs(self) -> list[tuple[Case, int]]:
-        """All that is to be done: each case and the numbers of its batches, in order."""
+        """All the work: each case and the numbers of its batches, in order."""
         n, size = len(self._split), self._plan.batch_size
         return [(c, b) for c in self._cases for b in range(-(-min(c.images or n, n) // size))]
 
     def expected(self, todo: Sequence[tuple[Case, int]], most: int | None = None) -> Estimate:
-        """How long some of :meth:`jobs` may take, by passes on the first batch, or on so many of its images at most."""
+        """How long some of :meth:`jobs` may take, timed on the first batch or on at most that many of its images."""
         network = self._networks[ITSELF].network
         first = self._size(*todo[0])
         x, y = self._batch(todo[0][1], range(min(first, most or first)))
@@ -133,11 +133,11 @@ class Bench:
         on_start: Callable[[Estimate], None] | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        """Does this process's share of what is not recorded yet.
+        """Does this process's part of the work that is not recorded yet.
 
         Args:
-            records: Where it is noted.
-            part: Which share: whole batches, since an attack may leave out what those before it have won.
+            records: Where results are kept.
+            part: Which part: whole batches, since an attack may skip the images that earlier ones have won.
             on_start: Called with an estimate of the time.
             on_progress: Called after every batch.
         """
@@ -160,11 +160,11 @@ class Bench:
                 on_progress(Progress(case.name, done, len(of_case), left, number, len(todo)))
 
     def results(self, records: Records) -> tuple[Result, ...]:
-        """What each case left, from its records."""
+        """The result of each case, from its records."""
         return tuple(self._result(case, records.of(case.id)) for case in self._cases)
 
     def examples(self, records: Records) -> tuple[Example, ...]:
-        """The pictures of the case that is shown."""
+        """The example images of the case that is shown."""
         if self.shown is None:
             return ()
         clean, attacked = records.of("clean")[0], records.of(self.shown.id)[0]
@@ -178,7 +178,7 @@ class Bench:
         plan, every = self._plan, range(self._size(case, batch))
         lost = records.lost(self._before(case), batch) if case.standing else set()
         images = [i for i in every if i not in lost]
-        # Seeds of its own, so that a figure does not depend on what else was run, where, and in which order.
+        # Its own seeds, so that a figure does not depend on what else was run, where, and in which order.
         seed = seed_of(plan.seed, case.id, batch)
         started = time.perf_counter()
         if not images:
@@ -190,11 +190,11 @@ class Bench:
                 made = case.attack.craft(target, x, y)
             crafted, fooled = _within(case.name, case.attack, made.images, x), made.fooled.tolist()
         draws = self._draws(case)
-        # Only where images stand as they are and under one attack is it worth asking beyond the draws.
+        # Further queries are worth their time only for the clean images and for one attack.
         asked = draws > 1 and case.id in ("clean", "margin")
         queries = max(draws, *plan.queries) if asked else draws
-        # The same draws for every case, image by image: what differs between two of them is not which noise they met.
-        # So images that were left out take part once more, as they are.
+        # The same draws for every case, image by image, so that two cases do not differ by luck of the noise.
+        # So images that were left out are scored, too, unchanged.
         every_x, every_y = (x, y) if len(images) == len(every) else self._batch(batch, every)
         every_x = every_x.index_copy(0, torch.tensor(images, device=x.device), crafted)
         with seeded(seed_of(plan.seed, "scoring", batch), [self._device]), self._scoring(case) as scored:
@@ -261,7 +261,7 @@ class Bench:
         )
 
     def _before(self, case: Case) -> list[str]:
-        """The attacks before a case that are within the ball and score the same network by enough draws."""
+        """The earlier attacks within the ball that score the same network with enough draws."""
         earlier = self._cases[: self._cases.index(case)]
         plan = self._plan
         return [
@@ -279,7 +279,7 @@ class Bench:
 
     @contextmanager
     def _crafting(self, case: Case) -> Iterator[nn.Module]:
-        """The network that a case attacks, with its noise as the case says."""
+        """The network that a case attacks, with the case's kind of noise."""
         name = case.source if case.on == "other" and case.source is not None else case.network
         with self._noise(self._networks[name].network, case.on != "twin") as target:
             if case.on == "frozen":
@@ -289,7 +289,7 @@ class Bench:
 
     @contextmanager
     def _scoring(self, case: Case) -> Iterator[nn.Module]:
-        """The network that answers: as its method predicts, its twin, or the realisation that the attacker knows."""
+        """The network that answers: its method's prediction, its twin, or the realisation that the attacker knows."""
         network = self._networks[case.network].network
         with self._noise(network, not case.twin):
             if case.on == "known":
@@ -319,15 +319,15 @@ class Bench:
 
 
 def seed_of(*parts: object) -> int:
-    """A seed that depends on all parts and on nothing else."""
+    """A seed that depends on these parts only."""
     return int.from_bytes(hashlib.sha256(" ".join(map(str, parts)).encode()).digest()[:4], "little")
 
 
 def _within(name: str, attack: Attack, images: Tensor, x: Tensor) -> Tensor:
-    """Adversarial images, looked at: one that leaves its ball would win what no attack within it can.
+    """Checks adversarial images: one that leaves the ball would win what no attack within it can.
 
     Raises:
-        CheckError: They are none, or too far from the originals.
+        CheckError: They are not images, or too far from the originals.
     """
     whole = images.shape == x.shape and bool(((images >= 0) & (images <= 1)).all())
     if whole and attack.epsilon is not None and attack.norm != "l0":
@@ -336,8 +336,8 @@ def _within(name: str, attack: Attack, images: Tensor, x: Tensor) -> Tensor:
         whole = bool((length <= attack.epsilon * (1 + 1e-4) + 1e-6).all())
     if not whole:
         raise CheckError(
-            f"{name} hands over images that are not pixels in [0, 1] within its ε.",
-            "Clamp them to the ball and to [0, 1], and give NaN no way in.",
+            f"{name} returns images that are not pixels in [0, 1] within its ε.",
+            "Clamp them to the ball and to [0, 1], and avoid NaN.",
         )
     return images
 
@@ -349,7 +349,7 @@ def _settings(attack: object) -> dict[str, Any]:
 def _survival(found: Sequence[Record], right: Right, queries: Sequence[int]) -> dict[int, Figure]:
     lasted = [v for r in found for v in r.lasted]
     asked, draws = max((r.queries for r in found), default=0), right.shape[1]
-    if draws == 1:  # the network gives the same answer every time
+    if draws == 1:  # the network is deterministic
         return {q: Figure.of(right) for q in queries}
     hits = right.sum(1).tolist()
     return {q: Figure.of_shares(surviving(hits, lasted, draws, q)) for q in queries if q <= asked}

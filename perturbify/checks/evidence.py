@@ -1,4 +1,4 @@
-"""What speaks for or against believing a check, and the verdicts that follow."""
+"""Evidence for or against trusting a check's figures, and the verdicts that follow."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ STATUS: dict[Verdict, int] = {"established": 0, "failed": 3, "not established": 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One figure that speaks for or against a criterion.
+    """One figure for or against a criterion.
 
     Attributes:
         statement: What was compared, in words, without the figures.
-        estimate: The figure: a difference of accuracies over the same images, an accuracy, or a share of images.
-        interval: Its 95% interval; the figure twice where it is a count and no estimate.
+        estimate: A difference of accuracies over the same images, an accuracy, or a share of images.
+        interval: Its 95% interval; for a count, the figure twice.
         limit: What the figure must not exceed.
-        tolerance: How far beyond counts as equal.
+        tolerance: How far beyond the limit still counts as equal.
     """
 
     statement: str
@@ -47,13 +47,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A reason to believe a check, or not to.
+    """A reason to trust a check, or not to.
 
     Attributes:
         name: Such as ``"one step never beats many"``.
         why: What a failure would mean, in a sentence.
-        evidence: The comparisons; none where what it takes was not measured.
-        core: Whether nothing is established while it is open.
+        evidence: The comparisons; empty if they were not measured.
+        core: Whether no figure can be established while it is open.
         detail: What was not measured, or a remark; may be empty.
     """
 
@@ -65,7 +65,7 @@ class Criterion:
 
     @property
     def outcome(self) -> Outcome:
-        """``"fail"`` where any evidence fails, ``"pass"`` where there is some and all passes."""
+        """``"fail"`` if any evidence fails, ``"pass"`` if there is some and all of it passes."""
         outcomes = {e.outcome for e in self.evidence}
         if not outcomes:
             return "not measured"
@@ -93,11 +93,11 @@ class Criterion:
 
 
 def fraction(statement: str, bad: object, *, most: float) -> Evidence:
-    """The share of images of which something bad is true, as a sample of all images.
+    """The share of images with a defect, as an estimate for all images.
 
     Args:
-        statement: What is true of them.
-        bad: For each image, whether it is; shape (n,).
+        statement: The images with the defect, in words.
+        bad: For each image, whether it has the defect; shape (n,).
         most: The greatest share that still passes.
     """
     hits = np.asarray(bad, dtype=bool)
@@ -105,22 +105,22 @@ def fraction(statement: str, bad: object, *, most: float) -> Evidence:
 
 
 def never(statement: str, bad: object) -> Evidence:
-    """The share of images of which something is true that must not be true of any; a count, not an estimate.
+    """The share of images with a defect that no image may have; a count, not an estimate.
 
     Args:
-        statement: What is true of them.
-        bad: For each image, whether it is; shape (n,).
+        statement: The images with the defect, in words.
+        bad: For each image, whether it has the defect; shape (n,).
     """
     estimate = float(np.asarray(bad, dtype=bool).mean())
     return Evidence(statement, estimate, (estimate, estimate), 0.0, 0.0)
 
 
 def verdict(criteria: tuple[Criterion, ...]) -> Verdict:
-    """What all criteria together say.
+    """The verdict that follows from all criteria.
 
     Returns:
-        ``"failed"`` where one fails; ``"established"`` where there are core criteria and each passes; else ``"not
-        established"``.
+        ``"failed"`` if one fails, ``"established"`` if there are core criteria and all pass, else
+        ``"not established"``.
     """
     if any(c.outcome == "fail" for c in criteria):
         return "failed"

@@ -14,18 +14,18 @@ from perturbify.generators import seeded
 from perturbify.surgery.noisy import Perturbed
 
 TIMED = 32
-"""Images that a pass is timed with."""
+"""Images in a timed pass."""
 
 
 def forecast(network: Perturbed, data: Data, plan: CheckPlan) -> float:
-    """Estimates a check without testing anything: by two passes forward and two with a gradient on a few images.
+    """Estimates a check's time from two forward passes and two with a gradient on a few images.
 
-    The network's modes, buffers and gradients, and the random state, are afterwards what they were.
+    The network's modes, buffers and gradients, and the random state, are restored.
 
     Args:
-        network: As it will be checked, trained or not.
+        network: The network to be checked, trained or not.
         data: The images.
-        plan: What the check does.
+        plan: The check's plan.
 
     Returns:
         Seconds on this machine, in one process.

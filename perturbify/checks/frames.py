@@ -1,4 +1,4 @@
-"""Reports and comparisons as rows of plain values, and as pandas' data frames where pandas is installed."""
+"""Reports and comparisons as rows of plain values and, if pandas is installed, as data frames."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORST = "worst"
 
 
 def frame(rows: Sequence[dict[str, Any]]) -> pandas.DataFrame:
-    """Rows of the same keys as a data frame.
+    """Rows with the same keys as a data frame.
 
     Raises:
         PerturbifyError: pandas is not installed.
@@ -28,7 +28,7 @@ def frame(rows: Sequence[dict[str, Any]]) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError as error:
-        raise PerturbifyError("A data frame takes pandas, which is not installed.", "pip install pandas") from error
+        raise PerturbifyError("A data frame needs pandas, which is not installed.", "pip install pandas") from error
     return pandas.DataFrame(rows)
 
 
@@ -74,7 +74,7 @@ def _of_entry(entry: Entry, group: str, epsilon: float) -> list[dict[str, Any]]:
 
 
 def _epsilon(result: Result) -> float | None:
-    """In pixels of [0, 1]; 0 without an attack, None for one without a bound."""
+    """ε in pixels of [0, 1]; 0 without an attack, None for an attack without a bound."""
     return 0.0 if result.claimed is None else result.epsilon
 
 

@@ -1,4 +1,4 @@
-"""Can the gradients be trusted? Asked of every network before any attack follows them."""
+"""Can the gradients be trusted? Tested on every network before any attack follows them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perturbify.checks.probe import ask
 ALIVE = "the gradient is alive"
 
 DEAD_AT_MOST, MISLED_AT_MOST, OFF_AT_MOST = 0.05, 0.1, 0.2
-"""Shares of images that still pass: without a gradient, misled by it, and with another loss than it says."""
+"""The most images that may lack a gradient, be misled by it, or have a loss that does not follow it, as shares."""
 
 
 def gradients(
@@ -22,22 +22,22 @@ def gradients(
     """Tests the gradients of a network on its images.
 
     Args:
-        model: A classifier, with its noise as it is.
+        model: A classifier; its noise stays as it is set.
         x: Images, shape (N, C, H, W), in [0, 1].
         y: True labels, shape (N,).
-        epsilon: Radius of the attacks' l∞ ball; the steps here are an eighth of it, and less.
-        seeds: Of the draws that are averaged, the same before and after a step; one is enough without noise.
+        epsilon: Radius of the attacks' l∞ ball; the steps here are an eighth of it or less.
+        seeds: Seeds of the draws to average, the same before and after a step; without noise one is enough.
         size: Images in a forward; None takes all at once.
 
     Returns:
-        Three criteria: the gradients are there, a step along them helps, the loss falls as they say.
+        Three criteria: the gradients are there, a step along them helps, the loss falls as they predict.
     """
     generator = torch.Generator().manual_seed(seeds[0])
 
     def anywhere() -> Tensor:
         return torch.rand(x.shape, generator=generator).to(x) * 2 - 1
 
-    # Every other image from a point nearby: attacks soon leave the images themselves, and their grid of grey levels.
+    # Every other image is moved a little: attacks soon leave the images themselves, and their grid of grey levels.
     x = x.clone()
     x[::2] = (x + epsilon / 2 * anywhere()).clamp(0, 1)[::2]
     here = ask(model, x, y, seeds, gradient=True, size=size)
@@ -46,7 +46,7 @@ def gradients(
     step = epsilon / 8
 
     def after(change: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean margins after a change, and the change that clamping leaves."""
+        """The mean margins after a change, and the change that is left after clamping."""
         moved = (x + change).clamp(0, 1)
         return ask(model, moved, y, seeds, size=size).margins.mean(0), moved - x
 
@@ -60,7 +60,7 @@ def gradients(
     return (
         Criterion(
             ALIVE,
-            "Attacks that follow the gradient have nothing to follow; their figures say nothing.",
+            "Attacks that follow the gradient have nothing to follow; their figures mean nothing.",
             (
                 fraction("images without a usable gradient of the margin", _dead(here.gradient), most=DEAD_AT_MOST),
                 fraction(
@@ -71,14 +71,22 @@ def gradients(
         Criterion(
             "a step along the gradient helps more than a random one",
             "The gradient misleads: attacks that follow it go nowhere.",
-            (fraction("images whose margin it does not lower, or not as far", ~helped.cpu(), most=MISLED_AT_MOST),),
-        ),
-        Criterion(
-            "the loss falls as the gradient says",
-            "The gradient is that of something else than the network's answers.",
             (
                 fraction(
-                    "images where it falls by less than half or more than twice that", ~true.cpu(), most=OFF_AT_MOST
+                    "images whose margin it does not lower by more than a random step",
+                    ~helped.cpu(),
+                    most=MISLED_AT_MOST,
+                ),
+            ),
+        ),
+        Criterion(
+            "the loss falls as the gradient predicts",
+            "The gradient does not belong to the network's answers.",
+            (
+                fraction(
+                    "images where it falls by less than half or more than twice the prediction",
+                    ~true.cpu(),
+                    most=OFF_AT_MOST,
                 ),
             ),
         ),
@@ -86,7 +94,7 @@ def gradients(
 
 
 def _dead(gradient: Tensor) -> Tensor:
-    """Of which images a gradient is zero or not finite; of all, where it is the same for each of several images."""
+    """For which images a gradient is zero or not finite; all of them if several images have the same one."""
     flat = gradient.flatten(1).cpu()
     dead = ~flat.isfinite().all(1) | (flat == 0).all(1)
     return torch.ones_like(dead) if len(flat) > 1 and (flat == flat[:1]).all() else dead

@@ -1,4 +1,4 @@
-"""Which networks are runs of one recipe that differ only in their seed, as their files say."""
+"""Which networks are runs of one recipe that differ only in their seed, according to their files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perturbify.checkpoint.header import Header
 from perturbify.errors import CheckError
 
 _OTHERS = {"best", "average"}
-"""Networks that a run writes beside its model: not another run of it."""
+"""Networks that a run writes besides its model; they are not further runs."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Trained:
     """A network as a training run.
 
     Attributes:
-        group: What all runs are called that differ only in their seed.
-        seed: Of this run.
+        group: Name of all the runs that differ only in their seed.
+        seed: This run's seed.
     """
 
     group: str
@@ -33,18 +33,18 @@ class Trained:
 def trained(
     headers: Mapping[str, Header], files: Mapping[str, Path], families: Mapping[str, str]
 ) -> dict[str, Trained]:
-    """Groups networks by their recipes, without the seed.
+    """Groups networks by their recipes, ignoring the seed.
 
-    What a recipe does not say has to be the same, too: the weights that training began with, and which of a run's
-    networks it is. A seed that comes twice begins another group.
+    What a recipe does not say has to be the same, too: the weights that training started from, and which of a run's
+    networks it is. A seed that occurs twice starts another group.
 
     Args:
-        headers: By the network's name.
+        headers: The files' headers, by the networks' names.
         files: Their files.
-        families: What some of them are called together.
+        families: Common names of some of them.
 
     Returns:
-        By the network's name; those that no recipe trained are left out, and stand by themselves.
+        The runs by the networks' names; networks that no recipe trained are left out.
 
     Raises:
         RecipeError: The recipe in a file has mistakes.
@@ -75,30 +75,30 @@ def trained(
 
 
 def check_same_data(headers: Mapping[str, Header]) -> None:
-    """Makes sure that networks were trained on the same data, as far as their files say.
+    """Makes sure that networks were trained on the same data, as far as their files tell.
 
     Raises:
-        CheckError: Two were not.
+        CheckError: Two of them were not.
     """
-    hint = "Compare the networks of one dataset at a time: with others, their figures say nothing of each other."
+    hint = "Compare networks of one dataset at a time: figures on different data are not comparable."
     sets = {n: recipes.of_run(h.recipe, n).data.name for n, h in headers.items() if h.recipe is not None}
     classes = {n: h.classes for n, h in headers.items() if h.classes is not None}
     for name, data in sets.items():
         first, theirs = next(iter(sets.items()))
         if Path(data).name != Path(theirs).name:  # the same file may be named in several ways
-            raise CheckError(f"{name} was trained on {data}, and {first} on {theirs}.", hint)
+            raise CheckError(f"{name} was trained on {data}, but {first} on {theirs}.", hint)
     for name, own in classes.items():
         first, others = next(iter(classes.items()))
         if own != others:
-            why = f"{len(own)} against {len(others)}"
+            why = f"{len(own)} instead of {len(others)}"
             if len(own) == len(others):
                 number = next(i for i, pair in enumerate(zip(own, others, strict=True)) if len(set(pair)) > 1)
-                why = f"number {number} is {own[number]!r} there, and {others[number]!r} here"
-            raise CheckError(f"{name} tells other classes apart than {first}: {why}.", hint)
+                why = f"class {number} is {own[number]!r} in one and {others[number]!r} in the other"
+            raise CheckError(f"{name} and {first} have different classes: {why}.", hint)
 
 
 def distinct(name: str, taken: list[str]) -> str:
-    """A name, with the first number behind it that makes it none of those taken."""
+    """A name, with the first number appended that makes it unique."""
     number, candidate = 1, name
     while candidate in taken:
         number += 1
@@ -107,7 +107,7 @@ def distinct(name: str, taken: list[str]) -> str:
 
 
 def _common(names: list[str], families: Mapping[str, str]) -> str:
-    """What a group is called: as its runs are together, or as the names of all of them begin."""
+    """A group's name: the runs' common name, or how all of their names begin."""
     given = {families.get(name) for name in names}
     together = given.pop() if len(given) == 1 else None
     if together is not None:

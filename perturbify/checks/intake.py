@@ -1,4 +1,4 @@
-"""What is looked at before a check begins: do network and images fit, and which ones are they?"""
+"""Before a check: do network and images fit, and which ones are they?"""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from perturbify.text import first_line, times
 
 
 class Logits(nn.Module):
-    """A classifier that wraps its logits: transformers' outputs, dicts, tuples.
+    """Unwraps the logits of a classifier that returns them inside something: transformers' outputs, dicts, tuples.
 
     Args:
-        model: The network, whose modes, parts and noise stay its own.
+        model: The network; it keeps its modes, parts and noise.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,24 +28,24 @@ class Logits(nn.Module):
         self.training = model.training
 
     def forward(self, images: Tensor) -> Tensor:
-        """Gives logits, shape (N, classes)."""
+        """Returns logits, shape (N, classes)."""
         found = logits_of(self.model(images))
-        assert found is not None, "looked at before"
+        assert found is not None, "checked before"
         return found
 
 
 def classifier(model: nn.Module, images: Tensor) -> nn.Module:
-    """A network as a check takes one: images to logits.
+    """A network in the form that a check needs: images to logits.
 
     Args:
-        model: Any classifier; its answer may be logits, something with ``.logits``, or a dict or tuple with them.
+        model: Any classifier; it may return logits, an object with ``.logits``, or a dict or tuple with them.
         images: Some images that it takes, shape (N, C, H, W).
 
     Returns:
-        The network itself where it gives logits, else a :class:`Logits` around it.
+        The network itself if it returns logits, else a :class:`Logits` around it.
 
     Raises:
-        CheckError: It does not take the images, or is no classifier.
+        CheckError: It does not take the images, or is not a classifier.
     """
     try:
         with frozen_eval(model), torch.no_grad():
@@ -58,9 +58,9 @@ def classifier(model: nn.Module, images: Tensor) -> nn.Module:
         has = images.shape[1]
         raise CheckError(
             f"{type(model).__name__} does not take {what}: {first_line(error)}.",
-            f"Its own images have {wanted} in place of {has} channels: build it for {has}, or give such images."
+            f"It needs images of {wanted} channels, not {has}: build it for {has}, or use such images."
             if wanted not in (None, has)
-            else "Check it on images as it was made for; a network in another precision is checked as model.float().",
+            else "Check it on the kind of images it was made for; a network in another precision as model.float().",
         ) from error
     try:
         read_logits(answer, type(model).__name__, len(images))
@@ -70,27 +70,27 @@ def classifier(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def count_classes(model: nn.Module, images: Tensor, split: Split, classes: int | None) -> int:
-    """Makes sure that a network classifies the images of a split, and says among how many classes.
+    """Makes sure that a network classifies the images of a split; returns its number of classes.
 
     Args:
         model: Any network.
         images: Some of the images, shape (N, C, H, W).
         split: All of them.
-        classes: How many classes the data have, if that is known.
+        classes: Number of classes in the data, if known.
 
     Raises:
-        CheckError: It does not take them, or tells other classes apart.
+        CheckError: It does not take them, or has another number of classes.
     """
     with frozen_eval(model), torch.no_grad():
         logits = classifier(model, images)(images)
     if logits.shape[1] <= int(split.labels.max()):
         raise CheckError(
-            f"The network tells {logits.shape[1]} classes apart, the data have labels up to {int(split.labels.max())}.",
+            f"The network has {logits.shape[1]} classes, but the data have labels up to {int(split.labels.max())}.",
             "Check it on the data it was made for.",
         )
     if classes is not None and logits.shape[1] != classes:
         raise CheckError(
-            f"The network tells {logits.shape[1]} classes apart, the data have {classes}.",
+            f"The network has {logits.shape[1]} classes, but the data have {classes}.",
             "Check it on the data it was made for.",
         )
     return int(logits.shape[1])
@@ -105,7 +105,7 @@ def digest_of_images(split: Split) -> str:
 
 
 def digest_of_network(network: nn.Module) -> str:
-    """A short hash of what a network says of itself, and of its tensors."""
+    """A short hash of a network's printed form and its tensors."""
     digest = hashlib.sha256(repr(network).encode())
     for key, value in network.state_dict().items():
         digest.update(key.encode())

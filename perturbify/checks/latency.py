@@ -27,7 +27,7 @@ class Latency:
     Attributes:
         rounds: Milliseconds per image in each round.
         images: Images in a batch.
-        draws: Passes that an answer takes: 1, or as many as the method averages.
+        draws: Passes per answer: 1, or as many as the method averages.
     """
 
     rounds: tuple[float, ...]
@@ -43,12 +43,12 @@ class Latency:
 def latencies(networks: Mapping[str, nn.Module], images: Tensor, *, rounds: int = ROUNDS) -> dict[str, Latency]:
     """Times networks as their methods predict, noise on, in eval mode.
 
-    They take turns, so that what else the machine does meets all of them; a first round is not counted.
+    They take turns, so that other load on the machine affects all of them alike; a first round does not count.
 
     Args:
         networks: By name, all on the device of ``images``.
         images: One batch, shape (N, C, H, W).
-        rounds: Turns of each that count; at least 1.
+        rounds: Counted rounds; at least 1.
     """
     found: dict[str, list[float]] = {name: [] for name in networks}
     answering = {name: predictor(network) for name, network in networks.items()}

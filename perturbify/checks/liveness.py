@@ -1,4 +1,4 @@
-"""Is the noise alive? Asked of the network itself, by watching two forward passes."""
+"""Is the noise alive? Observed in two forward passes of the network itself."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Liveness:
     """What two forward passes in eval mode showed.
 
     Attributes:
-        convolutions: Calls of ``aten.convolution`` in one pass, counted below autograd, whoever made them.
+        convolutions: Calls of ``aten.convolution`` in one pass, counted below autograd, whatever module makes them.
         perturbed: Calls of noise modules in one pass.
-        skipped: Convolution calls that the surgery left alone on purpose; None where the noise is not at convolutions.
+        skipped: Convolution calls skipped on purpose; None if the noise is not at convolutions.
         sites: Noise modules.
-        dead: Sites that were not called, gave one feature map the same answer twice, or added the same in both passes.
+        dead: Sites that were not called, returned the same twice for one feature map, or added the same in both passes.
         below_floor: Sites with an entry of θ below θ_min, or not finite.
     """
 
@@ -39,7 +39,7 @@ class Liveness:
 
     @property
     def failures(self) -> list[str]:
-        """One sentence for each thing that is wrong; none for a network without noise, which claims nothing."""
+        """One sentence for each defect; none for a network without noise, which claims nothing."""
         if not self.sites:
             return []
         found = []
@@ -68,9 +68,9 @@ def examine(model: nn.Module, *inputs: Any, **named: Any) -> Liveness:
     """Runs a network twice with its noise on and looks at every site.
 
     Args:
-        model: Any network; its modes are afterwards what they were. Random numbers come from torch's global generator.
-        inputs: What it takes: mostly a few images, shape (N, C, H, W), in [0, 1].
-        named: What it takes by name.
+        model: Any network; its modes are restored. Random numbers come from torch's global generator.
+        inputs: Its positional inputs: usually a few images, shape (N, C, H, W), in [0, 1].
+        named: Its keyword inputs.
     """
     sites = dict(perturbations(model))
     with frozen_eval(model), noise(model, True), torch.no_grad():
@@ -94,9 +94,9 @@ def _pass(
 ) -> tuple[dict[str, Tensor | None], int, int]:
     """One forward: the noise each site added in its first call, the convolution calls, and the calls of sites.
 
-    The noise is None where it is not finite, or where the site, asked again, gives the very same feature map the same
-    answer. That cannot be seen
-    from two passes: but for the first site, the feature maps differ, and rounding makes the noise differ with them.
+    The noise is None if it is not finite, or if the site, called again, returns the same for the very same feature map.
+    Two passes cannot show that: except at the first site the feature maps differ, and rounding makes the noise differ
+    with them.
     """
     added: dict[str, Tensor | None] = {}
     calls = 0
@@ -106,7 +106,7 @@ def _pass(
             nonlocal calls
             calls += 1
             if name not in added:
-                again = site.forward(*inputs)  # past the hooks, which count calls
+                again = site.forward(*inputs)  # bypasses the hooks, which count calls
                 noise = output - inputs[0]
                 added[name] = None if torch.equal(output, again) or not bool(noise.isfinite().all()) else noise
 

@@ -8,18 +8,18 @@ import io
 from torch import Tensor
 
 SIDE = 128
-"""Pixels a side at most; larger images are scaled down."""
+"""The most pixels a side; larger images are scaled down."""
 
 
 def strip(x: Tensor, adversarial: Tensor, labels: list[str], said: list[str], n: int = 8) -> list[dict[str, str]]:
-    """Pictures of the first images of a batch: as they are, attacked, and ten times the difference around grey.
+    """Pictures of the first images of a batch: clean, attacked, and ten times the difference around grey.
 
     Args:
         x: Images, shape (N, C, H, W), in [0, 1].
         adversarial: The same, attacked.
         labels: Name of each image's class.
-        said: Name of the class that the network takes each attacked image for.
-        n: Images at most.
+        said: Name of the class predicted for each attacked image.
+        n: The most images.
 
     Returns:
         For each image its label and three pictures, as URLs with the data in them.
@@ -40,7 +40,7 @@ def data_url(image: Tensor) -> str:
     """An image as the URL of a PNG file.
 
     Args:
-        image: Shape (C, H, W), in [0, 1]; of more than three channels the first three are shown, of two the first.
+        image: Shape (C, H, W), in [0, 1]; with more than three channels the first three are shown, with two the first.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""What a check does: its settings, and the presets."""
+"""The plan of a check: its settings, and the presets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "tuple[float, ...]": (tuple, list),
     "tuple[int, ...]": (tuple, list),
 }
-"""What a setting may be, by its annotation."""
+"""The types that a setting may have, by its annotation."""
 
 PAPER = (
     *("fgsm", "pgd", "margin", "targets", "longer", "apgd", "apgd-t", "fab", "square", "eot", "steps", "draws"),
@@ -39,40 +39,40 @@ PAPER = (
 
 @dataclass(frozen=True)
 class CheckPlan:
-    """What a check does.
+    """The plan of a check.
 
     Attributes:
-        preset: Name of the preset that it comes from; ``"custom"`` once anything was changed.
+        preset: Name of the preset that it comes from; ``"custom"`` once anything is changed.
         attacks: Names, as :func:`perturbify.checks.cases.known` lists them, attacks, or cases.
-        images: Test images at most, as equal by class as possible; None takes all.
-        few: Images at most for attacks that take thousands of passes an image (few-pixel, C&W, HopSkipJump, the stock
+        images: The most test images, balanced over the classes; None: all.
+        few: The most images for attacks with thousands of passes an image (few-pixel, C&W, HopSkipJump, the stock
             AutoAttack).
-        sanity: Images at most for what only says whether the other figures can be believed (known and frozen noise,
-            random points, other ε); None takes all of the check.
-        longest: Images at most for hundreds of steps, or of draws a step; None takes all of the check.
+        sanity: The most images for attacks that only test whether the other figures can be trusted (known and frozen
+            noise, random points, other ε); None: all of the check.
+        longest: The most images for hundreds of steps, or of draws a step; None: all of the check.
         epsilon: Radius of the l∞ ball in pixels of [0, 1].
         sweep: Further radii for ``sweep``, as multiples of ``epsilon``.
-        step_size: Length of a step of PGD; None: 0.01 at ε = 8/255, and in proportion to ε.
+        step_size: Step size of PGD; None: 0.01 at ε = 8/255, in proportion to ε.
         steps: Steps of PGD.
-        long_steps: Steps of PGD where it is run long, in ``steps``.
-        gradients: Gradients that the margin attack takes for an image; ``longer`` takes four times as many.
+        long_steps: Steps of the long PGD in ``steps``.
+        gradients: Gradients per image of the margin attack; ``longer`` takes four times as many.
         restarts: Starting points of the restarted PGD.
         eot_draws: Draws that a step of EOT-PGD averages; it is run with half as many, too.
-        most_draws: Draws a step up to which ``draws`` goes, by factors of two.
-        at_once: Draws of EOT-PGD in one forward, where every image has draws of its own: faster on a GPU.
+        most_draws: The most draws a step in ``draws``, which goes up by factors of two.
+        at_once: Draws of EOT-PGD in one forward, if every image has its own draws: faster on a GPU.
         frozen_draws: Realisations of the noise that frozen noise averages, and draws that compare random points.
         tries: Points of the random search.
         population: Candidates of the few-pixel attack.
         generations: Its generations.
         square_queries: Queries of the Square attack on a deterministic network.
-        square_draws: Draws that a query averages on a random one, which is asked a fourth as often.
+        square_draws: Draws that a query averages on a random one, which gets a fourth as many queries.
         confidences: κ of Carlini and Wagner's attack.
-        draws: Fresh draws of the noise that score each image; a random network gets two at least.
+        draws: Fresh draws of the noise that score each image; at least two for a random network.
         queries: Numbers of repeated queries whose survival is reported.
-        noise: ``"fresh"`` draws the noise for every image, ``"shared"`` once for a batch, whatever the network says;
-            for one image both are the same, but shared draws tie the images of a batch together.
+        noise: ``"fresh"`` draws the noise for every image, ``"shared"`` once for a batch, whatever the network's own
+            setting; for one image both are the same, but shared draws correlate the images of a batch.
         batch_size: Images at once.
-        seed: Of every random number.
+        seed: Seed of every random number.
 
     Raises:
         ValueError: A setting is outside its range.
@@ -110,7 +110,7 @@ class CheckPlan:
     def __post_init__(self) -> None:
         if isinstance(self.attacks, str):
             preset = f'; perturbify.checks.PRESETS["{self.attacks}"] is the plan' if self.attacks in _NAMES else ""
-            raise ValueError(f"attacks are several, in a tuple, not {self.attacks!r}{preset}")
+            raise ValueError(f"attacks must be a tuple, not {self.attacks!r}{preset}")
         for one in fields(self):
             kinds = _KINDS.get(str(one.type))
             if kinds and not isinstance(getattr(self, one.name), kinds):
@@ -122,7 +122,7 @@ class CheckPlan:
         if self.draws < 1 or not self.queries or min(self.queries) < 1:
             raise ValueError(f"draws and queries must be at least 1, not {self.draws} and {self.queries}")
         if self.noise not in ("fresh", "shared"):
-            raise ValueError(f'noise is "fresh" or "shared", not {self.noise!r}')
+            raise ValueError(f'noise must be "fresh" or "shared", not {self.noise!r}')
         Pgd(self.epsilon, self.step, self.long_steps, restarts=self.restarts)
         Pgd(self.epsilon, self.step, self.steps, draws=self.eot_draws, at_once=self.at_once)
         RandomSearch(self.epsilon, self.tries, self.frozen_draws)
@@ -172,11 +172,11 @@ PRESETS = {
         queries=(1, 5, 10, 100),
     ),
 }
-"""Plans with a name. ``paper``: the paper's settings throughout, and what reviewers of random defences ask for."""
+"""Plans with a name. ``paper``: the paper's settings, and what reviewers of random defences ask for."""
 
 
 def preset(name: str) -> tuple[str | Attack | Case, ...]:
-    """The attacks of a preset, to add others: ``attacks=[*preset("quick"), MyAttack()]``.
+    """The attacks of a preset, to which others can be added: ``attacks=[*preset("quick"), MyAttack()]``.
 
     Raises:
         ValueError: There is no preset of that name.

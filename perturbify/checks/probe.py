@@ -1,4 +1,4 @@
-"""A network asked the same under different circumstances: its answers, and the gradients that come with them."""
+"""Queries a network: its answers, and the gradients that come with them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from perturbify.generators import seeded
 
 @dataclass(frozen=True)
 class Asked:
-    """What draws of a network said of a batch.
+    """A network's answers to a batch, draw by draw.
 
     Attributes:
-        margins: Logit of the true class less the greatest other one, draw by draw; shape (K, N). NaN counts as -inf.
-        gradient: Mean gradient of the margins with respect to the images, shape of the images; None where it was not
-            asked for. Zero where the network gives none.
-        entropy: The same of the cross-entropy of the first draw.
-        exact: Whether the answers are in single precision at least.
-        given: Whether autograd sees a way from the images to the answers; True where nobody asked.
+        margins: Logit of the true class minus the greatest other one, draw by draw; shape (K, N). NaN counts as -inf.
+        gradient: Mean gradient of the margins with respect to the images, shape of the images; None if not requested,
+            zero if the network has none.
+        entropy: The same for the cross-entropy of the first draw.
+        exact: Whether the answers are in single precision or better.
+        given: Whether autograd connects the images to the answers; True if not requested.
     """
 
     margins: Tensor
@@ -37,14 +37,14 @@ class Asked:
 def ask(
     model: nn.Module, x: Tensor, y: Tensor, seeds: Sequence[int], *, gradient: bool = False, size: int | None = None
 ) -> Asked:
-    """Asks a network once for each seed; the same seeds draw the same noise, unless it comes from elsewhere.
+    """Queries a network once for each seed; the same seeds draw the same noise, unless the network draws its own.
 
     Args:
-        model: A classifier, with its noise as it is.
+        model: A classifier; its noise stays as it is set.
         x: Images, shape (N, C, H, W).
         y: True labels, shape (N,).
         seeds: One for each draw.
-        gradient: Whether to ask for gradients as well.
+        gradient: Whether to compute gradients as well.
         size: Images in a forward; None takes all at once.
     """
     parts = list(zip(x.detach().split(size or len(x)), y.split(size or len(x)), strict=True))

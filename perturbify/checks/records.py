@@ -1,7 +1,7 @@
-"""What a check has found so far: a line of JSON for each attack and batch, so that a killed check goes on.
+"""What a check has found so far: a line of JSON for each attack and batch, from which a killed check resumes.
 
-Each line is sealed by a digest over what it says and what the check is of, so that none that was changed, or comes from
-another check, is counted.
+Each line is sealed by a digest of its content and of the check's settings, so a changed line, or one from another
+check, does not count.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ class Record:
     Attributes:
         case: Id of the case.
         batch: Number of the batch.
-        seed: Of its random numbers.
-        images: Numbers of the images that were attacked, within the batch; the others were left out, and count as
-            wrong.
-        right: For each of them a text of ones and zeros: draw by draw, whether the answer was right.
-        majority: For each, whether the right class came most often.
+        seed: Seed of its random numbers.
+        images: Numbers of the attacked images within the batch; the others were skipped and count as wrong.
+        right: For each of them a string of ones and zeros: draw by draw, whether the answer was right.
+        majority: For each, whether the right class was the most frequent.
         lasted: For each, how many answers in a row were right from the first on, at most ``queries``.
-        queries: Answers asked for in a row.
-        fooled: For each, whether the attack holds that it succeeded; None without an attack.
+        queries: Queries in a row.
+        fooled: For each, whether the attack reports success; None without an attack.
         linf: For each, the greatest change of a pixel.
         l2: For each, the length of the change.
-        seconds: Time it took.
-        pictures: Some of the images, for the case that the report shows.
+        seconds: Time taken.
+        pictures: Some of the images, for the case shown in the report.
     """
 
     case: str
@@ -60,17 +59,17 @@ class Record:
 
 
 class Records:
-    """The records of a check, in memory and, where there is a folder, on disk.
+    """The records of a check, in memory and, with a folder, on disk.
 
     Every process has a file of its own there; all are read.
 
     Args:
         folder: Where they are kept; None keeps them in memory.
-        about: What the check is of, as JSON values; records of another check are refused.
+        about: What is checked and how, as JSON values; records of another check are refused.
         rank: Number of the process.
 
     Raises:
-        CheckError: The folder holds the records of another check, damaged ones, or something else under their name.
+        CheckError: The folder holds another check's records, damaged ones, or something else under their name.
     """
 
     def __init__(self, folder: Path | None, about: dict[str, Any], rank: int = 0) -> None:
@@ -95,7 +94,7 @@ class Records:
         return [self._found[key] for key in sorted(key for key in self._found if key[0] == case)]
 
     def lost(self, cases: Sequence[str], batch: int) -> set[int]:
-        """Images of a batch on which nothing is left to win: no draw was right under one of some cases."""
+        """Images of a batch that are lost: no draw was right under one of some cases."""
         found = (self._found[case, batch] for case in cases if (case, batch) in self._found)
         return {image for r in found for image, row in zip(r.images, r.right, strict=True) if "1" not in row}
 
@@ -132,15 +131,15 @@ class Records:
         differing = [k for k in {**self._about, **theirs} if self._about.get(k) != theirs.get(k)]
         if theirs.keys() >= _ABOUT and differing:
             raise CheckError(
-                f"{path.parent} holds the records of another check: another {', '.join(differing)}.",
-                "Give the same settings as before, or another folder.",
+                f"{path.parent} holds the records of another check, which differs in {', '.join(differing)}.",
+                "Use the same settings as before, or another folder.",
             )
         records = [self._opened(line) for line in lines[1:]]
         wrong = 1 if differing else 2 + records.index(None) if None in records else None
         if wrong is not None:
             raise CheckError(
-                f"{path} is damaged: line {wrong} is not as a check writes it.",
-                "Move it elsewhere, and what it was about is done again; or check into another folder.",
+                f"{path} is damaged: line {wrong} is not one that a check wrote.",
+                "Move it elsewhere, and its part of the check is done again; or use another folder.",
             )
         if cut and path == self._own:  # the line that was being written when the check was killed
             self._shorten(path, len(content) - len(cut))
@@ -159,7 +158,7 @@ class Records:
         return _json(asdict(record) | {"seal": self._seal(asdict(record))})
 
     def _opened(self, line: bytes) -> Record | None:
-        """The record in a line; None where it is not as it was written, or of another check."""
+        """The record in a line; None if it was changed or is another check's."""
         values = _parsed(line)
         if not isinstance(values, dict) or values.pop("seal", None) != self._seal(values):
             return None
@@ -174,7 +173,7 @@ class Records:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file holds the records of a check, of this one or another."""
+    """Whether a file holds the records of any check."""
     if not is_regular(path):
         return False
     try:
@@ -186,7 +185,7 @@ def is_ours(path: Path) -> bool:
 
 
 def _content(path: Path) -> bytes:
-    hint = "Move it elsewhere, or check into another folder."
+    hint = "Move it elsewhere, or use another folder."
     if not path.is_file():
         raise CheckError(f"{path} is not a file.", hint)
     try:

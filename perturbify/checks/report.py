@@ -27,22 +27,21 @@ if TYPE_CHECKING:
 
 SCHEMA = 4
 
-NOT_ELIGIBLE = "Not eligible for the RobustBench leaderboard, which takes deterministic models only."
+NOT_ELIGIBLE = "Not eligible for the RobustBench leaderboard, which accepts deterministic models only."
 
 
 @dataclass(frozen=True)
 class Headline:
-    """What a check comes down to.
+    """The summary of a check.
 
     Attributes:
-        clean: Accuracy on the images as they are.
-        worst: Accuracy in the worst case of every image over all attacks within the ball, the clean image among them.
-        best: Accuracy under the single attack that leaves the least, of those on all images; None without one.
+        clean: Accuracy on clean images.
+        worst: Accuracy in the worst case of every image over all attacks within the ball and the clean image.
+        best: Accuracy under the strongest single attack of those on all images; None without one.
         best_attack: Id of that attack.
-        noise_adds: What the noise itself adds: the worst case of the same attacks with it, less that without it; None
-            where it cannot be switched off, or was not measured.
-        ahead: What the network is ahead of the one it is held against, in the worst case of the same attacks on both;
-            None without one.
+        noise_adds: What the noise itself adds: the worst case over the same attacks with it minus that without it; None
+            if it cannot be switched off, or was not.
+        ahead: The difference to the baseline in the worst case over the same attacks on both; None without a baseline.
     """
 
     clean: Figure
@@ -69,20 +68,20 @@ class Report:
         classes: Number of classes.
         preset: ``"quick"``, ``"standard"``, ``"paper"``, or ``"custom"``.
         n: Test images.
-        seed: Of every random number in the check.
+        seed: Seed of every random number in the check.
         epsilon: Radius of the l∞ attacks, in pixels of [0, 1].
-        deterministic: Whether the network gives the same answer every time.
+        deterministic: Whether the network returns the same answer every time.
         noise_mode: ``"none"``, ``"fresh"`` (a draw for every image), ``"shared"`` (one for a batch), ``"weights"`` (one
-            for a forward), or ``"foreign"`` (the network draws random numbers by itself).
+            for a forward), or ``"foreign"`` (the network draws its own random numbers).
         liveness: Whether the noise is alive.
         results: One for each attack.
-        criteria: Whether all that can be believed, the gradients first.
-        baseline: Name of the network that it is held against; None without one.
+        criteria: Whether the figures can be trusted, the gradients first.
+        baseline: Name of the network that it is compared with; None without one.
         examples: Some images under ``example_attack``.
         example_attack: Id of the attack that the examples show; None without examples.
-        remarks: What a reader must know beside the figures, a sentence each.
+        remarks: What a reader must know besides the figures, a sentence each.
         machine: Versions, device and threads.
-        about: Where the network comes from, as far as its checkpoint says.
+        about: Where the network comes from, as far as its checkpoint tells.
     """
 
     name: str
@@ -122,7 +121,7 @@ class Report:
 
     @property
     def dead_gradients(self) -> float | None:
-        """Share of images without a usable gradient where that criterion fails; else None."""
+        """Share of images without a usable gradient if that criterion fails; else None."""
         alive = next((c for c in self.criteria if c.name == ALIVE), None)
         if alive is None or alive.outcome != "fail":
             return None
@@ -130,17 +129,17 @@ class Report:
 
     @property
     def clean(self) -> Result:
-        """The images as they are, with the noise as the network has it."""
+        """The clean images, with the network's own noise."""
         return self._found.clean
 
     @property
     def within(self) -> list[Result]:
-        """The attacks within the ball, on the network with its noise as it has it."""
+        """The attacks within the ball, on the network with its own noise."""
         return self._found.within()
 
     @cached_property
     def headline(self) -> Headline:
-        """What the check comes down to."""
+        """The summary of the check."""
         found, clean = self._found, self.clean
         worst = self.worst
         best = found.best_single()
@@ -155,15 +154,15 @@ class Report:
 
     @cached_property
     def worst(self) -> Right:
-        """Of every image the answers in the worst case over all attacks; shape (n, draws), bool."""
+        """Every image's answers in the worst case over all attacks; shape (n, draws), bool."""
         worst = self._found.worst(self._found.within())
         return self.clean.right if worst is None else worst
 
     @cached_property
     def resubmissions(self) -> dict[str, Figure]:
-        """In the worst case, the share of images that are right in some of several answers; none where all are alike.
+        """In the worst case, the share of images right in some of several answers; empty for a deterministic network.
 
-        By name: one answer, the majority of all draws, all of 5 and of 10, at least 8 and at least 1 of 10.
+        Keys: one answer, the majority of all draws, all of 5 and of 10, at least 8 and at least 1 of 10.
         """
         right = self.worst
         draws = right.shape[1]
@@ -180,7 +179,7 @@ class Report:
         return found
 
     def result(self, id: str) -> Result | None:
-        """The result of a case by its id, such as ``"pgd"``; None where it was not run."""
+        """The result of a case by its id, such as ``"pgd"``; None if it was not run."""
         return next((r for r in self.results if r.id == id), None)
 
     def __repr__(self) -> str:
@@ -190,7 +189,7 @@ class Report:
         return shown.report_page(self)
 
     def to_frame(self) -> pandas.DataFrame:
-        """The results as a data frame of pandas, a row each.
+        """The results as a pandas data frame, a row each.
 
         Accuracies, their intervals and other shares are in [0, 1], ε is in pixels of [0, 1], 0 without an attack.
 
@@ -200,7 +199,7 @@ class Report:
         return frames.frame(frames.of_report(self))
 
     def summary(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """The part that a checkpoint keeps."""
         kept = ("id", "attack", "on", "source", "network", "noise", "norm", "epsilon", "n", "attacked", "draws")
         figures = ("accuracy", "interval")
         return {
@@ -220,7 +219,7 @@ class Report:
         headline = self.headline
         values = {
             "schema": SCHEMA,
-            # RobustBench's names for what it has names for; accuracies in percent, as there.
+            # RobustBench's names, where it has them; accuracies in percent, as there.
             "name": self.name,
             "architecture": self.architecture,
             "dataset": self.dataset,
@@ -230,7 +229,7 @@ class Report:
             "number_forward_passes": 1,
             "deterministic": self.deterministic,
             "footnote": None if self.deterministic else NOT_ELIGIBLE,
-            # Ours.
+            # Specific to perturbify.
             "norm": "linf",
             "verdict": self.verdict,
             "status": self.status,
@@ -260,10 +259,10 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """Reads what :meth:`to_dict` made; what follows from other values is worked out anew.
+        """Reads what :meth:`to_dict` returned; derived values are computed anew.
 
         Raises:
-            CheckError: It is not a report, or of another schema.
+            CheckError: It is not a report, or has another schema.
         """
         if values.get("schema") != SCHEMA:
             raise CheckError(
@@ -290,14 +289,14 @@ class Report:
         """Reads a report's JSON file.
 
         Raises:
-            CheckError: There is none, or it is not a report.
+            CheckError: There is no file, or it is not a report.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CheckError(f"{path} is not a report ({error}).", "Give the report.json of a check.") from error
+            raise CheckError(f"{path} is not a report ({error}).", "Name the report.json of a check.") from error
         if not isinstance(values, dict):
-            raise CheckError(f"{path} is not a report.", "Give the report.json of a check.")
+            raise CheckError(f"{path} is not a report.", "Name the report.json of a check.")
         return cls.from_dict(values)
 
     @cached_property
@@ -324,7 +323,7 @@ _COPIED = (
 
 
 def _at_least(least: int, of: int, hits: int, draws: int) -> float:
-    """The probability that of some draws, picked from all of them without putting back, at least so many are right."""
+    """The probability that of some draws, sampled without replacement, at least so many are right."""
     ways = sum(math.comb(hits, k) * math.comb(draws - hits, of - k) for k in range(least, of + 1))
     return ways / math.comb(draws, of)
 

@@ -1,4 +1,4 @@
-"""What attacks left, image by image: the one form in which checks, comparisons and reproductions keep it."""
+"""The results of attacks, image by image, in the one form that checks, comparisons and reproductions use."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Role = Literal[
     "sweep",
     "other",
 ]
-"""What an attack is for, as the criteria ask for it."""
+"""The purpose of an attack, by which the criteria select it."""
 
 On = Literal["itself", "twin", "frozen", "known", "other"]
-"""What images are crafted on: the network as it is, its deterministic twin (the noise off), fixed realisations of the
-noise, one that the attacker knows and that answers, too, or another network."""
+"""What images are crafted on: the network itself, its deterministic twin (noise off), fixed realisations of the noise,
+one realisation that the attacker knows and that is scored, or another network."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,23 @@ class Figure:
 
     @classmethod
     def of(cls, right: Right, *, shared: bool = False) -> Figure:
-        """The mean of answers.
+        """The mean of the answers.
 
         Args:
             right: For each image and draw, whether the answer was right; shape (n, K), bool.
-            shared: Whether the images of a draw had it in common.
+            shared: Whether images shared their draws.
         """
         return cls(float(right.mean()), mean_interval(right, shared=shared))
 
     @classmethod
     def of_shares(cls, shares: Shares) -> Figure:
-        """The mean of values that images have in [0, 1]; shape (n,)."""
+        """The mean of one value in [0, 1] per image; shape (n,)."""
         return cls(float(shares.mean()), shares_interval(shares))
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Which answers were right, in a form that JSON takes.
+    """Which answers were right, packed for JSON.
 
     Attributes:
         n: Images.
@@ -86,12 +86,12 @@ class Answers:
 
 @dataclass(frozen=True)
 class Point:
-    """Where a result stands in a plot.
+    """A result's place in a plot.
 
     Attributes:
         figure: ``"epsilon"`` (accuracy against ε), ``"draws"`` (against the draws that a step averages) or ``"steps"``.
-        line: The curve it belongs to.
-        x: Its abscissa: ε in pixels, draws, or steps.
+        line: Its curve.
+        x: ε in pixels, draws, or steps.
     """
 
     figure: Literal["epsilon", "draws", "steps"]
@@ -101,34 +101,33 @@ class Point:
 
 @dataclass(frozen=True)
 class Result:
-    """What one attack left.
+    """The result of one attack.
 
-    Every figure but ``claimed`` is of fresh draws of the noise, none of which the attack has seen.
+    Every figure but ``claimed`` is measured on fresh draws of the noise, none of which the attack has seen.
 
     Attributes:
-        id: What tells it from all others of a check, such as ``"pgd"``.
-        attack: Its name for people, such as ``"PGD-7"``; ``"clean"`` without one.
-        role: What it is for.
-        on: What it attacked.
-        source: Name of the other network, where it attacked one; else None.
+        id: Unique in a check, such as ``"pgd"``.
+        attack: Its display name, such as ``"PGD-7"``; ``"clean"`` without an attack.
+        role: Its purpose.
+        on: What it was crafted on.
+        source: Name of the other network, if it was crafted on one; else None.
         noise: ``"on"`` or ``"off"`` while scoring.
         norm: ``"linf"``, ``"l2"``, ``"l0"``; None without an attack.
         epsilon: Bound of the perturbation in that norm, in pixels of [0, 1]; None where there is none.
         settings: All settings of the attack.
-        answers: Of the first n images of the check, in their order.
-        attacked: How many of them were attacked; on the others nothing was left to win after earlier attacks, and they
-            count as wrong.
-        shared: Whether the images of a batch had their draws in common.
-        majority: Share of images where the class most frequent among the draws is the right one.
+        answers: The answers for the first n images of the check, in order.
+        attacked: How many of them were attacked; the others were lost to earlier attacks and count as wrong.
+        shared: Whether the images of a batch shared their draws.
+        majority: Share of images whose most frequent class among the draws is the right one.
         survival: For N queries, the share of images that are right in all N of them.
-        unperturbed: Share of the attacked images that the attack gave back as they were.
-        claimed: Share of them where the attack holds that it succeeded; None without an attack.
+        unperturbed: Share of the attacked images that the attack returned unchanged.
+        claimed: Share of them for which the attack reports success; None without an attack.
         distance: Median length of the perturbations, by norm (``"linf"``, ``"l2"``).
-        forward: Passes without a gradient that it spent on each image.
-        gradient: Passes with one.
+        forward: Passes without a gradient per image.
+        gradient: Passes with a gradient per image.
         seconds: Time for crafting and scoring.
-        points: Where it stands in the plots.
-        network: The network that was scored: ``"itself"``, or the name of one it is held against.
+        points: Its points in the plots.
+        network: The network that was scored: ``"itself"``, or the name of the baseline.
     """
 
     id: str
@@ -166,7 +165,7 @@ class Result:
 
     @property
     def draws(self) -> int:
-        """Fresh draws that score each image; 1 where the network gives the same answer every time."""
+        """Fresh draws that score each image; 1 for a deterministic network."""
         return self.answers.draws
 
     @property
@@ -190,7 +189,7 @@ class Result:
         return self.figure.interval
 
     def within(self, epsilon: float) -> bool:
-        """Whether it is an attack in the l∞ ball of that radius on the network as it is."""
+        """Whether it is an attack in the l∞ ball of that radius on the network itself."""
         inside = self.norm == "linf" and self.epsilon is not None and self.epsilon <= epsilon + 1e-9
         return inside and self.on != "known"
 
@@ -208,7 +207,7 @@ class Result:
         """
         kept: dict[str, Any] = {f.name: values[f.name] for f in fields(cls)}
         answers = Answers(**kept["answers"])
-        _ = answers.right  # which fails where it is damaged
+        _ = answers.right  # which raises if it is damaged
         return cls(
             **kept
             | {
@@ -235,12 +234,12 @@ class Example:
     """An image before and after an attack, as PNG data URLs.
 
     Attributes:
-        label: Its class.
+        label: The name of its class.
         clean: The image.
         adversarial: The attacked image.
         difference: Ten times the difference, around grey.
-        clean_answer: The class that most draws took the clean image for.
-        answer: The class that most draws took the attacked one for.
+        clean_answer: The class that most draws predicted for the clean image.
+        answer: The class that most draws predicted for the attacked one.
         clean_accuracy: Share of the scoring draws that get the clean image right.
         accuracy: Share of them that get the attacked one right.
     """

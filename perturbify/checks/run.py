@@ -1,4 +1,4 @@
-"""The check: gradients first, then attacks one by one, then what they come down to."""
+"""The check: gradients first, then attacks one by one, then the criteria."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from perturbify.text import first_line, percent
 from perturbify.zoo.pixels import in_words
 
 PROBED, FEW = 128, 16
-"""Images whose gradients are tested, and those that are asked under different circumstances."""
+"""Images whose gradients are tested, and images that are queried under different circumstances."""
 
 DRAWS = 10
 """Draws that a random network's gradients are averaged over when they are tested."""
@@ -69,35 +69,35 @@ def check(
     on_start: Callable[[Estimate], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Measures how robust a classifier is, and whether the measurement can be believed.
+    """Measures how robust a classifier is, and whether the measurement can be trusted.
 
-    Its gradients are tested first. Then images are crafted by each attack and scored on fresh, independent draws of
-    the noise, none of which the attack has seen; no image is dropped on one draw. The networks' modes, buffers and
-    gradients, and the caller's random state, are afterwards what they were.
+    Its gradients are tested first. Then each attack crafts images, which are scored on fresh, independent draws of the
+    noise, none of which the attack has seen; no image is dropped after one draw. The networks' modes, buffers and
+    gradients, and the caller's random state, are restored.
 
     Args:
-        model: Any classifier that takes pixels in [0, 1], with or without noise of ours or of its own.
+        model: Any classifier that takes pixels in [0, 1], with perturbify's noise, its own, or none.
         images: Test images as :func:`perturbify.data.as_test` takes them: a :class:`~perturbify.data.Data`, a name or
             path, a pair of images and labels, a data set, a loader.
         plan: Which attacks, and how many images.
-        attacks: Other attacks than the plan's: names, your own, or cases; ``[*preset("quick"), MyAttack()]`` adds one.
-        name: What the report calls the network.
-        about: What the report says of where the network comes from, as JSON values.
+        attacks: Attacks in place of the plan's: names, your own, or cases; ``[*preset("quick"), MyAttack()]`` adds one.
+        name: The network's name in the report.
+        about: Where the network comes from, for the report, as JSON values.
         sources: Other classifiers of the same images, by name, to transfer attacks from.
-        against: Name and network that this one is held against, attacked in the same way.
-        normalize: A layer to run before ``model``, where that takes normalised images.
-        folder: An existing folder for the records. What it holds of the same check is not done again.
+        against: Name and network of a baseline, which is attacked in the same way.
+        normalize: A layer to run before ``model``, if it takes normalised images.
+        folder: An existing folder for the records. Finished work of the same check found there is not repeated.
         compile: Whether the attacks run compiled (torch.compile): several times faster on a GPU, after a minute or so.
-            A network that does not compile runs as it is, and the report says so.
+            A network that does not compile runs uncompiled, and the report says so.
         on_start: Called with an estimate of the time before the first attack.
         on_progress: Called after every batch.
 
     Raises:
         DataError: There are no images, or they are not pixels in [0, 1] with labels.
-        CheckError: A network does not take the images or is no classifier, its classes are not those of the data, or
+        CheckError: A network does not take the images or is not a classifier, its classes are not those of the data, or
             the folder holds another check.
         ModelError: The network was made for images of another size.
-        ValueError: There is no attack of a name.
+        ValueError: An attack's name is unknown.
     """
     _check_arguments(model, plan, attacks, sources, against)
     if folder is not None and not Path(folder).is_dir():
@@ -108,16 +108,16 @@ def check(
     architecture, own_remarks = _architecture(model), _of_method(model) + _answers(model)
     if normalize is not None:
         if isinstance(model, Perturbed):
-            raise CheckError("A wrapped network normalises inside.", "Give the layer to perturbify.wrap(normalize=…).")
+            raise CheckError("A wrapped network normalises inside.", "Pass the layer to perturbify.wrap(normalize=…).")
         model = normalized(model, normalize)
-    with seeded(seed_of(plan.seed, "images")):  # a loader shuffles by the global generator
+    with seeded(seed_of(plan.seed, "images")):  # a loader shuffles with the global generator
         given = as_test(images, channels=channels(model), most=plan.images)
     split, dataset, class_names = given.split.interleaved(), given.name, given.classes
     if plan.images is not None and plan.images < len(split):
         split = split.subset(torch.arange(plan.images))
     others = {**dict([against] if against else []), **dict(sources or {})}
     if ITSELF in others:
-        raise CheckError(f"No other network can be called {ITSELF!r}: the report uses that name.", "Choose another.")
+        raise CheckError(f"No other network may be called {ITSELF!r}: the report uses that name.", "Choose another.")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with seeded(seed_of(plan.seed, "liveness"), [device]), ranks() as part:
         x, y = next(split.batches(min(PROBED, len(split))))
@@ -202,23 +202,26 @@ def check(
 
 
 def _check_arguments(model: Any, plan: Any, attacks: Any, sources: Any, against: Any) -> None:
-    """Makes sure that the arguments of a check are of the types that it takes."""
+    """Makes sure that the arguments of a check have the right types."""
     check_network(model, "check")
     named = f'PRESETS["{plan}"]' if isinstance(plan, str) and plan in PRESETS else "CheckPlan(images=256)"
-    check_type(plan, CheckPlan, "check() takes a CheckPlan", f"Give perturbify.checks.{named}.")
+    check_type(plan, CheckPlan, "check() takes a CheckPlan", f"Pass perturbify.checks.{named}.")
     if attacks is not None and (isinstance(attacks, str) or not isinstance(attacks, Iterable)):
-        raise WrongType(f"attacks is a list, not {described(attacks)}.", "Give a list of one: attacks=[attack].")
+        raise WrongType(f"attacks must be a list, not {described(attacks)}.", "Pass a list of one: attacks=[attack].")
     check_type(
-        {} if sources is None else sources, Mapping, "sources are networks by name", 'Give sources={"name": network}.'
+        {} if sources is None else sources,
+        Mapping,
+        "sources must be a dict of networks by name",
+        'Pass sources={"name": network}.',
     )
     if against is not None and not (isinstance(against, tuple) and len(against) == 2 and isinstance(against[0], str)):
-        raise WrongType(f"against is a name and a network, not {described(against)}.", 'Give ("name", network).')
+        raise WrongType(f"against must be a name and a network, not {described(against)}.", 'Pass ("name", network).')
     for network in (*(sources or {}).values(), *(against or ())[1:]):
         check_network(network)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a figure was measured on: versions, device, threads."""
+    """What the figures were measured on: versions, device, threads."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -228,7 +231,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def _tested(model: nn.Module, x: Tensor, y: Tensor, plan: CheckPlan, kind: str) -> tuple[Criterion, ...]:
-    """What is asked of the network before any attack: are its gradients and its answers to be trusted?"""
+    """Before any attack: can the network's gradients and answers be trusted?"""
 
     def seeds(what: str, n: int) -> list[int]:
         return [seed_of(plan.seed, what, i) for i in range(n)]
@@ -247,8 +250,8 @@ def _apart(model: nn.Module, x: Tensor, y: Tensor) -> Criterion:
     reached = torch.equal(*(ask(model, x, y, [0]).margins for _ in range(2)))
     whose = "torch's global generator" if reached else "a generator that no seed reaches"
     return Criterion(
-        "the noise can be told from the weights",
-        "What cannot be switched off and fixed may hide the gradient, and nobody can say what it adds.",
+        "the noise can be switched off and fixed",
+        "Noise that cannot be switched off and fixed may hide the gradient, and what it adds cannot be measured.",
         (),
         detail=f"the network draws random numbers that are not perturbify's, from {whose}",
     )
@@ -257,10 +260,10 @@ def _apart(model: nn.Module, x: Tensor, y: Tensor) -> Criterion:
 def _unchanged(before: Asked, after: Asked) -> Criterion:
     return Criterion(
         "the check has not changed the network",
-        "The network answers otherwise after thousands of queries than before them.",
+        "The network answers differently after thousands of queries.",
         (
-            never("images whose answer is another after the attacks", differing(before, after)),
-            never("images whose gradient is another after the attacks", turned(before, after)),
+            never("images whose answer changed during the attacks", differing(before, after)),
+            never("images whose gradient changed during the attacks", turned(before, after)),
         ),
     )
 
@@ -268,19 +271,19 @@ def _unchanged(before: Asked, after: Asked) -> Criterion:
 def _possible(
     planned: tuple[Case, ...], networks: Mapping[str, nn.Module], x: Tensor, y: Tensor
 ) -> tuple[tuple[Case, ...], list[str]]:
-    """The cases that can be run: their libraries are here, and there is a gradient to follow; and what is left out."""
+    """The cases that can be run, and remarks on those without their library or a gradient."""
     left_out: dict[str, list[str]] = {}
     given = {name: ask(network, x, y, [0], gradient=True).given for name, network in networks.items()}
     chosen = []
     for case in planned:
         library = None if case.attack is None else missing(case.attack)
         if library is not None:
-            left_out.setdefault(f"for want of {library} (pip install 'perturbify[attacks]')", []).append(case.name)
+            left_out.setdefault(f"{library} is not installed (pip install 'perturbify[attacks]')", []).append(case.name)
         elif case.needs_gradient and not given[case.source or case.network]:
-            left_out.setdefault("for want of a gradient", []).append(case.name)
+            left_out.setdefault("the network has no gradient", []).append(case.name)
         else:
             chosen.append(case)
-    return tuple(chosen), [f"Not run, {why}: {', '.join(names)}." for why, names in left_out.items()]
+    return tuple(chosen), [f"Not run ({why}): {', '.join(names)}." for why, names in left_out.items()]
 
 
 def _described(case: Case) -> dict[str, Any]:
@@ -290,31 +293,31 @@ def _described(case: Case) -> dict[str, Any]:
 
 
 def _shared(kind: str, plan: CheckPlan) -> bool:
-    """Whether the images of a batch share a draw; a foreign network is given the benefit of the doubt, and a remark."""
+    """Whether the images of a batch share a draw; a foreign network gets the benefit of the doubt, and a remark."""
     return kind == "weights" or (kind in ("fresh", "shared") and plan.noise == "shared")
 
 
 def _compiling(bench: Bench) -> list[str]:
     try:
         bench.compile()
-    except Exception as error:  # torch.compile has no class of its own for what it cannot do
-        return [f"The attacks ran uncompiled, for torch.compile failed: {first_line(error)}."]
+    except Exception as error:  # torch.compile has no exception class of its own
+        return [f"The attacks ran uncompiled because torch.compile failed: {first_line(error)}."]
     return []
 
 
 def _remarks(kind: str, plan: CheckPlan, liveness: Liveness) -> list[str]:
     said = []
     if kind == "none" and liveness.sites:
-        said.append("The network's noise is switched off: these are the figures of its weights without it.")
+        said.append("The network's noise is switched off: these figures are for its weights without it.")
     if kind == "foreign":
         said.append(
-            "The network draws random numbers that are not perturbify's: its noise could not be turned off or frozen. "
+            "The network draws random numbers that are not perturbify's; its noise could not be turned off or frozen. "
             "If its images share their draws, the intervals are too narrow."
         )
     if kind == "shared" and plan.noise == "fresh":
         said.append(
-            "The network shares each draw among the images of a batch; here every image had draws of its own, which "
-            "changes nothing for an image by itself."
+            "The network shares each draw among the images of a batch; here every image had its own draws, which "
+            "changes nothing for a single image."
         )
     return said
 
@@ -330,7 +333,7 @@ def _pixels(model: nn.Module, normalize: Normalize | None) -> str:
 
 
 def _near_chance(results: Sequence[Result], classes: int) -> list[str]:
-    """What to look at first where a network is hardly better than guessing."""
+    """What to look at first if a network is hardly better than chance."""
     clean, chance = next(r for r in results if r.id == "clean"), 1 / classes
     if clean.interval[0] > chance and clean.accuracy > min(2 * chance, chance + 0.1 * (1 - chance)):
         return []
@@ -341,7 +344,7 @@ def _near_chance(results: Sequence[Result], classes: int) -> list[str]:
 
 
 def _architecture(model: nn.Module) -> str:
-    """The class of the network, or of what was perturbed and for which defence."""
+    """The class of the network; for a wrapped one, with its defence."""
     if not isinstance(model, Perturbed):
         return type(model).__name__
     return f"{type(model).__name__}, {model.surgery.method}"
@@ -358,9 +361,9 @@ def _answers(model: nn.Module) -> list[str]:
     if not isinstance(answering, Ensemble):
         return []
     said = [
-        f"The network answers by the mean softmax of {answering.draws} draws, and one draw in this report is one such "
+        f"The network answers with the mean softmax of {answering.draws} draws; one draw in this report is one such "
         "answer. The attacks follow the gradients of single draws, which EOT averages."
     ]
     if isinstance(model, Perturbed) and get(model.surgery.method).certifies:
-        said.append("Certificates are for the class with the most votes, which may be another than that here.")
+        said.append("Certificates are for the class with the most votes, which may differ from the prediction here.")
     return said

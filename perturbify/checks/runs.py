@@ -1,7 +1,7 @@
-"""Figures over training runs, beside those over images: two sources of chance that say different things.
+"""Figures over training runs and over images: two sources of chance that say different things.
 
-An interval over images says what other images like these would give to the same weights. How far training runs that
-differ only in their seed are apart says what another training run would give on the same images.
+An interval over images says how the same weights would do on other images like these. The spread of training runs that
+differ only in their seed says how another run would do on the same images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from perturbify.checks.results import Figure
 from perturbify.checks.statistics import LEVEL, Right
 
 WORST = "worst case"
-"""What the worst case of every image is called beside the attacks."""
+"""Name of the worst case of every image, in a list of attacks."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Spread:
 
     Attributes:
         mean: Their mean.
-        sd: Their standard deviation, with n - 1; None of one run, which says nothing of another.
-        low: The least.
+        sd: Their standard deviation, with n - 1; None for one run, which says nothing about another.
+        low: The smallest.
         high: The greatest.
-        runs: How many.
+        runs: Number of runs.
     """
 
     mean: float
@@ -54,8 +54,8 @@ class Pooled:
 
     Attributes:
         over_runs: Mean and standard deviation over the runs.
-        over_images: The 95% interval over images of the runs' mean, with these runs held fixed: an image's share is its
-            mean over runs and draws.
+        over_images: The 95% interval of the runs' mean over images, with these runs taken as given: an image's share is
+            its mean over runs and draws.
     """
 
     over_runs: Spread
@@ -66,8 +66,8 @@ class Pooled:
         """Pools answers.
 
         Args:
-            rights: Of each run, for each image and draw, whether the answer was right; shape (n, K), bool.
-            shared: Whether the images of a draw had it in common. The runs' own differences then widen the interval.
+            rights: For each run, image and draw, whether the answer was right; shape (n, K), bool.
+            shared: Whether images shared their draws. Then the differences between runs widen the interval, too.
         """
         spread = Spread.of([float(right.mean()) for right in rights])
         return cls(spread, Figure.of(np.hstack(rights), shared=shared).interval)
@@ -75,12 +75,12 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What one group of runs is ahead of another in the worst case, over the same images.
+    """The paired difference of two groups of runs in the worst case, over the same images.
 
     Attributes:
         value: The difference of the means.
-        over_images: Its 95% interval over images, in pairs, with these runs held fixed.
-        over_runs: Its 95% interval over training runs, with these images held fixed; None where a side has one run.
+        over_images: Its paired 95% interval over images, with these runs taken as given.
+        over_runs: Its 95% interval over training runs, with these images taken as given; None if a side has one run.
     """
 
     value: float
@@ -96,7 +96,7 @@ class Ahead:
 
     @property
     def verdict(self) -> Literal["more", "less", "undecided"]:
-        """``"more"`` or ``"less"`` robust; ``"undecided"`` where any of its intervals holds 0."""
+        """``"more"`` or ``"less"`` robust; ``"undecided"`` if any of its intervals contains 0."""
         intervals = [self.over_images, *([] if self.over_runs is None else [self.over_runs])]
         if all(low > 0 for low, _ in intervals):
             return "more"
@@ -104,16 +104,16 @@ class Ahead:
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
-    """95% interval of the difference of two means, of independent runs whose variances may differ.
+    """95% interval of the difference of two means of independent runs whose variances may differ.
 
     Student's t with the degrees of freedom of Welch (Biometrika 34, 1947) and Satterthwaite (Biometrics 2, 1946).
 
     Args:
         first: One value a run.
-        second: The same for other runs; there need not be as many.
+        second: The same for other runs; their number may differ.
 
     Returns:
-        None where a side has one run, or where no two of a side differ: that says nothing of another.
+        None if a side has one run, or if all runs of a side are equal, which says nothing about another.
     """
     if min(len(first), len(second)) < 2:
         return None
@@ -129,13 +129,13 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float
 
 
 def over_runs(reports: Sequence[Report]) -> dict[str, Spread]:
-    """The figures of one check, done on several runs.
+    """The figures of the same check on several runs.
 
     Args:
         reports: At least one.
 
     Returns:
-        By the name of the attack, the clean images and the worst case first; attacks that every run has met.
+        The figures by attack, the clean images and the worst case first; only attacks that were run on all.
     """
     found = {WORST: Spread.of([r.headline.accuracy for r in reports])}
     for result in reports[0].results:

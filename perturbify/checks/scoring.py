@@ -1,4 +1,4 @@
-"""How often images are classified rightly, by fresh draws of the noise."""
+"""How often images are classified correctly under fresh draws of the noise."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from perturbify.attacks import frozen_eval
 
 @dataclass(frozen=True)
 class Scores:
-    """What fresh draws said of a batch.
+    """The answers of fresh draws for a batch.
 
     Attributes:
         right: Shape (N, K), bool: draw by draw, whether the answer was right.
-        majority: Shape (N,), bool: whether the right class came more often than any other.
-        answer: Shape (N,), int64: the class that came most often; -1 where no draw gave any.
-        lasted: Shape (N,), int64: how many answers in a row were right from the first on, capped at the queries asked.
+        majority: Shape (N,), bool: whether the right class was more frequent than any other.
+        answer: Shape (N,), int64: the most frequent class; -1 if no draw gave one.
+        lasted: Shape (N,), int64: how many answers in a row were right from the first on, at most the number of
+            queries.
     """
 
     right: Tensor
@@ -34,17 +35,17 @@ class Scores:
 
 @torch.no_grad()
 def score(model: nn.Module, images: Tensor, y: Tensor, *, draws: int, queries: int) -> Scores:
-    """Classifies images again and again; no image is dropped, whatever a draw says of it.
+    """Classifies images repeatedly; no image is dropped, whatever a draw answers.
 
     Args:
-        model: A classifier, its noise as it is; each forward is a draw of its own.
+        model: A classifier; its noise stays as it is set, and each forward is a new draw.
         images: Shape (N, C, H, W).
         y: True labels, shape (N,), int64.
-        draws: Times that every image is classified: K.
-        queries: Times that those images are classified that were right every time before; no less than ``draws``.
+        draws: How often every image is classified: K.
+        queries: How often an image is classified that was right every time before; at least ``draws``.
 
     Returns:
-        What the draws said of each image.
+        The answers for each image.
     """
     with frozen_eval(model):
         logits = [model(images) for _ in range(draws)]
@@ -62,7 +63,7 @@ def score(model: nn.Module, images: Tensor, y: Tensor, *, draws: int, queries: i
 
 
 def _right(logits: Tensor, y: Tensor) -> Tensor:
-    # To argmax, NaN is the greatest of numbers; here it is no answer.
+    # argmax takes NaN for the greatest number; here it is not an answer.
     return (logits.argmax(1) == y) & ~logits.isnan().any(1)
 
 

@@ -1,4 +1,4 @@
-"""Reports and comparisons as a prompt and a notebook show them: the headline, the verdict, and a small table."""
+"""Reports and comparisons as Python and notebooks show them: the headline, the verdict, and a small table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from perturbify.display import Fact
 
 FEW = 8
-"""Networks of a comparison that are shown a line each."""
+"""The most networks of a comparison that get a line each."""
 
 
 def report_lines(report: Report) -> str:
@@ -25,11 +25,11 @@ def report_lines(report: Report) -> str:
 
 
 def report_page(report: Report) -> str:
-    """A report as HTML: the clean images and the attacks on the network itself, the strongest first."""
+    """A report as HTML: the clean images, then the attacks on the network itself, strongest first."""
     rows = sorted((r for r in report.results if r.network == "itself"), key=lambda r: (r.norm is not None, r.accuracy))
     table = [(called(r), _where(r), str(r.n), percent(r.accuracy, r.interval)) for r in rows]
     head = ("attack", "noise", "n", "accuracy % [95%]")
-    return page(f"Report: {report.verdict}", _report(report), head, table, "to_frame() has all of it.")
+    return page(f"Report: {report.verdict}", _report(report), head, table, "to_frame() has everything.")
 
 
 def comparison_lines(comparison: Comparison) -> str:

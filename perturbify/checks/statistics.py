@@ -1,4 +1,4 @@
-"""Estimates and their intervals, from what single draws said of single images."""
+"""Estimates and their intervals, from the answers of single draws for single images."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def mean_interval(right: Right, *, shared: bool = False) -> tuple[float, float]:
     """95% interval of the accuracy over all images like these, and over all draws.
 
     Wilson's score (1927) for the images' shares in place of single trials: a bound is where the estimate is 1.96
-    standard errors off, and the variance is the one there, that of the shares with just as many wholly right or
-    wholly wrong images mixed in as move their mean to the bound. With one draw this is Wilson's interval. With more it
-    is narrower, as far as the shares differ less than right and wrong do, and still allows for kinds of images that n
-    images may lack.
+    standard errors away, and the variance is the one at the bound: that of the shares with just enough wholly right or
+    wholly wrong images mixed in to move their mean to the bound. With one draw this is Wilson's interval. With more it
+    is narrower, as shares vary less than right and wrong do, and still allows for kinds of images missing from the
+    sample.
 
     Where the images share their draws, the variance between draws is that of the columns' means. It widens the
     interval in quadrature, by Student's t with K - 1 degrees of freedom on the scale of the log-odds, which keeps the
-    skewness near 0 and 1. Of draws that are rare and unlike all others, K draws say nothing.
+    skewness near 0 and 1. K draws say nothing about rare draws that are unlike all others.
 
     Args:
         right: Whether image i was right in draw k; shape (n, K).
         shared: Whether draw k is the same noise for several images, in a batch or in all. One such draw says nothing
-            of the others, and the interval is then (0, 1): leave it False for a network without randomness.
+            about others, so the interval is then (0, 1): leave it False for a deterministic network.
 
     Returns:
         Lower and upper bound in [0, 1].
@@ -78,7 +78,7 @@ def mean_interval(right: Right, *, shared: bool = False) -> tuple[float, float]:
 
 
 def shares_interval(shares: Shares) -> tuple[float, float]:
-    """The interval of :func:`mean_interval` for values of images that are in [0, 1] already; shape (n,)."""
+    """The interval of :func:`mean_interval` for one value in [0, 1] per image; shape (n,)."""
     mean, variance = float(shares.mean()), float(shares.var())
     n = len(shares)
     return max(0.0, mean - _reach(variance, mean, n)), min(1.0, mean + _reach(variance, 1 - mean, n))
@@ -88,24 +88,25 @@ def difference_interval(first: Right, second: Right, *, shared: bool = False) ->
     """95% interval of the difference of two accuracies, paired by image.
 
     The score interval of :func:`mean_interval` for the images' differences of shares, from -1 to 1; as in Tango's
-    (Statistics in Medicine 17, 1998) the variance is the one at the bound. Where no image differs it is what Wilson's
-    says of a difference that occurs in none of n images, either way; where all that differ do so in one direction, and
-    there is one draw, the bound on that side is Wilson's.
+    (Statistics in Medicine 17, 1998) the variance is the one at the bound. If no image differs, both bounds are
+    Wilson's for an event that occurs in none of n images; if all that differ do so in one direction, and there is one
+    draw, the bound on that side is Wilson's.
 
     Where the images share their draws, the variance between draws widens it in quadrature, by Student's t: that of the
-    differences of the columns' means where both have as many draws, which are taken as pairs, else the sum of both.
+    differences of the columns' means if both have the same number of draws, which are then paired, else the sum of
+    both.
 
     Args:
         first: Whether image i was right in draw k; shape (n, K₁).
         second: The same images with the other network or attack; shape (n, K₂).
-        shared: Whether a draw is the same noise for several images. Then a single column beside several is a network
-            without randomness, and two single columns say nothing of other draws: the interval is (-1, 1).
+        shared: Whether a draw is the same noise for several images. Then a single column against several is a
+            deterministic network, and two single columns say nothing about other draws: the interval is (-1, 1).
 
     Returns:
         Lower and upper bound in [-1, 1].
 
     Raises:
-        ValueError: One is not a bool array with two axes, or is empty, or they differ in their numbers of images.
+        ValueError: One is not a bool array with two axes, or is empty, or their numbers of images differ.
     """
     _demand(first)
     _demand(second)
@@ -129,8 +130,8 @@ def difference_interval(first: Right, second: Right, *, shared: bool = False) ->
 def worst_of(choice: NDArray[np.float64], right: Sequence[Right]) -> Right:
     """The worst case of every image, chosen on some draws and scored on others.
 
-    The smallest of several estimates is too small on average. With draws that had no part in the choice, the accuracy
-    under the chosen cases is estimated without bias.
+    The smallest of several estimates is too small on average. On draws that had no part in the choice, the accuracy
+    under the chosen cases is unbiased.
 
     Args:
         choice: The share right in the draws to choose by, for each case and image; shape (cases, n), NaN where a case
@@ -138,7 +139,7 @@ def worst_of(choice: NDArray[np.float64], right: Sequence[Right]) -> Right:
         right: For each case, whether image i was right in scoring draw k; shape (n, K) each.
 
     Returns:
-        The rows of ``right`` of every image's smallest choice, of equal ones the first; shape (n, K).
+        For every image, the row of ``right`` with the smallest choice, the first of equal ones; shape (n, K).
 
     Raises:
         ValueError: An image has no case, or the shapes do not fit.
@@ -167,7 +168,7 @@ def surviving(right: Sequence[int], lasted: Sequence[int], draws: int, queries: 
     """
     if queries > draws:
         return np.array([float(n >= queries) for n in lasted])
-    # Of all ways to pick N of the draws, those that pick only right ones.
+    # The share of all ways to pick N of the draws that pick only right ones.
     return np.array([math.comb(n, queries) / math.comb(draws, queries) for n in right])
 
 
@@ -177,9 +178,9 @@ def _demand(right: Right) -> None:
 
 
 def _reach(variance: float, room: float, n: int) -> float:
-    """How far a bound is from the mean of n values that have this variance and end at ``room`` from their mean.
+    """How far a bound is from the mean of n values with this variance and at most ``room`` from their mean.
 
-    With a share w of values at the end mixed in, the mean moves by d = w room, and the variance becomes
+    With a share w of values at that end mixed in, the mean moves by d = w room, and the variance becomes
     (1 - w) (variance + d room). The bound is at d² = z² / n times that.
     """
     if room <= 0:

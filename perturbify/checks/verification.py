@@ -24,13 +24,13 @@ STATUS: dict[Outcome, int] = {"proved": 0, "failed": 3, "not proved": 4}
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of a file.
+    """What was found out about a file.
 
     Attributes:
-        header: What it says of itself, which its tensors do not contradict.
-        sealed: Whether it has a seal; if it has, the seal holds.
-        liveness: What two forward passes of its network showed, by random pixels; None where it was not run.
-        unseen: Why it was not.
+        header: The file's description of itself, which its tensors do not contradict.
+        sealed: Whether it has a seal, which then is valid.
+        liveness: What two forward passes of its network on random pixels showed; None if it was not run.
+        unseen: Why it was not run.
     """
 
     header: Header
@@ -40,7 +40,7 @@ class Verification:
 
     @property
     def failures(self) -> list[str]:
-        """What is wrong, one sentence each."""
+        """Defects, one sentence each."""
         return [] if self.liveness is None else self.liveness.failures
 
     @property
@@ -48,14 +48,14 @@ class Verification:
         """What could not be proved, one sentence each."""
         found = []
         if not self.sealed:
-            found.append(f"no seal: format {self.header.format} has none, so whether it was changed cannot be seen")
+            found.append(f"no seal: format {self.header.format} has none, so a change cannot be detected")
         if self.liveness is None:
             found.append(f"sites and noise: {self.unseen}")
         return found
 
     @property
     def outcome(self) -> Outcome:
-        """``"failed"`` where noise is dead, ``"not proved"`` where something stays open, else ``"proved"``."""
+        """``"failed"`` if noise is dead, ``"not proved"`` if something is open, else ``"proved"``."""
         return "failed" if self.failures else "not proved" if self.open_questions else "proved"
 
     @property
@@ -84,7 +84,7 @@ class Verification:
                 ("failed", some(self.failures, len(self.failures), 1)),
                 ("open", some(self.open_questions, len(self.open_questions), 1)),
             ],
-            "print(verification) says all",
+            "print(verification) shows everything",
         )
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Images in, batches of pixels in [0, 1] out: built-in sets, files of the user's own, and what timm reads."""
+"""Images in, batches of pixels in [0, 1] out: built-in datasets, the user's own files, and what timm reads."""
 
 from perturbify.data.augmentation import augment
 from perturbify.data.bundle import Data, suited

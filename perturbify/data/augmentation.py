@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 def augment(x: Tensor, *, crop_padding: int, flip: bool, generator: torch.Generator | None = None) -> Tensor:
-    """Shifts each image by its own draw over a border of zeros, and mirrors each by its own coin.
+    """Shifts each image by its own random offset over a border of zeros, and flips each with probability 1/2.
 
-    What ``RandomCrop(size, padding)`` and ``RandomHorizontalFlip()`` of torchvision do to one image.
+    As torchvision's ``RandomCrop(size, padding)`` and ``RandomHorizontalFlip()`` do to one image.
 
     Args:
         x: Pixels, float of shape (B, C, H, W).
-        crop_padding: Width of the zero border in pixels, 0 or more; 0 leaves the images in place.
-        flip: Whether to mirror half of the images left to right.
-        generator: Where the draws come from, on any device; torch's global one of x's device by default.
+        crop_padding: Width of the zero border in pixels, 0 or more; 0 does not shift.
+        flip: Whether to flip images left to right at random.
+        generator: A random generator on any device; by default torch's global one of x's device.
 
     Returns:
         Pixels of the same shape, dtype and device; ``x`` itself when there is nothing to do.

@@ -1,4 +1,4 @@
-"""The datasets that have a name of their own."""
+"""The built-in datasets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perturbify.data.bundle import Data, Statistics, assemble
 from perturbify.data.stored import split_of
 from perturbify.errors import DataError
 
-HOW_TO_GET = "Allow the download with --download, or name the folder that holds it with --data FOLDER."
+HOW_TO_GET = "Allow the download with --download, or name its folder with --data FOLDER."
 
 # torchvision's class, the folder its archive unpacks to, and the published mean and std.
 _CIFAR: dict[str, tuple[str, str, Statistics]] = {
@@ -31,12 +31,12 @@ NAMES = ("cifar10", "cifar100", "digits")
 
 
 def default_root() -> Path:
-    """Where datasets lie unless the user says otherwise: $PERTURBIFY_DATA or the user's cache."""
+    """The default folder of datasets: $PERTURBIFY_DATA or the user's cache."""
     return expanded(os.environ.get("PERTURBIFY_DATA") or "~/.cache/perturbify/data")
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with the home folder put in for ``~``; an unknown ``~user`` stays, where Path.expanduser raises."""
+    """A path with ``~`` expanded; an unknown ``~user`` stays, where Path.expanduser would raise."""
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
@@ -48,12 +48,12 @@ def load_builtin(name: str, root: Path, image_size: int | None, download: bool) 
 
 
 def cifar_in(folder: Path) -> str | None:
-    """Which of the CIFAR sets a folder holds, if any."""
+    """Which CIFAR dataset a folder holds, if any."""
     return next((name for name, (_, base, _) in _CIFAR.items() if (folder / base).is_dir()), None)
 
 
 def _digits(image_size: int | None) -> Data:
-    """1,797 handwritten digits, 8×8, which come along (digits.txt); every fifth image of each class is a test image."""
+    """1,797 handwritten digits, 8×8, in this package (digits.txt); every fifth image of each class is a test image."""
     with np.load(Path(__file__).with_name("digits.npz")) as held:
         images, labels = held["images"], held["labels"]
     pixels = (images * (255 / 16)).round().astype(np.uint8)  # 0 to 16
@@ -72,10 +72,10 @@ def _cifar(name: str, root: Path, image_size: int | None, download: bool) -> Dat
     class_name, base, statistics = _CIFAR[name]
     folder = root / base
     if not download and not folder.is_dir():
-        raise DataError(f"{name} is not here: there is no folder {folder}.", HOW_TO_GET)
+        raise DataError(f"{name} was not found: there is no folder {folder}.", HOW_TO_GET)
     try:
         with warnings.catch_warnings():
-            # The published pickles are older than a spelling that numpy 2.4 deprecates.
+            # The published pickles use an old spelling that numpy 2.4 deprecates.
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             parts = [
                 getattr(datasets, class_name)(root, train=part, download=download and part) for part in (True, False)
@@ -84,11 +84,11 @@ def _cifar(name: str, root: Path, image_size: int | None, download: bool) -> Dat
         if download:
             raise DataError(
                 f"{name} cannot be downloaded to {root}: {error}.",
-                "Without a network, name the folder that holds it with --data FOLDER.",
+                "Offline, name its folder with --data FOLDER.",
             ) from error
         raise DataError(
-            f"{folder} differs from the published {name}: a file is missing or has another md5.",
-            "Fetch them anew with --download.",
+            f"{folder} differs from the published {name}: a file is missing or its md5 differs.",
+            "Download it again with --download.",
         ) from error
     side = image_size or 32
     return assemble(

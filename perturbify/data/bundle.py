@@ -1,4 +1,4 @@
-"""A whole dataset, and the checks that each one passes before any long work starts."""
+"""A whole dataset, and the checks that it passes before any long work starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perturbify.text import times
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
-# Images that mean and std are taken over: the error is far below that of the fourth digit mattering.
+# Images used to measure mean and std: enough for errors that do not matter.
 _SAMPLE = 1_000
 _AT_ONCE = 2**26  # values
 _STD_FLOOR = 1 / 255  # one step of an eight-bit pixel
@@ -32,11 +32,11 @@ class Data:
     Attributes:
         name: Short name such as ``"cifar10"`` or ``"folder:pets"``; never an absolute path.
         train: The training images.
-        test: The images that figures are measured on.
+        test: The images for measuring.
         classes: One name a class; label k means ``classes[k]``.
         input_size: (C, H, W) of an image.
         mean: Mean of the training pixels in [0, 1], one number a channel.
-        std: Standard deviation of the same, positive.
+        std: Their standard deviation, positive.
         notes: What was assumed or done to the images, in plain sentences.
     """
 
@@ -55,12 +55,12 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """By which the same data are known again, on any machine, wherever they lie; fit for JSON.
+        """Identifies the data on any machine and in any folder; JSON values.
 
         ``train_images`` and ``test_images`` are counts, ``input_size`` is a list, and ``digest`` is a hash of the
-        classes' names, all labels, and the pixels before they were fitted to a size: of up to 256 MiB a part all of
-        them (0.4 s for CIFAR), of more an evenly spaced sample of as many. Of image files it takes names within the
-        dataset and sizes instead; of a dataset behind timm that does not say its files, the labels alone.
+        classes' names, all labels, and the pixels before they were fitted to a size: all of them up to 256 MiB a split
+        (0.4 s for CIFAR), beyond that an evenly spaced sample of that size. For image files it uses their names within
+        the dataset and their sizes instead; for a dataset behind timm that does not name its files, only the labels.
         """
         return {
             "train_images": len(self.train),
@@ -70,12 +70,12 @@ class Data:
         }
 
     def with_channels(self, channels: int) -> Data:
-        """The same images as a network of so many channels takes them; what was done is in ``notes``.
+        """The same images with the number of channels that a network takes; ``notes`` say what was done.
 
-        Grey is repeated to three channels, and colours become their luminance.
+        Grey is repeated to three channels, and colour is converted to luminance.
 
         Raises:
-            DataError: There is no such way from the channels that there are.
+            DataError: The channels cannot be converted.
         """
         has = self.input_size[0]
         if channels == has:
@@ -84,7 +84,7 @@ class Data:
         if said is None:
             raise DataError(
                 f"The images of {self.name} have {has} channels, not {channels}.",
-                f"Build the network for {has} (in_chans={has} in timm), or give it other images.",
+                f"Build the network for {has} (in_chans={has} in timm), or use other images.",
             )
         was_grey = isinstance(self.train, Recoloured) and channels == GREY
         train, test = (recoloured(split, channels) for split in (self.train, self.test))
@@ -105,7 +105,7 @@ class Data:
 
 
 def suited(data: Data, channels: int | None) -> Data:
-    """Data as a network takes them where that can be had, else as they are: the network then says what it lacks."""
+    """The data with a network's number of channels if possible, else unchanged: the network then raises."""
     return data.with_channels(channels) if (data.input_size[0], channels) in WAYS and channels else data
 
 
@@ -117,7 +117,7 @@ def assemble(
     statistics: Statistics | None = None,
     notes: Sequence[str] = (),
 ) -> Data:
-    """Checks two splits against their classes and puts them together.
+    """Checks two splits against their classes and makes them one dataset.
 
     Args:
         name: Short name of the dataset.
@@ -131,8 +131,8 @@ def assemble(
         The dataset.
 
     Raises:
-        DataError: A split is empty, there are fewer than two classes, two of one name, or one that cannot be written,
-            a label is outside the class list, or a class has no training image.
+        DataError: A split is empty, there are fewer than two classes, two with the same name, or one that cannot be
+            written, a label is outside the class list, or a class has no training image.
     """
     check_name(name)
     train, test = splits

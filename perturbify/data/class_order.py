@@ -1,4 +1,4 @@
-"""In which order classes are numbered: by name, as timm does, or as a file says."""
+"""The order in which classes are numbered: by name, as timm does, or as in a file."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from perturbify.errors import DataError, nearest
 from perturbify.text import first_line
 
 SORTED, NATURAL = "sorted", "natural"
-_MOST_BYTES = 2**26  # of a file with classes
+_MOST_BYTES = 2**26  # of a file of classes
 
 
 def in_order(where: str, classes: Sequence[str], order: str | None) -> tuple[list[str], tuple[str, ...]]:
-    """Puts the names of classes into the order of their labels.
+    """Sorts the names of classes in the order of their labels.
 
     Args:
-        where: The folder or file that they are from, for the messages.
+        where: Their folder or file, for messages.
         classes: Their names.
-        order: ``"sorted"`` as torchvision does, ``"natural"`` as timm does (2 before 10), or a file: a name a line, a
-            JSON list of names, or a JSON object from names to labels. None sorts, and says where timm would not.
+        order: ``"sorted"`` as torchvision does, ``"natural"`` as timm does (2 before 10), or a file: one name per line,
+            a JSON list of names, or a JSON object from names to labels. None sorts, and notes if timm's order differs.
 
     Returns:
-        The names, and what is to be said of their order.
+        The names, and notes on their order.
 
     Raises:
-        DataError: There is no such order or file, or the file names other classes.
+        DataError: There is no such order or file, or the file has other classes.
     """
     by_name, natural = sorted(classes), sorted(classes, key=natural_key)
     if order is None:
@@ -36,7 +36,7 @@ def in_order(where: str, classes: Sequence[str], order: str | None) -> tuple[lis
             return by_name, (_said(by_name, "sorted"),)
         return by_name, (
             _said(by_name, "sorted"),
-            f"warning: timm's order differs, {_few(natural)}; for a network trained by timm say --class-order natural.",
+            f"warning: timm's order differs, {_few(natural)}; if timm trained the network, use --class-order natural.",
         )
     if order == SORTED:
         return by_name, (_said(by_name, "sorted"),)
@@ -46,13 +46,13 @@ def in_order(where: str, classes: Sequence[str], order: str | None) -> tuple[lis
     missing, others = sorted(set(classes) - set(named)), sorted(set(named) - set(classes))
     if missing or others:
         parts = [f"it lacks {_few(missing)}"] if missing else []
-        parts += [f"it names {_few(others)}, which {where} has not"] if others else []
+        parts += [f"it names {_few(others)}, which {where} does not have"] if others else []
         raise DataError(f"The classes in {order} are not those of {where}: {'; '.join(parts)}.")
     return named, (_said(named, f"as {order} says"),)
 
 
 def natural_key(name: str) -> list[int | str]:
-    """By which timm sorts: runs of digits count as numbers, and case does not."""
+    """timm's sort key: runs of digits count as numbers, case is ignored."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
 
 
@@ -72,7 +72,7 @@ def _read(path: Path) -> list[str]:
     except FileNotFoundError:
         raise DataError(
             f"There is no class order {str(path)!r}.",
-            f"{nearest(path.name, (SORTED, NATURAL))} Give sorted, natural, or a file with a name a line.".lstrip(),
+            f"{nearest(path.name, (SORTED, NATURAL))} Use sorted, natural, or a file with one name per line.".lstrip(),
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
@@ -81,14 +81,14 @@ def _read(path: Path) -> list[str]:
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is no JSON: {first_line(error)}.") from error
+            raise DataError(f"{path} is not valid JSON: {first_line(error)}.") from error
     if isinstance(found, dict):
         by_label = {str(label): name for name, label in found.items()}
         if set(by_label) != set(map(str, range(len(found)))):
             raise DataError(f"The labels in {path} are not 0 to {len(found) - 1}, each once.")
         found = [by_label[str(label)] for label in range(len(found))]
     if not (isinstance(found, list) and found and all(isinstance(name, str) for name in found)):
-        raise DataError(f"{path} names no classes.", "Write a name a line, or a JSON list of names.")
+        raise DataError(f"{path} names no classes.", "Write one name per line, or a JSON list of names.")
     if twice := [name for name, times in Counter(found).items() if times > 1]:
         raise DataError(f"{path} names the class {twice[0]!r} twice.")
     return found

@@ -1,4 +1,4 @@
-"""Grey images for networks that take colours, and colours for networks that take grey."""
+"""Grey images for colour networks, and colour images for grey networks."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from perturbify.data.split import Split
 GREY, COLOUR = 1, 3
 WAYS = {
     (GREY, COLOUR): "The images are grey: each is repeated to three channels.",
-    (COLOUR, GREY): "The network takes one channel: colours are turned into their luminance.",
+    (COLOUR, GREY): "The network takes one channel: colour is converted to luminance.",
 }
-"""What is said of each way from a number of channels to another; there is no other way."""
+"""The possible conversions of channels, with the note for each."""
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
 
 
 def recoloured(split: Split, channels: int) -> Split:
-    """The same images with another number of channels, 1 or 3 (see :data:`WAYS`); grey ones as they were stored."""
+    """The same images with another number of channels, 1 or 3 (see :data:`WAYS`)."""
     return split.inner if isinstance(split, Recoloured) else Recoloured(split, channels)
 
 
 class Recoloured(Split):
-    """A split whose images are turned into grey ones or repeated to three channels as they are read.
+    """A split whose images are converted to grey, or repeated to three channels, as they are read.
 
     Args:
-        inner: The images as they are stored, of the other number of channels.
+        inner: The images as stored, with the other number of channels.
         channels: 1 or 3.
     """
 
@@ -48,7 +48,7 @@ class Recoloured(Split):
 
     @property
     def bytes(self) -> int | None:
-        """What the pixels take in memory, as they are stored."""
+        """Size of the pixels in memory, as stored."""
         return self.inner.bytes
 
     def to(self, device: torch.device) -> Recoloured:
@@ -60,7 +60,7 @@ class Recoloured(Split):
         return Recoloured(self.inner.subset(indices), self.channels)
 
     def digest(self) -> str:
-        """That of the images as they are stored."""
+        """The digest of the images as stored."""
         return self.inner.digest()
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:

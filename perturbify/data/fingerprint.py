@@ -1,4 +1,4 @@
-"""What tells whether images are the same as those of another day: digests of pixels, and of files."""
+"""Digests of pixels and of files, which show whether images are still the same."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 
 SAMPLE = 2**28
-"""Bytes of pixels that a digest reads at most, evenly spaced over the images: all of CIFAR, in about 0.4 s."""
+"""The most bytes of pixels that a digest reads, evenly spaced over the images: all of CIFAR, in about 0.4 s."""
 SIZES = 2**17
-"""Files whose sizes a digest looks up at most, evenly spaced; their names are all in it."""
+"""The most files whose sizes a digest looks up, evenly spaced; it includes all names."""
 _AT_ONCE = 2**24  # bytes of pixels
 
 
 def digest_of_pixels(
     labels: Tensor, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[Tensor], Tensor]
 ) -> str:
-    """A hash of images and labels that does not depend on where they lie.
+    """A hash of images and labels that does not depend on their place.
 
     Grey images have the hash of the same with three equal channels.
 
     Args:
         labels: int64 of shape (N,).
         shape: (C, H, W) of an image.
-        dtype: Of a pixel.
-        read: Gives the images at some indices, of shape (B, C, H, W), on any device.
+        dtype: Type of a pixel.
+        read: Returns the images at some indices, shape (B, C, H, W), on any device.
 
     Returns:
         32 hexadecimal digits.
@@ -47,8 +47,8 @@ def digest_of_files(labels: Tensor, names: Sequence[str], paths: Sequence[str]) 
 
     Args:
         labels: int64 of shape (N,).
-        names: What each file is called within the dataset.
-        paths: Where each file is; its size goes into the hash, where there are no more than :data:`SIZES`.
+        names: Each file's name within the dataset.
+        paths: Each file's path; its size goes into the hash if there are at most :data:`SIZES` files.
 
     Returns:
         32 hexadecimal digits.
@@ -56,14 +56,14 @@ def digest_of_files(labels: Tensor, names: Sequence[str], paths: Sequence[str]) 
     sizes = []
     for index in spread(len(paths), SIZES).tolist():
         try:
-            sizes.append(os.stat(paths[index]).st_size)  # noqa: PTH116 (a Path a file would take as long again)
+            sizes.append(os.stat(paths[index]).st_size)  # noqa: PTH116 (a Path per file would double the time)
         except OSError:
-            sizes.append(-1)  # whoever reads it says what is wrong
+            sizes.append(-1)  # reading it will raise the error
     return _begin("files", labels, [*names, *map(str, sizes)]).hexdigest()
 
 
 def digest_of_texts(texts: Sequence[str]) -> str:
-    """A hash of texts in their order, 32 hexadecimal digits."""
+    """A hash of strings in order, 32 hexadecimal digits."""
     digest = blake2b(digest_size=16)
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -72,7 +72,7 @@ def digest_of_texts(texts: Sequence[str]) -> str:
 
 
 def spread(n: int, most: int) -> Tensor:
-    """Indices of ``most`` of n things, at least one, evenly spaced, the first among them; all where there are fewer."""
+    """Indices of at most ``most`` of n things, evenly spaced, with the first; at least one."""
     taken = min(n, max(1, most))
     return torch.arange(taken) * n // max(1, taken)
 

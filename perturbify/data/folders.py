@@ -1,4 +1,4 @@
-"""The user's own images in class folders: which files there are, each once, and nothing that is no file."""
+"""The user's own images in class folders: finds each image file once."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from perturbify.errors import DataError
 
 # "val" comes before "test" because ImageNet-like sets keep unlabelled images in the latter.
 _TEST_FOLDERS = ("val", "validation", "test")
-# torchvision's: what a file's name ends in says that it is an image, its content says which kind.
+# torchvision's: the ending of a file's name says that it is an image, its content says which kind.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def load_folder(path: Path, image_size: int | None, default_size: int | None, class_order: str | None) -> Data:
     """Finds images in ``train/CLASS/…`` and ``val/CLASS/…`` (or ``validation``, or ``test``).
 
-    Links are followed, except back to where they come from; a file that is reached twice counts once. What is hidden,
-    and what archivers and file managers leave behind, is no class and no image.
+    Links are followed, except back to a folder that contains them; a file reached twice counts once. Hidden files and
+    folders, and those left behind by archivers and file managers, are ignored.
 
     Args:
-        path: The folder that holds the two.
-        image_size: Side of the square that the images are fitted to, in pixels; None: they keep a common size.
-        default_size: The same, where they have no size in common.
+        path: The folder with both.
+        image_size: Side of the square that the images are fitted to, in pixels; None: images of one common size keep
+            it.
+        default_size: The same, if they have no common size.
         class_order: As for :func:`perturbify.data.class_order.in_order`.
 
     Returns:
-        The dataset, decoded on the fly; its classes are called as their folders are.
+        The dataset, decoded on the fly; its classes have their folders' names.
 
     Raises:
-        DataError: A folder is missing, cannot be read, or holds no images, the two differ in their classes or share a
-            file, a file belongs to two classes, what is called an image is no file, or the images have several sizes
-            and none was asked for.
+        DataError: A folder is missing, cannot be read, or holds no images; the two differ in their classes or share a
+            file; a file belongs to two classes; something named like an image is not a file; or the images have several
+            sizes and none was requested.
     """
     test_folder = next((part for part in _TEST_FOLDERS if (path / part).is_dir()), None)
     if not (path / "train").is_dir() or test_folder is None:
@@ -55,7 +56,7 @@ def load_folder(path: Path, image_size: int | None, default_size: int | None, cl
     if (path / "train").samefile(path / test_folder):
         raise DataError(
             f"train and {test_folder} in {path} are the same folder.",
-            "Figures measured on training images say nothing: put others there.",
+            "Figures measured on training images mean nothing: put other images there.",
         )
     train, test = ImageFiles(path / "train"), ImageFiles(path / test_folder)
     if train.classes != test.classes:
@@ -64,13 +65,13 @@ def load_folder(path: Path, image_size: int | None, default_size: int | None, cl
             test_folder: sorted(set(test.classes) - set(train.classes)),
         }
         found = "; ".join(f"only {part}/ has {', '.join(names)}" for part, names in only.items() if names)
-        raise DataError(f"The two parts of {path} differ in their classes: {found}.")
+        raise DataError(f"The two splits of {path} have different classes: {found}.")
     _check_apart(train, test)
     classes, ordered = in_order(str(path), train.classes, class_order)
     for part in (train, test):
         part.reorder(classes)
     hidden = sorted(train.hidden | test.hidden)
-    left_out = [f"Left out, for they are hidden: {', '.join(hidden)}."] if hidden else []
+    left_out = [f"Left out because hidden: {', '.join(hidden)}."] if hidden else []
     return of_files(
         f"folder:{path.resolve().name}",
         (train, test),
@@ -103,18 +104,18 @@ def of_files(
     *,
     notes: tuple[str, ...],
 ) -> Data:
-    """A dataset of image files, for training and for the test, after a look at their sizes.
+    """A dataset of image files, with a training and a test split, after a look at their sizes.
 
     Args:
         name: Short name of the dataset.
-        parts: The files of training and of the test.
+        parts: The training files and the test files.
         classes: One name a class.
         image_size: As for :func:`load_folder`.
         default_size: As for :func:`load_folder`.
-        notes: What is to be said already.
+        notes: Notes so far.
 
     Raises:
-        DataError: The images have several sizes and none was asked for.
+        DataError: The images have several sizes and none was requested.
     """
     looks = [at_files([path for path, _ in part.samples]) for part in parts]
     sizes = {**looks[1].sizes, **looks[0].sizes}
@@ -125,16 +126,16 @@ def of_files(
 
 
 class ImageFiles:
-    """The images of one part of an image folder, in the order of their classes, folders and names.
+    """The images of one split of an image folder, ordered by class, folder and name.
 
     Args:
-        root: The folder that holds the class folders.
+        root: The folder of the class folders.
 
     Attributes:
         classes: The names of the class folders, sorted.
         samples: Path and label of each image.
-        hidden: The names of folders that are no classes, for they are hidden.
-        numbers: The inode of each, 0 where the file system has none.
+        hidden: The names of hidden folders, which are not classes.
+        numbers: The inode of each, 0 if the file system has none.
 
     Raises:
         DataError: As for :func:`load_folder`.
@@ -170,7 +171,7 @@ class ImageFiles:
         return torch.tensor([label for _, label in self.samples], dtype=torch.int64)
 
     def reorder(self, classes: list[str]) -> None:
-        """Numbers the same classes in another order; the images go along."""
+        """Numbers the same classes in another order, and relabels the images."""
         if classes == self.classes:
             return
         label = [classes.index(name) for name in self.classes]
@@ -180,12 +181,12 @@ class ImageFiles:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: hidden, or left behind by an archiver or file manager."""
+    """Whether a file or folder is not the user's own: hidden, or left behind by an archiver or file manager."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "@eaDir")
 
 
 def _class_folders(root: str) -> tuple[dict[str, str], set[str]]:
-    """Names and paths of the class folders, sorted by name, and the names of hidden ones."""
+    """Names and paths of the class folders, sorted by name, and the names of hidden folders."""
     found, hidden = {}, set()
     for entry in _entries(root):
         if is_hidden(entry.name):
@@ -193,14 +194,14 @@ def _class_folders(root: str) -> tuple[dict[str, str], set[str]]:
         elif _is_folder(entry):
             found[entry.name] = entry.path
     if not found:
-        raise DataError(f"{root} has no class folders.", "Its images belong into one folder a class.")
+        raise DataError(f"{root} has no class folders.", "Put the images into one folder per class.")
     here = os.path.realpath(root)
     places: dict[str, str] = {}
     for path in sorted(found.values()):
         place = os.path.realpath(path)
         if os.path.islink(path) and (_within(here, place) or _within(place, here)):  # noqa: PTH114 (str throughout)
             raise DataError(
-                f"The class folder {path} is a link to {place}, whose images have other classes.",
+                f"The class folder {path} is a link to {place}, whose images belong to other classes.",
                 "Remove it, or put the class's own images there.",
             )
         if place in places:
@@ -212,7 +213,7 @@ def _class_folders(root: str) -> tuple[dict[str, str], set[str]]:
 
 
 def _files(top: str, part: str) -> Iterator[tuple[tuple[str, str], int]]:
-    """Folder, name and inode of each image under a class folder; ``part`` is the real path of all classes' folder."""
+    """Folder, name and inode of each image under a class folder; ``part`` is the real path of the split's folder."""
     folders, seen = [top], {_identity(top)}
     while folders:
         folder = folders.pop()
@@ -244,14 +245,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         if entry.is_dir():
             return True
         if entry.is_symlink() and not os.path.splitext(entry.name)[1]:  # noqa: PTH122 (millions of names)
-            entry.stat()  # what may have been a folder is not lost without a word
+            entry.stat()  # raises, as a link that may have been a folder must not be lost in silence
         return False
     except OSError as error:
         raise _unusable(entry.path, error) from error
 
 
 def _number(entry: os.DirEntry[str]) -> int:
-    """The inode of an image; known from the folder itself, without a look at each file, unless it is a link."""
+    """The inode of an image; known from the folder's own listing, unless it is a link."""
     try:
         if entry.is_file():
             return entry.stat().st_ino if entry.is_symlink() else entry.inode()
@@ -277,7 +278,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _leads_back(link: str, folder: str, part: str) -> bool:
-    """Whether a link leads to a folder that it lies in, or to where the part's images are found anyway."""
+    """Whether a link leads to a folder that contains it, or to images of the split that are found anyway."""
     place = os.path.realpath(link)
     return _within(os.path.realpath(folder), place) or _within(place, part)
 
@@ -287,7 +288,7 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _twice(found: list[tuple[str, int]], numbers: np.ndarray) -> list[int]:
-    """Indices of the paths by which a file is reached again; an inode's number alone may be that of two files."""
+    """Indices of further paths to the same file; an inode number alone may belong to two files."""
     _, inverse, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     first: dict[tuple[int, int], int] = {}
     again = []
@@ -295,7 +296,7 @@ def _twice(found: list[tuple[str, int]], numbers: np.ndarray) -> list[int]:
         path, label = found[index]
         before, label_before = found[first.setdefault(_identity(path), index)]
         if label != label_before:
-            raise DataError(f"{before} and {path} are one file, in two classes.", "Remove one of the two.")
+            raise DataError(f"{before} and {path} are the same file, in two classes.", "Remove one of the two.")
         if path != before:
             again.append(index)
     return again
@@ -312,5 +313,5 @@ def _check_apart(train: ImageFiles, test: ImageFiles) -> None:
         raise DataError(
             f"{outside[both[0]]} is the same file as {inside[both[0]]}:"
             f" {len(both):,} of the {len(test.samples):,} test images are training images.",
-            "Figures measured on training images say nothing: keep the two parts apart.",
+            "Figures measured on training images mean nothing: keep the two splits apart.",
         )

@@ -1,4 +1,4 @@
-"""Images in any form that Python has them in: ours, names and paths, tensors, data sets of torch's, loaders."""
+"""Images in any form: perturbify's datasets, names and paths, tensors, torch datasets, loaders."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from perturbify.errors import DataError
 from perturbify.text import first_line
 
 MOST = 10_000
-"""Images at most that are taken from what has no end, or does not say its labels."""
+"""The most images taken from a stream, or from a dataset that does not list its labels."""
 FORMS = (
-    "Give a name or path, a Data, a Split, a pair (images, labels), a data set of pairs, or a loader of their batches."
+    "Pass a name or path, a Data, a Split, a pair (images, labels), a dataset of pairs, or a loader of their batches."
 )
 _TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation", "eval")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images for one purpose.
+    """The images of one split.
 
     Attributes:
         split: The images.
-        name: What they are called.
+        name: Their name.
         classes: The names of their classes, if they have any.
-        notes: What was assumed or done to them and has not been said, in plain sentences.
+        notes: What was assumed or done to them and has not been printed yet, in plain sentences.
     """
 
     split: Split
@@ -57,23 +57,23 @@ class Part:
 
 
 def as_test(given: Any, *, channels: int | None = None, most: int | None = None) -> Part:
-    """Test images, whatever they come in.
+    """Test images, from any form.
 
     Args:
         given: A :class:`Data`, its split, the name or path of a dataset; a pair of images (N, C, H, W) in [0, 1] and
-            labels; a data set of pairs or of dicts with an image and a label, such as torchvision's and the Hugging
-            Face's; a loader of their batches; or of two parts, ``(train, test)`` or a dict, the test part.
-        channels: How many the network takes, where that is known: grey is repeated, colours become grey.
-        most: How many are wanted.
+            labels; a dataset of pairs or of dicts with an image and a label, such as torchvision's and Hugging Face's;
+            a loader of their batches; or two splits, ``(train, test)`` or a dict, of which the test split is taken.
+        channels: How many the network takes, if known: grey is repeated, colour becomes grey.
+        most: How many are needed.
 
     Raises:
-        DataError: There are none, or they are not pixels in [0, 1] with labels.
+        DataError: There are no images, or they are not pixels in [0, 1] with labels.
     """
     said: tuple[str, ...] = ()
     if isinstance(given, str | Path):
         given = load(str(given))
     elif isinstance(given, Data):
-        said = given.notes  # to whoever loaded it
+        said = given.notes  # were printed when it was loaded
     if _is_pair_of_parts(given):
         given = given[1]
     elif isinstance(given, Mapping):
@@ -89,15 +89,16 @@ def as_test(given: Any, *, channels: int | None = None, most: int | None = None)
 
 
 def as_data(given: Any, *, channels: int | None = None) -> Data:
-    """Images to train and to test with, whatever they come in.
+    """Images to train and to test with, from any form.
 
     Args:
         given: A :class:`Data`, the name or path of one; or a pair ``(train, test)`` or a dict ``{"train": …, "test":
-            …}`` of parts such as :func:`as_test` takes.
+            …}`` of splits such as :func:`as_test` takes.
         channels: As for :func:`as_test`.
 
     Raises:
-        DataError: A part is missing, cannot be indexed, or holds no pixels in [0, 1] with labels; or the two differ.
+        DataError: A split is missing, cannot be indexed, or does not hold pixels in [0, 1] with labels; or the two
+            differ.
     """
     if isinstance(given, str | Path):
         given = load(str(given))
@@ -107,18 +108,18 @@ def as_data(given: Any, *, channels: int | None = None) -> Data:
         given = (_of_mapping(given, _TRAIN), _of_mapping(given, _TEST))
     if not _is_pair_of_parts(given):
         raise DataError(
-            f"Training needs images to train and others to test with, and this is one {type(given).__name__}.",
-            'Give a pair (train, test), or {"train": …, "test": …}.',
+            f"Training needs images to train on and others to test on, but this is a single {type(given).__name__}.",
+            'Pass a pair (train, test), or {"train": …, "test": …}.',
         )
     train, test = (_part(one, None) for one in given)
     for part in (train, test):
         if not len(part.split):
-            raise DataError("One of the two parts, (train, test), holds no images.")
+            raise DataError("One of the two splits, (train, test), holds no images.")
     size, other = (tuple(next(part.split.batches(1))[0].shape[1:]) for part in (train, test))
     if size != other:
-        raise sizes_differ("The first image of the test", other, size)
+        raise sizes_differ("The first test image", other, size)
     if train.classes and test.classes and train.classes != test.classes:
-        raise DataError(f"The parts differ in their classes: {_few(train.classes)} and {_few(test.classes)}.")
+        raise DataError(f"The splits have different classes: {_few(train.classes)} and {_few(test.classes)}.")
     numbered = tuple(map(str, range(int(train.split.labels.max()) + 1)))
     classes = train.classes or test.classes or numbered
     notes = tuple(dict.fromkeys((*train.notes, *test.notes)))
@@ -134,7 +135,7 @@ def _of_mapping(given: Mapping[Any, Any], keys: Sequence[str]) -> Any:
     if found is None:
         raise DataError(
             f"The dict has no {keys[0]!r}; it has {', '.join(map(repr, given)) or 'nothing'}.",
-            'Call its parts "train" and "test".',
+            'Name its splits "train" and "test".',
         )
     return given[found]
 
@@ -148,14 +149,14 @@ def _is_part(given: Any) -> bool:
 
 
 def _is_arrays(given: Any) -> bool:
-    """Whether it is a pair of many images and their labels, rather than of one."""
+    """Whether it is a pair of a batch of images and their labels, rather than a single image and its label."""
     if not (isinstance(given, tuple | list) and len(given) == 2 and hasattr(given[0], "shape")):
         return False
     return len(given[0].shape) != 3 or (hasattr(given[1], "shape") and len(given[1].shape) > 0)
 
 
 def _part(given: Any, most: int | None) -> Part:
-    """One part, of so many images as are wanted; None wants all."""
+    """One split, with as many images as are needed; None: all."""
     if isinstance(given, Split):
         return Part(given, "own images", None)
     if _is_arrays(given):
@@ -163,24 +164,24 @@ def _part(given: Any, most: int | None) -> Part:
     notes: tuple[str, ...] = ()
     workers = None
     if isinstance(given, DataLoader) and not isinstance(given.dataset, IterableDataset) and _plain(given):
-        notes = ("Of the loader its data set is taken; batches and their order are the run's own.",)
+        notes = ("The loader's dataset is used; batches and their order are the run's own.",)
         given, workers = given.dataset, given.num_workers
     if isinstance(given, Split):
         return Part(given, "own images", None, notes)
     if _has_rows(given):
         return _of_rows(given, most, workers, notes)
     if not isinstance(given, Iterable | Dataset | DataLoader):
-        raise DataError(f"There are no images to be had from {type(given).__name__}.", FORMS)
+        raise DataError(f"{type(given).__name__} is not a form of images that can be read.", FORMS)
     if most is None and not isinstance(given, list | tuple | DataLoader):
         raise DataError(
-            f"{type(given).__name__} is a stream that cannot be indexed, and training needs to shuffle and resume.",
-            "Give a data set with __len__ and __getitem__, or tensors: (x, y).",
+            f"{type(given).__name__} is a stream that cannot be indexed, but training must shuffle and resume.",
+            "Pass a dataset with __len__ and __getitem__, or tensors: (x, y).",
         )
     return Part(_held(*_gathered(iter(given), most)), "own images", None, notes)
 
 
 def _plain(loader: DataLoader[Any]) -> bool:
-    """Whether a loader gives what its data set holds, each image once, in an order that does not matter."""
+    """Whether a loader returns each image of its dataset once, in any order."""
     sampler = loader.sampler
     if loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler:
         return False
@@ -195,7 +196,7 @@ def _has_rows(given: Any) -> bool:
 
 
 def _of_rows(dataset: Any, most: int | None, workers: int | None, notes: tuple[str, ...]) -> Part:
-    """A data set that can be indexed: read when it is needed where it says its labels, else read now."""
+    """An indexable dataset: read when needed if it lists its labels, else read now."""
     if not len(dataset):
         raise DataError("There is nothing to check on: there are no images.")
     names = class_names(dataset)
@@ -203,7 +204,7 @@ def _of_rows(dataset: Any, most: int | None, workers: int | None, notes: tuple[s
     if labels is None:
         rows = spread(len(dataset), len(dataset) if most is None else most).tolist()
         if len(rows) < len(dataset):
-            notes = (*notes, f"Of {len(dataset):,} images without known labels {len(rows):,} are read, evenly spaced.")
+            notes = (*notes, f"Of {len(dataset):,} images without known labels, {len(rows):,} are read, evenly spaced.")
         return Part(_held(*_gathered((dataset[row] for row in rows), len(rows))), "own images", names, notes)
     first, _ = item_of(dataset, 0)
     if workers is None:
@@ -218,13 +219,13 @@ def _arrays(given: Any) -> tuple[Tensor, Tensor]:
     try:
         x, y = (torch.as_tensor(part) for part in given)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"The pair is none of images and labels: {first_line(error)}.", FORMS) from error
+        raise DataError(f"The pair is not images and labels: {first_line(error)}.", FORMS) from error
     x = check_pixels(x)
     return x, check_labels(x, y)
 
 
 def _gathered(items: Iterable[Any], most: int | None) -> tuple[Tensor, Tensor]:
-    """Images one by one or in batches, read into memory as far as that goes."""
+    """Images one by one or in batches, read into memory up to its limit."""
     xs: list[Tensor] = []
     ys: list[Tensor] = []
     count, held, room = 0, 0, memory_to_use()
@@ -237,8 +238,8 @@ def _gathered(items: Iterable[Any], most: int | None) -> tuple[Tensor, Tensor]:
         count, held = count + len(x), held + 4 * x.numel()
         if held > room:
             raise DataError(
-                f"{count:,} images take more than the {room / 2**30:.1f} GiB of memory that there are for them.",
-                "Give a data set that says its labels as .targets: its images are then read when they are needed.",
+                f"{count:,} images take more than the {room / 2**30:.1f} GiB of memory available for them.",
+                "Pass a dataset that lists its labels as .targets: its images are then read when needed.",
             )
         if most is not None and count >= most:
             break
@@ -254,7 +255,7 @@ def _held(x: Tensor, y: Tensor) -> Split:
 
 
 def _recoloured(part: Part, channels: int | None) -> Part:
-    """A part as a network takes it, where that can be had."""
+    """A split with the network's number of channels, if it can be converted."""
     if channels is None or not len(part.split):
         return part
     has = next(part.split.batches(1))[0].shape[1]

@@ -1,23 +1,23 @@
-"""What an image file says before its pixels, where Pillow would take memory or time out of all proportion for it."""
+"""Refuses image files whose headers would cost Pillow memory or time out of all proportion."""
 
 from __future__ import annotations
 
 import re
 import struct
 
-_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in a JPEG: between its parts, not in a part's pixels
+_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in a JPEG: between its segments, not in the pixels of one
 _SCAN, _END, _SHORT = 0xDA, 0xD9, (0x01, 0xD8)  # marks of a JPEG; the last ones have no content
 _SCANS = 100  # passes over a JPEG, each over the whole image: ten or so are usual
-_PARTS = 10_000  # of a JPEG: its profile and its maps of depth may be some hundreds
-_EXIF = 100  # in a JPEG: one is usual; Pillow joins them, in time that grows with their square
-_CHUNKS = 100_000  # of a PNG, those of pixels left out: ten or so are usual, animations have some a frame
+_PARTS = 10_000  # of a JPEG: its colour profile and depth maps may be some hundreds
+_EXIF = 100  # in a JPEG: one is usual; Pillow joins them in quadratic time
+_CHUNKS = 100_000  # of a PNG, without those of pixels: ten or so are usual, animations have some per frame
 _TAGS = 1000  # of a TIFF: a hundred at most are usual
-_NUMBERS = 2**20  # in a TIFF's tags: one or two a tile
-_BYTE_TYPES = (1, 2, 7)  # of a TIFF's tags: bytes, text and whatever, which are kept as they are
+_NUMBERS = 2**20  # in a TIFF's tags: one or two per tile
+_BYTE_TYPES = (1, 2, 7)  # of a TIFF's tags: bytes, text and undefined, which are kept as they are
 
 
 def excess(content: bytes) -> str | None:
-    """What a file has far too much of, to go behind "it has "; None where nothing is known against it.
+    """What a file has far too much of, to follow "it has "; None if nothing is wrong with it.
 
     Args:
         content: The whole file.
@@ -30,7 +30,7 @@ def excess(content: bytes) -> str | None:
     if content.startswith(b"\x89PNG"):
         return _excess_of_png(content)
     if content.startswith((b"II", b"MM")):
-        # Pillow takes a BigTIFF of the other byte order for a TIFF.
+        # Pillow reads a BigTIFF of the other byte order as a TIFF.
         ways = {content[2:3] == b"\x2b", b"\x2b" in content[:4]}
         return next(filter(None, (_excess_of_tiff(content, big) for big in ways)), None)
     return None
@@ -38,8 +38,8 @@ def excess(content: bytes) -> str | None:
 
 def _excess_of_jpeg(content: bytes) -> str | None:
     if (exif := content.count(b"Exif\0\0")) > _EXIF:
-        return f"{exif:,} parts with EXIF, and a JPEG has up to {_EXIF}"
-    # Up to the image's end: of what phones put behind it, a film for one, nothing counts.
+        return f"{exif:,} segments of EXIF, more than the limit of {_EXIF}"
+    # Up to the image's end: what phones append to it, such as a video, does not count.
     at, parts, scans = 2, 0, 0
     while found := _MARK.search(content, at):
         mark, at = content[found.end() - 1], found.end()
@@ -47,9 +47,9 @@ def _excess_of_jpeg(content: bytes) -> str | None:
             break
         parts, scans = parts + 1, scans + (mark == _SCAN)
         if scans > _SCANS:
-            return f"more than {_SCANS} passes, and a JPEG has about ten"
+            return f"more than {_SCANS} scans, where a JPEG usually has about ten"
         if parts > _PARTS:
-            return f"more than {_PARTS:,} parts, and a JPEG has about a hundred"
+            return f"more than {_PARTS:,} segments, where a JPEG usually has about a hundred"
         if mark not in _SHORT:
             at += int.from_bytes(content[at : at + 2], "big")
     return None
@@ -68,7 +68,7 @@ def _excess_of_tiff(content: bytes, big: bool) -> str | None:
     (at,) = struct.unpack_from(order + ("Q" if big else "L"), content, 8 if big else 4)
     (tags,) = struct.unpack_from(order + ("Q" if big else "H"), content, at)
     if tags > _TAGS:
-        return f"{tags:,} tags, and a TIFF has up to {_TAGS:,}"
+        return f"{tags:,} tags, more than the limit of {_TAGS:,}"
     tag = struct.Struct(order + ("2xHQ8x" if big else "2xHL4x"))
     numbers = held = 0
     for index in range(tags):

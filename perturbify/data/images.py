@@ -1,7 +1,7 @@
 """From the bytes of an image file to a square of pixels, without ever taking much memory.
 
-Whatever the file says, decoding one image and fitting it takes at most 2 GB: it is refused by its header where it has
-more than :data:`PIXELS` pixels, or more bytes than :data:`BYTES`, and nothing from the file to the square is larger.
+Whatever the file says, decoding and fitting one image takes at most 2 GB: a file of more than :data:`BYTES` bytes, or
+whose header gives more than :data:`PIXELS` pixels, is refused, and no later step takes more.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from perturbify.data.headers import excess
 from perturbify.text import first_line
 
 PIXELS = 2**28 // 3
-"""Of an image at most: a quarter of a gigabyte in RGB, where Pillow begins to warn, too."""
+"""The most pixels of an image: a quarter of a gigabyte in RGB, which is also where Pillow begins to warn."""
 BYTES = 2**28
-"""Of an image file at most."""
+"""The most bytes of an image file."""
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-"""What is decoded, whatever a file's name ends in. Among the other formats that Pillow knows, EPS starts a program."""
+"""The formats that are decoded, whatever the file's name. Of the others that Pillow knows, EPS starts a program."""
 _AT_ONCE = 2**24  # pixels that are resized together
-_ORIENTATION = 274  # EXIF's tag of how the camera was held
+_ORIENTATION = 274  # EXIF's tag of the camera's orientation
 _TIFF_TILE = (322, 323)  # the tags of a tile's width and height
 
 
@@ -37,8 +37,8 @@ class Unreadable(Exception):
     """A file that is not decoded.
 
     Args:
-        reason: Why, to go behind "cannot be decoded: ".
-        hint: One sentence that names the way out.
+        reason: Why, to follow "cannot be decoded: ".
+        hint: One sentence that says what to do.
     """
 
     def __init__(self, reason: str, hint: str = "Replace or remove it.") -> None:
@@ -48,21 +48,21 @@ class Unreadable(Exception):
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Has whatever a decoder raises end as :class:`Unreadable`, and its warnings not reach the terminal."""
+    """Turns whatever a decoder raises into :class:`Unreadable`, and keeps its warnings off the terminal."""
     try:
         with warnings.catch_warnings():
-            # Odd EXIF and the like do not touch the pixels.
+            # Odd EXIF and the like do not affect the pixels.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except Unreadable:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        # Pillow tells the number of pixels, and then what it would allow.
+        # Pillow names the number of pixels, then its own limit.
         pixels = int(next(iter(re.findall(r"\d+", str(error))), PIXELS + 1))
         raise _too_large(f"it has {pixels:,} pixels, more than {PIXELS:,}") from error
     except MemoryError as error:
-        raise Unreadable("the memory ran out", "Free memory, or make the image smaller.") from error
+        raise Unreadable("memory ran out", "Free memory, or make the image smaller.") from error
     except OSError as error:
         raise Unreadable(error.strerror or first_line(error)) from error
     except Exception as error:  # decoders raise all kinds of things on a broken file
@@ -74,7 +74,7 @@ def open_rgb(path: str) -> Image.Image:
     """Decodes an image file to eight-bit RGB.
 
     Raises:
-        Unreadable: It is no regular file, too large, or no image.
+        Unreadable: It is not a regular file, too large, or not an image.
     """
     with decoding(), open(path, "rb", opener=without_waiting) as file:
         found = os.fstat(file.fileno())
@@ -86,12 +86,12 @@ def open_rgb(path: str) -> Image.Image:
 
 
 def without_waiting(path: str, flags: int) -> int:
-    """Opens a file as ``open`` does, but does not wait where it is a pipe that nobody writes to."""
+    """Opens a file as ``open`` does, but does not block on a pipe that nobody writes to."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def kind(mode: int) -> str:
-    """What is there in place of a regular file, by its ``st_mode``."""
+    """What something other than a regular file is, by its ``st_mode``."""
     if stat.S_ISDIR(mode):
         return "a folder"
     if stat.S_ISFIFO(mode):
@@ -100,22 +100,22 @@ def kind(mode: int) -> str:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Decodes the content of an image file to eight-bit RGB; of several frames the first.
+    """Decodes the content of an image file to eight-bit RGB; only the first of several frames.
 
     Raises:
-        Unreadable: It is too large or not of :data:`FORMATS`.
+        Unreadable: It is too large, or its format is not in :data:`FORMATS`.
     """
     with decoding():
         if found := excess(content):
             raise Unreadable(f"it has {found}")
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
-        except (UnidentifiedImageError, ImportError) as error:  # ultralytics puts a decoder of its own behind
-            raise Unreadable(f"it is none of {', '.join(FORMATS)}, or damaged") from error
+        except (UnidentifiedImageError, ImportError) as error:  # ultralytics appends its own decoder
+            raise Unreadable(f"it is damaged, or not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
         with image:
             width, height = image.size
             if image.format == "TIFF":
-                # A tile is decoded whole, however little of it the image shows.
+                # A tile is decoded whole, even if the image shows little of it.
                 width, height = (
                     max(side, image.tag_v2.get(tag, 0))  # type: ignore[attr-defined]
                     for side, tag in zip((width, height), _TIFF_TILE, strict=True)
@@ -126,20 +126,20 @@ def decode(content: bytes) -> Image.Image:
 
 
 def turned_size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) of an image once it is turned as its EXIF says; its pixels are not decoded."""
+    """(H, W) of an image after the rotation in its EXIF; its pixels are not decoded."""
     width, height = image.size
-    # Pillow turns a TIFF by itself, and says its size as turned.
+    # Pillow rotates a TIFF by itself, and gives its size after that.
     sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if sideways else (height, width)
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """The image as its camera was held, which EXIF says."""
+    """The image, rotated as its EXIF says."""
     try:
         return ImageOps.exif_transpose(image)
     except (MemoryError, OSError):  # of the pixels
         raise
-    except Exception:  # broken EXIF, which does not touch the pixels
+    except Exception:  # broken EXIF, which does not affect the pixels
         return image
 
 
@@ -152,10 +152,10 @@ def as_rgb(image: Image.Image, file_format: str | None = None) -> Image.Image:
 
     Args:
         image: The image.
-        file_format: Of its file, where the image no longer says it.
+        file_format: Format of its file, if the image no longer says it.
 
     Raises:
-        Unreadable: Its values have no white: integers of more than 16 bits, or floats outside of [0, 1].
+        Unreadable: It is unknown which value is white: integers of more than 16 bits, or floats outside [0, 1].
     """
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
@@ -165,7 +165,7 @@ def as_rgb(image: Image.Image, file_format: str | None = None) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray, mode: str, kind_of_file: str | None) -> np.ndarray:
-    """Deep grey by the range that its format declares, uint8."""
+    """Scales deep grey to uint8 by the range that its format declares."""
     if mode.startswith("I;16") or (mode == "I" and kind_of_file in ("PPM", "PNG")):  # PGM's and PNG's go up to 65,535
         return (values >> 8).astype(np.uint8)
     low, high = values.min(), values.max()
@@ -173,7 +173,7 @@ def _eight_bits(values: np.ndarray, mode: str, kind_of_file: str | None) -> np.n
         return (255 * values).round().astype(np.uint8)
     holds = "floats" if mode == "F" else "32-bit integers"
     raise Unreadable(
-        f"it holds {holds} from {low:g} to {high:g}, and does not say which of them is white",
+        f"it holds {holds} from {low:g} to {high:g}, and nothing says which value is white",
         "Save it with 8 or 16 bits, or as floats in [0, 1].",
     )
 
@@ -198,7 +198,7 @@ def fit(images: Tensor, size: int) -> Tensor:
 
 
 def fit_all(images: Tensor, size: int) -> Tensor:
-    """The same as :func:`fit`, a few images of (N, C, H, W) at a time, so that little but the squares is in memory."""
+    """The same as :func:`fit`, a few images of (N, C, H, W) at a time, so that memory holds little but the squares."""
     fitted = torch.empty((*images.shape[:2], size, size), dtype=images.dtype)
     shorter, longer = sorted(images.shape[2:])
     at_once = max(1, _AT_ONCE // (size * int(size * longer / shorter)))
@@ -208,7 +208,7 @@ def fit_all(images: Tensor, size: int) -> Tensor:
 
 
 def _fit_strips(images: Tensor, size: int) -> Tensor:
-    """The same, up to rounding, for images so long that resized as a whole they were too large: makes their centre."""
+    """The same, up to rounding, for images too long to be resized whole: computes only the centre."""
     height, width = images.shape[-2:]
     shorter, longer = sorted((height, width))
     whole = int(size * longer / shorter)
@@ -216,7 +216,7 @@ def _fit_strips(images: Tensor, size: int) -> Tensor:
     stop = min(start + size * longer / whole, longer)
     box = (0, start, width, stop) if height > width else (start, 0, stop, height)
     done = torch.empty((*images.shape[:-2], size, size), dtype=torch.uint8)
-    # By channel, for grey images have one.
+    # By channel, as grey images have only one.
     for source, target in zip(images.reshape(-1, height, width), done.view(-1, size, size), strict=True):
         plane = Image.fromarray(source.contiguous().numpy())
         target.copy_(torch.from_numpy(np.array(plane.resize((size, size), Image.Resampling.BILINEAR, box=box))))

@@ -1,4 +1,4 @@
-"""A look at some images before any work: which size they share, and what is unusual about them."""
+"""A look at some images before any work: their common size, and what is unusual about them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from perturbify.data.images import FORMATS, turned_size, without_waiting
 from perturbify.errors import DataError
 
 LOOKED_AT = 200
-"""Image files at most of each part whose headers are read."""
-_DECODED = 16  # images at most of a set behind another library, which have to be decoded for that
+"""The most image files of a split whose headers are read."""
+_DECODED = 16  # the most images of another library's dataset, which have to be decoded for that
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Look:
     """What some images have in common.
 
     Attributes:
-        sizes: (H, W), with an image that has it.
-        modes: Pillow's names of how their pixels are kept.
-        several: Whether one of them has several frames.
+        sizes: Each (H, W), with an image that has it.
+        modes: Pillow's names of their pixel formats.
+        several: Whether any of them has several frames.
     """
 
     sizes: dict[tuple[int, int], str]
@@ -33,17 +33,17 @@ class Look:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is said of them."""
-        said = ["Images of several frames give their first."] if self.several else []
+        """Notes on them."""
+        said = ["Images with several frames: the first is used."] if self.several else []
         if any(mode.startswith("I") for mode in self.modes):
-            said.append("Images of 16 bits are brought to 8.")
+            said.append("Images with 16 bits are scaled to 8.")
         if "F" in self.modes:
-            said.append("Images of floats in [0, 1] are brought to 8 bits.")
+            said.append("Images with floats in [0, 1] are scaled to 8 bits.")
         return tuple(said)
 
 
 def at_files(paths: Sequence[str]) -> Look:
-    """Reads the headers of some files; one that is broken is left to whoever decodes it."""
+    """Reads the headers of some files; a broken one raises later, when it is decoded."""
     sizes: dict[tuple[int, int], str] = {}
     modes, several = set(), False
     for index in spread(len(paths), LOOKED_AT).tolist():
@@ -58,7 +58,7 @@ def at_files(paths: Sequence[str]) -> Look:
 
 
 def at_images(dataset: Any, count: int) -> Look:
-    """Decodes some images of a set that gives ``(PIL image, label)`` for an index."""
+    """Decodes some images of a dataset that returns ``(PIL image, label)`` for an index."""
     sizes: dict[tuple[int, int], str] = {}
     for index in spread(count, _DECODED).tolist():
         try:
@@ -72,25 +72,27 @@ def at_images(dataset: Any, count: int) -> Look:
 def size_for(
     name: str, sizes: dict[tuple[int, int], str], image_size: int | None, default_size: int | None
 ) -> tuple[tuple[int, int], int | None, str]:
-    """Which size images get.
+    """Decides which size images get.
 
     Args:
-        name: Of the data set.
-        sizes: (H, W) of the images that were looked at, with an image that has it.
-        image_size: The side that was asked for.
-        default_size: The network's own, for images that have no size in common.
+        name: Name of the dataset.
+        sizes: Each (H, W) found, with an image that has it.
+        image_size: The requested side.
+        default_size: The network's own side, for images without a common size.
 
     Returns:
-        (H, W), the side to fit them to or None where they keep their own, and a sentence about it.
+        (H, W), the side to fit them to or None if they keep their own, and a sentence about it.
 
     Raises:
-        DataError: They have several sizes, and none was asked for.
+        DataError: They have several sizes, and none was requested.
     """
     if image_size is not None:
         common = next(iter(sizes)) if len(sizes) == 1 else None
         was = "" if common is None else f" from {common[0]}×{common[1]}"
         same = common == (image_size, image_size)
-        said = f"kept at {image_size}×{image_size}" if same else f"fitted to {image_size}×{image_size}{was}, as asked"
+        said = (
+            f"kept at {image_size}×{image_size}" if same else f"fitted to {image_size}×{image_size}{was}, as requested"
+        )
         return (image_size, image_size), image_size, f"Images are {said}."
     if len(sizes) == 1:
         ((height, width),) = sizes
@@ -102,9 +104,9 @@ def size_for(
             f"Images of several sizes are fitted to the network's {default_size}×{default_size}.",
         )
     if not sizes:
-        raise DataError(f"No image of {name} could be read to see its size.", "Say it: --image-size N (image_size=N).")
+        raise DataError(f"No image of {name} could be read to find its size.", "Set it: --image-size N (image_size=N).")
     (a, first), (b, second) = list(sizes.items())[:2]
     raise DataError(
         f"The images of {name} have several sizes: {first} is {a[0]}×{a[1]}, {second} is {b[0]}×{b[1]}.",
-        "Say to which they are fitted: --image-size N (image_size=N), a square of so many pixels a side.",
+        "Set the size to fit them to: --image-size N (image_size=N), a square of N pixels a side.",
     )

@@ -1,4 +1,4 @@
-"""Image files that a table names: .csv, .tsv or .parquet, with a row an image."""
+"""Image files listed in a table: .csv, .tsv or .parquet, one row per image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST_ROWS = 10**8
 
 @dataclass(frozen=True)
 class _Row:
-    number: int  # as an editor shows it: the header is 1
+    number: int  # as an editor counts: the header is row 1
     path: str
     label: str
     part: str
@@ -42,7 +42,7 @@ class _Row:
 
 @dataclass
 class Named:
-    """Image files that a manifest names.
+    """The image files listed in a manifest.
 
     Attributes:
         root: The manifest's folder.
@@ -65,17 +65,17 @@ class Named:
 def load_manifest(path: Path, image_size: int | None, default_size: int | None, class_order: str | None) -> Data:
     """Reads a table with the columns path, label and split.
 
-    Paths are taken from the manifest's folder on, and stay in it; an absolute path is taken as it is. Labels are names,
-    or numbers from 0 on. Of ``split``, ``train`` and ``test`` (or ``val``) count; where there are both, ``test``.
+    Paths are relative to the manifest's folder and may not leave it; absolute paths are used as they are. Labels are
+    names, or numbers from 0. The splits are ``train`` and ``test`` (or ``val``); if both exist, ``test`` is used.
 
     Args:
         path: The manifest.
         image_size: As for :func:`perturbify.data.folders.load_folder`.
         default_size: As for :func:`perturbify.data.folders.load_folder`.
-        class_order: As for :func:`perturbify.data.class_order.in_order`; labels that are numbers have theirs.
+        class_order: As for :func:`perturbify.data.class_order.in_order`; numeric labels have theirs.
 
     Raises:
-        DataError: A column is missing, or a row is wrong: the sentence names it.
+        DataError: A column is missing, or a row is wrong; the message names it.
     """
     rows = list(_rows(path))
     parts = {part: [row for row in rows if row.part in names] for part, names in _parts(path, rows).items()}
@@ -91,7 +91,7 @@ def load_manifest(path: Path, image_size: int | None, default_size: int | None, 
         for part in ("train", "test")
     )
     left_out = len(rows) - len(train.samples) - len(test.samples)
-    said = [f"Left out: {left_out:,} rows of neither part, of which the test's is {_called(parts['test'])}."]
+    said = [f"Left out: {left_out:,} rows of other splits; the test split is {_called(parts['test'])}."]
     return of_files(
         f"manifest:{path.stem}",
         (train, test),
@@ -107,14 +107,14 @@ def _called(rows: Sequence[_Row]) -> str:
 
 
 def _parts(path: Path, rows: Sequence[_Row]) -> dict[str, tuple[str, ...]]:
-    """Which words of the column split are for training, and which for the test."""
+    """The values of the column split for training, and those for the test."""
     found = dict.fromkeys(row.part for row in rows)
     wrong = next((row for row in rows if row.part not in (*_TRAIN, *_TEST)), None)
     if wrong is not None:
-        raise DataError(f"Row {wrong.number} of {path} has the split {wrong.part!r}.", "A split is train, val or test.")
+        raise DataError(f"Row {wrong.number} of {path} has the split {wrong.part!r}.", "Use train, val or test.")
     test = next((name for name in _TEST if name in found), None)
     if test is None or not set(_TRAIN) & set(found):
-        raise DataError(f"{path} has no rows of the split {'test or val' if test is None else 'train'}.")
+        raise DataError(f"{path} has no rows with the split {'test or val' if test is None else 'train'}.")
     return {"train": _TRAIN, "test": (test,)}
 
 
@@ -141,13 +141,13 @@ def _file(manifest: Path, place: Path, row: _Row) -> str:
         if ".." in Path(row.path).parts and not file.resolve().is_relative_to(place):
             raise DataError(f"{here} leaves the manifest's folder: {row.path!r}.", "Put the manifest above its images.")
     if not row.path.lower().endswith(ENDINGS):
-        raise DataError(f"{here} names {row.path!r}, which is no image file by its ending.")
+        raise DataError(f"{here} names {row.path!r}, which does not end like an image file.")
     try:
         there = file.is_file()
     except (OSError, ValueError):
         there = False
     if not there:
-        raise DataError(f"{here} names {row.path!r}, and there is no such file in {place}.")
+        raise DataError(f"{here} names {row.path!r}, but there is no such file in {place}.")
     return str(file)
 
 
@@ -156,8 +156,8 @@ def _check_apart(path: Path, train: Sequence[_Row], test: Sequence[_Row]) -> Non
     both = next((row for row in test if row.path in first), None)
     if both is not None:
         raise DataError(
-            f"Rows {first[both.path].number} and {both.number} of {path} put {both.path!r} into both parts.",
-            "Figures measured on training images say nothing: keep the two parts apart.",
+            f"Rows {first[both.path].number} and {both.number} of {path} put {both.path!r} into both splits.",
+            "Figures measured on training images mean nothing: keep the two splits apart.",
         )
 
 
@@ -169,7 +169,7 @@ def _rows(path: Path) -> Iterator[_Row]:
         if not any(cells):
             continue
         if len(cells) < len(columns):
-            raise DataError(f"Row {number} of {path} has {len(cells)} cells, and the header {len(columns)}.")
+            raise DataError(f"Row {number} of {path} has {len(cells)} cells, but the header has {len(columns)}.")
         found = {key: cells[index].strip() for key, index in at.items()}
         if empty := next((key for key, cell in found.items() if not cell), None):
             raise DataError(f"Row {number} of {path} has no {empty}.")
@@ -184,7 +184,7 @@ def _column(path: Path, key: str, columns: Sequence[str]) -> int:
     if key == "split":
         raise DataError(
             f"{path} has no column split, so nothing says which images are for training and which for the test.",
-            "Add one: train or test in every row.",
+            "Add one, with train or test in every row.",
         )
     guess = nearest(key, lower)
     raise DataError(f"{path} has no column {key}; it has {', '.join(columns) or 'none'}.", guess or f"Name it {key}.")
@@ -212,7 +212,7 @@ def _parquet(path: Path) -> Iterator[list[str]]:
         ) from None
     try:
         table: Any = parquet.read_table(path)
-    except Exception as error:  # each library below has a family of its own
+    except Exception as error:  # each library has its own exceptions
         raise DataError(f"{path} cannot be read as parquet: {first_line(error)}.") from error
     yield list(table.column_names)
     for batch in table.to_batches(10_000):

@@ -1,4 +1,4 @@
-"""Data sets of the user's that can be indexed: torchvision's, torch's, the Hugging Face's, and their like."""
+"""The user's own indexable datasets: torchvision's, torch's, Hugging Face's, and similar ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from perturbify.data.workers import read_in_workers
 from perturbify.errors import DataError
 from perturbify.text import first_line, times
 
-_LOOKED_AT = 16  # items whose labels are held against what the data set says of them
+_LOOKED_AT = 16  # items whose labels are compared with the dataset's list of labels
 
 
 class MapStyleSplit(Split):
-    """A split whose images a data set of the user's gives when they are asked for, floats in [0, 1].
+    """A split whose images a user's dataset returns on demand, floats in [0, 1].
 
     Args:
-        dataset: Gives for an index what :func:`~perturbify.data.items.pairs_of` takes.
+        dataset: Returns for an index what :func:`~perturbify.data.items.pairs_of` takes.
         labels: int64 of shape (N,).
         size: (C, H, W) of an image.
         rows: The index within ``dataset`` of each image, int64 of shape (N,); 0..N-1 by default.
@@ -48,7 +48,7 @@ class MapStyleSplit(Split):
     def batches(
         self, batch_size: int, *, order: Tensor | None = None, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Reads the images batch by batch, as the data set gives them."""
+        """Reads the images batch by batch, as the dataset returns them."""
         order = torch.arange(len(self)) if order is None else order.cpu()
         chunks = order.split(batch_size)[start:] if len(order) else ()
         for chunk, x in zip(chunks, self._read(chunks), strict=True):
@@ -56,11 +56,11 @@ class MapStyleSplit(Split):
 
     @property
     def bytes(self) -> None:
-        """Nothing is held."""
+        """None: the split holds no pixels."""
         return None
 
     def to(self, device: torch.device) -> MapStyleSplit:
-        """Itself: the images are where the data set has them."""
+        """The split itself: the images stay in the dataset."""
         return self
 
     def subset(self, indices: Tensor) -> MapStyleSplit:
@@ -70,7 +70,7 @@ class MapStyleSplit(Split):
         )
 
     def digest(self) -> str:
-        """A hash of the labels, and of the files' names and sizes, where the data set says its files."""
+        """A hash of the labels and, if the dataset names its files, of their names and sizes."""
         return digest_of_dataset(self.dataset, self.labels, self.rows)
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -102,32 +102,32 @@ def item_of(dataset: Any, row: int) -> tuple[Tensor, Tensor]:
     """An image, shape (1, C, H, W) in [0, 1], and its label, shape (1,).
 
     Raises:
-        DataError: The data set fails, or gives something else; names the row.
+        DataError: The dataset fails, or returns something else; the message names the row.
     """
     try:
         item = dataset[row]
-    except Exception as error:  # code of the user's
+    except Exception as error:  # the user's code
         raise DataError(f"The data set fails at image {row}: {type(error).__name__}: {first_line(error)}.") from error
     try:
         x, y = pairs_of(item)
     except DataError as error:
         raise DataError(f"Image {row} of the data set: {error.message}", error.hint) from error
     if len(x) != 1:
-        raise DataError(f"Item {row} of the data set is a batch of {len(x)} images, not one.", "Give a DataLoader.")
+        raise DataError(f"Item {row} of the dataset is a batch of {len(x)} images, not one.", "Pass a DataLoader.")
     return x, y
 
 
 def sizes_differ(what: str, size: Sequence[int], others: Sequence[int]) -> DataError:
-    """What is said of images that do not go together."""
+    """The error for images of different sizes."""
     return DataError(
-        f"{what} is {times(size)}, others are {times(others)}: they do not go together.",
-        "Make them of one size, by transforms such as Resize(64) and CenterCrop(64); perturbify.data.load(path, "
+        f"{what} is {times(size)}, but others are {times(others)}.",
+        "Give them one size, with transforms such as Resize(64) and CenterCrop(64); perturbify.data.load(path, "
         "image_size=64) does so for a folder.",
     )
 
 
 def known_labels(dataset: Any) -> Tensor | None:
-    """The labels of all images, int64 of shape (N,), where a data set says them without reading any; else None."""
+    """The labels of all images, int64 of shape (N,), if the dataset lists them without reading images; else None."""
     if isinstance(dataset, Subset):
         labels = known_labels(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
@@ -138,7 +138,7 @@ def known_labels(dataset: Any) -> Tensor | None:
         return None
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
         said: Any = dataset.tensors[1]
-    elif hasattr(dataset, "column_names"):  # the Hugging Face's
+    elif hasattr(dataset, "column_names"):  # Hugging Face's
         key = next((name for name in LABELS if name in dataset.column_names), None)
         said = None if key is None else dataset.with_format(None)[key]
     else:
@@ -147,7 +147,7 @@ def known_labels(dataset: Any) -> Tensor | None:
 
 
 def _believed(dataset: Any, said: Any) -> Tensor | None:
-    """Labels that a data set says, where its items say the same."""
+    """The labels that a dataset lists, if they agree with its items."""
     try:
         labels = torch.as_tensor(said if hasattr(said, "shape") else list(said))
         if len(labels) != len(dataset):
@@ -160,7 +160,7 @@ def _believed(dataset: Any, said: Any) -> Tensor | None:
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:
-    """The names of a data set's classes in the order of their labels, where it says them."""
+    """The names of a dataset's classes in the order of their labels, if it lists them."""
     if isinstance(dataset, Subset):
         return class_names(dataset.dataset)
     if isinstance(dataset, ConcatDataset):

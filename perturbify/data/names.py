@@ -1,4 +1,4 @@
-"""What classes and datasets may be called: whatever can be written to a file and told apart by a reader."""
+"""Names of classes and datasets: any that can be written to a file and told apart by a reader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from perturbify.errors import DataError
 
 LONGEST = 1000
-"""Characters of a class's name at most."""
+"""The most characters of a class's name."""
 
 
 def check_name(name: str) -> None:
@@ -18,19 +18,19 @@ def check_name(name: str) -> None:
         DataError: It is not UTF-8.
     """
     if not _can_be_written(name):
-        raise DataError(f"The name of the dataset {name!r} is not UTF-8, and no file can keep it.", "Rename it.")
+        raise DataError(f"The name of the dataset {name!r} is not UTF-8, so it cannot be saved.", "Rename it.")
 
 
 def check_class_names(where: str, classes: Sequence[str], *, fold_case: bool = False) -> None:
-    """Makes sure, before any work, that each class has a name that can be written, and no other class has it.
+    """Makes sure, before any work, that each class has a unique name that can be written.
 
     Args:
-        where: The dataset or folder, for the messages.
+        where: The dataset or folder, for messages.
         classes: Their names in the order of their labels.
-        fold_case: Whether names that differ in case alone are taken for the same, too.
+        fold_case: Whether names that differ only in case count as the same.
 
     Raises:
-        DataError: A name is empty, too long, not UTF-8, or looks the same as another one.
+        DataError: A name is empty, too long, not UTF-8, or looks the same as another.
     """
     seen: dict[str, int] = {}
     for label, name in enumerate(classes):
@@ -41,15 +41,15 @@ def check_class_names(where: str, classes: Sequence[str], *, fold_case: bool = F
             )
         if not _can_be_written(name):
             raise DataError(
-                f"The name of class {label} of {where}, {name!r}, is not UTF-8, and no file can keep it.",
+                f"The name of class {label} of {where}, {name!r}, is not UTF-8, so it cannot be saved.",
                 "Rename it.",
             )
         looks = _looks(name, fold_case)
         if not looks:
-            raise DataError(f"Class {label} of {where} has no name: {name!r}.", "Give it one.")
+            raise DataError(f"Class {label} of {where} has no name: {name!r}.", "Name it.")
         before = classes[seen.setdefault(looks, label)]
         if seen[looks] != label:
-            but = "" if before == name else ", but for " + ("case, " if fold_case else "") + "spaces or accents"
+            but = "" if before == name else ", except for " + ("case, " if fold_case else "") + "spaces or accents"
             raise DataError(
                 f"Classes {seen[looks]} and {label} of {where} have the same name{but}: {before!r} and {name!r}.",
                 "Rename one of the two.",
@@ -57,9 +57,9 @@ def check_class_names(where: str, classes: Sequence[str], *, fold_case: bool = F
 
 
 def told_apart(names: Sequence[str | tuple[str, ...]]) -> tuple[str, ...]:
-    """Names of classes as datasets of others' give them: of several synonyms the first, of one name twice its label.
+    """Class names from other libraries: the first of several synonyms; a repeated name gets its label appended.
 
-    ImageNet gives all synonyms of a class; the first is the usual name. Two of its classes are cranes, a bird and a
+    ImageNet lists all synonyms of a class; the first is the usual name. Two of its classes are cranes: the bird and the
     machine.
     """
     first = [name if isinstance(name, str) else name[0] for name in names]
@@ -75,7 +75,7 @@ def _can_be_written(name: str) -> bool:
 
 
 def _looks(name: str, fold_case: bool) -> str:
-    """What a reader sees of a name: without what is invisible, however its accents are put together."""
+    """What a reader sees of a name: without invisible characters, with accents in one form."""
     if name.isascii():
         seen = name
     else:

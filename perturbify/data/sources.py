@@ -21,11 +21,11 @@ from perturbify.numbers import MOST_SIDE
 
 _WAYS = "A path to a .npz file or to an image folder works too."
 _SIGNS = {f"{key}.npy" for key in ARRAYS}
-_NEIGHBOURS, _LONGEST = 1000, 255  # files beside a path that is not there, and characters of its name
+_NEIGHBOURS, _LONGEST = 1000, 255  # files next to a missing path, and characters of its name
 
 
 def dataset_names() -> tuple[str, ...]:
-    """The datasets that ``load`` knows by a name of their own."""
+    """The built-in datasets that ``load`` knows by name."""
     return NAMES
 
 
@@ -45,31 +45,31 @@ def load(
         name: ``"digits"``, ``"cifar10"`` or ``"cifar100"``; the path of a .npz file (arrays x_train, y_train,
             x_test, y_test; uint8 pixels), of a folder with these as .npy files, of a folder with ``train/CLASS/`` and
             ``val/CLASS/`` or ``test/CLASS/``, of a .csv, .tsv or .parquet file with a row ``path,label,split`` for each
-            image, or of a folder that holds CIFAR as torchvision unpacks it; or what
+            image, or of a folder that holds CIFAR as torchvision unpacks it; or a dataset that
             ``timm.data.create_dataset`` can index, ``"torch/NAME"`` or ``"hfds/NAME"``. More than 256 MiB of images in
-            .npy files, or in a .npz file that is not compressed, stay there and are read batch by batch.
-        root: Where named datasets lie; by default ``$PERTURBIFY_DATA`` or ``~/.cache/perturbify/data``.
+            .npy files, or in an uncompressed .npz file, stay there and are read batch by batch.
+        root: Folder of the named datasets; by default ``$PERTURBIFY_DATA`` or ``~/.cache/perturbify/data``.
         image_size: Side in pixels of the square that images are fitted to, by resizing the shorter side and
             cropping the centre. By default images of one common size keep it.
-        default_size: The same, for images that have no size in common, such as the network's own.
-        channels: How many the network takes, 1 or 3: grey images are repeated to three channels, colours become their
+        default_size: The same, for images without a common size; usually the network's own.
+        channels: How many the network takes, 1 or 3: grey images are repeated to three channels, colour is converted to
             luminance. By default grey is repeated, as most networks take three, and any other number is kept.
-        class_order: How classes that have names alone are numbered: ``"sorted"`` as torchvision does (the default),
-            ``"natural"`` as timm does (2 before 10), or the path of a file with a name a line, a JSON list of names or
-            a JSON object from names to labels.
+        class_order: How classes with names are numbered: ``"sorted"`` as torchvision does (the default),
+            ``"natural"`` as timm does (2 before 10), or the path of a file with one name per line, a JSON list of names
+            or a JSON object from names to labels.
         download: Whether missing files may be fetched.
 
     Returns:
-        The dataset, its labels checked; its ``notes`` say what was assumed.
+        The dataset, with checked labels; its ``notes`` say what was assumed.
 
     Raises:
         DataError: There is no such dataset, it may not or cannot be downloaded, or its content is unusable.
     """
     for side in (side for side in (image_size, default_size) if side is not None):
         if side < 1:
-            raise DataError(f"An image size of {side} is not at least one pixel.")
+            raise DataError(f"The image size must be at least one pixel, not {side}.")
         if side > MOST_SIDE:
-            raise DataError(f"An image size of {side:,} is more than {MOST_SIDE:,} pixels.")
+            raise DataError(f"The image size must be at most {MOST_SIDE:,} pixels, not {side:,}.")
     folder = default_root() if root is None else expanded(root)
     try:
         if name in NAMES:
@@ -87,7 +87,7 @@ def load(
 
 def _load_path(name: str, image_size: int | None, default_size: int | None, class_order: str | None) -> Data:
     if not name:
-        raise DataError("The name of the dataset is empty.", f"There are {', '.join(NAMES)}. {_WAYS}")
+        raise DataError("The name of the dataset is empty.", f"Choose from {', '.join(NAMES)}. {_WAYS}")
     path = expanded(name)
     try:
         mode = path.stat().st_mode
@@ -105,7 +105,7 @@ def _load_path(name: str, image_size: int | None, default_size: int | None, clas
         return load_manifest(path, image_size, default_size, class_order)
     raise DataError(
         f"{path} is neither a .npz file nor a folder{'' if stat.S_ISREG(mode) else f', but {kind(mode)}'}.",
-        f"A folder that holds {', '.join(f'{key}.npy' for key in ARRAYS)} works, too."
+        f"A folder with {', '.join(f'{key}.npy' for key in ARRAYS)} works, too."
         if path.suffix == ".npy"
         else "A table of images is a .csv, .tsv or .parquet file."
         if stat.S_ISREG(mode)

@@ -20,17 +20,17 @@ from perturbify.text import times
 
 
 class Split(ABC):
-    """Images with labels, in a fixed order: uint8 in storage, floats in [0, 1] when read.
+    """Images with labels, in a fixed order: stored as uint8, read as floats in [0, 1].
 
     Attributes:
-        labels: The class of each image, int64 of shape (N,); known without decoding an image.
+        labels: The class of each image, int64 of shape (N,); known without decoding any image.
     """
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return len(self.labels)
 
     def batches(
@@ -41,13 +41,13 @@ class Split(ABC):
         Args:
             batch_size: Images a batch, at least 1; the last batch may hold fewer.
             order: Indices of the images to read, in that order, int64; all of them by default.
-            start: How many batches of that order to skip without reading them, to continue an epoch.
+            start: How many batches of that order to skip without reading them, to resume an epoch.
 
         Yields:
             Pixels, float32 of shape (B, C, H, W) in [0, 1], and their labels, int64 of shape (B,).
 
         Raises:
-            DataError: An image cannot be decoded; names its file.
+            DataError: An image cannot be decoded; the message names its file.
         """
         order = torch.arange(len(self)) if order is None else order.cpu()
         chunks = order.split(batch_size)[start:] if len(order) else ()
@@ -57,11 +57,11 @@ class Split(ABC):
     @property
     @abstractmethod
     def bytes(self) -> int | None:
-        """What the pixels take in memory; None where they are decoded when they are asked for."""
+        """Size of the pixels in memory; None if they are decoded on demand."""
 
     @abstractmethod
     def to(self, device: torch.device) -> Split:
-        """The images, their pixels on a device; those that are decoded when they are asked for stay where they are."""
+        """The split with its pixels on a device; images decoded on demand stay where they are."""
 
     @abstractmethod
     def subset(self, indices: Tensor) -> Split:
@@ -69,16 +69,16 @@ class Split(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """A hash by which the same images and labels are known again, wherever they lie: 32 hexadecimal digits."""
+        """A hash that identifies the images and labels, wherever they are: 32 hexadecimal digits."""
 
     def balanced(self, n: int) -> Split:
         """A small part of the split with as many images of each class as possible.
 
-        The first image of each class comes first, then the second of each, and so on until ``n`` are
-        found; no chance is involved, and a smaller part lies within a larger one.
+        The first image of each class comes first, then the second of each, and so on until there are ``n``; nothing is
+        random, and a larger part contains every smaller one.
 
         Args:
-            n: How many images, at least 1; all of them when ``n`` is no less than the split holds.
+            n: How many images, at least 1; all if the split has no more than ``n``.
 
         Returns:
             ``n`` images in ascending order of their index.
@@ -94,16 +94,16 @@ class Split(ABC):
         """Takes :meth:`balanced` images out of the split.
 
         Args:
-            n: How many, at least 1 and less than there are.
+            n: How many, at least 1 and fewer than there are.
 
         Returns:
-            The other images, and those, both in ascending order of their index.
+            The remaining images and the ones taken out, both in ascending order of their index.
 
         Raises:
-            DataError: ``n`` leaves nothing on one side.
+            DataError: ``n`` leaves one side empty.
         """
         if not 1 <= n < len(self):
-            raise DataError(f"{n} of {len(self)} images cannot be kept apart: both parts need some.")
+            raise DataError(f"{n} of {len(self)} images cannot be held out: both parts need at least one.")
         taken = torch.zeros(len(self), dtype=torch.bool)
         taken[self._by_rank()[:n]] = True
         return self.subset((~taken).nonzero().flatten()), self.subset(taken.nonzero().flatten())
@@ -125,7 +125,7 @@ class Split(ABC):
 
 
 class MemorySplit(Split):
-    """A split whose pixels lie in one tensor.
+    """A split whose pixels are in one tensor.
 
     Args:
         images: uint8 of shape (N, C, H, W).
@@ -139,27 +139,27 @@ class MemorySplit(Split):
 
     @classmethod
     def from_numpy(cls, pixels: np.ndarray, labels: np.ndarray, image_size: int | None) -> MemorySplit:
-        """Takes over arrays as most files hold them.
+        """Makes a split from arrays in the layout of most files.
 
         Args:
             pixels: uint8 of shape (N, H, W) or (N, H, W, C).
             labels: Integers of shape (N,).
-            image_size: Side to fit the images to, in pixels; ``None`` leaves their size.
+            image_size: Side to fit the images to, in pixels; ``None`` keeps their size.
         """
         images = as_tensor(pixels)
         split = cls(images, torch.from_numpy(labels.astype(np.int64)))
         if image_size is not None and len(images):
-            split._digest = split.digest()  # of what came: how fitting rounds may depend on the machine
+            split._digest = split.digest()  # of the originals: rounding in the fit may depend on the machine
             split.images = fit_all(images, image_size)
         return split
 
     @property
     def bytes(self) -> int:
-        """What the pixels take in memory."""
+        """Size of the pixels in memory."""
         return self.images.nbytes
 
     def to(self, device: torch.device) -> MemorySplit:
-        """The images, their pixels on a device; batches come from there."""
+        """The split with its pixels on a device, where its batches are, too."""
         return MemorySplit(self.images.to(device), self.labels)
 
     def subset(self, indices: Tensor) -> MemorySplit:
@@ -167,7 +167,7 @@ class MemorySplit(Split):
         return MemorySplit(self.images[indices.to(self.images.device)], self.labels[indices])
 
     def digest(self) -> str:
-        """A hash of the labels, and of the pixels before they were fitted; of many pixels, of a sample."""
+        """A hash of the labels and of the pixels before they were fitted (a sample of them, if there are many)."""
         return self._digest or digest_of_pixels(
             self.labels,
             tuple(self.images.shape[1:]),
@@ -181,7 +181,7 @@ class MemorySplit(Split):
 
 
 class FloatSplit(MemorySplit):
-    """A split whose pixels are floats already, as a user's own tensors are.
+    """A split whose pixels are already floats, such as a user's own tensors.
 
     Args:
         images: Floating, shape (N, C, H, W), in [0, 1].
@@ -191,13 +191,13 @@ class FloatSplit(MemorySplit):
     def batches(
         self, batch_size: int, *, order: Tensor | None = None, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Reads the images batch by batch, as they are."""
+        """Reads the images batch by batch, unchanged."""
         order = torch.arange(len(self)) if order is None else order.cpu()
         for chunk in order.split(batch_size)[start:] if len(order) else ():
             yield self.images[chunk].float(), self.labels[chunk]
 
     def to(self, device: torch.device) -> FloatSplit:
-        """The images, their pixels on a device; batches come from there."""
+        """The split with its pixels on a device, where its batches are, too."""
         return FloatSplit(self.images.to(device), self.labels)
 
     def subset(self, indices: Tensor) -> FloatSplit:
@@ -206,15 +206,15 @@ class FloatSplit(MemorySplit):
 
 
 class DecodedSplit(Split):
-    """A split whose images are decoded, resized and cropped when they are asked for.
+    """A split whose images are decoded, resized and cropped on demand.
 
     Args:
-        dataset: Gives ``(PIL image, label)`` for an index; its ``samples`` or ``filename()``, if it has one
-            of them, say which file an image comes from.
+        dataset: Returns ``(PIL image, label)`` for an index; its ``samples`` or ``filename()``, if any, name an image's
+            file.
         labels: int64 of shape (N,).
-        size: Side of the square that the images are fitted to, in pixels; or the (H, W) that they all have.
+        size: Side of the square to which images are fitted, in pixels; or the (H, W) that they all have.
         rows: The index within ``dataset`` of each image, int64 of shape (N,); 0..N-1 by default.
-        workers: Processes that decode; by default up to four, and none for a handful of images.
+        workers: Processes that decode; by default up to four, and none for a few images.
     """
 
     def __init__(
@@ -234,11 +234,11 @@ class DecodedSplit(Split):
 
     @property
     def bytes(self) -> None:
-        """Nothing is held."""
+        """None: the split holds no pixels."""
         return None
 
     def to(self, device: torch.device) -> DecodedSplit:
-        """Itself: the images are where they are decoded."""
+        """The split itself: images are decoded on demand."""
         return self
 
     def subset(self, indices: Tensor) -> DecodedSplit:
@@ -252,7 +252,7 @@ class DecodedSplit(Split):
         )
 
     def digest(self) -> str:
-        """A hash of the labels, and of the files' names within the dataset and sizes, where it says its files."""
+        """A hash of the labels and, if the dataset names its files, of their names within it and sizes."""
         return digest_of_dataset(self.dataset, self.labels, self.rows)
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -261,7 +261,7 @@ class DecodedSplit(Split):
 
 
 def digest_of_dataset(dataset: Any, labels: Tensor, rows: Tensor) -> str:
-    """A hash of labels, and of the files' names within a data set and sizes, where it says its files."""
+    """A hash of labels and, if the dataset names its files, of their names within it and sizes."""
     samples, root = getattr(dataset, "samples", None), str(getattr(dataset, "root", ""))
     paths = [] if samples is None else [str(samples[row][0]) for row in rows.tolist()]
     names = [path.removeprefix(root).replace(os.sep, "/").lstrip("/") for path in paths]
@@ -276,7 +276,7 @@ class _Decoder(Dataset[Tensor | DataError]):
         self.size = size
 
     def __getitem__(self, rows: list[int]) -> Tensor | DataError:
-        # Returned, not raised: an error that crosses from a worker is rewritten as its whole traceback.
+        # Returned, not raised: an error from a worker would arrive as its whole traceback.
         try:
             return torch.stack([self._decode(row) for row in rows])
         except DataError as error:
@@ -294,8 +294,8 @@ class _Decoder(Dataset[Tensor | DataError]):
             raise DataError(f"The image {self._file(row)} cannot be decoded: {error.reason}.", error.hint) from error
         if pixels.shape[1:] != self.size:
             raise DataError(
-                f"The image {self._file(row)} is {times(pixels.shape[1:])}, others are {times(self.size)}.",
-                "Say to which size they are fitted: --image-size N (image_size=N).",
+                f"The image {self._file(row)} is {times(pixels.shape[1:])}, but others are {times(self.size)}.",
+                "Set the size to fit them to: --image-size N (image_size=N).",
             )
         return pixels
 

@@ -1,4 +1,4 @@
-"""Arrays that stay in their file, or in memory as they came, until their images are asked for."""
+"""Arrays that stay in their file, or unfitted in memory, until their images are needed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from perturbify.data.images import fit, kind, without_waiting
 from perturbify.data.split import MemorySplit, Split, as_tensor
 from perturbify.errors import DataError
 
-_AT_ONCE = 2**26  # bytes of pixels that go to a device together
+_AT_ONCE = 2**26  # bytes of pixels that are copied to a device together
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells whether a file is still the one that was looked at."""
+    """Shows whether a file is still the same one."""
 
     size: int
     changed_ns: int
@@ -44,10 +44,10 @@ def opened(path: Path, stamp: Stamp | None = None) -> Iterator[IO[bytes]]:
 
     Args:
         path: The file.
-        stamp: The stamp that it had; None takes it as it is.
+        stamp: Its earlier stamp; None: any.
 
     Raises:
-        DataError: There is no such file, it cannot be read, or it is no longer the one of the stamp.
+        DataError: There is no such file, it cannot be read, or its stamp has changed.
     """
     try:
         with open(path, "rb", buffering=0, opener=without_waiting) as file:
@@ -55,7 +55,7 @@ def opened(path: Path, stamp: Stamp | None = None) -> Iterator[IO[bytes]]:
             if not stat.S_ISREG(mode):
                 raise DataError(f"{path} is {kind(mode)}, not a file.")
             if stamp is not None and Stamp.of(file) != stamp:
-                raise DataError(f"{path} has changed since it was opened first.", "Leave it alone, and start again.")
+                raise DataError(f"{path} has changed since it was first opened.", "Start again without changing it.")
             yield file
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -63,15 +63,15 @@ def opened(path: Path, stamp: Stamp | None = None) -> Iterator[IO[bytes]]:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images that lie in a file one behind the other, as the bytes that they are.
+    """Images that are stored in a file one after the other, as raw bytes.
 
-    They are read image by image rather than mapped: a mapped file that somebody cuts short ends the process.
+    They are read image by image rather than mapped: truncating a mapped file would crash the process.
 
     Attributes:
         path: The file.
         offset: Where the first image begins, in bytes.
         shape: (N, H, W) or (N, H, W, C).
-        stamp: Of the file, when its header was read.
+        stamp: The file's stamp when its header was read.
     """
 
     path: Path
@@ -86,7 +86,7 @@ class StoredImages:
         """The images at ``indices``, uint8.
 
         Raises:
-            DataError: The file has gone or changed.
+            DataError: The file is gone or has changed.
         """
         images = np.empty((len(indices), *self.shape[1:]), np.uint8)
         each = math.prod(self.shape[1:])
@@ -99,7 +99,7 @@ class StoredImages:
 
 
 class StoredSplit(Split):
-    """A split whose pixels stay where they are, and are fitted, until they are asked for.
+    """A split whose pixels are read and fitted on demand.
 
     Args:
         pixels: uint8 of shape (N, H, W) or (N, H, W, C), in a file or in memory.
@@ -123,11 +123,11 @@ class StoredSplit(Split):
 
     @property
     def bytes(self) -> int:
-        """What the pixels would take in memory."""
+        """Size of the pixels in memory, if they were loaded."""
         return len(self) * fitted_bytes(self.pixels.shape, self.image_size)
 
     def to(self, device: torch.device) -> MemorySplit:
-        """The images, read and fitted, their pixels on a device."""
+        """The split, read and fitted, with its pixels on a device."""
         chunks = torch.arange(len(self)).split(max(1, _AT_ONCE // fitted_bytes(self.pixels.shape, self.image_size)))
         side = self.pixels.shape[1:3] if self.image_size is None else (self.image_size, self.image_size)
         images = torch.empty((len(self), _channels(self.pixels.shape), *side), dtype=torch.uint8, device=device)
@@ -140,7 +140,7 @@ class StoredSplit(Split):
         return StoredSplit(self.pixels, self.labels[indices], self.image_size, rows=self.rows[indices])
 
     def digest(self) -> str:
-        """A hash of the labels, and of the pixels as they are stored; of many pixels, of a sample."""
+        """A hash of the labels and of the pixels as stored (a sample of them, if there are many)."""
         shape = (_channels(self.pixels.shape), *self.pixels.shape[1:3])
         return digest_of_pixels(self.labels, shape, torch.uint8, self._stored)
 
@@ -154,7 +154,7 @@ class StoredSplit(Split):
 
 
 def fitted_bytes(shape: tuple[int, ...], image_size: int | None) -> int:
-    """What an image of pixels of a shape (N, H, W, …) takes once it is fitted."""
+    """Size in bytes of one fitted image, from pixels of shape (N, H, W, …)."""
     return _channels(shape) * (math.prod(shape[1:3]) if image_size is None else image_size * image_size)
 
 
@@ -163,7 +163,7 @@ def _channels(shape: tuple[int, ...]) -> int:
 
 
 def split_of(pixels: StoredImages | np.ndarray, labels: np.ndarray, image_size: int | None) -> Split:
-    """The split for arrays as most files hold them: fitted and held in memory, or where that is too much, left as is.
+    """The split for arrays in the layout of most files: fitted and in memory, or if too large, left where they are.
 
     Args:
         pixels: uint8 of shape (N, H, W) or (N, H, W, C), in a file or in memory.
@@ -177,11 +177,11 @@ def split_of(pixels: StoredImages | np.ndarray, labels: np.ndarray, image_size: 
 
 
 def memory_to_use() -> int:
-    """Bytes that an array may take: a quarter of what this process can have."""
+    """The most bytes for an array: a quarter of the memory available to this process."""
     limits = [2**35]
     if hasattr(os, "sysconf"):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(OSError, ValueError):  # in a container; "max" where there is no limit
+    with suppress(OSError, ValueError):  # in a container; "max" without a limit
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     if sys.platform != "win32":
         import resource

@@ -24,18 +24,18 @@ _LOOKED_AT = 16
 def load_streams(
     name: str, streams: tuple[Any, Any], image_size: int | None, default_size: int | None, names: tuple[str, ...] | None
 ) -> Data:
-    """Reads two streams that timm opened, of training and of the test, into memory.
+    """Reads two streams that timm opened, training and test, into memory.
 
     Args:
-        name: Of the dataset.
-        streams: Both give ``(PIL image, label)``, and say by ``len`` how many.
+        name: Name of the dataset.
+        streams: Both yield ``(PIL image, label)`` and have a ``len``.
         image_size: As for :func:`perturbify.data.load`.
         default_size: As for :func:`perturbify.data.load`.
-        names: Of the classes; None numbers them.
+        names: Names of the classes; None numbers them.
 
     Raises:
-        DataError: They take more memory than there is, their images differ in size and none was asked for, or fewer
-            could be read than there should be.
+        DataError: They need more memory than there is, their images differ in size and none was requested, or some
+            could not be read.
     """
     some = islice(_images(name, streams[0]), _LOOKED_AT)
     sizes = {(image.height, image.width): f"image {number}" for number, (image, _) in enumerate(some)}
@@ -54,8 +54,8 @@ def _read(name: str, stream: Any, side: tuple[int, int], fitted: int | None) -> 
     for number, (image, label) in enumerate(_images(name, stream)):
         if number >= most:
             raise DataError(
-                f"{name} holds more than the {most:,} images of {times(side)} that memory has room for.",
-                "A stream cannot be indexed, so it is read whole: unpack it into an image folder.",
+                f"{name} holds more than the {most:,} images of {times(side)} that fit into memory.",
+                "A stream cannot be indexed, so all of it is read: unpack it into an image folder.",
             )
         try:
             with decoding():
@@ -64,16 +64,16 @@ def _read(name: str, stream: Any, side: tuple[int, int], fitted: int | None) -> 
             raise DataError(f"Image {number} of {name} cannot be decoded: {error.reason}.", error.hint) from error
         if fitted is None and tuple(x.shape[1:]) != side:
             raise DataError(
-                f"Image {number} of {name} is {times(x.shape[1:])}, others are {times(side)}.",
-                "Say to which size they are fitted: --image-size N (image_size=N).",
+                f"Image {number} of {name} is {times(x.shape[1:])}, but others are {times(side)}.",
+                "Set the size to fit them to: --image-size N (image_size=N).",
             )
         pixels.append(x if fitted is None else fit(x, fitted))
         labels.append(label)
     said = len(stream)
     if len(pixels) < said:
-        raise DataError(f"Of {said:,} images that {name} should have, {len(pixels):,} could be read.")
+        raise DataError(f"Only {len(pixels):,} of the {said:,} images that {name} should have could be read.")
     if not pixels:
-        raise DataError(f"{name} has a part without images.")
+        raise DataError(f"{name} has a split without images.")
     return MemorySplit(torch.stack(pixels), torch.tensor(labels))
 
 
@@ -83,8 +83,8 @@ def _images(name: str, stream: Any) -> Iterator[tuple[Image.Image, int]]:
             yield image, int(label)
     except DataError:
         raise
-    except Exception as error:  # the libraries behind it fail each in its own way
+    except Exception as error:  # the libraries behind it each fail in their own way
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise DataError(
-            f"{name} cannot be read: {reason}.", "An item has an image (jpg, png, webp) and a cls."
+            f"{name} cannot be read: {reason}.", "An item needs an image (jpg, png, webp) and a cls."
         ) from error

@@ -25,7 +25,7 @@ from perturbify.text import first_line
 
 _STREAMS = ("hfids", "tfds")
 SCHEMES = ("torch", "hfds", "wds", *_STREAMS)
-# For the hint alone; what timm knows decides.
+# For the hint only; timm decides.
 _TORCH_NAMES = (
     "cifar10",
     "cifar100",
@@ -45,33 +45,33 @@ def load_timm(
 
     Args:
         name: ``torch/NAME`` for one of torchvision's, ``wds/NAME`` for a folder of WebDataset's shards,
-            ``hfds/NAME`` for one of the Hugging Face hub. The
-            latter's library looks into the network for itself, whatever ``download`` says.
-        root: Where the files lie.
-        image_size: Side to fit the images to, in pixels; by default the size that they have in common.
-        default_size: The same, where they have none in common.
-        class_order: Of an image folder, as for :func:`perturbify.data.class_order.in_order`.
+            ``hfds/NAME`` for one of the Hugging Face hub, whose library accesses the network whatever ``download``
+            says.
+        root: Folder of the files.
+        image_size: Side to fit the images to, in pixels; by default their common size.
+        default_size: The same, if they have no common size.
+        class_order: For an image folder, as for :func:`perturbify.data.class_order.in_order`.
         download: Whether missing files may be fetched.
 
     Returns:
         The dataset.
 
     Raises:
-        DataError: The dataset is a stream, cannot be built, or does not say its labels.
+        DataError: The dataset is a stream, cannot be built, or does not list its labels.
     """
     scheme = name.partition("/")[0]
     if scheme in _STREAMS:
         raise DataError(
-            f"{name} is a stream that cannot be indexed, and training needs to shuffle and resume.",
+            f"{name} is a stream that cannot be indexed, but training must shuffle and resume.",
             "Use a torch/, hfds/ or wds/ dataset, a .npz file or an image folder.",
         )
     if scheme == "wds":
         return _load_shards(name, root, image_size, default_size)
     if name in ("torch/folder", "torch/image_folder"):
-        # Where timm finds no folder of a split's name it takes the whole root, also for both splits.
+        # Without a folder of a split's name, timm takes the whole root, even for both splits.
         return load_folder(root, image_size, default_size, class_order)
     if scheme == "hfds" and os.path.lexists(name.partition("/")[2]):
-        # Its library would take it for the data set, and older ones run the Python in it.
+        # Its library would take it for the dataset, and older versions run the Python in it.
         raise DataError(f"{name} names a file or folder here, not a dataset of the hub.", "Name it without hfds/.")
     if scheme == "hfds" and importlib.util.find_spec("datasets") is None:
         raise DataError(f"{name} needs the package datasets.", "Install it with pip install datasets.")
@@ -97,14 +97,14 @@ def load_timm(
 
 
 def _load_shards(name: str, root: Path, image_size: int | None, default_size: int | None) -> Data:
-    """WebDataset's shards in ``root``, or in the folder there that the name says, by their ``_info.json``."""
+    """WebDataset's shards in ``root``, or in its subfolder of that name, by their ``_info.json``."""
     if importlib.util.find_spec("webdataset") is None:
         raise DataError(f"{name} needs the package webdataset.", "Install it with pip install webdataset.")
     folder = (root / name.partition("/")[2]).resolve()
     if not any((folder / info).is_file() for info in ("_info.json", "info.json")):
         raise DataError(
-            f"{name} has no _info.json in {folder}, which says its splits.",
-            "Name the folder of the shards, --data wds/NAME with --data-root above it.",
+            f"{name} has no _info.json in {folder}, which lists its splits.",
+            "Name the shards' folder: --data wds/NAME, with --data-root above it.",
         )
     train = _create("wds/", folder, "train", False)
     try:
@@ -141,18 +141,18 @@ def _labels(name: str, dataset: Any) -> np.ndarray:
             return np.fromiter(dataset.reader.iter_targets(), dtype=np.int64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"The labels of {name} do not number classes: {first_line(error)}.") from error
-    raise DataError(f"{name} does not say its labels without decoding all images.")
+    raise DataError(f"{name} does not list its labels without decoding all images.")
 
 
 def _classes(dataset: Any, labels: np.ndarray) -> tuple[str, ...]:
-    """Class names in the order of their labels; numbers where the dataset has no names."""
+    """Class names in the order of their labels; numbers if the dataset has no names."""
     if hasattr(dataset, "classes"):
         return told_apart(dataset.classes)
     return _named(dataset) or tuple(map(str, range(labels.max(initial=-1) + 1)))
 
 
 def _named(dataset: Any) -> tuple[str, ...]:
-    """Class names as timm's reader has them; none where it has none."""
+    """Class names from timm's reader; empty if it has none."""
     index_of: dict[str, int] = getattr(dataset.reader, "class_to_idx", None) or {}
     return tuple(map(str, sorted(index_of, key=index_of.__getitem__)))
 
@@ -163,7 +163,7 @@ def _is_array(dataset: Any) -> bool:
 
 
 class _ReaderImages:
-    """The images behind timm's ``ImageDataset``, which itself would replace a broken one by its neighbour."""
+    """The images behind timm's ``ImageDataset``, which would replace a broken one with its neighbour."""
 
     def __init__(self, dataset: Any) -> None:
         self.reader = dataset.reader

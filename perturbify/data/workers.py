@@ -20,12 +20,12 @@ _TINY = 256
 def read_in_workers(
     reader: Dataset[Tensor | DataError], batches: Sequence[list[int]], workers: int | None
 ) -> Iterator[Tensor]:
-    """Has batches read, in other processes where that pays.
+    """Reads batches, in other processes if that is faster.
 
     Args:
-        reader: Gives a batch for the rows that are in it, or the error to raise.
-        batches: The rows of each.
-        workers: Processes; None takes up to four, and none for a handful of images.
+        reader: Returns the batch of some rows, or the error to raise.
+        batches: The rows of each batch.
+        workers: Processes; None: up to four, and none for a few images.
     """
     if workers is None:
         workers = 0 if sum(map(len, batches)) <= _TINY else min(4, _cpu_count())
@@ -34,11 +34,11 @@ def read_in_workers(
         sampler=batches,
         batch_size=None,  # an item of the sampler is a whole batch already
         num_workers=workers,
-        # The loader draws a seed for its workers; from the global generator that draw would make a run
-        # that was resumed in mid-epoch differ from one that was not.
+        # The loader draws a seed for its workers; drawn from the global generator, it would make a run
+        # resumed in mid-epoch differ from an uninterrupted one.
         generator=torch.Generator(),
         worker_init_fn=_outlive_sigterm,
-        # Pinned memory is copied to a GPU while that computes.
+        # Pinned memory is copied to a GPU while the GPU computes.
         pin_memory=workers > 0 and torch.cuda.is_available(),
     )
     for batch in _lasting(loader):
@@ -48,15 +48,15 @@ def read_in_workers(
 
 
 def _lasting(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor | DataError]:
-    """What a loader yields, where the end of one of its processes is an error that says so."""
+    """A loader's batches; the death of one of its processes raises an error that says so."""
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         batches = iter(loader)
     except OSError as error:
         raise DataError(f"No process can be started to decode images: {error.strerror or error}.") from error
     if loader.num_workers and handler is not None and threading.current_thread() is threading.main_thread():
-        # torch's handler would raise in the middle of whatever runs when a worker ends; without it, the end is seen
-        # by whoever waits for the batch.
+        # torch's handler would raise in the middle of whatever runs when a worker dies; without it, the code that
+        # waits for the batch finds out.
         signal.signal(signal.SIGCHLD, handler)
     while True:
         try:
@@ -67,14 +67,14 @@ def _lasting(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor | DataEr
             if not str(error).startswith("DataLoader worker"):
                 raise
             raise DataError(
-                "A process that decodes images was ended from outside, as systems do where memory runs out.",
-                "Free memory; in a container, give it more, shared memory too (docker run --shm-size=8g).",
+                "A process that decodes images was killed, as systems do when memory runs out.",
+                "Free memory; in a container, allow more, and more shared memory (docker run --shm-size=8g).",
             ) from error
         yield batch
 
 
 def _outlive_sigterm(_worker: int) -> None:
-    """Leaves SIGTERM, which may go to a whole group of processes, to the one that has something to save.
+    """Ignores SIGTERM, which may go to a whole process group: only the parent has something to save.
 
     A worker ends with its parent, or when its batches are done.
     """
@@ -82,5 +82,5 @@ def _outlive_sigterm(_worker: int) -> None:
 
 
 def _cpu_count() -> int:
-    """The CPUs this process may use, which on shared machines are fewer than there are."""
+    """The CPUs that this process may use, on shared machines fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""Zoo: a name becomes a network that remembers how to be built again.
+"""Zoo: builds a network from a name, and records how to build it again.
 
-Names mean, in this order, the paper's networks for CIFAR, timm's models, torchvision's models, and the user's
-own ``package.module:factory``. :func:`create` tags what it builds with a :class:`ModelSpec`, which a
+A name is looked up among the paper's CIFAR networks, timm's models, and torchvision's models, in this order; or it is
+the user's own ``package.module:factory``. :func:`create` tags what it builds with a :class:`ModelSpec`, which a
 checkpoint keeps.
 """
 

@@ -1,4 +1,4 @@
-"""Building: a spec becomes a network, with fresh, pretrained, or given weights."""
+"""Builds a network from a spec, with fresh, pretrained, or given weights."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ from perturbify.zoo.spec import ModelSpec, tag
 from perturbify.zoo.state_dicts import choose
 from perturbify.zoo.weights import read_weights
 
-PATIENCE_SECONDS = 10.0  # how long a server may be silent while it sends
-ANSWER_SECONDS = 5.0  # how long it may take to answer before the network counts as absent
+PATIENCE_SECONDS = 10.0  # how long a server may be silent during a download
+ANSWER_SECONDS = 5.0  # how long it may take to answer before we count as offline
 
-# Arguments by which a library would fetch or unpickle weights behind our back.
+# Arguments with which a library would fetch or unpickle weights unasked.
 _RESERVED = {"checkpoint_path", "pretrained", "pretrained_backbone", "weights", "weights_backbone"}
 
-# Arguments that say from where timm fetches: a recipe's are not the user's.
+# Arguments that say from where timm fetches: a recipe must not set them.
 _SOURCES = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 
-# Arguments with a number above the first have a network measured before it is built; above the second, refused.
+# An argument with a number above the first has the network's size measured before it is built; above the second, it is
+# refused.
 _LARGE, _TOO_LARGE = 1_000, 30_000
 
-# What torchvision changes in a network when it comes with weights, beyond the weights.
+# What torchvision changes in a network with pretrained weights, besides the weights.
 _WITH_WEIGHTS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "aux_logits": False},
     "inception_v3": {"transform_input": True},
@@ -50,7 +51,7 @@ _WITH_WEIGHTS: dict[str, dict[str, Any]] = {
     "deeplabv3_mobilenet_v3_large": {"aux_loss": True},
 }
 
-# A class count that no model has: what changes its shape under it is the head.
+# A class count that no model has: whatever changes its shape with it is the head.
 _NOBODYS_CLASSES = 7919
 
 
@@ -67,32 +68,32 @@ def create(
 ) -> nn.Module:
     """Builds a network by name, in train mode, tagged with its :class:`ModelSpec` (``perturbify_spec``).
 
-    A user's ``package.module:factory`` is imported and called: a name that a file gave goes through
-    :func:`check_trusted` first.
+    A user's ``package.module:factory`` is imported and called: a name from a file must pass :func:`check_trusted`
+    first.
 
     Args:
         name: A name as :func:`resolve` takes it.
-        num_classes: Outputs; the constructor's default when not given.
-        pretrained: Fetch the library's own weights (torchvision's ``"DEFAULT"``). With another class count
-            than theirs the head is fresh.
+        num_classes: Outputs; by default the constructor's own.
+        pretrained: Fetch the library's own weights (torchvision's ``"DEFAULT"``). With another number of classes the
+            head is fresh.
         weights: A weights file, as :func:`perturbify.zoo.weights.read_weights` takes it.
-        weights_key: Where in that file the weights lie, such as ``"state_dict"``, or the prefix of their names; by
-            default where they fit, an average before raw weights. The spec says what was taken.
-        reset_head: With ``weights``: load all but the head, which stays fresh.
-        **kwargs: More for the constructor, JSON values only.
+        weights_key: The weights' place in that file, such as ``"state_dict"``, or the prefix of their names; by default
+            where they fit, an average before raw weights. The spec says what was used.
+        reset_head: With ``weights``: load everything but the head, which stays fresh.
+        **kwargs: Further arguments of the constructor, JSON values only.
 
     Raises:
         UnknownModel: No library has it.
-        WeightsError: Weights that cannot be fetched, read, or fitted.
-        ModelError: The constructor rejects its arguments, fails, or returns something else.
+        WeightsError: The weights cannot be fetched or read, or do not fit.
+        ModelError: The constructor rejects its arguments, fails, or does not return a network.
     """
     if pretrained and weights is not None:
         raise WeightsError(
-            "`--pretrained` and `--weights` both say where the weights come from.", "Give one of the two."
+            "`--pretrained` and `--weights` both say where the weights come from.", "Use one of the two."
         )
     for option, given in (("--reset-head", reset_head), ("--weights-key", weights_key)):
         if given and weights is None:
-            raise WeightsError(f"`{option}` says how to load a file, and no file is given.", "Add `--weights FILE`.")
+            raise WeightsError(f"`{option}` says how to load a file, but no file is given.", "Add `--weights FILE`.")
     arguments = kwargs if num_classes is None else {**kwargs, "num_classes": num_classes}
     spec = ModelSpec(resolve(name), arguments, "fresh")
     _check_fits(spec)
@@ -118,22 +119,22 @@ def create(
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """Builds a spec's architecture with fresh weights, tagged with the spec as it is; touches no network.
+    """Builds a spec's architecture with fresh weights, tagged with the unchanged spec; downloads nothing.
 
     A user's ``package.module:factory`` is imported and called: build only specs whose factory you would run.
 
     Raises:
         UnknownModel: No library has it.
-        ModelError: The constructor rejects its arguments, fails, or returns something else.
+        ModelError: The constructor rejects its arguments, fails, or does not return a network.
     """
     return tag(_construct(replace(spec, name=resolve(spec.name))), spec)
 
 
 def _check_fits(spec: ModelSpec) -> None:
-    """Makes sure that a library's network fits into memory, where an argument is so large that it may not.
+    """Makes sure that a library's network fits into memory, if an argument is unusually large.
 
     Raises:
-        ModelError: It does not, or an argument is beyond all sense.
+        ModelError: It does not, or an argument is absurdly large.
     """
     sizes = {key: max(_integers(value), default=0) for key, value in spec.kwargs.items()}
     if is_factory(spec.name) or max(sizes.values(), default=0) <= _LARGE:
@@ -141,18 +142,18 @@ def _check_fits(spec: ModelSpec) -> None:
     for key, size in sizes.items():
         most = MOST_CLASSES if key == "num_classes" else _TOO_LARGE
         if size > most:
-            raise ModelError(f"{spec.name} with {key}={spec.kwargs[key]!r:.80} is too large: {most:,} is the most.")
+            raise ModelError(f"{spec.name} with {key}={spec.kwargs[key]!r:.80} is too large: the maximum is {most:,}.")
     needed = 2 * sum(t.numel() * t.element_size() for t in skeleton(spec).state_dict().values())
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ModelError(
-            f"{spec.name} with these arguments takes {needed / 1e9:,.0f} GB with a noisy copy, and "
-            f"{there / 1e9:,.0f} GB are here."
+            f"{spec.name} with these arguments needs {needed / 1e9:,.0f} GB with its noisy copy, but only "
+            f"{there / 1e9:,.0f} GB are available."
         )
 
 
 def _integers(value: Any) -> Iterator[int]:
-    """The sizes of all integers in a JSON value."""
+    """The magnitudes of all integers in a JSON value."""
     if isinstance(value, int):
         yield abs(value)
     elif isinstance(value, (list, dict)):
@@ -161,23 +162,23 @@ def _integers(value: Any) -> Iterator[int]:
 
 
 def skeleton(spec: ModelSpec) -> nn.Module:
-    """Builds a spec's architecture without memory, on the meta device, where its constructor allows that."""
+    """Builds a spec's architecture without memory, on the meta device, if its constructor allows that."""
     try:
         with torch.device("meta"):
             return _construct(spec)
     except ModelError as error:
-        if isinstance(error.__cause__, TypeError):  # arguments are wrong on every device
+        if isinstance(error.__cause__, TypeError):  # wrong arguments fail on every device
             raise
-        return _construct(spec)  # some constructors look at values, torchvision's regnets for one
+        return _construct(spec)  # some constructors look at values, such as torchvision's regnets
 
 
 def _construct(spec: ModelSpec, **extra: Any) -> nn.Module:
-    """Calls the constructor with the spec's arguments and these, which are not for the record."""
+    """Calls the constructor with the spec's arguments and these, which are not recorded."""
     library, _, bare = spec.name.partition(":")
     kwargs = {**spec.kwargs, **extra}
     if library in LIBRARIES and (taken := _RESERVED & spec.kwargs.keys()):
         raise ModelError(
-            f"{spec.name} takes no {min(taken)!r} here.",
+            f"{spec.name} does not accept {min(taken)!r} here.",
             "Use `--pretrained` or `--weights FILE` to say which weights.",
         )
     function = constructor(spec.name)
@@ -188,7 +189,7 @@ def _construct(spec: ModelSpec, **extra: Any) -> nn.Module:
         call = lambda **kw: timm.create_model(bare, **kw)  # noqa: E731 -- timm resolves the tag, the function does not
     elif library == "torchvision" and "weights" not in extra:
         kwargs = _quiet(bare, function) | kwargs
-    # What a library imports when it is called must not be taken from the folder that a user happens to be in.
+    # What a library imports when called must not come from the user's current folder.
     importable = working_directory_importable() if is_factory(spec.name) else contextlib.nullcontext()
     with _explaining(spec, function), importable:
         model = call(**kwargs)
@@ -201,7 +202,7 @@ def _construct(spec: ModelSpec, **extra: Any) -> nn.Module:
 
 
 def _quiet(bare: str, function: Callable[..., Any]) -> dict[str, Any]:
-    """What torchvision's constructor needs to build afresh without fetching a backbone or warning."""
+    """What torchvision's constructor needs to build without fetching a backbone or warning."""
     quiet: dict[str, Any] = {}
     if "weights_backbone" in inspect.signature(function).parameters:
         quiet["weights_backbone"] = None
@@ -212,7 +213,7 @@ def _quiet(bare: str, function: Callable[..., Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _explaining(spec: ModelSpec, function: Callable[..., Any]) -> Iterator[None]:
-    """Turns whatever a constructor raises into one ModelError that says what to do."""
+    """Turns whatever a constructor raises into a ModelError that says what to do."""
     try:
         yield
     except PerturbifyError:
@@ -225,12 +226,12 @@ def _explaining(spec: ModelSpec, function: Callable[..., Any]) -> Iterator[None]
         accepted = _accepted(function, callee)
         hint = nearest(argument, accepted) or (f"It takes {', '.join(accepted)}." if accepted else None)
         if argument == "num_classes":
-            hint = "Let the factory take num_classes, or leave the class count out and fix it in the factory."
-        raise ModelError(f"{spec.name} takes no argument {argument!r}.", hint) from error
+            hint = "Let the factory take num_classes, or leave it out and set it in the factory."
+        raise ModelError(f"{spec.name} has no argument {argument!r}.", hint) from error
 
 
 def _accepted(function: Callable[..., Any], callee: str) -> list[str]:
-    """Names the arguments of a constructor, or of the class it hands its ``**kwargs`` to, where seen."""
+    """Names the arguments of a constructor, or of the class to which it passes its ``**kwargs``, if known."""
 
     def named(f: Callable[..., Any]) -> list[str]:
         parameters = inspect.signature(f).parameters.values()
@@ -247,7 +248,7 @@ def _head(spec: ModelSpec, model: nn.Module) -> frozenset[str]:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     try:
         other = skeleton(replace(spec, kwargs={**spec.kwargs, "num_classes": _NOBODYS_CLASSES})).state_dict()
-    except ModelError:  # the constructor takes no num_classes
+    except ModelError:  # the constructor has no num_classes
         return frozenset()
     return frozenset(name for name, tensor in other.items() if tensor.shape != shapes.get(name, tensor.shape))
 
@@ -258,7 +259,7 @@ def _pretrained(spec: ModelSpec) -> nn.Module:
         return _pretrained_timm(spec, bare)
     if library == "torchvision":
         return _pretrained_torchvision(spec, bare)
-    raise WeightsError(f"No library offers weights for {spec.name}.", "Give a file with `--weights FILE`.")
+    raise WeightsError(f"No library offers weights for {spec.name}.", "Name a file with `--weights FILE`.")
 
 
 def _pretrained_timm(spec: ModelSpec, bare: str) -> nn.Module:
@@ -266,11 +267,11 @@ def _pretrained_timm(spec: ModelSpec, bare: str) -> nn.Module:
 
     if taken := _SOURCES & spec.kwargs.keys():
         raise ModelError(
-            f"{spec.name} takes no {min(taken)!r} with pretrained weights: they come from timm's own place."
+            f"{spec.name} does not accept {min(taken)!r} with pretrained weights: they come from timm's own source."
         )
     offered = timm.models.get_pretrained_cfg(bare)
     if not (offered and offered.has_weights):
-        raise WeightsError(f"timm offers no weights for {bare}.", "Give a file with `--weights FILE`.")
+        raise WeightsError(f"timm offers no weights for {bare}.", "Name a file with `--weights FILE`.")
     with _fetching(spec.name), _cached_only_when_offline():
         model = _construct(spec, pretrained=True)
     same_head = spec.kwargs.get("num_classes", offered.num_classes) == offered.num_classes
@@ -303,7 +304,7 @@ def _check_reachable(bare: str) -> None:
     """Makes sure that torchvision's weights are in torch's cache, or that their server answers.
 
     Raises:
-        OSError: Neither.
+        OSError: Neither is true.
     """
     from torchvision import models
 
@@ -315,7 +316,7 @@ def _check_reachable(bare: str) -> None:
 
 @contextlib.contextmanager
 def _fetching(name: str) -> Iterator[None]:
-    """Lets a library fetch weights, soon gives up where there is no network, and says so in one sentence."""
+    """Lets a library fetch weights; offline, gives up soon with one sentence."""
     silence = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE_SECONDS)
     try:
@@ -327,21 +328,21 @@ def _fetching(name: str) -> Iterator[None]:
         why = re.split(r"\.\s|\n", str(getattr(cause, "reason", cause)))[0] or type(cause).__name__
         raise WeightsError(
             f"The pretrained weights of {name} could not be fetched: {why.rstrip('.')}.",
-            "Fetch them where there is a network and give the file with `--weights FILE`.",
+            "Download them elsewhere, and name the file with `--weights FILE`.",
         ) from error
     finally:
         socket.setdefaulttimeout(silence)
 
 
 def _fetching_failed(error: BaseException | None) -> bool:
-    """Whether it is a network's, a hub's, or a disk's error; by its module, which we need not import."""
+    """Whether it is an error of the network, a hub, or a disk; told by its module, which need not be imported."""
     clients = {"huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3"}
     return isinstance(error, OSError) or any(c.__module__.partition(".")[0] in clients for c in type(error).__mro__)
 
 
 @contextlib.contextmanager
 def _cached_only_when_offline() -> Iterator[None]:
-    """Offline, the hub's client retries for most of a minute; here it is told to use its cache alone."""
+    """Offline, the hub's client would retry for most of a minute; this limits it to its cache."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -353,13 +354,13 @@ def _cached_only_when_offline() -> Iterator[None]:
 
 
 def _answers(url: str) -> bool:
-    """Whether a server answers in time; asked in a thread, since nothing else ends a look-up of a name that hangs."""
+    """Whether a server answers in time; in a thread, since nothing else ends a hanging name lookup."""
     found: list[bool] = []
 
     def ask() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_SECONDS).close()
-        except urllib.error.HTTPError:  # it answers, and that is enough
+        except urllib.error.HTTPError:  # any answer is enough
             pass
         except OSError:
             return

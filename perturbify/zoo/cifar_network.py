@@ -1,4 +1,4 @@
-"""What our networks for 32×32 images have in common."""
+"""Common parts of the built-in networks for 32×32 images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from perturbify.errors import ModelError
 
 
 class CifarNetwork(nn.Module):
-    """A classifier of 32×32 images, to be normalised as CIFAR is.
+    """A classifier of 32×32 images, normalised as CIFAR.
 
     Args:
         num_classes: Outputs.

@@ -24,7 +24,7 @@ class PadShortcut(nn.Module):
 
     Args:
         extra: How many channels to add.
-        padding: ``"both"`` puts half of them before and half behind (an odd one behind), ``"end"`` all.
+        padding: ``"both"`` puts half of them before and half behind (an odd one behind), ``"end"`` all of them behind.
     """
 
     def __init__(self, extra: int, padding: Padding) -> None:
@@ -68,7 +68,7 @@ class CifarResNet(CifarNetwork):
     Args:
         blocks: Blocks in each stage.
         planes: Channels of each stage; the stem has those of the first. Every later stage halves the image.
-        shortcut: Makes the shortcut of a stage's first block from (channels in, channels out).
+        shortcut: Builds the shortcut of a stage's first block from (channels in, channels out).
         num_classes: Outputs.
         in_chans: Channels of the images.
 
@@ -103,7 +103,7 @@ class CifarResNet(CifarNetwork):
         self.start_convolutions_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps normalised images (B, in_chans, H, W) to logits (B, num_classes); any H and W will do."""
+        """Maps normalised images (B, in_chans, H, W) to logits (B, num_classes); any H and W."""
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
@@ -118,8 +118,8 @@ def cifar_resnet(
     Args:
         depth: 20, 32, 44 or 56 in the paper.
         width: What the 16, 32 and 64 channels are multiplied by; 1.5, 2 and 4 in the paper.
-        padding: Where the shortcuts put their zero channels: ``"both"`` sides as public checkpoints have
-            them, or at the ``"end"`` as the paper's code.
+        padding: Where the shortcuts put their zero channels: on ``"both"`` sides as in public checkpoints, or at the
+            ``"end"`` as in the paper's code.
         num_classes: Outputs.
         in_chans: Channels of the images.
 
@@ -130,7 +130,7 @@ def cifar_resnet(
         raise ModelError(f"padding={padding!r} is neither 'both' nor 'end'.")
     planes = [round(width * base) for base in (16, 32, 64)]
     if planes[0] < 1:
-        raise ModelError(f"width={width} leaves no channels; the paper has 1, 1.5, 2 and 4.")
+        raise ModelError(f"width={width} leaves no channels; the paper uses 1, 1.5, 2 and 4.")
     return CifarResNet(
         [(depth - 2) // 6] * 3,
         planes,
@@ -143,7 +143,7 @@ def cifar_resnet(
 def cifar_resnet18(*, num_classes: int = 10, in_chans: int = 3) -> CifarResNet:
     """ResNet-V2(18): four stages of two blocks with 64, 128, 256 and 512 channels, shortcuts with parameters.
 
-    The paper calls it V2; its blocks are post-activation all the same.
+    The paper calls it V2, although its blocks are post-activation.
 
     Args:
         num_classes: Outputs.

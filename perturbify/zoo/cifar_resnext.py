@@ -67,7 +67,7 @@ class CifarResNeXt(CifarNetwork):
         self.start_convolutions_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps normalised images (B, in_chans, H, W) to logits (B, num_classes); any H and W will do."""
+        """Maps normalised images (B, in_chans, H, W) to logits (B, num_classes); any H and W."""
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in ("layer1", "layer2", "layer3"):
             x = self.get_submodule(stage)(x)
@@ -78,7 +78,7 @@ def cifar_resnext29(cardinality: int = 8, *, num_classes: int = 10, in_chans: in
     """ResNeXt-29 with groups of 64 channels.
 
     Args:
-        cardinality: 8 and 16 in the ResNeXt paper. The release of RSE, whose figures stand in Learn2Perturb's table 4,
+        cardinality: 8 and 16 in the ResNeXt paper. The release of RSE, whose figures are in Learn2Perturb's table 4,
             has 2 (and a 1×1 stem).
         num_classes: Outputs.
         in_chans: Channels of the images.

@@ -15,8 +15,8 @@ from perturbify.zoo.cifar_network import CifarNetwork
 class PreActivationBlock(nn.Module):
     """BatchNorm, ReLU and a 3×3 convolution, twice, plus the shortcut.
 
-    Where the channels or the size change, the shortcut is a 1×1 convolution of what the first ReLU gives; elsewhere it
-    is the block's input as it is.
+    Where the channels or the size change, the shortcut is a 1×1 convolution of the first ReLU's output; elsewhere it is
+    the block's input.
     """
 
     def __init__(self, planes_in: int, planes: int, stride: int) -> None:
@@ -63,7 +63,7 @@ class CifarWideResNet(CifarNetwork):
         self.start_convolutions_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps normalised images (B, in_chans, H, W) to logits (B, num_classes); any H and W will do."""
+        """Maps normalised images (B, in_chans, H, W) to logits (B, num_classes); any H and W."""
         x = self.conv1(x)
         for stage in ("layer1", "layer2", "layer3"):
             x = self.get_submodule(stage)(x)

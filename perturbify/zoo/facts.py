@@ -18,18 +18,18 @@ from perturbify.zoo.spec import NORMALIZATION, SPEC, ModelSpec
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2023, 0.1994, 0.2010)
 
-CLIP_FRAMES = 16  # what torchvision trained its video networks with, where a network does not say
+CLIP_FRAMES = 16  # the frames with which torchvision trained its video networks, if a network does not say
 
 
 def describe(model: nn.Module) -> ModelSpec | None:
-    """Says what a network was built from.
+    """Returns what a network was built from.
 
     Args:
         model: A network of :func:`create` or :func:`build`, or one of ``timm.create_model``.
 
     Returns:
-        Its tag; for an untagged timm model a spec that builds the same state-dict names and shapes and
-        prints the same; else None.
+        Its tag; for an untagged timm model, a spec that builds a model with the same state-dict names, shapes and
+        printed form; else None.
     """
     spec = getattr(model, SPEC, None)
     if spec is not None:
@@ -41,14 +41,14 @@ def describe(model: nn.Module) -> ModelSpec | None:
     try:
         spec = ModelSpec(name, {**_timm_arguments(model), "num_classes": model.num_classes}, "as given")
         twin = skeleton(spec)
-    except (ModelError, KeyError):  # KeyError: an architecture that this timm does not have
+    except (ModelError, KeyError):  # KeyError: an architecture that this timm version does not have
         return None
     same = _shapes(twin) == _shapes(model) and str(twin) == str(model)  # the shapes do not show the activations
     return spec if same else None
 
 
 def input_size(model: nn.Module) -> tuple[int, ...] | None:
-    """The images a network was made for, (C, H, W), as timm or torchvision say; 32×32 for ours; clips (C, T, H, W)."""
+    """The size of a network's images, (C, H, W), from timm or torchvision; 32×32 if built in; clips (C, T, H, W)."""
     if isinstance(model, CifarNetwork):
         return model.in_chans, 32, 32
     if cfg := _timm_cfg(model):
@@ -60,7 +60,7 @@ def input_size(model: nn.Module) -> tuple[int, ...] | None:
     weights = _torchvision_weights(model)
     crop = getattr(weights and weights.transforms(), "crop_size", ())
     if weights and isinstance(side := getattr(model, "image_size", None), int):
-        # torchvision's vision transformers: vit_h_14 is built for 224 pixels, and its weights are for 518.
+        # torchvision's vision transformers: vit_h_14 is built for 224 pixels, but its weights are for 518.
         return 3, side, side
     if len(crop) == 2:  # the presets for images have one number, for clips two
         return 3, weights.meta.get("min_temporal_size") or CLIP_FRAMES, *crop
@@ -68,14 +68,14 @@ def input_size(model: nn.Module) -> tuple[int, ...] | None:
 
 
 def normalization(model: nn.Module) -> Normalize | None:
-    """How a network's images are to be normalised.
+    """How a network's images must be normalised.
 
-    What its weights file stated wins; then timm's configuration, the preset of torchvision's weights, or the
-    CIFAR constants of Learn2Perturb for our own.
+    What its weights file states wins; then timm's configuration, the preset of torchvision's weights, or
+    Learn2Perturb's CIFAR constants for built-in networks.
 
     Returns:
-        A new layer for pixels in [0, 1]; None where nothing is known, as for a user's own network, or where
-        the network takes another number of channels than the constants are for.
+        A new layer for pixels in [0, 1]; None if nothing is known, as for a user's own network, or if the constants
+        have another number of channels than the network.
     """
     stated = getattr(model, NORMALIZATION, None)
     if stated is not None:
@@ -104,13 +104,13 @@ def _timm_cfg(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _timm_arguments(model: nn.Module) -> dict[str, Any]:
-    """The constructor's arguments: from the tag, or as timm itself keeps them from 1.0.31 on."""
+    """The constructor's arguments: from the tag, or from timm itself (1.0.31 and later)."""
     spec = getattr(model, SPEC, None)
     return dict(spec.kwargs if spec else getattr(model, "_model_args", {}))
 
 
 def _torchvision_weights(model: nn.Module) -> Any:
-    """The default weights of a torchvision model, which state its inputs; None of any other."""
+    """The default weights of a torchvision model, which state its inputs; None for any other."""
     spec = getattr(model, SPEC, None)
     if spec is None or not spec.name.startswith("torchvision:"):
         return None

@@ -14,7 +14,7 @@ _WHOLE = {torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.
 _WHOLE.add(torch.int64)
 _IS = ("is", "are")
 _RESET_HEAD = "`--reset-head` loads the rest and leaves the head fresh."
-_SAME_NEEDED = "The weights of the same architecture, with the same arguments, are needed."
+_SAME_NEEDED = "Use weights of the same architecture with the same arguments."
 
 
 def fit_weights(
@@ -31,21 +31,21 @@ def fit_weights(
     Args:
         model: The network to load into.
         state: The weights; ``*.num_batches_tracked`` may be missing.
-        source: What errors call the weights.
-        head: Finds the state-dict names of the classifier's head; asked only when they matter.
-        reset_head: Load everything else and leave the head as it is.
-        other_heads: Whether the model might as well be built with as many classes as the weights have.
+        source: Name of the weights in errors.
+        head: Finds the state-dict names of the classifier's head; called only when needed.
+        reset_head: Load everything but the head.
+        other_heads: Whether the model could be built with the weights' number of classes.
 
     Raises:
-        WeightsError: Names are missing or unexpected, shapes or kinds of numbers differ, there are NaN or infinite
-            ones, or there is no head to reset.
+        WeightsError: Names are missing or unexpected, shapes or kinds of numbers differ, some are not finite, or there
+            is no head to reset.
     """
     wanted = model.state_dict()
     skipped = head() if reset_head else frozenset()
     if reset_head and not skipped:
         raise WeightsError(
-            f"Which layer is this model's head cannot be told, so {source} cannot be loaded without it.",
-            "A factory that takes num_classes shows its head.",
+            f"This model's head cannot be identified, so {source} cannot be loaded without it.",
+            "A factory with an argument num_classes shows its head.",
         )
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     missing = [name for name in wanted if name not in state and name not in skipped | optional]
@@ -63,7 +63,7 @@ def fit_weights(
     for name in wanted:
         if name in state and name not in skipped:
             _check_values(source, name, state[name], wanted[name])
-    # Into the model's own dict, as it carries the modules' versions: without them, MNASNet takes a file for an old one.
+    # Into the model's own dict, which carries the modules' versions: without them, MNASNet takes a file for an old one.
     wanted.update({k: v for k, v in state.items() if k not in skipped})
     model.load_state_dict(wanted)
 
@@ -79,7 +79,7 @@ def _refuse_shapes(
     if set(differing) <= head:
         here, there = (tensors[differing[0]].shape[0] for tensors in (state, wanted))
         raise WeightsError(
-            f"{source} does not fit this model: its head has {here} classes, the model {there}.",
+            f"{source} does not fit this model: its head has {here} classes, but the model has {there}.",
             f"`--num-classes {here}` builds the model for them" * other_heads + "; " * other_heads + _RESET_HEAD,
         )
     shapes = [f"{n} is {tuple(state[n].shape)}, not {tuple(wanted[n].shape)}" for n in differing[:3]]
@@ -91,24 +91,24 @@ def _refuse_shapes(
 
 
 def _check_values(source: str, name: str, value: Tensor, held: Tensor) -> None:
-    """Makes sure that a tensor keeps its meaning where it goes: a rounded number is one, an int8 code is none."""
+    """Makes sure that a tensor keeps its meaning in another dtype: a rounded number does, an int8 code does not."""
     kinds = _kind(value.dtype), _kind(held.dtype)
     if None in kinds or (kinds[0] != kinds[1] and kinds != ("real", "whole")):
         raise WeightsError(
             f"{source} does not fit this model: {name} is {_dtype(value)}, not {_dtype(held)}.",
-            "Quantised, packed, or otherwise encoded weights must be made ordinary ones first.",
+            "Convert quantised, packed, or otherwise encoded weights to ordinary ones first.",
         )
     value = value.detach()
     taken = value.to(held.dtype)
     if kinds[1] == "whole":
         if not torch.equal(taken.to(value.dtype), value):
-            raise WeightsError(f"{source} does not fit this model: {name} holds other numbers than {_dtype(held)}.")
+            raise WeightsError(f"{source} does not fit this model: {name} holds numbers that {_dtype(held)} cannot.")
         return
-    # A mask may hold infinity on purpose; then the model's own does so, too.
+    # A mask may hold infinity on purpose; then the model's own does, too.
     if wrong := int((~taken.isfinite() & (taken != held)).sum()):
         raise WeightsError(
-            f"{source} holds weights that are no numbers: {name} has NaN or infinity in {wrong} of {taken.numel()}.",
-            "Its training diverged, or the file is damaged; take an earlier one.",
+            f"{source} holds weights that are not finite: {name} has NaN or infinity in {wrong} of {taken.numel()}.",
+            "The training diverged, or the file is damaged; use an earlier one.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What a network takes: a batch of images, two of them, or a list."""
+"""Trial inputs of a network: a batch of images, two batches, or a list."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from perturbify.zoo.spec import SPEC
 
 
 def example_input(model: nn.Module, size: tuple[int, ...], *, images: int = 2, seed: int = 0) -> tuple[Any, ...]:
-    """Makes positional inputs that a network takes in eval mode, of random pixels in [0, 1].
+    """Makes positional inputs for a network in eval mode, from random pixels in [0, 1].
 
     Args:
-        model: A network; of one of torchvision's own it is known that a detector takes a list of images, and a network
-            for optical flow two batches. Anything else is given one batch.
-        size: Of one image, (C, H, W), or (C, T, H, W) for video.
+        model: A network. Among torchvision's, a detector gets a list of images and a network for optical flow two
+            batches; anything else gets one batch.
+        size: Size of one image, (C, H, W), or (C, T, H, W) for video.
         images: How many.
-        seed: Of the pixels.
+        seed: Seed of the pixels.
     """
     pixels = torch.rand(images, *size, generator=torch.Generator().manual_seed(seed))
     kind = takes(model)
@@ -29,7 +29,7 @@ def example_input(model: nn.Module, size: tuple[int, ...], *, images: int = 2, s
 
 
 def takes(model: nn.Module) -> str:
-    """Which of torchvision's rooms a network comes from (``"detection"``, ``"video"``, …); empty for all others."""
+    """Which torchvision package a network comes from (``"detection"``, ``"video"``, …); empty for all others."""
     spec = getattr(model, SPEC, None)
     if spec is None or not spec.name.startswith("torchvision:"):
         return ""

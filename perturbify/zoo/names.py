@@ -1,4 +1,4 @@
-"""Names to constructors: which library has a model, and what a bare name means."""
+"""From names to constructors: which library has a model, and what a bare name means."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from perturbify.errors import ModelError, UnknownModel, nearest
 from perturbify.zoo import cifar_resnet, cifar_resnext, cifar_wide
 
 NETWORKS: dict[str, Callable[..., Any]] = {**cifar_resnet.NETWORKS, **cifar_wide.NETWORKS, **cifar_resnext.NETWORKS}
-"""Our own."""
+"""The built-in networks."""
 
 LIBRARIES = ("perturbify", "timm", "torchvision")  # in the order in which a bare name is looked up
 
 
 def is_factory(name: str) -> bool:
-    """Whether a name is of the form of a user's own ``package.module:factory``; nothing is imported to say so."""
+    """Whether a name has the form of a user's own ``package.module:factory``; imports nothing."""
     library, colon, _ = name.partition(":")
     return bool(colon) and library not in LIBRARIES
 
 
 def check_trusted(name: str, whose: str, *, trust_factory: bool) -> None:
-    """Makes sure that nobody but the user decides which code is run; nothing is imported before.
+    """Makes sure that only the user decides which code runs; imports nothing.
 
-    To be called with every name that the user did not give, but a file of whoever's.
+    To be called for every name that comes from a file instead of the user.
 
     Args:
         name: A name as :func:`resolve` takes it.
-        whose: What names it, such as ``"the recipe 'mine.toml'"``.
-        trust_factory: Whether the user trusts that.
+        whose: Where the name comes from, such as ``"the recipe 'mine.toml'"``.
+        trust_factory: Whether the user trusts it.
 
     Raises:
-        ModelError: It is a factory, and not trusted.
+        ModelError: It is an untrusted factory.
     """
     if is_factory(name) and not trust_factory:
         raise ModelError(
@@ -48,17 +48,17 @@ def check_trusted(name: str, whose: str, *, trust_factory: bool) -> None:
 
 
 def resolve(name: str) -> str:
-    """Says what a name means; of a user's own ``package.module:factory`` the module is imported for that.
+    """Returns what a name means; imports the module of a user's own ``package.module:factory``.
 
     Args:
         name: ``"resnet18"``, ``"timm:resnet18"``, ``"package.module:factory"``.
 
     Returns:
-        The qualified name. A bare one is ours if we have it, else timm's, else torchvision's.
+        The qualified name. A bare one is a built-in network if there is one, else timm's, else torchvision's.
 
     Raises:
-        UnknownModel: No library has it, or there is no such module or factory; with the nearest names.
-        ModelError: The user's module cannot be imported, or the name in it cannot be called.
+        UnknownModel: No library has it, or there is no such module or factory; the hint has close names.
+        ModelError: The user's module cannot be imported, or the name in it is not callable.
     """
     library, colon, bare = name.partition(":")
     if not colon:
@@ -73,13 +73,12 @@ def resolve(name: str) -> str:
         return name
     raise UnknownModel(
         f"There is no model {name!r}.",
-        _nearest_models(name)
-        or "'perturbify:…', 'timm:…' and 'torchvision:…' are known, and your own 'package.module:factory'.",
+        _nearest_models(name) or "Use 'perturbify:…', 'timm:…', 'torchvision:…', or your own 'package.module:factory'.",
     )
 
 
 def also_known_as(qualified: str) -> tuple[str, ...]:
-    """Names the models of other libraries that have the same bare name; none for a factory of the user's."""
+    """Names the models of other libraries that have the same bare name; none for a user's factory."""
     library, _, bare = qualified.partition(":")
     if library not in LIBRARIES:
         return ()
@@ -105,7 +104,7 @@ def model_names(pattern: str = "*") -> list[str]:
 
 
 def constructor(qualified: str) -> Callable[..., Any]:
-    """Returns the function that a resolved name stands for, as its library has it."""
+    """Returns the library's constructor for a resolved name."""
     library, _, bare = qualified.partition(":")
     if library == "perturbify":
         return NETWORKS[bare]
@@ -122,7 +121,7 @@ def constructor(qualified: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def working_directory_importable() -> Iterator[None]:
-    """Puts the current directory first on ``sys.path``, as ``python -m`` does, and takes it off again."""
+    """Puts the current directory first on ``sys.path``, as ``python -m`` does, and removes it again."""
     here = str(Path.cwd())
     if here in sys.path or "" in sys.path:
         yield
@@ -153,7 +152,7 @@ def _has(library: str, bare: str) -> bool:
 
 
 def _nearest_models(name: str) -> str:
-    """Offers qualified names: of the library that was asked for, else what the nearest bare names mean."""
+    """Suggests qualified names: from the requested library, else what the nearest bare names mean."""
     library, colon, _ = name.partition(":")
     if colon:
         return nearest(name, model_names(f"{library}:*" if library in LIBRARIES else "*"))
@@ -174,7 +173,7 @@ def _factory(module_name: str, attribute: str) -> Callable[..., Any]:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise UnknownModel(
                 f"There is no module {error.name!r} for the model {qualified!r}.",
-                _nearest_models(qualified) or "It must be installed, or lie in the current directory or on PYTHONPATH.",
+                _nearest_models(qualified) or "It must be installed, in the current directory, or on PYTHONPATH.",
             ) from error
         raise ModelError(
             f"The module {module_name!r} of the model {qualified!r} cannot be imported:"

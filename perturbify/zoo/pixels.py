@@ -1,4 +1,4 @@
-"""What happens to pixels before a network: one decision, its source in words, and a trial where it is a guess."""
+"""How pixels are normalised before a network: the decision, its source in words, and a trial of a guess."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from perturbify.zoo.names import is_factory
 from perturbify.zoo.spec import NORMALIZATION
 
 Given = Normalize | Literal["inside"] | None
-"""What a user says: a layer, ``"inside"`` for a network that takes pixels in [0, 1] as they are, or nothing."""
+"""The user's choice: a layer, ``"inside"`` for a network that takes pixels in [0, 1] as they are, or nothing."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-_CONSTANTS = (("mean", "std"), ("mu", "sigma"), ("mean", "sd"))  # as such layers call them
-_SECONDS = 8.0  # that a trial takes at most
-_SURE = 1e-4  # how improbable a better candidate must be by the luck of the images
-_CLEARLY = 0.05  # and by which share of them it must be ahead
+_CONSTANTS = (("mean", "std"), ("mu", "sigma"), ("mean", "sd"))  # the usual attribute names
+_SECONDS = 8.0  # the longest time for a trial
+_SURE = 1e-4  # how improbable a better result must be by chance
+_CLEARLY = 0.05  # and by which share of the images it must be ahead
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The constants of a data set.
+    """The constants of a dataset.
 
     Attributes:
-        name: Of the data.
-        mean: Of its pixels in [0, 1], one number a channel.
-        std: Likewise, positive.
+        name: Name of the data.
+        mean: Mean of the pixels in [0, 1], one number a channel.
+        std: Their standard deviation, positive.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Normalization:
     """How pixels in [0, 1] reach a network.
 
     Attributes:
-        layer: Runs before it; None: they go in as they are.
-        source: Where that is known from, in words.
-        guess: Whether nothing says that these weights were trained so.
+        layer: Runs before the network; None: they go in as they are.
+        source: The source of the decision, in words.
+        guess: Whether nothing confirms that the weights were trained this way.
     """
 
     layer: Normalize | None
@@ -69,18 +69,18 @@ def decide(
 ) -> Normalization:
     """Decides how pixels reach a plain network.
 
-    What is given wins; then a layer of the network's own that normalises; what its weights file states; what its
-    library says of the weights that came from there. Else it is a guess: the library's default for the architecture,
-    or the data's own statistics. Fresh weights take the data's, and nothing is guessed.
+    The user's choice wins; then a normalising layer of the network's own; what its weights file states; what the
+    library says about its own weights. Otherwise it is a guess: the library's default for the architecture, or the
+    data's statistics. Fresh weights get the data's, which is not a guess.
 
     Args:
-        model: The network, as :func:`perturbify.zoo.create` or anybody made it.
-        data: The constants of the images, where there are some.
-        given: What the user says.
-        channels: Of an image, where known; one number that is given then stands for all of them.
+        model: The network, from :func:`perturbify.zoo.create` or elsewhere.
+        data: The constants of the images, if any.
+        given: The user's choice.
+        channels: Channels of an image, if known; a single given number then applies to all of them.
 
     Raises:
-        ModelError: What is given has another number of channels than the images.
+        ModelError: The given layer has another number of channels than the images.
     """
     if given == "inside":
         return Normalization(None, "as given")
@@ -92,7 +92,7 @@ def decide(
     if hasattr(model, NORMALIZATION) and learned is not None:
         return Normalization(learned, "from the weights file's own mean and std")
     weights = "" if spec is None else spec.weights
-    # What a factory builds may be trained, whatever we did with it.
+    # A factory may return a trained network.
     fresh = spec is not None and weights == "fresh" and not is_factory(spec.name)
     own = None if data is None else Normalize(data.mean, data.std)
     if fresh and own is not None and data is not None:
@@ -106,7 +106,7 @@ def decide(
         return Normalization(learned, f"GUESSED from {whose} default for this architecture", guess=True)
     if own is not None and data is not None:
         return Normalization(own, f"GUESSED from the statistics of {data.name}", guess=True)
-    nothing = "nothing says how its images are to be normalised"
+    nothing = "nothing says how its images must be normalised"
     return Normalization(None, f"{nothing}; the weights are fresh" if fresh else f"GUESSED: {nothing}", guess=not fresh)
 
 
@@ -118,13 +118,13 @@ def in_words(layer: Normalize) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a guess and its alternatives came to on the same labelled images.
+    """The results of a guess and its alternatives on the same labelled images.
 
     Attributes:
-        images: How many.
-        right: Of them by the guess.
-        better: The best alternative that is ahead beyond the luck of the images, and how many it is right on; or None.
-        tried: How many alternatives there were.
+        images: Number of images.
+        right: How many are right with the guess.
+        better: The best alternative that is significantly ahead, and how many are right with it; or None.
+        tried: Number of alternatives.
     """
 
     images: int
@@ -137,16 +137,16 @@ class Trial:
 def tried(
     model: nn.Module, guess: Normalization, data: Statistics | None, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Trial | None:
-    """Holds a guess against what is usual, by the accuracy on labelled images; nothing is taken from it.
+    """Compares a guess with the usual constants, by accuracy on labelled images; the decision stays the same.
 
     Args:
         model: A classifier, plain.
-        guess: What :func:`decide` came to.
+        guess: The result of :func:`decide`.
         data: The constants of the images.
-        batches: Images in [0, 1] and their labels; after some seconds no more are taken.
+        batches: Images in [0, 1] and their labels; after some seconds no more are read.
 
     Returns:
-        What came out; None where the network does not give logits for these labels, or there are no images.
+        The result; None if the network does not return logits for these labels, or there are no images.
     """
     alternatives = _alternatives(guess, data)
     hits: list[list[Tensor]] = [[] for _ in range(1 + len(alternatives))]
@@ -162,7 +162,7 @@ def tried(
                     hit.append(logits.argmax(1).cpu() == y)
                 if time.monotonic() - started > _SECONDS:
                     break
-    except Exception:  # it takes no such images, or is no classifier: who uses it will say so
+    except Exception:  # it does not take such images, or is not a classifier: using it will raise
         return None
     finally:
         for module, training in modes.items():
@@ -179,7 +179,7 @@ def tried(
 
 
 def _alternatives(guess: Normalization, data: Statistics | None) -> list[Normalization]:
-    """What is usual and is not the guess."""
+    """The usual constants, without the guess."""
     channels = len(data.mean) if data else 3
     usual: list[tuple[Normalize | None, str]] = [
         (None, "as they are"),
@@ -197,7 +197,7 @@ def _same(one: Normalize | None, other: Normalize | None) -> bool:
 
 
 def _clearly_better(first: Tensor, other: Tensor, alternatives: int) -> bool:
-    """Whether the other is right more often, beyond chance (McNemar's exact test, corrected for the alternatives)."""
+    """Whether the other is right significantly more often (McNemar's exact test, corrected for the alternatives)."""
     won, lost = int((other & ~first).sum()), int((first & ~other).sum())
     n = won + lost
     if won - lost < _CLEARLY * len(first):
@@ -213,18 +213,18 @@ def _for_channels(layer: Normalize, channels: int | None) -> Normalize:
         mean, std = layer.constants
         return Normalize(mean * channels, std * channels)
     raise ModelError(
-        f"The normalisation has {have} numbers for mean and for std, and the images have {channels} channels.",
-        "Give one number a channel, or one for all.",
+        f"The normalisation has {have} numbers for mean and std, but the images have {channels} channels.",
+        "Use one number a channel, or one for all.",
     )
 
 
 def _inside(model: nn.Module) -> str | None:
-    """What normalises pixels in a network, where that can be seen: a layer in front, or constants beside the layers."""
+    """What normalises pixels in a network, if that is visible: a layer in front, or constants next to the layers."""
     if _has_constants(
         vars(model) | dict(model.named_buffers(recurse=False)) | dict(model.named_parameters(recurse=False))
     ):
         return f"constants of {type(model).__name__}"
-    if transform := next((c for c in model.children() if hasattr(c, "image_mean")), None):  # of torchvision's detectors
+    if transform := next((c for c in model.children() if hasattr(c, "image_mean")), None):  # in torchvision's detectors
         return type(transform).__name__
     for name, child in model.named_children():
         said = type(child).__name__.lower()
@@ -234,7 +234,7 @@ def _inside(model: nn.Module) -> str | None:
                 return f"{type(child).__name__} ({name!r})"
         if isinstance(child, nn.Sequential) and (found := _inside(child)):
             return found
-        break  # behind the first layer it is no longer pixels that are normalised
+        break  # after the first layer, what is normalised is no longer pixels
     return None
 
 
@@ -244,7 +244,7 @@ def _has_constants(values: dict[str, Any]) -> bool:
 
 
 def _few(value: Any) -> bool:
-    """Whether a value is a number a channel, or one."""
+    """Whether a value is one number a channel, or one for all."""
     if isinstance(value, Tensor):
         return 0 < value.numel() <= 16
     return isinstance(value, (float, int)) or (isinstance(value, Sequence) and 0 < len(value) <= 16)

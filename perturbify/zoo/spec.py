@@ -1,4 +1,4 @@
-"""What a network is, in words that JSON can keep."""
+"""What a network was built from, as JSON values."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 from perturbify.errors import ModelError
 from perturbify.normalize import Normalize
 
-# The two attributes that the zoo leaves on a module. They are plain entries of its ``__dict__``, so that
-# deepcopy, pickle and whoever copies a model's attributes take them along, and no state dict sees them.
+# The two attributes that the zoo sets on a module. They are plain entries of its ``__dict__``, so that
+# deepcopy, pickle and code that copies a model's attributes keep them, and no state dict contains them.
 SPEC = "perturbify_spec"  # the ModelSpec it was built from
-NORMALIZATION = "perturbify_normalization"  # (mean, std) as its weights file stated them, where it did
+NORMALIZATION = "perturbify_normalization"  # (mean, std) from its weights file, if stated there
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class ModelSpec:
     Attributes:
         name: The qualified name, such as ``"timm:resnet18"`` or ``"package.module:factory"``.
         kwargs: The constructor's arguments, JSON values only (tuples become lists); ``num_classes`` if given.
-        weights: Where the weights came from, for people to read: ``"fresh"``, ``"pretrained"``, or
-            ``"file:NAME (sha256 0123abcd…)"``, with ``", head fresh"`` behind it where that is so.
+        weights: Where the weights came from, for display: ``"fresh"``, ``"pretrained"``, or
+            ``"file:NAME (sha256 0123abcd…)"``, with ``", head fresh"`` appended if so.
 
     Raises:
-        ModelError: An argument is no JSON value.
+        ModelError: An argument is not a JSON value.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ModelSpec:
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"The argument {key}={value!r} of {self.name} cannot be written into a checkpoint.",
-                "Give numbers, strings, booleans, lists and dicts; put the rest into a factory of yours.",
+                "Use numbers, strings, booleans, lists and dicts; set everything else in a factory of your own.",
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class ModelSpec:
         """Reads what :meth:`to_dict` wrote.
 
         Raises:
-            ModelError: A field is missing, unknown, or of another type.
+            ModelError: A field is missing, unknown, or has another type.
         """
         fields = {"name": str, "kwargs": dict, "weights": str}
         wrong = [k for k in fields | dict(d) if k not in fields or not isinstance(d.get(k), fields[k])]
@@ -70,7 +70,7 @@ class ModelSpec:
 
 
 def tag(model: nn.Module, spec: ModelSpec, normalization: Normalize | None = None) -> nn.Module:
-    """Writes onto a model what it was built from; returns it."""
+    """Sets a model's spec; returns the model."""
     vars(model)[SPEC] = spec
     if normalization is not None:
         vars(model)[NORMALIZATION] = normalization.constants

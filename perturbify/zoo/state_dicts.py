@@ -1,4 +1,4 @@
-"""Finding the state dict of a model among all that a training has left in a file."""
+"""Finds a model's state dict in whatever a training run has saved in a file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from perturbify.errors import WeightsError
 from perturbify.normalize import Normalize
 
 States = dict[str, dict[str, Tensor]]
-"""State dicts by where they lie in a file: ``""`` at the top, ``"model"``, ``"state.params"``."""
+"""State dicts by their place in a file: ``""`` at the top, ``"model"``, ``"state.params"``."""
 
-# Averages stand before raw weights, as timm has it; then what stands earlier in these lists.
+# Averages come before raw weights, as in timm; then in the order of these lists.
 _AVERAGES = ["state_dict_ema", "model_ema", "ema_state_dict", "ema_model_state_dict", "params_ema", "ema_params"]
 _AVERAGES += ["ema", "ema_model", "swa_model", "average_model", "averaged_model", "average"]
 _RAW = ["state_dict", "model", "model_state_dict", "model_state", "net", "network", "params", "weights", "module"]
 _RAW += ["backbone", "encoder", "generator", "classifier"]
 
-_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # of torch; nobody calls a layer so
+_WRAPPERS = (
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+)  # torch's own; nobody names a layer so
 _COUNTERS = {"n_averaged"}  # of torch's AveragedModel
 _CONSTANTS = (("mean", "std"), ("mu", "sigma"))
 _DEEPEST = 4  # mappings in mappings
@@ -32,12 +36,12 @@ _MOST_PREFIXES = 50
 
 @dataclass(frozen=True)
 class Chosen:
-    """The state dict that is a model's.
+    """The state dict of a model.
 
     Attributes:
-        state: By the model's own names, as far as it has them.
-        notes: What was done to come to it, in words; none where the file holds just that.
-        normalization: Of a normalisation layer that the file holds beside the model, if there is one.
+        state: Tensors by the model's own names, where it has them.
+        notes: What was done to get it, in words; empty if the file holds nothing else.
+        normalization: Constants of a normalisation layer that the file holds besides the model, if any.
     """
 
     state: dict[str, Tensor]
@@ -47,11 +51,11 @@ class Chosen:
 
 @dataclass(frozen=True)
 class _Candidate:
-    key: str  # where the state dict lies
+    key: str  # the state dict's place
     prefix: str  # of its names, which the model's lack
-    wrappers: tuple[str, ...]  # that are off already, wherever in the names they stood
+    wrappers: tuple[str, ...]  # already removed, wherever in the names they were
     state: dict[str, Tensor]
-    outside: dict[str, Tensor]  # what has not that prefix
+    outside: dict[str, Tensor]  # tensors without that prefix
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
@@ -61,7 +65,7 @@ class _Candidate:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """The lower, the rather it is meant."""
+        """The lower, the more likely it is the right one."""
         parts = self.name.split(".") if self.name else []
         averages = [_AVERAGES.index(part) for part in parts if part in _AVERAGES]
         if averages:
@@ -72,7 +76,7 @@ class _Candidate:
 
 
 def find(source: str, held: Any) -> States:
-    """Finds every mapping from names to tensors in what a file holds.
+    """Finds every mapping from names to tensors in a file's content.
 
     Raises:
         WeightsError: There is none, or a tensor is not an ordinary one.
@@ -88,17 +92,17 @@ def find(source: str, held: Any) -> States:
         for name, tensor in tensors.items():
             if kind := _unusual(tensor):
                 raise WeightsError(
-                    f"{source!r} holds {name} as a {kind} tensor, and weights are ordinary ones.",
-                    "Make it one (.to_dense(), .dequantize()) and save the state_dict() again.",
+                    f"{source!r} holds {name} as a {kind} tensor; weights must be ordinary tensors.",
+                    "Convert it (.to_dense(), .dequantize()) and save the state_dict() again.",
                 )
         states[key] = tensors
     if states:
         return states
     if nameless:
-        raise WeightsError(f"{source!r} holds no state dict: a tensor is called {nameless[0]!r:.80}, which is no text.")
+        raise WeightsError(f"{source!r} holds no state dict: a tensor's name, {nameless[0]!r:.80}, is not a string.")
     raise WeightsError(
         f"{source!r} holds no state dict.",
-        "Wanted are tensors by name, at the top or under a key such as 'state_dict'.",
+        "It must hold tensors by name, at the top or under a key such as 'state_dict'.",
     )
 
 
@@ -110,19 +114,19 @@ def choose(
     key: str | None = None,
     skipped: AbstractSet[str] = frozenset(),
 ) -> Chosen:
-    """Chooses the state dict whose names are a model's, or are so without one common prefix.
+    """Chooses the state dict whose names are a model's, possibly after removing one common prefix.
 
-    Of several an average stands before raw weights, as in timm. Where none fits, it is the nearest one.
+    Of several, an average comes before raw weights, as in timm. If none fits, it is the closest one.
 
     Args:
-        states: What :func:`find` found.
+        states: The result of :func:`find`.
         wanted: The model's state dict.
-        source: What errors call the file.
-        key: Where in the file to look, instead: a key, or the prefix of names; dots lead deeper.
+        source: Name of the file in errors.
+        key: Where in the file to look instead: a key, or the prefix of names; dots lead deeper.
         skipped: Names that are not needed.
 
     Raises:
-        WeightsError: Several fit, and nothing says which is meant; or there is nothing under the key.
+        WeightsError: Several fit, and nothing says which to use; or there is nothing under the key.
     """
     candidates = [c for place, state in states.items() for c in _candidates(place, state, wanted, skipped)]
     if key is not None:
@@ -141,7 +145,7 @@ def choose(
     if len(fitting) > 1 and fitting[0].rank == fitting[1].rank:
         names = " and ".join(repr(c.name) for c in fitting if c.rank == fitting[0].rank)
         raise WeightsError(
-            f"{source} holds several networks that fit this model: {names}.", "Say which one: `--weights-key KEY`."
+            f"{source} holds several networks that fit this model: {names}.", "Choose one: `--weights-key KEY`."
         )
     return _chosen(fitting[0], fitting)
 
@@ -162,13 +166,13 @@ def _chosen(candidate: _Candidate, fitting: list[_Candidate]) -> Chosen:
 
 
 def counted_names(names: Mapping[str, Any] | tuple[str, ...] | list[str]) -> str:
-    """Up to three names, of more also how many there are: ``"a, b, c, … (34 names)"``."""
+    """Up to three names, and the total if there are more: ``"a, b, c, … (34 names)"``."""
     shown = ", ".join(list(names)[:3])
     return shown if len(names) <= 3 else f"{shown}, … ({len(names)} names)"
 
 
 def _mappings(held: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """All mappings in nested ones, by their dotted keys, the outer ones first; each once, however they are tied."""
+    """All nested mappings by their dotted keys, the outer ones first; each once, even with cycles."""
     seen: set[int] = set()
     level: list[tuple[str, Any]] = [("", held)]
     for _ in range(_DEEPEST):
@@ -185,10 +189,10 @@ def _mappings(held: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
 def _candidates(
     key: str, state: dict[str, Tensor], wanted: Mapping[str, Tensor], skipped: AbstractSet[str]
 ) -> Iterator[_Candidate]:
-    """A state dict as it is, and without each prefix with which its names could be the model's."""
+    """A state dict unchanged, and without each prefix whose removal could yield the model's names."""
     wrappers = [w for w in _WRAPPERS if any(w in name for name in state) and not any(w in name for name in wanted)]
     inner = {_without(name, wrappers): tensor for name, tensor in state.items()}
-    if len(inner) < len(state):  # two names would be one
+    if len(inner) < len(state):  # two names would become one
         inner, wrappers = state, []
     optional = skipped | {name for name in wanted if name.endswith("num_batches_tracked")}
     needed = [name for name in wanted if name not in optional] or list(wanted)
@@ -214,7 +218,7 @@ def _same_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], skip
 
 
 def _constants(outside: Mapping[str, Tensor]) -> Normalize | None:
-    """The constants of a normalisation layer beside the model: a mean and a std (mu, sigma) of one place."""
+    """The constants of a normalisation layer besides the model: a mean and a std (mu, sigma) in one place."""
     for name, mean in outside.items():
         place, _, last = name.rpartition(".")
         for first, second in _CONSTANTS:
@@ -225,7 +229,7 @@ def _constants(outside: Mapping[str, Tensor]) -> Normalize | None:
 
 
 def constants(mean: Any, std: Any) -> Normalize | None:
-    """A normalisation for pixels in [0, 1] of what may be its mean and std; None where they cannot be."""
+    """A normalisation for pixels in [0, 1] from a possible mean and std; None if they cannot be."""
     try:
         both = [[float(v) for v in (x.flatten().tolist() if isinstance(x, Tensor) else x)] for x in (mean, std)]
         if not both[0] or not all(map(math.isfinite, both[0] + both[1])) or not all(0 <= m <= 1 for m in both[0]):
@@ -236,7 +240,7 @@ def constants(mean: Any, std: Any) -> Normalize | None:
 
 
 def _unusual(tensor: Tensor) -> str | None:
-    """What is unusual in how a tensor holds its numbers, if anything is."""
+    """The unusual kind of a tensor, if it is not an ordinary one."""
     if tensor.is_meta:
         return "meta"
     if tensor.is_nested:

@@ -1,4 +1,4 @@
-"""Weights files, read without running anything in them."""
+"""Reads weights files without running anything in them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from perturbify.normalize import Normalize
 from perturbify.zoo.state_dicts import States, constants, find
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
-_LONGEST_HEADER = 10_000_000  # bytes; ten thousand tensors take one
+_LONGEST_HEADER = 10_000_000  # bytes; ten thousand tensors take one million
 _LONGEST_LIST = 10_000  # characters of a mean or std
 
 
-# Data that trainings keep beside weights: arguments, paths, a best accuracy.
+# Data that training runs save besides weights: arguments, paths, a best accuracy.
 _DATA = (
     "argparse.Namespace",
     "datetime.datetime",
@@ -41,7 +41,7 @@ _DATA = (
 
 
 class _Ignored:
-    """Stands for such data, so that nothing of theirs is imported or called."""
+    """A placeholder for such data, so that nothing of it is imported or called."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -52,12 +52,12 @@ class _Ignored:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a weights file holds.
+    """The content of a weights file.
 
     Attributes:
         label: ``"file:NAME (sha256 0123abcd…)"``, for a :class:`ModelSpec`.
-        states: The state dicts in it by where they lie, on the CPU.
-        normalization: What the file says its images were normalised with, if it does.
+        states: The state dicts in it by their place, on the CPU.
+        normalization: The normalisation of images that the file states, if any.
     """
 
     label: str
@@ -66,16 +66,17 @@ class WeightsFile:
 
 
 def read_weights(path: str | Path) -> WeightsFile:
-    """Reads what ``.safetensors`` or a torch file (``weights_only=True``) holds.
+    """Reads a ``.safetensors`` or a torch file (``weights_only=True``).
 
     ``mean`` and ``std`` are its normalisation: JSON lists in a safetensors file's metadata, or numbers at the top of a
     torch file.
 
     Raises:
-        WeightsError: The file is missing, unreadable, pickled code, our own checkpoint, or no state dict.
+        WeightsError: The file is missing or unreadable, holds pickled code, is a perturbify checkpoint, or holds no
+            state dict.
     """
     asked, path = str(path), Path(path)
-    if not os.path.isfile(asked):  # noqa: PTH113 -- which takes any text, such as one that is too long for a name
+    if not os.path.isfile(asked):  # noqa: PTH113 -- which takes any text, even one too long for a name
         raise _no_file(asked)
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
@@ -86,13 +87,13 @@ def read_weights(path: str | Path) -> WeightsFile:
         normalization = constants(held.get("mean"), held.get("std")) if isinstance(held, Mapping) else None
     elif path.name.endswith(".index.json"):
         raise WeightsError(
-            f"{path.name!r} lists the parts of weights that lie in several files, and those are not read here.",
+            f"{path.name!r} is the index of weights in several files, which cannot be read here.",
             "Load the parts with safetensors.torch.load_file, and save them in one file.",
         )
     else:
         raise WeightsError(
-            f"{path.name!r} is no weights file by its name.",
-            f"Weights come as .safetensors, or as {', '.join(TORCH_SUFFIXES)} that torch.save wrote.",
+            f"{path.name!r} does not have the name of a weights file.",
+            f"Weights are .safetensors files, or {', '.join(TORCH_SUFFIXES)} files from torch.save.",
         )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -105,9 +106,9 @@ def _no_file(asked: str) -> WeightsError:
     path = Path(asked)
     if os.path.lexists(asked):
         kind = "folder" if path.is_dir() else "link to nothing, a device or a pipe"
-        return WeightsError(f"{asked!r} is no weights file but a {kind}.")
+        return WeightsError(f"{asked!r} is not a weights file but a {kind}.")
     siblings: list[str] = []
-    with contextlib.suppress(OSError):  # the folder may be missing, or not for us to look into
+    with contextlib.suppress(OSError):  # the folder may be missing or unreadable
         siblings = [p.name for p in path.parent.iterdir() if p.is_file()]
     return WeightsError(f"There is no weights file {asked!r}.", nearest(path.name, siblings) or None)
 
@@ -127,7 +128,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if "perturbify" in metadata:
         raise WeightsError(
             f"{path.name!r} is a whole perturbify checkpoint, not bare weights.",
-            "Give it as the model itself instead of with `--weights`.",
+            "Use it as the model itself, without `--weights`.",
         )
     return state, metadata
 
@@ -135,25 +136,25 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of kinds of tensors that are refused by name anyway
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused by name anyway
             _refuse_inflating(path)
             with torch.serialization.safe_globals([(_Ignored, name) for name in _DATA]):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" not in str(error):  # how torch names what the pickle wanted to import
-            raise _unreadable(path, "it is no file that torch.save wrote") from error
+        if "GLOBAL" not in str(error):  # torch's word for an import by the pickle
+            raise _unreadable(path, "it was not written by torch.save") from error
         raise WeightsError(
-            f"{path.name!r} holds pickled code besides tensors, and that is never run here.",
-            "Save its state_dict() alone where you trust it, best as safetensors.",
+            f"{path.name!r} holds pickled code besides tensors, which is never run here.",
+            "Where you trust it, save only its state_dict(), preferably as safetensors.",
         ) from error
-    except LookupError as error:  # whose text is but the byte that stands for nothing
-        raise _unreadable(path, "it is no file that torch.save wrote") from error
+    except LookupError as error:  # its text is only an unknown byte
+        raise _unreadable(path, "it was not written by torch.save") from error
     except Exception as error:  # a damaged file fails in as many ways as there are bytes to damage
         raise _unreadable(path, re.split(r"\.\s|\n", str(error))[0] or type(error).__name__) from error
 
 
 def _refuse_inflating(path: Path) -> None:
-    """Makes sure that what a file holds is no larger than itself.
+    """Makes sure that a file's content is no larger than the file.
 
     Raises:
         ValueError: It may be larger.
@@ -161,14 +162,14 @@ def _refuse_inflating(path: Path) -> None:
     if not path.stat().st_size:
         raise ValueError("it is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(b"\nbytearray\n") >= 0:  # which torch allows a pickle to call, with any length
-            raise ValueError("it makes byte arrays, which no weights need")
+        if content.find(b"\nbytearray\n") >= 0:  # torch lets a pickle call this, with any length
+            raise ValueError("it creates byte arrays, which weights do not need")
         zipped = content[:2] == b"PK"
     if zipped or zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
         if sum(m.file_size for m in members) > path.stat().st_size or any(m.compress_type for m in members):
-            raise ValueError("it holds compressed or overlapping parts, which torch.save writes none of")
+            raise ValueError("it holds compressed or overlapping parts, which torch.save does not write")
 
 
 def _unreadable(path: Path, why: str) -> WeightsError:

@@ -11,8 +11,8 @@ from perturbify.checks.answers import AGAIN, answers, distinct
 from perturbify.checks.evaluate import seed_of
 from perturbify.checks.probe import Asked, ask
 
-WATCHED, COMPANY = "an answer does not depend on who watches", "an image does not depend on its batch"
-MEMORY, JUMPS = "an answer does not depend on earlier ones", "an answer does not jump"
+WATCHED, COMPANY = "answers do not depend on whether gradients are computed", "answers do not depend on the batch"
+MEMORY, JUMPS = "answers do not depend on earlier queries", "answers do not change with a pixel's last bit"
 
 
 def seeds(what, n):

@@ -13,7 +13,7 @@ from perturbify.checks.statistics import worst_of
 
 CLEAN = result("clean", first(240), "clean")
 ONE, MANY = "one step never beats many", "black-box never beats white-box"
-STRONGER, UNBOUNDED = "a stronger attack never leaves more", "an unbounded attack reaches chance or below"
+STRONGER, UNBOUNDED = "a stronger attack never leaves a higher accuracy", "an unbounded attack reaches chance or below"
 CONVERGED, LARGER = "more steps and draws change nothing", "a larger ε never helps the model"
 
 
@@ -59,7 +59,7 @@ def test_a_missing_attack_leaves_its_criterion_open():
     assert lost["fgsm"] == {ONE} and lost["longer"] == {CONVERGED} and lost["unbounded"] == {UNBOUNDED}
     assert lost["pgd at 2"] == {LARGER} and lost["pgd"] == {LARGER, STRONGER} and lost["square"] == set()
     only = judged(result("fgsm", first(100), "one step"))
-    assert {name for name, c in only.items() if c.outcome != "not measured"} == {"there is something to defend"}
+    assert {name for name, c in only.items() if c.outcome != "not measured"} == {"clean accuracy is above chance"}
 
 
 def test_one_step_beats_many():
@@ -141,8 +141,8 @@ def test_a_larger_ball_that_lowers_attack_success():
 def test_nothing_to_defend():
     coin = result("clean", first(28), "clean")
     found = criteria((coin, pgd(28)), epsilon=EPSILON, classes=10, liveness=QUIET)
-    assert found[0].name == "there is something to defend" and found[0].outcome == "undecided"
-    assert judged(pgd(100))["there is something to defend"].outcome == "pass"
+    assert found[0].name == "clean accuracy is above chance" and found[0].outcome == "undecided"
+    assert judged(pgd(100))["clean accuracy is above chance"].outcome == "pass"
 
 
 def test_noise_that_is_not_alive():

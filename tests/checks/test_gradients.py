@@ -10,7 +10,7 @@ from perturbify import PerturbConfig
 from perturbify.checks.evaluate import seed_of
 from perturbify.checks.gradients import ALIVE, gradients
 
-HELPS, TRUE = "a step along the gradient helps more than a random one", "the loss falls as the gradient says"
+HELPS, TRUE = "a step along the gradient helps more than a random one", "the loss falls as the gradient predicts"
 EPSILON = 8 / 255
 
 

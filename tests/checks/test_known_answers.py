@@ -137,7 +137,7 @@ def test_the_worst_of_identical_attacks_is_each_attack(linear, digits):
 def test_pure_noise_has_nothing_to_defend(linear, digits):
     """No attack lowers the accuracy of a coin; a check that only looks at differences would call it robust."""
     report = check(noisy(linear, 1e6), digits, PLAN)
-    assert outcomes(report)["there is something to defend"] != "pass" and report.status != 0
+    assert outcomes(report)["clean accuracy is above chance"] != "pass" and report.status != 0
     for result in report.results:
         if result.noise == "on" and result.id != "known" and result.attacked == result.n:
             assert abs(result.accuracy - 0.5) < 4 * (0.25 / 20 / result.n) ** 0.5, result.id
@@ -246,7 +246,7 @@ def test_unmeasured_criteria_are_not_established(linear, digits):
     assert open_ == {
         "one step never beats many",
         "black-box never beats white-box",
-        "a stronger attack never leaves more",
+        "a stronger attack never leaves a higher accuracy",
         "an unbounded attack reaches chance or below",
         "more steps and draws change nothing",
         "a larger ε never helps the model",

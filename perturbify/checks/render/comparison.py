@@ -14,14 +14,14 @@ from perturbify.text import WIDEST, fill, table
 
 
 def to_text(comparison: Comparison, width: int | None = WIDTH) -> str:
-    """Renders a comparison as plain text: a table of accuracies, one of what the networks are and take, and notes.
+    """Renders a comparison as plain text: a table of accuracies, one of sizes and times, and notes.
 
     Args:
         comparison: Any comparison.
-        width: Columns of the terminal; None: all in one table, however wide.
+        width: Columns of the terminal; None: one table, however wide.
 
     Returns:
-        Lines without a newline at the end; foreign names are fit for a terminal.
+        Lines without a newline at the end; foreign names are made safe for a terminal.
     """
     rows = columns.rows(comparison)
     figures, outcome = columns.accuracies(comparison, rows), columns.outcome(comparison, rows)
@@ -41,7 +41,7 @@ def _shown(column: columns.Column) -> Column:
 
 
 def _fitting(name: Column, others: Sequence[Column], columns: int) -> list[list[Column]]:
-    """Columns in tables that a terminal has room for, each beside the names."""
+    """Tables that fit the terminal, each with some columns next to the names."""
     tables: list[list[Column]] = []
     room = 0
     for column in others:
@@ -84,8 +84,8 @@ def _notes(comparison: Comparison) -> list[str]:
         "accuracies under attack are upper bounds.",
         *columns.over_runs(comparison),
         *columns.ahead(comparison),
-        f"ms/image: an answer as the method gives it, in batches of {latency.images}, median of {len(latency.rounds)} "
-        f"rounds in turn; holds for this machine alone, as idle as it was ({_machine(comparison)}).",
+        f"ms/image: time of the method's prediction, in batches of {latency.images}, median of {len(latency.rounds)} "
+        f"alternating rounds, on this machine with its load at the time ({_machine(comparison)}).",
         *(f"{e.name} FAILED {failure}." for e in entries for failure in e.report.failures),
         *(f"{e.name}: {remark}" for e in entries for remark in e.report.remarks),
     ]

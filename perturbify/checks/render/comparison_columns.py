@@ -1,4 +1,4 @@
-"""The columns and the notes of a comparison, for every form that it is told in."""
+"""The columns and the notes of a comparison, for every output format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Column:
 
     Attributes:
         head: Its head.
-        cells: A cell for each row: a figure, and its interval or nothing.
+        cells: A cell for each row: a figure, and its interval or an empty string.
         numeric: Whether its cells are figures.
     """
 
@@ -31,7 +31,7 @@ class Column:
 
 
 def rows(comparison: Comparison) -> list[Row]:
-    """A row for each group and, below one of several runs, one for each of these."""
+    """A row for each group and, below a group of several runs, one for each run."""
     found: list[Row] = []
     for group in comparison.groups:
         found += [group, *(group.entries if len(group.entries) > 1 else ())]
@@ -39,7 +39,7 @@ def rows(comparison: Comparison) -> list[Row]:
 
 
 def names(shown: list[Row]) -> Column:
-    """What each row is called; a single run of a group by its seed."""
+    """The name of each row; for a group's single run, its seed."""
     return Column("network", tuple((_name(row), "") for row in shown), numeric=False)
 
 
@@ -53,7 +53,7 @@ def accuracies(comparison: Comparison, shown: list[Row]) -> list[Column]:
 
 
 def about(shown: list[Row]) -> list[Column]:
-    """What the networks are, and how long they take to answer."""
+    """The networks' sizes, and how long they take to answer."""
     entries = [[row] if isinstance(row, Entry) else list(row.entries) for row in shown]
     return [
         Column("method", tuple((e[0].method or NONE, "") for e in entries), numeric=False),
@@ -64,7 +64,7 @@ def about(shown: list[Row]) -> list[Column]:
 
 
 def outcome(comparison: Comparison, shown: list[Row]) -> list[Column]:
-    """The worst case, and what each group is ahead of the first one in it."""
+    """The worst case, and each group's difference to the first."""
     worst = (row.worst if isinstance(row, Group) else row.report.headline.worst for row in shown)
     found = [Column("worst case", tuple(_accuracy(figure, comparison) for figure in worst))]
     if len(comparison.groups) > 1:
@@ -93,7 +93,7 @@ def adversary(comparison: Comparison) -> list[str]:
 
 
 def seeds(comparison: Comparison) -> str:
-    """Which seeds the groups of several runs have: said once where all have the same."""
+    """The seeds of the groups of several runs, only once if all groups have the same."""
     said = {g.name: ", ".join(str(e.seed) for e in g.entries) for g in comparison.groups if len(g.entries) > 1}
     if len(said) == len(comparison.groups) and len(set(said.values())) == 1:
         return f"seeds {next(iter(said.values()))}"
@@ -101,24 +101,24 @@ def seeds(comparison: Comparison) -> str:
 
 
 def over_runs(comparison: Comparison) -> list[str]:
-    """What is said of runs: what the spread is over, and what the intervals are."""
+    """Notes on runs: what the spread and the intervals are over."""
     if not comparison.several:
         return []
     said = [
-        f"mean ± sd: over training runs that differ only in their seed ({seeds(comparison)}); of one run there is no "
-        "sd. Beside it, the interval over images, runs pooled: an image counts by its mean over runs and draws, and "
-        "these runs are held fixed."
+        f"mean ± sd: over training runs that differ only in their seed ({seeds(comparison)}); a single run has no "
+        "sd. Next to it, the interval over images, runs pooled: an image counts by its mean over runs and draws, and "
+        "these runs are taken as given."
     ]
     if any(g.ahead is not None and g.ahead.over_runs is not None for g in comparison.groups):
         said.append(
             "ahead, over runs: Welch's 95% interval for the difference of the means over training runs, on these "
-            "images. A difference is decided where both intervals lie on one side of 0."
+            "images. A difference is decided if both intervals lie on the same side of 0."
         )
     return said
 
 
 def averaged(comparison: Comparison) -> list[str]:
-    """What stands behind a figure of a random network."""
+    """How a random network's figures are measured."""
     plan, entries = comparison.plan, comparison.entries
     said = []
     if not all(e.report.deterministic for e in entries):
@@ -127,26 +127,26 @@ def averaged(comparison: Comparison) -> list[str]:
             "has seen."
         )
     return said + [
-        f"{e.name} averages {e.latency.draws} draws for an answer, and gave {e.report.clean.draws} for each image."
+        f"{e.name} averages {e.latency.draws} draws for an answer; each image has {e.report.clean.draws} answers."
         for e in entries
         if e.latency.draws > 1
     ]
 
 
 def ahead(comparison: Comparison) -> list[str]:
-    """What the worst case is, and what a difference of two is over."""
+    """What the worst case is, and how two are compared."""
     if len(comparison.groups) < 2:
         return []
     pooled = ", runs pooled" if comparison.several else ""
     return [
-        "worst case: every image under the attack that leaves the least, chosen by other draws than those that "
-        f"score it. ahead of {comparison.groups[0].name}: that less the same there, in points, by image{pooled}. "
-        "An interval that holds 0 decides nothing."
+        "worst case: every image under its worst attack, chosen on other draws than those that "
+        f"score it. ahead of {comparison.groups[0].name}: the paired difference in the worst case, in points{pooled}. "
+        "An interval that contains 0 decides nothing."
     ]
 
 
 def spread(figure: Spread) -> str:
-    """Mean ± standard deviation in percent; of one run there is none."""
+    """Mean ± standard deviation in percent; a single run has no deviation."""
     return f"{percent(figure.mean)} ± {NONE if figure.sd is None else percent(figure.sd)}"
 
 

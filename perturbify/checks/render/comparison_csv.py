@@ -1,4 +1,4 @@
-"""A comparison as CSV (RFC 4180), for whoever draws or counts on."""
+"""A comparison as CSV (RFC 4180), for plots and further analysis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def to_csv(comparison: Comparison) -> str:
 
     Returns:
         Lines that end with CR LF, the first one with the names of the columns. Accuracies and intervals are shares in
-        [0, 1], ε is in pixels of [0, 1]; what there is not is empty. Foreign names are fit for a terminal.
+        [0, 1], ε is in pixels of [0, 1]; missing values are empty. Foreign names are made safe for a terminal.
     """
     rows = of_comparison(comparison)
     text = io.StringIO(newline="")

@@ -42,7 +42,7 @@ def to_latex(comparison: Comparison) -> str:
 
 
 def _caption(comparison: Comparison) -> str:
-    """What a reader must know beside the figures: images, ε, adversary, draws, seeds, what intervals are over."""
+    """What a reader must know besides the figures: images, ε, attacks, draws, seeds, what intervals are over."""
     plan, first = comparison.plan, comparison.entries[0].report
     said = [
         f"Accuracy in percent on n = {first.n} test images of {first.dataset} under l∞ attacks with ε = "
@@ -52,10 +52,10 @@ def _caption(comparison: Comparison) -> str:
         "images, runs pooled."
         if comparison.several
         else "Below, 95% intervals over images, of one training run each.",
-        "Worst case: every image under the attack that leaves the least.",
+        "Worst case: every image under its worst attack.",
     ]
     if len(comparison.groups) > 1:
-        said.append(f"Ahead: the worst case less that of {comparison.groups[0].name}, in points, by image.")
+        said.append(f"Ahead: the paired difference to {comparison.groups[0].name} in the worst case, in points.")
         if any(g.ahead is not None and g.ahead.over_runs is not None for g in comparison.groups):
             said.append("Ahead, over runs: the same with Welch's 95% interval over training runs.")
     return " ".join([*said, *(f"{e.name} FAILED {f}." for e in comparison.entries for f in e.report.failures)])
@@ -66,7 +66,7 @@ def _line(name: str, cells: list[str]) -> str:
 
 
 def _figure(text: str) -> str:
-    """A figure such as ``83.6 ± 0.2`` in mathematics, where a minus sign is one."""
+    """A figure such as ``83.6 ± 0.2`` in math mode, so that a minus sign looks like one."""
     parts = text.split(" ± ")
     return " $\\pm$ ".join(f"${part}$" if re.fullmatch(r"-?[\d.]+", part) else latex(part) for part in parts)
 

@@ -42,7 +42,12 @@ def to_markdown(report: Report) -> str:
         lines += ["## Asked again", "", *table(("right in the worst case", "% [95%]"), answers, (False, True)), ""]
     if report.criteria:
         pieces = [piece for criterion in report.criteria for piece in _evidence(criterion)]
-        lines += ["## Criteria", "", *table(("criterion", "outcome", "evidence", "in percent [95%]"), pieces), ""]
+        lines += [
+            "## Criteria",
+            "",
+            *table(("criterion", "outcome", "evidence", "% [95%] (limit, tolerance)"), pieces),
+            "",
+        ]
     lines += ["## Noise", "", *_list(words.liveness(report)), ""]
     if remarks := words.remarks(report):
         lines += ["## Remarks", "", *_list(remarks), ""]
@@ -64,7 +69,7 @@ def _accuracy(report: Report) -> list[str]:
 
 
 def _evidence(criterion: Criterion) -> list[tuple[str, str, str, str]]:
-    """A line for each piece of evidence, and one for the remark; the criterion's name stands on the first."""
+    """A line for each piece of evidence, and one for the remark; the first line has the criterion's name."""
     said = [(markdown(e.statement), markdown(words.evidence(e))) for e in criterion.evidence]
     said += [(markdown(criterion.detail), "–")] if criterion.detail or not said else []
     name = criterion.name if criterion.core else f"{criterion.name} (not core)"
@@ -82,7 +87,7 @@ def _settings(report: Report) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> list[str]:
-    """Lines of a table in Markdown; its cells are taken as they are.
+    """Lines of a table in Markdown; cells are not escaped.
 
     Args:
         head: Names of the columns.

@@ -15,17 +15,17 @@ from perturbify.checks.results import Figure
 from perturbify.escape import html
 from perturbify.text import duration, fraction, percent
 
-# Whatever a foreign report smuggles in: no script, no request.
+# Whatever a foreign report contains: no script, no request.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _MARKS = {"pass": "✓ pass", "fail": "✗ FAIL", "undecided": "? undecided", "not measured": "– not measured"}
 _CLASSES = {"established": "pass", "failed": "fail", "not established": "undecided"}
 
 LONGEST = {False: 10_000, True: 100_000}
-"""Characters that the page shows at most of a fact on one line, and of one of several lines, such as a recipe."""
+"""The most characters shown of a one-line fact, and of one of several lines, such as a recipe."""
 
 _SHADES = (
-    '<p class="soft">The line is what a figure must not exceed. Lightly shaded is the tolerance, and darker what lies '
-    "beyond it.</p>"
+    '<p class="soft">The line is the limit of a figure. The light shade is the tolerance, the dark one '
+    "lies beyond it.</p>"
 )
 
 
@@ -36,8 +36,8 @@ def to_html(report: Report) -> str:
         report: Any report.
 
     Returns:
-        The same text for the same report. It asks for nothing over the network and is read without scripts; foreign
-        text is escaped, and examples that are not PNG data URLs are left out.
+        The same text for the same report. It loads nothing from the network and needs no scripts; foreign text is
+        escaped, and examples that are not PNG data URLs are left out.
     """
     return f"""<!doctype html>
 <html lang="en">
@@ -86,12 +86,12 @@ def _banner(report: Report) -> str:
 def _tiles(report: Report) -> str:
     head = report.headline
     tiles = [("Clean", head.clean, f"noise {report.clean.noise}, n = {report.n}")]
-    tiles.append(("In the worst case", head.worst, f"l∞ {fraction(report.epsilon)}, every image by its worst attack"))
+    tiles.append(("In the worst case", head.worst, f"l∞ {fraction(report.epsilon)}, each image under its worst attack"))
     best = None if head.best_attack is None else report.result(head.best_attack)
     if best is not None and head.best is not None:
         tiles.append(("Under the strongest single attack", head.best, words.called(best)))
     if head.noise_adds is not None:
-        tiles.append(("What the noise adds, in points", head.noise_adds, "noise on less noise off, the same attacks"))
+        tiles.append(("What the noise adds, in points", head.noise_adds, "noise on minus noise off, the same attacks"))
     if head.ahead is not None and report.baseline is not None:
         tiles.append((f"Ahead of {report.baseline}, in points", head.ahead, "the same attacks on both"))
     made = "".join(
@@ -108,7 +108,7 @@ def _open(report: Report) -> str:
 
 
 def _again(report: Report) -> str:
-    """How often a random network is right when it is asked again."""
+    """How often a random network is right when asked again."""
     body = "".join(
         f'<tr><th scope="row">{html(name)}</th><td class="number">{percent(f.value, f.interval)}</td></tr>'
         for name, f in report.resubmissions.items()
@@ -133,14 +133,14 @@ def _strip(report: Report) -> str:
     head = "".join(f'<th scope="col">{html(e.label)}</th>' for e in shown)
     body = (
         line("clean", (_image(e.clean, f"{e.label}, clean") for e in shown))
-        + line("taken for", (f"{html(e.clean_answer)}, {100 * e.clean_accuracy:.0f}% right" for e in shown))
+        + line("predicted", (f"{html(e.clean_answer)}, {100 * e.clean_accuracy:.0f}% right" for e in shown))
         + line("attacked", (_image(e.adversarial, f"{e.label}, attacked") for e in shown))
-        + line("taken for", (f"{html(e.answer)}, {100 * e.accuracy:.0f}% right" for e in shown))
+        + line("predicted", (f"{html(e.answer)}, {100 * e.accuracy:.0f}% right" for e in shown))
         + line("difference ×10", (_image(e.difference, f"{e.label}, ten times the difference") for e in shown))
     )
     attack = report.result(report.example_attack or "")
     called = "an attack" if attack is None else html(words.called(attack))
-    caption = f"Images under {called}, the class that most fresh draws take them for, and the share that is right."
+    caption = f"Images under {called}, the class predicted by most fresh draws, and the share of draws that are right."
     return _section("Examples", _table("examples", caption, f"<tr><td></td>{head}</tr>", body, "strip"))
 
 
@@ -167,7 +167,7 @@ def _criterion(criterion: Criterion) -> str:
         f'<td class="{_kind(e.outcome)}">{_MARKS[e.outcome]}</td></tr>'
         for e in pieces
     )
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("what", "", "in percent [95%], limit + tolerance", "outcome"))
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("what", "", "% [95%] (limit, tolerance)", "outcome"))
     table = _table(f"evidence: {html(criterion.name)}", "", f"<tr>{head}</tr>", body, "evidence") if pieces else ""
     detail = f'<p class="soft">{html(criterion.detail)}</p>' if criterion.detail else ""
     return (
@@ -189,7 +189,7 @@ def _measured(report: Report) -> list[str]:
         for row in attacks
     )
     head = "".join(f'<th scope="col">{h}</th>' for h in heads)
-    table = _table("settings", "Everything that an attack was told, and what it cost.", f"<tr>{head}</tr>", body)
+    table = _table("settings", "All settings of each attack, and what it cost.", f"<tr>{head}</tr>", body)
     network = {"class": report.architecture, "classes": report.classes, **report.about}
     return [
         _list(said),
@@ -214,7 +214,7 @@ def _section(title: str, *content: str) -> str:
 
 
 def _table(name: str, caption: str, head: str, body: str, kind: str = "") -> str:
-    """A table in a box that scrolls by itself, also by the keyboard; its caption stands still above it."""
+    """A table in a box that scrolls by itself, also by the keyboard; the caption above it does not."""
     above = f'<p class="caption soft">{caption}</p>' if caption else ""
     return (
         f'{above}<div class="scroll" tabindex="0" role="region" aria-label="{name}">'

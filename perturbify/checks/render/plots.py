@@ -1,4 +1,4 @@
-"""The figures of a page: SVG that takes its colours from the page's style sheet, by the classes s0 to s5."""
+"""The figures of a page: SVG whose colours come from the page's style sheet, by the classes s0 to s5."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 460, 310
 LEFT, RIGHT, TOP, BOTTOM = 44, 16, 26, 46
 
 MOST_CURVES = 6
-"""Attacks in the figure of survival; more cannot be told apart."""
+"""The most attacks in the figure of survival; more could not be told apart."""
 
 _MARKERS = (  # circle, square, diamond, triangles
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
@@ -30,7 +30,7 @@ _MARKERS = (  # circle, square, diamond, triangles
 
 @dataclass(frozen=True)
 class Dot:
-    """A measured point: abscissa, and ordinate with its interval, as shares (no interval: low and high equal y)."""
+    """A measured point: x, and y with its interval, as shares (no interval: low and high equal y)."""
 
     x: float
     y: float
@@ -40,7 +40,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Curve:
-    """A named line through points in the order of their abscissae."""
+    """A named line through points in order of x."""
 
     name: str
     dots: tuple[Dot, ...]
@@ -50,7 +50,8 @@ def figures(report: Report) -> list[str]:
     """All figures that the report has data for, as ``<figure>`` elements.
 
     They show accuracy against ε (the paper's figures 2 and 3), against the draws and the steps of an attack, and
-    survival against the number of queries. A figure needs two different abscissae; one point is better read in a table.
+    survival against the number of queries. A figure needs two different values of x; one point is better read in a
+    table.
     """
     clean = report.clean.accuracy
     made = [
@@ -79,14 +80,14 @@ def figures(report: Report) -> list[str]:
 
 
 def _images(report: Report, figure: str) -> str:
-    """How many images stand behind the points of a figure: ``n = 256 to 1017``."""
+    """The number of images behind the points of a figure: ``n = 256 to 1017``."""
     ns = sorted({row.n for row in report.results if any(point.figure == figure for point in row.points)})
     return f"n = {ns[0]}" + (f" to {ns[-1]}" if len(ns) > 1 else "") if ns else ""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A horizontal axis: its title, how it writes a number, and whether it is logarithmic where it can be."""
+    """A horizontal axis: its title, how it writes a number, and whether it may be logarithmic."""
 
     title: str
     tick: Callable[[float], str]
@@ -94,7 +95,7 @@ class Axis:
 
 
 def interval(e: Evidence, lowest: float, highest: float) -> str:
-    """A piece of evidence as a dot with a whisker; what lies beyond its limit is shaded, and more so beyond tolerance.
+    """A piece of evidence as a dot with a whisker; the area beyond its limit is shaded, darker beyond the tolerance.
 
     Args:
         e: The evidence.
@@ -145,7 +146,7 @@ def _points(rows: Sequence[Result], figure: str) -> list[Curve]:
 def _survival(report: Report) -> str:
     """The clean images and, at the report's ε, the strongest attack of each kind."""
     if report.deterministic:
-        return ""  # what is right once is right always
+        return ""  # a deterministic network's answers do not vary
     clean = report.clean
     attacked = [r for r in report.results if r.survival and r.network == "itself" and r.within(report.epsilon)]
     at_epsilon = [r for r in attacked if r.noise == clean.noise and r.role != "sweep"]
@@ -157,7 +158,7 @@ def _survival(report: Report) -> str:
     ]
     return _figure(
         "Survival of repeated queries",
-        f"Share of images that are right in all of N queries, under each attack.{chosen}",
+        f"Share of images classified correctly in all of N queries, under each attack.{chosen}",
         curves,
         Axis("queries N", lambda x: f"{x:g}", log=True),
     )
@@ -246,6 +247,6 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
 
 
 def _grid(highest: float) -> tuple[float, float]:
-    """The distance of the lines and the top of a scale that holds ``highest``, as shares."""
+    """The spacing of the grid lines and the top of a scale that includes ``highest``, as shares."""
     step = next((s for s in (0.01, 0.02, 0.05, 0.1) if highest <= 5 * s), 0.2)
     return step, max(math.ceil(highest / step - 1e-9), 1) * step

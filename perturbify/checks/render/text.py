@@ -11,19 +11,19 @@ from perturbify.escape import terminal
 from perturbify.text import fill, percent, table
 
 WIDTH, LONGEST_LINE = 80, 100
-"""Columns that a terminal has, and the most that a line of prose takes."""
+"""The columns of a terminal without a known width, and the most that a line of prose takes."""
 
 
 def to_text(report: Report, width: int | None = WIDTH) -> str:
-    """Renders a report as plain text: what it comes down to, the attacks, what does not hold and what is open.
+    """Renders a report as plain text: the summary, the attacks, the criteria that fail and those that are open.
 
     Args:
         report: Any report.
         width: Columns of the terminal; None: every column of the table of attacks, however wide.
 
     Returns:
-        Lines of at most ``width`` columns, words longer than that aside, without a newline at the end; foreign text is
-        fit for a terminal.
+        Lines of at most ``width`` columns, except for longer words, without a newline at the end; foreign text is made
+        safe for a terminal.
     """
 
     def _fill(text: str, indent: str = "") -> str:

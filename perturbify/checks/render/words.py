@@ -1,6 +1,6 @@
 """The words and figures that all renderings of a report share.
 
-What is foreign in them is as the report has it: whoever shows them makes them fit for where they go.
+Foreign text in them is not escaped: each renderer does that for its own format.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from perturbify.checks.results import Figure, Result
 from perturbify.text import counted, fraction, percent
 
 QUERIES = (10, 100)
-"""The numbers of queries whose survival the tables show."""
+"""Numbers of queries for which the tables show survival."""
 
 ACCURACY = "accuracy % [95%]"
 """Head of the column of accuracies."""
 
 LEGEND = (
-    "attacked: the images that the attack was run on; on the others nothing was left to win after the attacks before "
-    "it, and they count as wrong. majority: the class most frequent among the draws is the right one. N× (clean): "
-    "right in all of N queries, beside the same images without the attack. unperturbed: given back as they were. "
-    "claimed: success as the attack itself counts it."
+    "attacked: the images that the attack was run on; the others were already lost to earlier attacks and count as "
+    "wrong. majority: the most frequent class among the draws is the right one. N× (clean): "
+    "right in all of N queries, and the same for clean images. unperturbed: returned unchanged. "
+    "claimed: success as the attack itself reports it."
 )
 
 NOISE_MODES = {
-    "none": "The network gives the same answer every time.",
-    "fresh": "Every image had draws of its own.",
+    "none": "The network is deterministic.",
+    "fresh": "Every image had its own draws.",
     "shared": "The images of a batch shared their draws, which widens the intervals.",
     "weights": "The noise is on the weights: the images of a batch shared their draws, which widens the intervals.",
     "foreign": "The network draws random numbers that are not perturbify's.",
@@ -63,7 +63,7 @@ class Column:
 
 
 def radius(result: Result) -> str:
-    """The bound of an attack, ``l∞ 8/255``, or how far one without a bound went: ``l2, median 0.39``."""
+    """The bound of an attack, ``l∞ 8/255``, or how far an unbounded one went: ``l2, median 0.39``."""
     if result.norm is None:
         return "–"
     norm = _NORMS.get(result.norm, result.norm)
@@ -75,7 +75,7 @@ def radius(result: Result) -> str:
 
 
 def crafted_on(result: Result) -> str:
-    """What an attack was crafted on."""
+    """What an attack was crafted on, in words."""
     if result.norm is None:
         return "–"
     itself = f"noise {result.noise}"
@@ -84,9 +84,9 @@ def crafted_on(result: Result) -> str:
 
 
 def called(result: Result) -> str:
-    """The name of an attack where its row is not beside it."""
-    beside = "" if result.network == "itself" else f" on {result.network}"
-    return named(result) + beside
+    """The full name of an attack, outside of the table of attacks."""
+    network = "" if result.network == "itself" else f" on {result.network}"
+    return named(result) + network
 
 
 def settings(values: Mapping[str, Any]) -> str:
@@ -95,7 +95,7 @@ def settings(values: Mapping[str, Any]) -> str:
 
 
 def columns(report: Report) -> list[Column]:
-    """The table of attacks; columns in which no result has anything to say are left out."""
+    """The table of attacks; columns that are empty for all results are left out."""
     rows = report.results
     found = [
         Column("attack", tuple(r.attack for r in rows), numeric=False),
@@ -131,64 +131,64 @@ def subject(report: Report) -> str:
 
 
 def dead(report: Report) -> str | None:
-    """What comes before everything else where gradients are dead."""
+    """The first sentence of a report if gradients are dead."""
     share = report.dead_gradients
     if share is None:
         return None
     return (
-        f"GRADIENTS ARE DEAD: on {100 * share:.0f}% of the images there is none that an attack could follow. What "
-        "such attacks leave says nothing of this network."
+        f"GRADIENTS ARE DEAD: on {100 * share:.0f}% of the images there is none that an attack could follow. The "
+        "accuracy under such attacks says nothing about this network."
     )
 
 
 def verdict(report: Report) -> str:
-    """The verdict on the whole, in a sentence."""
+    """The verdict, in a sentence."""
     said = VERDICTS[report.verdict]
     failed = [c.name for c in report.criteria if c.outcome == "fail"]
     if failed:
-        one = "this does" if len(failed) == 1 else f"these {len(failed)} do"
+        one = "this criterion does" if len(failed) == 1 else f"these {len(failed)} criteria do"
         return f"{said}: {one} not hold: {_quoted(failed)}. The figures may flatter the network."
     core = [c for c in report.criteria if c.core]
     if not core:
-        return f"{said}: no criterion was tested; these are figures alone."
+        return f"{said}: no criterion was tested, so the figures are unverified."
     open_ = [c for c in core if c.outcome != "pass"]
     if not open_:
-        return f"{said}: all {len(core)} core criteria hold. The attacks worked; that no better one exists is not said."
+        return f"{said}: all {len(core)} core criteria hold. The attacks worked; a better one may still exist."
     return f"{said}: of {len(core)} core criteria {len(open_)} {'is' if len(open_) == 1 else 'are'} open, listed below."
 
 
 def person(report: Report) -> list[str]:
-    """What a check found, as one person would tell another, a sentence each."""
+    """The summary of a check in a few plain sentences."""
     head = report.headline
     of_all = f"the worst case of {counted(len(report.within), 'attack')} within l∞ {fraction(report.epsilon)}"
     said = [
-        f"Of 100 images, {100 * head.clean.value:.0f} are classified rightly as they are, and {_of_100(head.worst)} in "
+        f"Of 100 images, {100 * head.clean.value:.0f} are right without an attack, and {_of_100(head.worst)} in "
         f"{of_all}."
     ]
     if head.noise_adds is not None:
-        said.append(_compared(head.noise_adds, "The noise itself", "adds", "takes"))
+        said.append(_compared(head.noise_adds, "The noise itself", "adds", "costs"))
     if head.ahead is not None and report.baseline is not None:
-        who = f"Beside {report.baseline}, under the same attacks on both, this network"
+        who = f"Compared with {report.baseline} under the same attacks, this network"
         said.append(_compared(head.ahead, who, "gains", "loses"))
     return said
 
 
 def open_questions(report: Report) -> list[str]:
-    """The criteria that neither pass nor fail, a line each; those that the verdict waits for first."""
+    """The criteria that neither pass nor fail, a line each, the core criteria first."""
     waiting = [c for c in report.criteria if c.outcome in ("undecided", "not measured")]
     waiting.sort(key=lambda c: not c.core)
     return [f"{c.name} ({c.outcome}{'' if c.core else ', not core'}): {_said(c)}" for c in waiting]
 
 
 def worst(criterion: Criterion) -> Evidence | None:
-    """The piece of evidence that speaks most against a criterion; None where there is none."""
+    """The strongest evidence against a criterion; None without evidence."""
     return min(criterion.evidence, key=lambda e: (_RANK[e.outcome], e.limit + e.tolerance - e.estimate), default=None)
 
 
 def evidence(e: Evidence) -> str:
-    """The figures of a piece of evidence: ``-2.1 [-4.0, -0.3], at most 0.0 + 2.0``, the last being the tolerance."""
-    tolerance = f" + {percent(e.tolerance)}" if e.tolerance else ""
-    return f"{percent(e.estimate, e.interval)}, at most {percent(e.limit)}{tolerance}"
+    """The figures of a piece of evidence: ``-2.1 [-4.0, -0.3] (limit 0.0, tolerance 2.0)``."""
+    tolerance = f", tolerance {percent(e.tolerance)}" if e.tolerance else ""
+    return f"{percent(e.estimate, e.interval)} (limit {percent(e.limit)}{tolerance})"
 
 
 def remarks(report: Report) -> list[str]:
@@ -202,7 +202,7 @@ def liveness(report: Report) -> list[str]:
     live = report.liveness
     if not live.sites:
         foreign = not report.deterministic
-        return ["none of perturbify's, but the network is random" if foreign else "none in this network"]
+        return ["none from perturbify, but the network is random" if foreign else "none in this network"]
     if live.failures:
         return [f"FAILED, {failure}" for failure in live.failures]
     alive = f"alive at {counted(live.sites, 'site')}"
@@ -213,7 +213,7 @@ def liveness(report: Report) -> list[str]:
 
 
 def answered(report: Report) -> list[str]:
-    """How often a random network is right when it is asked again, in the worst case; none where it always says one."""
+    """How often a random network is right when asked again, in the worst case; empty for a deterministic one."""
     found = report.resubmissions
     if not found:
         return []
@@ -221,33 +221,33 @@ def answered(report: Report) -> list[str]:
 
 
 def method(report: Report) -> list[str]:
-    """How it was measured and what the figures are, a sentence or two each."""
+    """How it was measured and what the figures mean, a sentence or two each."""
     said = [
-        "Adversarial images are crafted first. Then every one is scored by fresh, independent draws of the noise, none "
-        "of which the attack has seen; no image is dropped on one draw. Accuracy is the mean probability of being "
+        "Adversarial images are crafted first. Then each is scored on fresh, independent draws of the noise, none "
+        "of which the attack has seen; no image is dropped after one draw. Accuracy is the mean probability of being "
         "right.",
-        "The worst case takes for every image the attack that leaves the least, chosen by one half of the draws and "
-        "scored by the other. An image counts as lost, and is not attacked again, where none of 20 draws or more is "
+        "The worst case takes the worst attack for every image, chosen on one half of the draws and "
+        "scored on the other. An image counts as lost, and is not attacked again, if none of at least 20 draws is "
         "right.",
         NOISE_MODES.get(report.noise_mode, f"Noise mode: {report.noise_mode}."),
         "Brackets are 95% score intervals over images, after Wilson (1927). They say how much the figures depend on "
-        "which images were drawn; not what another training run would give, and not what a better attack would leave.",
+        "which images were drawn, and nothing about another training run or a better attack.",
         "An attack that fails proves nothing about the next one: all accuracies under attack are upper bounds.",
-        "Differences are paired: both attacks on the same images. A criterion passes where the whole interval is at "
-        "most the limit and its tolerance, fails where the whole interval is beyond, and is undecided in between.",
+        "Differences are paired: both attacks on the same images. A criterion passes if the whole interval is at "
+        "most limit + tolerance, fails if the whole interval is beyond, and is undecided in between.",
     ]
     if report.deterministic:
         said[:2] = [
-            "Adversarial images are crafted first and then scored in another pass. The network gives the same answer "
-            "every time, so one pass scores each image.",
-            "The worst case takes for every image the attack that leaves the least. An image that one attack wins is "
-            "not attacked again; so the attacks of AutoAttack, where they were run, leave what AutoAttack would.",
+            "Adversarial images are crafted first and then scored in another pass. The network is deterministic, "
+            "so one pass scores each image.",
+            "The worst case takes the worst attack for every image. An image that one attack wins is "
+            "not attacked again, so AutoAttack's attacks together, where run, reach AutoAttack's own figure.",
         ]
     return said
 
 
 def sentence(report: Report) -> str:
-    """The main figures in the way a paper should give them."""
+    """The main figures as a paper should report them."""
     head, clean = report.headline, report.headline.clean
     best = None if head.best_attack is None else report.result(head.best_attack)
     said = (
@@ -274,20 +274,20 @@ def _of_100(figure: Figure) -> str:
 
 
 def _compared(figure: Figure, who: str, more: str, less: str) -> str:
-    """A difference in points, as far as its interval confirms one."""
+    """A difference in points, if its interval confirms one."""
     low, high = figure.interval
     if low > 0:
         return f"{who} {more} {percent(figure.value, figure.interval)} points."
     if high < 0:
         return f"{who} {less} {percent(-figure.value, (-high, -low))} points."
-    return f"{who} {more} nothing that this check confirms: {percent(figure.value, figure.interval)} points."
+    return f"{who} {more} nothing that this check can confirm: {percent(figure.value, figure.interval)} points."
 
 
 def _said(criterion: Criterion) -> str:
     found = worst(criterion)
     said = [] if found is None else [f"{found.statement}: {evidence(found)}"]
     said += [criterion.detail] if criterion.detail else []
-    return "; ".join(said) or "what it takes was not run"
+    return "; ".join(said) or "the attacks that it needs were not run"
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -304,5 +304,5 @@ def _survival(report: Report, result: Result, queries: int) -> str:
     if queries not in result.survival or result.draws == 1:
         return "–"
     clean = report.clean.survival.get(queries)
-    beside = f" ({percent(clean.value)})" if result.norm and clean is not None and result.n == report.n else ""
-    return percent(result.survival[queries].value) + beside
+    alone = f" ({percent(clean.value)})" if result.norm and clean is not None and result.n == report.n else ""
+    return percent(result.survival[queries].value) + alone
