@@ -1,4 +1,4 @@
-"""An attack of your own, among those of a check: ``python examples/own_attack.py``. docs/attacks.md says more."""
+"""Your own attack, in a check: ``python examples/own_attack.py``. See docs/attacks.md."""
 
 from dataclasses import dataclass
 

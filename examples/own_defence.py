@@ -1,4 +1,4 @@
-"""A defence of your own, trained and checked: ``python examples/own_defence.py`` (docs/methods.md)."""
+"""Your own defence, trained and checked: ``python examples/own_defence.py`` (docs/methods.md)."""
 
 import perturbify
 from perturbify import PerturbConfig, methods, recipe
@@ -8,14 +8,14 @@ from perturbify.checks.render import to_text
 
 @methods.register
 class Widening(methods.Method):
-    """Noise behind every convolution, one θ a channel, that a logarithmic barrier keeps from vanishing."""
+    """Noise behind every convolution, one θ per channel, kept from vanishing by a logarithmic barrier."""
 
     name = "widening"
     source = "the paper that you are writing"
     perturb = PerturbConfig("channel", theta_init=0.1, theta_min=0.001)
     adversarial = True  # trains on the recipe's [attack]
-    gamma = 1e-4  # train.gamma, where a recipe sets none
-    draws = 8  # predict() averages so many
+    gamma = 1e-4  # train.gamma, if a recipe sets none
+    draws = 8  # draws that predict() averages
 
     def penalty(self, sites, stage):
         """-γ Σ ln θ, added to the loss of every step."""

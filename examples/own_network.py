@@ -1,4 +1,4 @@
-"""Your own network, from any nn.Module to one noisy file and its report: ``python examples/own_network.py``."""
+"""Your own network, from any nn.Module to a noisy file and its report: ``python examples/own_network.py``."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from perturbify.checks.render import to_text
 
 
 class Net(nn.Module):
-    """Stands for yours: nothing in it knows of perturbify."""
+    """Stands for your network: nothing in it knows about perturbify."""
 
     def __init__(self):
         super().__init__()

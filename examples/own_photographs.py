@@ -1,4 +1,4 @@
-"""Your own photographs, a folder a class: ``python examples/own_photographs.py [FOLDER]``; by default it makes some."""
+"""Your own photographs, one folder per class: ``python examples/own_photographs.py [FOLDER]``; by default it makes some."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ def main(folder):
         make(folder := Path("fences"))
     images = data.load(str(folder), image_size=32)
     print(f"{len(images.train)} images to train on, {len(images.test)} to test; classes: {', '.join(images.classes)}")
-    net = zoo.create("timm:resnet10t", num_classes=len(images.classes))  # pretrained=True, where there is a network
+    net = zoo.create("timm:resnet10t", num_classes=len(images.classes))  # pretrained=True, if you are online
     changes = {"train.epochs": 3, "train.warmup_epochs": 1, "train.batch_size": 10, "attack.epsilon": 8 / 255}
     run = perturbify.finetune(net, recipe.load("smoke", changes), "runs/own_photographs", data=images)
     batch, labels = next(images.test.batches(20))

@@ -64,7 +64,7 @@ def test_a_wrong_type_is_a_type_error():
 
 @pytest.mark.parametrize("given", ["paper", "pgd"])
 def test_attacks_are_several(given):
-    with pytest.raises(ValueError, match="attacks are several"):
+    with pytest.raises(ValueError, match="attacks must be a tuple"):
         p.CheckPlan(given)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 4
 
-NOT_ELIGIBLE = "Not eligible for the RobustBench leaderboard, which accepts deterministic models only."
+NOT_ELIGIBLE = "Not eligible for the RobustBench leaderboard, which takes deterministic models only."
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def test_a_random_backward_of_a_deterministic_network():
     found = asked(masks.backward(masks.honest(), torch.randn_like))[COMPANY]
     assert found.outcome == "fail"
     assert {e.statement for e in found.evidence if e.outcome == "fail"} >= {
-        "images whose gradient is another when asked again"
+        "images whose gradient changes when asked again"
     }
 
 

@@ -313,7 +313,7 @@ def test_text_markdown_and_json_agree():
     assert "±" not in text + markdown and "runs" not in text + markdown, "one run each"
     assert "80 test images of own images, l∞ ε = 8/255" in text and "4 fresh draws" in text
     threads = torch.get_num_threads()
-    assert f"this machine alone, as idle as it was ({found.machine['device']}, {threads} thread" in " ".join(
+    assert f"on this machine with its load at the time ({found.machine['device']}, {threads} thread" in " ".join(
         text.split()
     )
 

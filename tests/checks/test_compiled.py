@@ -64,4 +64,4 @@ def test_attacks_run_uncompiled_where_compiling_fails(tmp_path):
     run = subprocess.run([sys.executable, "-c", WITHOUT_A_COMPILER], env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     (remark,) = run.stdout.splitlines()
-    assert remark.startswith("The attacks ran uncompiled, for torch.compile")
+    assert remark.startswith("The attacks ran uncompiled because torch.compile")

@@ -529,7 +529,7 @@ OTHERS = {
 def test_a_folder_of_another_check_is_refused(what, tmp_path):
     check(Brightness(), brightness(4, 4), PLAN, folder=tmp_path)
     before = lines(tmp_path)
-    with pytest.raises(CheckError, match=f"holds the records of another check: another {what}"):
+    with pytest.raises(CheckError, match=f"holds the records of another check, which differs in {what}"):
         OTHERS[what](tmp_path)
     assert lines(tmp_path) == before
 

@@ -101,9 +101,9 @@ def test_a_check_of_each_form(form):
 
 
 WRONG = {
-    "pixels above 1": ((255 * X, Y), "pixels reach from .* to 2.*works on \\[0, 1\\].*Normalize"),
-    "normalised pixels": ((X - 0.5, Y), "pixels reach from -0.*works on \\[0, 1\\].*Normalize"),
-    "NaN": ((X * float("nan"), Y), "pixels reach from nan"),
+    "pixels above 1": ((255 * X, Y), "pixels range from .* to 2.*within \\[0, 1\\].*Normalize"),
+    "normalised pixels": ((X - 0.5, Y), "pixels range from -0.*within \\[0, 1\\].*Normalize"),
+    "NaN": ((X * float("nan"), Y), "pixels range from nan"),
     "a channel less": ((X[:, 0], Y), r"shape \(12, 6, 6\) .* do not go.*\(N, C, H, W\)"),
     "a label less": ((X, Y[:-1]), "do not go"),
     "labels as floats": ((X, Y.float()), "torch.float32 do not go"),
@@ -116,7 +116,7 @@ WRONG = {
     "grey levels": (((255 * X).byte(), Y), r"pixels are uint8.*x\.float\(\) / 255"),
     "one-hot labels": ((X, torch.eye(12)), r"a label is one number.*argmax"),
     "channels last": ((X.permute(0, 2, 3, 1), Y), r"channels last.*permute"),
-    "images of two sizes": ([(X[0], 0), (X[0, :, :5], 1)], "do not go together.*of one size"),
+    "images of two sizes": ([(X[0], 0), (X[0, :, :5], 1)], "but others are.*one size"),
     "a split without images": (brightness(0, 0), "no test images"),
 }
 

@@ -86,7 +86,7 @@ def test_damaged(damage, path):
 
 @pytest.mark.parametrize("key", ABOUT)
 def test_another_check(key, path):
-    with pytest.raises(CheckError, match=f"the records of another check: another {key}"):
+    with pytest.raises(CheckError, match=f"the records of another check, which differs in {key}"):
         read(path, ABOUT | {key: "other"})
 
 

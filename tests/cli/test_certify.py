@@ -124,7 +124,7 @@ def test_as_text(cli, found, file):
         assert any(
             line.startswith(f"{row['radius']:.4g} ") and f" {100 * row['accuracy']:.1f} [" in line for line in lines
         )
-    for words in ("right by the most votes", "abstentions", "median certified radius", "σ 0.2537", "40 draws, 95%"):
+    for words in ("right by majority vote", "abstentions", "median certified radius", "σ 0.2537", "40 draws, 95%"):
         assert words in text
 
 

@@ -147,7 +147,7 @@ def test_force_removes_only_the_files_of_a_check(name, refused, trained, folder)
     Path("out", name).write_text("mine")
     assert "out holds a check already" in refused("check", trained.model, *FEW, "-o", "out")
     said = refused("check", trained.model, *FEW, "-o", "out", "--force")
-    assert f"out/{name} is not as perturbify wrote it, so it is not removed" in said
+    assert f"out/{name} was not written by perturbify, or was changed since, so it is not removed" in said
 
 
 def test_force_removes_nothing_until_everything_is_ready(refused, trained, folder):
@@ -316,9 +316,9 @@ def test_a_converted_file_names_no_data(cli, refused, folder):
 
 
 def test_contradictory_options(refused, trained):
-    assert "give it alone" in refused("check", trained.model, "--pretrained", status=2)
-    assert "there is none" in refused("check", "cifar_resnet20", "--embed", "--data", "digits", status=2)
-    assert "Say on which images" in refused("check", "cifar_resnet20", status=2)
+    assert "leave out these options" in refused("check", trained.model, "--pretrained", status=2)
+    assert "none is given" in refused("check", "cifar_resnet20", "--embed", "--data", "digits", status=2)
+    assert "Name the images" in refused("check", "cifar_resnet20", status=2)
     assert "-o FOLDER" in refused("check", trained.model, "--resume", status=2)
     said = refused("check", trained.model, "--attacks", "fgsm,pdg", status=2)
     assert "There is no attack 'pdg'. Did you mean 'pgd' or 'apgd'? There are fgsm, " in said

@@ -331,10 +331,10 @@ def test_unknown_attacks_and_invalid_radii(refused, files):
     plain = ("compare", files / "plain.safetensors", "--data", "digits")
     assert "There is no attack 'pdg'. Did you mean 'pgd'" in refused(*plain, "--attacks", "pdg", status=2)
     assert "There is no attack 'foo'. There are fgsm, " in refused(*plain, "--attacks", "foo", status=2)
-    assert "--attacks names none" in refused(*plain, "--attacks", ",", status=2)
+    assert "--attacks names no attack" in refused(*plain, "--attacks", ",", status=2)
     said = refused(*plain, "--attacks", "pgd", "--epsilons", "2/255", status=2)
-    assert "The curve over ε is that of fgsm and pgd, and fgsm is not asked for: name both" in said
-    for epsilons, why in (("0", "outside"), ("2/255,x", "'x' is not a number"), (",", "it names none")):
+    assert "The curve over ε needs fgsm and pgd, but fgsm was not requested: name both" in said
+    for epsilons, why in (("0", "outside"), ("2/255,x", "'x' is not a number"), (",", "it names no ε")):
         assert why in refused(*plain, "--epsilons", epsilons, status=2)
     assert "are two formats" in refused(*plain, "--json", "--format", "csv", status=2)
 

@@ -142,7 +142,7 @@ def test_networks_that_cannot_be_converted(refused):
 def test_a_file_instead_of_a_name(refused, trained):
     said = refused("convert", trained.model, status=2)
     assert "is a file" in said
-    assert "converted already" in said
+    assert "already converted" in said
 
 
 def test_outputs_that_cannot_be_written(refused, folder, monkeypatch):

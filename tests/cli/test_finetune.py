@@ -135,7 +135,7 @@ def test_settings_without_effect_are_reported(folder, capsys):
     for changes, told in ((("train.w_steps=3",), True), (("train.w_steps=3", "train.joint=false"), False), ((), False)):
         sets = [part for change in changes for part in ("--set", change)]
         assert run(["finetune", "--recipe", "smoke", *SMALL, *sets]) == 0
-        assert ("train.w_steps and train.theta_steps mean nothing" in capsys.readouterr().err) is told
+        assert ("train.w_steps and train.theta_steps are ignored" in capsys.readouterr().err) is told
 
 
 def test_force(cli, refused, folder):
@@ -188,7 +188,7 @@ def test_models(refused, trained, folder):
     )
     assert "10 classes" in refused(*start("--model-arg", "num_classes=7"), status=2)
     assert "no file nowhere.safetensors" in refused(*start("--model", "nowhere.safetensors"))
-    assert "give it alone" in refused(*start("--model", trained.model, "--pretrained"), status=2)
+    assert "leave out these options" in refused(*start("--model", trained.model, "--pretrained"), status=2)
     said = refused(*start("--model", trained.model, "--set", "data.image_size=12"))
     assert "inputs of 3×8×8; digits has images of 3×12×12" in said
     assert 'grain="channel"' in said
@@ -231,8 +231,8 @@ def test_devices_and_folders(refused, folder):
 
 
 def test_usage(refused, folder):
-    assert "Give --recipe" in refused("finetune", status=2)
-    assert "Give --recipe" in refused("finetune", "--recipe", "smoke", "--resume", "run", status=2)
+    assert "Use --recipe" in refused("finetune", status=2)
+    assert "Use --recipe" in refused("finetune", "--recipe", "smoke", "--resume", "run", status=2)
     assert "--resume alone" in refused("finetune", "--resume", "run", "--set", "seed=1", status=2)
     assert "holds no run" in refused("finetune", "--resume", "run")
 

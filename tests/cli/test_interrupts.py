@@ -122,8 +122,8 @@ CHECK = "perturbify check run"
     [
         (*BOTH[0], None, 1.5, interrupts.NOTHING_LOST),  # it imports
         (*BOTH[1], r"^run: run$", 0.0, interrupts.NOTHING_LOST),  # it wraps
-        (*BOTH[0], "epoch 1/2: ", 0.0, f"Go on from the last saved state: {RESUME}"),
-        (*BOTH[1], "checked: ", 0.0, f"The model is finished and safe in run/model.safetensors; to check it: {CHECK}"),
+        (*BOTH[0], "epoch 1/2: ", 0.0, f"Resume from the last saved state: {RESUME}"),
+        (*BOTH[1], "checked: ", 0.0, f"The model is finished and saved in run/model.safetensors; to check it: {CHECK}"),
     ],
     ids=["import", "wrapping", "training", "check"],
 )

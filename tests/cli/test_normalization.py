@@ -98,7 +98,7 @@ def test_a_run_saves_constants_in_its_recipe(called):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--mean", "0.5"), "--mean and --std come together"),
+        (("--mean", "0.5"), "--mean and --std go together"),
         (("--mean", "0.5", "--std", "0.5,0.5"), "--mean has 1 numbers and --std 2"),
         (("--mean", "0.5", "--std", "0.5", "--no-normalize"), "say different things"),
         (("--mean", "123.7,116.3,103.5", "--std", "58,57,57"), "divide by 255"),

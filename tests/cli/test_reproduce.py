@@ -402,7 +402,7 @@ def test_what_is_refused(refused, folder):
     assert "There is no device 'cuda:99'" in refused(*ONE, "--device", "cuda:99")
     assert "There is no recipe 'smok'" in refused(*ONE, "--equal-schedule", "smok", status=2)
     assert "There is no method 'pni' in table1" in refused(*ONE, "--methods", "pni", status=2)
-    assert "0 epochs train nothing: give 1 or more" in refused(*TABLE1, "--budget", "0", status=2)
+    assert "0 epochs train nothing: use 1 or more" in refused(*TABLE1, "--budget", "0", status=2)
     assert "neither 'paper' nor a number" in refused(*TABLE1, "--budget", "-1", status=2)
     assert "0 runs are not from 1 to 1,000" in refused(*ONE, "--seeds", "0", status=2)
     assert "the seed 4 comes twice" in refused(*ONE, "--seeds", "4,0,4", status=2)

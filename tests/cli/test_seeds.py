@@ -170,9 +170,9 @@ def test_invalid_seeds(given, said, refused):
 
 
 def test_options_that_conflict_with_seeds(refused, folder):
-    assert "the same command with --seeds goes on" in refused("finetune", "--resume", "run", "--seeds", 2, status=2)
+    assert "repeat the command with --seeds" in refused("finetune", "--resume", "run", "--seeds", 2, status=2)
     given = ("finetune", "--recipe", "smoke", "--seeds", 2, "--set", "seed=3")
-    assert "--set seed has no place beside it" in refused(*given, status=2)
+    assert "leave out --set seed" in refused(*given, status=2)
 
 
 def test_folders_of_other_seeds_and_recipes(cli, refused, trained, folder, npz):

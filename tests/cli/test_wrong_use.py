@@ -95,9 +95,9 @@ def test_a_recipe_copy_with_a_name_too_long(refused):
     ("argument", "said"),
     [
         ("width=100000000", "with width=100000000 is too large: 30,000 is the most"),
-        ("num_classes=1000000000000", "is too large: 10,000,000 is the most"),
-        ("width=20000", "GB are here"),
-        ("a=" + "[" * 100_000, "takes no argument 'a'"),
+        ("num_classes=1000000000000", "is too large: the maximum is 10,000,000"),
+        ("width=20000", "GB are available"),
+        ("a=" + "[" * 100_000, "has no argument 'a'"),
         ("a=NaN", "cannot be written into a checkpoint"),
     ],
 )

@@ -102,7 +102,7 @@ def test_sixteen_bits_are_scaled_by_their_range(kind: str) -> None:
 def test_floats_are_pixels_or_refused() -> None:
     assert np.asarray(decode(saved(np.array([[0, 1.0]], np.float32), "tiff")))[0, :, 0].tolist() == [0, 255]
     for values in (np.array([[0, 300.0]], np.float32), np.array([[0, 70_000]], np.int32), np.full((1, 2), np.nan, "f")):
-        with pytest.raises(Unreadable, match="does not say which of them is white"):
+        with pytest.raises(Unreadable, match="nothing says which value is white"):
             decode(saved(values, "tiff"))
 
 
@@ -131,7 +131,7 @@ def test_a_manifest_names_images_and_parts(tmp_path: Path) -> None:
     [
         ("path,label,split", "../x.png,cat,train", "Row 6 .* leaves the manifest's folder"),
         ("path,label,split", "no.png,cat,train", "Row 6 .* no such file"),
-        ("path,label,split", "0.txt,cat,train", "Row 6 .* no image file by its ending"),
+        ("path,label,split", "0.txt,cat,train", "Row 6 .* does not end like an image file"),
         ("path,label,split", "0.png,cat,later", "Row 6 .* split 'later'"),
         ("path,label,split", "0.png,,train", "Row 6 .* no label"),
         ("path,label,split", "0.png,cat", "Row 6 .* 2 cells"),

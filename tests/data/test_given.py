@@ -96,7 +96,7 @@ def test_training_takes_both_parts(form: str, tmp_path: Path) -> None:
 
 
 WRONG = {
-    "one part": (lambda: TensorDataset(X, Y), "others to test with"),
+    "one part": (lambda: TensorDataset(X, Y), "others to test on"),
     "a stream": (lambda: (Stream(), Stream()), "stream that cannot be indexed"),
     "no test": (lambda: {"train": TensorDataset(X, Y)}, "no 'test'"),
     "two sizes": (lambda: ((X, Y), (X[..., :5], Y)), "3×8×5, others are 3×8×8"),
@@ -112,7 +112,7 @@ def test_what_cannot_be_trained_on(what: str) -> None:
 
 
 def test_normalised_images_are_told() -> None:
-    with pytest.raises(DataError, match=r"Image 0 .* from -.*look normalised already.*--mean"):
+    with pytest.raises(DataError, match=r"Image 0 .* from -.*seem to be normalised already.*--mean"):
         as_test(TensorDataset(X * 4 - 2, Y))
 
 

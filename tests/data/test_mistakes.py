@@ -54,7 +54,7 @@ def test_npz_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> None:
 def test_npz_images_of_mixed_sizes_need_a_size(tmp_path: Path) -> None:
     content = honest() | {"x_test": np.zeros((4, 9, 9, 3), np.uint8)}
     path = write(tmp_path, content)
-    with pytest.raises(DataError, match="Give an image size"):
+    with pytest.raises(DataError, match="Set an image size"):
         load(path)
     data = load(path, image_size=7)
     assert next(data.train.batches(1))[0].shape == next(data.test.batches(1))[0].shape == (1, 3, 7, 7)

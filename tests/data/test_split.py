@@ -168,7 +168,7 @@ def test_a_killed_worker_gives_one_clear_error(
         child.kill()  # torch handles SIGBUS in its workers, and once that did not come to an end
         child.join()
     sum(range(10**6))  # the signal of its end has come, and stopped nothing
-    with pytest.raises(DataError, match=r"A process that decodes images was ended from outside.*shm-size"):
+    with pytest.raises(DataError, match=r"A process that decodes images was killed.*shm-size"):
         list(batches)
 
 

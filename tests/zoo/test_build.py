@@ -195,7 +195,7 @@ def test_pretrained_where_no_weights_exist(name: str, monkeypatch: pytest.Monkey
 
 
 def test_contradictions() -> None:
-    with pytest.raises(WeightsError, match="Give one of the two"):
+    with pytest.raises(WeightsError, match="Use one of the two"):
         zoo.create("cifar_resnet20", pretrained=True, weights="x.pth")
     with pytest.raises(WeightsError, match="no file is given"):
         zoo.create("cifar_resnet20", reset_head=True)

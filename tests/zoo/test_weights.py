@@ -101,7 +101,7 @@ def test_a_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
         ("a.pth", b"hello", "cannot be read by torch.load: it is no file that torch.save wrote"),
         ("a.pth", b"PK\x03\x04 and then nothing", "cannot be read by torch.load"),
         ("a.pth", b"these are no weights", "cannot be read by torch.load"),
-        ("a.onnx", b"x", "no weights file by its name"),
+        ("a.onnx", b"x", "does not have the name of a weights file"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -126,7 +126,7 @@ def test_an_invalid_normalisation(tmp_path: Path, std: str) -> None:
 
 def test_our_own_checkpoint_is_a_model_not_weights(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_file(state, tmp_path / "model.safetensors", {"perturbify": json.dumps({"format": 1})})
-    with pytest.raises(WeightsError, match="Give it as the model itself"):
+    with pytest.raises(WeightsError, match="Use it as the model itself"):
         zoo.create("cifar_resnet20", weights=tmp_path / "model.safetensors")
 
 
@@ -224,7 +224,7 @@ def test_a_pickle_cannot_demand_memory(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.writestr("a/version", "3\n")
         archive.writestr("a/data.pkl", b"\x80\x02c__builtin__\nbytearray\n(J\xff\xff\xff\x7ftR.")  # 2 GB
-    with pytest.raises(WeightsError, match="it makes byte arrays"):
+    with pytest.raises(WeightsError, match="it creates byte arrays"):
         read_weights(tmp_path / "a.pth")
 
 
@@ -319,7 +319,7 @@ def test_reset_head_loads_all_but_the_head(tmp_path: Path, name: str, head: str)
 
 
 def test_reset_head_needs_an_identifiable_head(state: dict[str, Tensor]) -> None:
-    with pytest.raises(WeightsError, match="cannot be told"):
+    with pytest.raises(WeightsError, match="cannot be identified"):
         fit_weights(zoo.create("cifar_resnet20"), state, source="'net.pth'", head=lambda: frozenset(), reset_head=True)
 
 
@@ -419,7 +419,7 @@ def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
 
 def test_an_index_of_parts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(WeightsError, match=r"lists the parts of weights .* Load the parts with"):
+    with pytest.raises(WeightsError, match=r"is the index of weights .* Load the parts with"):
         zoo.create("cifar_resnet20", weights=tmp_path / "model.safetensors.index.json")
 
 
