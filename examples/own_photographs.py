@@ -1,4 +1,4 @@
-"""Your own photographs, one folder per class: ``python examples/own_photographs.py [FOLDER]``; by default it makes some."""
+"""Your own photographs, a folder per class: ``python examples/own_photographs.py [FOLDER]``; or it makes some."""
 
 import sys
 from pathlib import Path

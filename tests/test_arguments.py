@@ -23,12 +23,12 @@ WRONG = {
     "a model's name": (lambda: p.wrap("resnet18"), r"zoo\.create\('resnet18'\)"),
     "a file": (lambda: p.check("a.safetensors", PAIR), r"perturbify\.load\('a.safetensors'\)"),
     "weights": (lambda: p.wrap(PLAIN.state_dict()), "load_state_dict"),
-    "a class": (lambda: p.wrap(nn.Conv2d), "Make one of the class"),
+    "a class": (lambda: p.wrap(nn.Conv2d), "Create an instance"),
     "a shape": (lambda: p.wrap(PLAIN, example_input=(3, 6, 6)), r"torch\.rand\(2, 3, 6, 6\)"),
     "numbers": (lambda: p.wrap(PLAIN, example_input=X, normalize=(0.5, 0.5)), r"perturbify\.Normalize\(mean, std\)"),
     "a preset": (lambda: p.check(PLAIN, PAIR, "quick"), r'PRESETS\["quick"\]'),
     "one attack": (lambda: p.check(PLAIN, PAIR, attacks="pgd"), r"attacks=\["),
-    "another network": (lambda: p.check(PLAIN, PAIR, against=PLAIN), r'Give \("name", network\)'),
+    "another network": (lambda: p.check(PLAIN, PAIR, against=PLAIN), r'Pass \("name", network\)'),
     "a missing folder": (lambda: p.check(PLAIN, PAIR, folder="nowhere"), "There is no folder 'nowhere'"),
     "an array": (lambda: p.predict(NOISY, X.numpy()), r"torch\.from_numpy"),
     "grey levels": (lambda: p.predict(NOISY, (255 * X).byte()), r"images\.float\(\) / 255"),
@@ -44,7 +44,7 @@ WRONG = {
     "a switch": (lambda: p.noise(NOISY, "off"), "True or False, not str"),
     "a list": (lambda: p.perturbations([NOISY]), "must be a torch.nn.Module, not list"),
     "a network for a graph": (lambda: p.insert_noise(PLAIN), r"symbolic_trace\(network\)"),
-    "networks in a list": (lambda: compare([PLAIN], PAIR), r'Give \{"name": network'),
+    "networks in a list": (lambda: compare([PLAIN], PAIR), r'Pass \{"name": network'),
 }
 
 

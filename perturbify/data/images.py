@@ -111,7 +111,7 @@ def decode(content: bytes) -> Image.Image:
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         except (UnidentifiedImageError, ImportError) as error:  # ultralytics appends its own decoder
-            raise Unreadable(f"it is damaged, or not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
+            raise Unreadable(f"it is damaged, or its format is none of {', '.join(FORMATS)}") from error
         with image:
             width, height = image.size
             if image.format == "TIFF":

@@ -102,7 +102,9 @@ def _check_values(source: str, name: str, value: Tensor, held: Tensor) -> None:
     taken = value.to(held.dtype)
     if kinds[1] == "whole":
         if not torch.equal(taken.to(value.dtype), value):
-            raise WeightsError(f"{source} does not fit this model: {name} holds numbers that {_dtype(held)} cannot.")
+            raise WeightsError(
+                f"{source} does not fit this model: {name} holds numbers that do not fit {_dtype(held)}."
+            )
         return
     # A mask may hold infinity on purpose; then the model's own does, too.
     if wrong := int((~taken.isfinite() & (taken != held)).sum()):

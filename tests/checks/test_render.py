@@ -342,7 +342,7 @@ def test_each_example_is_captioned_with_its_predictions():
     said = to_html(full())
     strip = said[said.index("<h2>Examples</h2>") : said.index("<h2>All attacks</h2>")]
     assert strip.count("<td>cat, 100% right</td>") == 3 and strip.count("<td>a dog, 25% right</td>") == 3
-    assert "under margin, the class that most fresh draws take them for" in strip
+    assert "under margin, the class predicted by most fresh draws" in strip
 
 
 def test_examples_without_pictures_are_left_out():
@@ -356,7 +356,7 @@ def test_the_figures_are_there(render):
     said = flat(render(full()))
     for figure in ("90.0 [", "FGSM at 4", "C&W, κ = 0", "70 of 200" if render is to_text else "62.5"):
         assert figure in said, figure
-    assert "1.5 [0.5, 2.5], at most 0.0 + 2.0" in said, "what is open says by how much"
+    assert "1.5 [0.5, 2.5] (limit 0.0, tolerance 2.0)" in said, "what is open says by how much"
     for figure in ("Not measured.", "cifar10", "seed 3", NOT_ELIGIBLE, "vanilla.safetensors"):
         assert figure in said, figure
     assert "alive at 18 sites behind 18 of 20 convolution calls, 2 skipped on purpose" in said
@@ -373,7 +373,7 @@ def flat(said):
 @pytest.mark.parametrize("render", [to_markdown, to_html])
 def test_the_long_forms_have_every_figure(render):
     said = flat(render(full()))
-    for figure in ("l∞ 8/255", "l2, median 1.2", "32.0 (72.0)", "62.5", "5.0 [4.0, 6.0], at most 0.0 + 2.0"):
+    for figure in ("l∞ 8/255", "l2, median 1.2", "32.0 (72.0)", "62.5", "5.0 [4.0, 6.0] (limit 0.0, tolerance 2.0)"):
         assert figure in said, figure
 
 
@@ -381,10 +381,10 @@ def test_the_long_forms_have_every_figure(render):
 def test_every_format_states_the_conclusion_first(render):
     """Of 100 images; what the noise adds; what it is ahead of the baseline."""
     said = flat(render(full()))
-    assert "Of 100 images, 90 are classified rightly as they are, and 35 [" in said
+    assert "Of 100 images, 90 are classified correctly without an attack, and 35 [" in said
     assert "in the worst case of 17 attacks within l∞ 8/255." in said
     assert "The noise itself adds 5.0 [" in said
-    assert "Beside vanilla.safetensors, under the same attacks on both, this network gains" in said
+    assert "Compared with vanilla.safetensors under the same attacks, this network gains" in said
     assert said.index("Of 100 images") < said.index("FGSM at 4"), "before all tables"
 
 
@@ -394,9 +394,9 @@ def test_every_format_states_the_conclusion_first(render):
         (Figure(0.05, (0.01, 0.09)), "The noise itself adds 5.0 [1.0, 9.0] points."),
         (
             Figure(-0.01, (-0.05, 0.03)),
-            "The noise itself adds nothing that this check confirms: -1.0 [-5.0, 3.0] points.",
+            "The noise itself adds nothing that this check can confirm: -1.0 [-5.0, 3.0] points.",
         ),
-        (Figure(-0.05, (-0.09, -0.01)), "The noise itself takes 5.0 [1.0, 9.0] points."),
+        (Figure(-0.05, (-0.09, -0.01)), "The noise itself costs 5.0 [1.0, 9.0] points."),
     ],
 )
 def test_the_effect_of_the_noise(figure, said):
@@ -408,7 +408,7 @@ def test_the_effect_of_the_noise(figure, said):
 def test_terminal_lists_failures_before_open_and_passed_criteria():
     said = to_text(full())
     assert "FAILED: breaks: first less second, 1\n" in said
-    assert "open: open (undecided): first less second, 1: 1.5 [0.5, 2.5], at most 0.0 + 2.0" in flat(said)
+    assert "open: open (undecided): first less second, 1: 1.5 [0.5, 2.5] (limit 0.0, tolerance 2.0)" in flat(said)
     assert "open: silent (not measured): Not measured." in said
     assert "holds: holds" in said
     assert said.index("FAILED: ") < said.index("open: ") < said.index("holds: ")
@@ -427,8 +427,11 @@ def test_dead_gradients_come_first(render):
 
 VERDICTS = {
     "established": ((PASS,), "Established: all 1 core criteria hold."),
-    "failed": ((PASS, FAIL, OPEN), "Failed: this does not hold: “breaks”. The figures may flatter the network."),
-    "failed twice": ((DEAD, FAIL), f"Failed: these 2 do not hold: “{ALIVE_GRADIENT}”, “breaks”."),
+    "failed": (
+        (PASS, FAIL, OPEN),
+        "Failed: this criterion does not hold: “breaks”. The figures may flatter the network.",
+    ),
+    "failed twice": ((DEAD, FAIL), f"Failed: these 2 criteria do not hold: “{ALIVE_GRADIENT}”, “breaks”."),
     "not established": ((PASS, OPEN), "Not established: of 2 core criteria 1 is open, listed below."),
     "nor where nothing was measured": (
         (PASS, OPEN, criterion("silent")),
@@ -438,7 +441,7 @@ VERDICTS = {
         (PASS, criterion("open", 0.015, core=False)),
         "Established: all 1 core criteria hold.",
     ),
-    "untested": ((), "Not established: no criterion was tested; these are figures alone."),
+    "untested": ((), "Not established: no criterion was tested, so the figures are unverified."),
 }
 
 

@@ -104,7 +104,7 @@ def test_a_run_saves_constants_in_its_recipe(called):
         (("--mean", "123.7,116.3,103.5", "--std", "58,57,57"), "divide by 255"),
         (("--mean", "a", "--std", "0.5"), "'a' is not a list of numbers"),
         (("--mean", "0.5", "--std", "0"), "has a zero"),
-        (("--mean", "0.5,0.5", "--std", "0.5,0.5"), "2 numbers for mean and for std, and the images have 3 channels"),
+        (("--mean", "0.5,0.5", "--std", "0.5,0.5"), "2 numbers for mean and std, but the images have 3 channels"),
         (("--mean", "nan", "--std", "0.5"), "not a list of numbers"),
     ],
 )

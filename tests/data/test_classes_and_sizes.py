@@ -60,7 +60,7 @@ def test_a_file_says_the_order(text: str, tmp_path: Path) -> None:
         ("cat\n", "lacks dog"),
         ("cat\ndog\ncow\n", "names cow"),
         ("cat\ncat\n", "twice"),
-        ("[1", "no JSON"),
+        ("[1", "not valid JSON"),
         ("", "no cl"),
     ],
 )
@@ -82,7 +82,7 @@ def test_an_odd_image_behind_the_look_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("perturbify.data.looking.LOOKED_AT", 1)
     root = grow(tmp_path, ["a", "b"])
     Image.new("L", (9, 8)).save(tmp_path / "train" / "b" / "y.png")
-    with pytest.raises(DataError, match=r"y\.png is 8×9, others are 8×8.*--image-size"):
+    with pytest.raises(DataError, match=r"y\.png is 8×9, but others are 8×8.*--image-size"):
         list(load(root).train.batches(9))
 
 
@@ -135,7 +135,7 @@ def test_a_manifest_names_images_and_parts(tmp_path: Path) -> None:
         ("path,label,split", "0.png,cat,later", "Row 6 .* split 'later'"),
         ("path,label,split", "0.png,,train", "Row 6 .* no label"),
         ("path,label,split", "0.png,cat", "Row 6 .* 2 cells"),
-        ("path,label,split", "0.png,cat,val", "Rows 2 and 6 .* both parts"),
+        ("path,label,split", "0.png,cat,val", "Rows 2 and 6 .* both splits"),
         ("path,label,what", "0.png,cat,x", "no column split"),
         ("path,lable,split", "0.png,cat,train", "no column label.*Did you mean 'lable'"),
     ],

@@ -172,10 +172,13 @@ def test_invalid_entries_in_a_folder_are_named(spoil: Callable[[Path], None], se
 @pytest.mark.parametrize(
     ("classes", "sentence"),
     [
-        (["Cat", "cat"], "Classes 0 and 1 of .* have the same name, but for case, spaces or accents: 'Cat' and 'cat'"),
-        (["cat", "cat "], "have the same name, but for"),
-        (["é", unicodedata.normalize("NFD", "é")], "have the same name, but for"),
-        (["a", "a\u200b"], "have the same name, but for"),
+        (
+            ["Cat", "cat"],
+            "Classes 0 and 1 of .* have the same name, except for case, spaces or accents: 'Cat' and 'cat'",
+        ),
+        (["cat", "cat "], "have the same name, except for"),
+        (["é", unicodedata.normalize("NFD", "é")], "have the same name, except for"),
+        (["a", "a\u200b"], "have the same name, except for"),
         ([" ", "b"], "Class 0 of .* has no name"),
         (["\udcff", "b"], "is not UTF-8"),
     ],

@@ -99,7 +99,7 @@ WRONG = {
     "one part": (lambda: TensorDataset(X, Y), "others to test on"),
     "a stream": (lambda: (Stream(), Stream()), "stream that cannot be indexed"),
     "no test": (lambda: {"train": TensorDataset(X, Y)}, "no 'test'"),
-    "two sizes": (lambda: ((X, Y), (X[..., :5], Y)), "3×8×5, others are 3×8×8"),
+    "two sizes": (lambda: ((X, Y), (X[..., :5], Y)), "3×8×5, but others are 3×8×8"),
     "grey levels": (lambda: ((255 * X).byte(), Y), "pixels are uint8|others to test"),
 }
 

@@ -107,14 +107,14 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "4,290,250,000 pixels",
     ),
-    "a JPEG of many passes": (jpeg_of_many_passes, "more than 100 passes"),
+    "a JPEG of many passes": (jpeg_of_many_passes, "more than 100 scans"),
     "a JPEG of much EXIF": (
         lambda: b"\xff\xd8" + b"\xff\xe1\0\x0aExif\0\0ab" * 101 + saved(small(), "jpeg")[2:],
-        "101 parts with EXIF",
+        "101 segments of EXIF",
     ),
     "a JPEG of many parts": (
         lambda: b"\xff\xd8" + b"\xff\xfe\0\x02" * 10_001 + saved(small(), "jpeg")[2:],
-        "more than 10,000 parts",
+        "more than 10,000 segments",
     ),
     "a GIF of 65,535²": (lambda: patched(saved(small("P"), "gif"), 6, b"\xff" * 4), "4,294,836,225 pixels"),
     "a BMP of 40,000²": (

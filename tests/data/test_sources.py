@@ -107,7 +107,7 @@ def test_paths_that_lead_to_no_usable_file(tmp_path: Path) -> None:
         f"{tmp_path}/loop": "loop cannot be read: Too many levels of symbolic links",
         f"{tmp_path}/pipe": "pipe is neither a .npz file nor a folder, but a pipe",
         f"{tmp_path}/pipe.npz": "but a pipe",
-        f"{tmp_path}/x_train.npy": "A folder that holds x_train.npy, y_train.npy, x_test.npy, y_test.npy works, too",
+        f"{tmp_path}/x_train.npy": "A folder with x_train.npy, y_train.npy, x_test.npy, y_test.npy works, too",
         "/dev/zero": "/dev/zero is neither a .npz file nor a folder, but a device",
         "n" * 256: "cannot be read: File name too long",
         "/".join(["n" * 200] * 30): "cannot be read: File name too long",
@@ -135,7 +135,7 @@ def test_an_image_size_below_one_is_refused(size: int) -> None:
 
 def test_an_enormous_image_size_is_refused() -> None:
     for sizes in ({"image_size": 10**9}, {"default_size": 10_001}):
-        with pytest.raises(DataError, match="is more than 10,000 pixels"):
+        with pytest.raises(DataError, match="must be at most 10,000 pixels"):
             load("digits", **sizes)
 
 

@@ -244,8 +244,8 @@ def test_invalid_names_are_found_before_the_first_step(start, data, tmp_path):
         start("run")
     assert not (tmp_path / "run").exists()
     object.__setattr__(data, "classes", ("a", "b", "c"))
-    with pytest.raises(TrainingError, match="no file can"):
+    with pytest.raises(TrainingError, match="cannot be written to a text file"):
         start("r\udcffn")
-    with pytest.raises(TrainingError, match="no file can"):
+    with pytest.raises(TrainingError, match="cannot be written to a text file"):
         start("run", data__root="\udcff")
     assert [*tmp_path.iterdir()] == []

@@ -119,7 +119,7 @@ def test_an_explicit_normalisation_wins(tmp_path: Path) -> None:
     given = decide(stated, DATA, Normalize([0.25], [0.5]), channels=3)
     assert given.layer is not None and given.layer.constants == ((0.25,) * 3, (0.5,) * 3)
     assert str(given) == "Pixels are normalised before the network: mean 0.25, 0.25, 0.25, std 0.5, 0.5, 0.5 (as given)"
-    with pytest.raises(ModelError, match="2 numbers for mean and for std, and the images have 3 channels"):
+    with pytest.raises(ModelError, match="2 numbers for mean and std, but the images have 3 channels"):
         decide(stated, DATA, Normalize([0.2, 0.3], [0.2, 0.3]), channels=3)
 
 

@@ -77,7 +77,7 @@ class Malice:
 def test_pickled_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Malice()}, "evil.pth")
-    with pytest.raises(WeightsError, match=r"'evil\.pth' holds pickled code besides tensors, and that is never run"):
+    with pytest.raises(WeightsError, match=r"'evil\.pth' holds pickled code besides tensors, which is never run"):
         zoo.create("cifar_resnet20", weights="evil.pth")
     assert not Path("proof").exists()
 
@@ -98,7 +98,7 @@ def test_a_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
         ("a.safetensors", b"", "cannot be read as safetensors"),
         ("a.safetensors", b"\x08\0\0\0\0\0\0\0{}      junk", "cannot be read as safetensors"),
         ("a.pth", b"", "cannot be read by torch.load"),
-        ("a.pth", b"hello", "cannot be read by torch.load: it is no file that torch.save wrote"),
+        ("a.pth", b"hello", "cannot be read by torch.load: it was not written by torch.save"),
         ("a.pth", b"PK\x03\x04 and then nothing", "cannot be read by torch.load"),
         ("a.pth", b"these are no weights", "cannot be read by torch.load"),
         ("a.onnx", b"x", "does not have the name of a weights file"),
@@ -172,7 +172,7 @@ def test_unusual_tensors_are_named(tmp_path: Path, state: dict[str, Tensor], kin
 def test_nonfinite_weights_are_named(state: dict[str, Tensor], number: float) -> None:
     changed = first(state, lambda w: w.double().index_fill_(0, torch.tensor(0), number))
     said = fit("cifar_resnet20", changed)
-    assert "'net.pth' holds weights that are no numbers: conv1.weight has NaN or infinity in 27 of 432" in said
+    assert "'net.pth' holds weights that are not finite: conv1.weight has NaN or infinity in 27 of 432" in said
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -189,7 +189,7 @@ def test_a_counter_may_have_any_integer_type(state: dict[str, Tensor]) -> None:
         fit_weights(model, state | {counter: value}, source="'net.pth'", head=lambda: frozenset())
         assert model.state_dict()[counter] == 7
     for wrong in (torch.tensor(7.5), torch.tensor(torch.nan)):
-        assert f"{counter} holds other numbers than int64" in fit("cifar_resnet20", state | {counter: wrong})
+        assert f"{counter} holds numbers that do not fit int64" in fit("cifar_resnet20", state | {counter: wrong})
 
 
 def test_a_mask_may_be_infinite_like_the_models() -> None:
@@ -250,7 +250,7 @@ def test_a_normalisation_without_valid_numbers(tmp_path: Path, mean: str) -> Non
 
 def test_tensor_names_that_are_not_text(tmp_path: Path) -> None:
     torch.save({1: torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match="a tensor is called 1, which is no text"):
+    with pytest.raises(WeightsError, match="name, 1, is not a string"):
         read_weights(tmp_path / "a.pth")
 
 
@@ -259,7 +259,7 @@ def test_paths_that_are_not_files(tmp_path: Path) -> None:
     (tmp_path / "folder.pth").mkdir()
     (tmp_path / "loop.pth").symlink_to("loop.pth")
     for name, kind in (("pipe", "pipe"), ("loop", "link to nothing"), ("folder", "folder")):
-        with pytest.raises(WeightsError, match=rf"{name}\.pth' is no weights file but a .*{kind}"):
+        with pytest.raises(WeightsError, match=rf"{name}\.pth' is not a weights file but a .*{kind}"):
             read_weights(tmp_path / f"{name}.pth")
     for name in ("a" * 300, "\0", "", "\udcff", "/dev/zero"):
         with pytest.raises(WeightsError, match="no weights file"):
@@ -292,7 +292,9 @@ def test_shapes_that_do_not_fit(state: dict[str, Tensor]) -> None:
 
 
 def test_a_head_of_another_size(state: dict[str, Tensor]) -> None:
-    assert "its head has 10 classes, the model 100. `--reset-head`" in fit("cifar_resnet20", state, num_classes=100)
+    assert "its head has 10 classes, but the model has 100. `--reset-head`" in fit(
+        "cifar_resnet20", state, num_classes=100
+    )
 
 
 @pytest.mark.parametrize(
@@ -306,7 +308,7 @@ def test_a_head_of_another_size(state: dict[str, Tensor]) -> None:
 def test_reset_head_loads_all_but_the_head(tmp_path: Path, name: str, head: str) -> None:
     state = zoo.create(name, num_classes=6).state_dict()
     save_file(state, tmp_path / "six.safetensors")
-    with pytest.raises(WeightsError, match="its head has 6 classes, the model 3"):
+    with pytest.raises(WeightsError, match="its head has 6 classes, but the model has 3"):
         zoo.create(name, num_classes=3, weights=tmp_path / "six.safetensors")
     model = zoo.create(name, num_classes=3, weights=tmp_path / "six.safetensors", reset_head=True)
     fresh = {f"{head}.weight", f"{head}.bias"}
@@ -425,7 +427,9 @@ def test_an_index_of_parts_is_refused(tmp_path: Path) -> None:
 
 def test_the_head_determines_the_class_count(tmp_path: Path) -> None:
     save_file(zoo.create("timm:test_resnet", num_classes=4).state_dict(), tmp_path / "four.safetensors")
-    with pytest.raises(WeightsError, match=r"head has 4 classes, the model 1000\. `--num-classes 4` .*`--reset-head`"):
+    with pytest.raises(
+        WeightsError, match=r"head has 4 classes, but the model has 1000\. `--num-classes 4` .*`--reset-head`"
+    ):
         zoo.create("timm:test_resnet", weights=tmp_path / "four.safetensors")
 
 

@@ -162,8 +162,8 @@ def person(report: Report) -> list[str]:
     head = report.headline
     of_all = f"the worst case of {counted(len(report.within), 'attack')} within l∞ {fraction(report.epsilon)}"
     said = [
-        f"Of 100 images, {100 * head.clean.value:.0f} are right without an attack, and {_of_100(head.worst)} in "
-        f"{of_all}."
+        f"Of 100 images, {100 * head.clean.value:.0f} are classified correctly without an attack, and "
+        f"{_of_100(head.worst)} in {of_all}."
     ]
     if head.noise_adds is not None:
         said.append(_compared(head.noise_adds, "The noise itself", "adds", "costs"))
