@@ -249,7 +249,7 @@ def test_bare_weights_take_part(model, metadata, said, files, folder, capsys):
     found = json.loads(out)["networks"][1]
     assert (found["name"], found["method"], found["weights"], found["deterministic"]) == ("plain", None, WEIGHTS, True)
     assert f"plain, without noise: Pixels {said}" in err
-    assert ("bare weights (plain) are taken as timm:test_resnet, as the FILEs beside" in err) == (not model)
+    assert ("bare weights (plain) are taken as timm:test_resnet, like the other FILEs" in err) == (not model)
     assert "weights: file:mine.safetensors" in err
     assert ("warning: plain, without noise: that normalisation is a guess" in err) == (not metadata)
 
