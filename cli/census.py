@@ -29,7 +29,8 @@ LIBRARIES = (
     multiple=True,
     default=("timm", "torchvision"),
     show_default=True,
-    help="Library of the models; may be repeated.",
+    metavar="NAME",
+    help=f"Library of the models; may be repeated: {', '.join(LIBRARIES)}.",
 )
 @click.option("--filter", "pattern", metavar="GLOB", default="*", help="Only models whose name matches.")
 @click.option("--sample", "size", type=IMAGES, help="Only this many: the hard ones first, then at random.")

@@ -219,11 +219,14 @@ def _data_for_file(console: Console, file: str, header: Header, name: str | None
     """The images for a checkpoint, in the size that it was made for."""
     from perturbify import recipe
     from perturbify.errors import DataError
+    from perturbify.training.folder import RunFolder
 
     if name is None:
         if header.recipe is None:
             raise DataError(f"{file} has not been trained, so it names no data.", "Name the images: --data NAME.")
-        settings = recipe.of_run(header.recipe, "checkpoint").data
+        run = RunFolder(Path(file).parent)  # which says where its images are; the checkpoint does not
+        of_run = run.is_run and run.model == Path(file)
+        settings = (run.kept_recipe() if of_run else recipe.of_run(header.recipe, "checkpoint")).data
         name = settings.name
         where = where | {key: where[key] or getattr(settings, key) for key in ("root", "image_size", "class_order")}
         if name.startswith(("npz:", "npy:", "folder:", "manifest:")):

@@ -152,7 +152,7 @@ def compare(
             raise click.UsageError("--weights-key is for bare weights; each FILE here has its own.")
     check_same_data(headers)
     runs = trained(headers, paths, found.families)
-    first = headers.get(next(iter(paths)))
+    first = next(iter(headers.values()), None)
     plan = _plan(first, {key: value for key, value in settings.items() if value is not None})
     target = choose_device(device)
     if target.type == "cuda":
@@ -162,7 +162,9 @@ def compare(
         images = loading.load(
             console,
             data_name,
-            channels=loading.taken_by(str(model_name), model_args)[0] if first is None else loading.channels_of(first),
+            channels=loading.taken_by(str(found.model), found.model_args)[0]
+            if first is None
+            else loading.channels_of(first),
             side=next((side for side in sizes if side is not None), None),
             root=data_root,
             image_size=image_size,
@@ -207,7 +209,7 @@ def compare(
 
 
 def _plan(first: Header | None, given: dict[str, Any]) -> CheckPlan:
-    """The plan: the defaults, the attack settings of the first network's recipe, and the options."""
+    """The plan: the defaults, the attack settings of the first FILE's recipe, and the options."""
     from dataclasses import replace
 
     from perturbify.checks.cases import check_known

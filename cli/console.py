@@ -157,13 +157,13 @@ def metrics_table(metrics: list[dict[str, Any]], width: int | None = None) -> st
     """
     last = len(metrics) - 1
     chosen = sorted({round(i * last / 19) for i in range(20)}) if last > 19 else range(last + 1)
-    head = ("epoch (from 0)", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")
+    head = ("epoch", "clean loss", "clean %", "adversarial loss", "adversarial %", "θ mean", "θ min", "θ max")
     rows: list[tuple[str, ...]] = [head]
     for m in (metrics[i] for i in chosen):
         theta = m["theta"] or {"mean": None, "min": None, "max": None}
         rows.append(
             (
-                str(m["epoch"]),
+                str(m["epoch"] + 1),
                 f"{m['clean_loss']:.3f}",
                 percent(m["clean_accuracy"]),
                 _number(m["adversarial_loss"]),

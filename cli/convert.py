@@ -14,11 +14,12 @@ from perturbify.cli.console import Console
 from perturbify.cli.options import (
     CLASSES,
     SEED,
+    SIDE,
     Number,
     class_order,
-    image_size,
     model_options,
     output_options,
+    size_of_input,
     start,
     wide_option,
 )
@@ -34,7 +35,8 @@ from perturbify.escape import terminal
 @class_order
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of fresh weights.")
 @click.option("--num-classes", type=CLASSES, help="Classes of the model's head.")
-@click.option("--input-size", callback=image_size, metavar="CxHxW", help="Default: the model's own.")
+@click.option("--image-size", type=SIDE, help="With --data: fit images to a square of this many pixels a side.")
+@click.option("--input-size", callback=size_of_input, metavar="CxHxW", help="Default: the model's own.")
 @click.option("--method", default=methods.DEFAULT, show_default=True, help="The defence; sets the noise's defaults.")
 @click.option(
     "--site",
@@ -68,6 +70,7 @@ def convert(
     class_order: str | None,
     seed: int,
     num_classes: int | None,
+    image_size: int | None,
     input_size: tuple[int, ...] | None,
     as_json: bool,
     quiet: bool,
@@ -86,7 +89,7 @@ def convert(
     \b
       perturbify convert resnet18 --pretrained
       perturbify convert cifar_resnet20 --num-classes 10 --dry-run
-      perturbify convert mypackage.nets:build --weights mine.pth
+      perturbify convert mypackage.nets:build --weights mine.pth --input-size 3x224x224
     """
     default = methods.get(method).perturb
     spelling.model(name)
@@ -112,9 +115,14 @@ def convert(
         )
     if trust_factory:
         raise click.UsageError("--trust-factory is for reading files; a factory that you name yourself runs anyway.")
-    if output is None:  # the file is named after the model, which must exist
-        with console.aside():
-            zoo.resolve(name)
+    with console.aside():
+        factory = zoo.is_factory(zoo.resolve(name))
+    if factory and num_classes is not None:
+        raise click.UsageError(
+            f"--num-classes is for models of libraries; your own factory takes --model-arg num_classes={num_classes}."
+        )
+    if image_size is not None and (data_name is None or input_size is not None):
+        raise click.UsageError("--image-size fits the images of --data to a square; --input-size needs no images.")
     target = output or Path(f"{name.rpartition(':')[2]}.perturbed.safetensors")
     if not dry_run:
         check_output(target, force=force)
@@ -142,7 +150,7 @@ def convert(
             channels, side = loading.taken_by(name, how["model_args"])
             if input_size:
                 channels, side = input_size[0], input_size[1]
-            asked = side if input_size else None
+            asked = side if input_size else image_size
             data = loading.load(
                 console, data_name, channels=channels, side=side, image_size=asked, class_order=class_order
             )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from perturbify import escape
 
@@ -55,10 +54,10 @@ def plain(axes: Any, values: Sequence[float]) -> None:
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    finite = np.array([v for v in values if np.isfinite(v)])
-    if len(finite) == 0:
+    finite = [float(v) for v in values if math.isfinite(v)]
+    if not finite:
         return
-    low, high = float(finite.min()), float(finite.max())
+    low, high = min(finite), max(finite)
     if low > 0 and high / low >= _WIDE:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(FixedLocator(_round(low, high)))
@@ -73,12 +72,14 @@ def plain(axes: Any, values: Sequence[float]) -> None:
 
 def written(value: float) -> str:
     """A number with up to six significant digits, and no exponent."""
+    import numpy as np  # which the command line starts without
+
     return np.format_float_positional(value, precision=6, fractional=False, trim="-")
 
 
 def _round(low: float, high: float) -> list[float]:
     """1, 2 and 5 times the powers of ten within bounds; the powers only, if there are many."""
-    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if last - first <= 3 else (1,)
     every = max(1, (last - first) // 6)
     ticks = [step * 10.0**power for power in range(first, last + 1, every) for step in steps]

@@ -97,8 +97,8 @@ def _text(header: dict[str, Any], sites: list[dict[str, Any]], width: int | None
         from perturbify.model_card import checked
 
         facts.append(("last check", checked(check)))
-    width = max(len(name) for name, _ in facts)
-    lines = [f"{name:{width}}  {terminal(value)}" for name, value in facts]
+    longest = max(len(name) for name, _ in facts)
+    lines = [f"{name:{longest}}  {terminal(value)}" for name, value in facts]
     if sites:
         from perturbify.surgery.config import WEIGHT_SITES
 

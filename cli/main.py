@@ -62,9 +62,9 @@ def cli() -> None:
     """Put learnable noise behind every convolution of your network, train it, and check its robustness honestly.
 
     \b
-      perturbify convert resnet18                 a noisy resnet18, in one file
-      perturbify finetune --recipe digits         train it, on the images included
-      perturbify check model.safetensors          how robust is it?
+      perturbify convert resnet18             a noisy resnet18, in one file
+      perturbify finetune --recipe digits     train it, on the images included
+      perturbify check model.safetensors      how robust is it?
 
     Results go to stdout, everything else to stderr. Exit status: 0 success, 1 failure, 2 wrong usage, 3 a robustness
     check failed, 4 it could not establish its figures.

@@ -244,7 +244,7 @@ def start(_ctx: click.Context, _option: click.Parameter, given: str | None) -> f
     return value
 
 
-def image_size(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
+def size_of_input(_ctx: click.Context, _option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
     """Reads channels × height × width, such as 3x224x224; with frames before the height, a clip."""
     if given is None:
         return None

@@ -120,7 +120,7 @@ def draw(figure: Any, metrics: list[dict[str, Any]], recipe: Recipe) -> None:
 
 def _draw_training(axes: Any, metrics: list[dict[str, Any]], key: str, factor: float) -> None:
     """Curves for clean and attacked images and, for accuracy, attacked held-out images."""
-    curves: list[tuple[str, list[tuple[int, Any]], dict[str, Any]]] = [
+    curves: list[tuple[str, list[tuple[int, float | None]], dict[str, Any]]] = [
         ("clean", [(m["epoch"] + 1, m[f"clean_{key}"]) for m in metrics], {"color": CLEAN, "marker": "o"}),
         (
             "under the training attack",

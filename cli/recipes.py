@@ -14,7 +14,6 @@ from perturbify.cli.options import output_options
 from perturbify.errors import OutputExists, PerturbifyError, RecipeError
 from perturbify.escape import terminal
 from perturbify.settings import Recipe
-from perturbify.text import table
 
 
 @click.group(short_help="List, show, copy, and validate recipes.")
@@ -35,9 +34,10 @@ def recipes() -> None:
 def ls(as_json: bool, quiet: bool) -> None:
     """List the built-in recipes."""
     listed = {name: _description(name) for name in recipe.names()}
-    console = Console(quiet=quiet, as_json=as_json)
+    width = max(map(len, listed))
+    text = "\n".join(f"{name:{width}}  {said}" for name, said in listed.items())
     values = [{"name": name, "description": said} for name, said in listed.items()]
-    console.result(table([("recipe", "description"), *listed.items()], console.width), values)
+    Console(quiet=quiet, as_json=as_json).result(text, values)
 
 
 @recipes.command()

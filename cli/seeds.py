@@ -119,16 +119,9 @@ class Several:
         """
         if self.how.force:
             return "none"
-        from perturbify.errors import OutputExists
-
-        far = standing(self.folder(seed), replace(self.recipe, seed=seed), checked=self.how.checked)
         began = _read(self.notes).get(str(seed), self.start)
-        if far != "none" and began != self.start:
-            raise OutputExists(
-                f"{self.folder(seed).path} holds a run with another start: {began}, but here {self.start}.",
-                _ANOTHER,
-            )
-        return far
+        other = None if began == self.start else f"{began}, but here {self.start}"
+        return standing(self.folder(seed), replace(self.recipe, seed=seed), other, checked=self.how.checked)
 
 
 def beginning(model: nn.Module, data: Data, *, file: bool) -> str:
@@ -144,12 +137,15 @@ def beginning(model: nn.Module, data: Data, *, file: bool) -> str:
     return f"{weights}, images of digest {data.fingerprint['digest']}"
 
 
-def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["none", "begun", "finished"]:
+def standing(
+    folder: RunFolder, recipe: Recipe, other_start: str | None = None, *, checked: bool
+) -> Literal["none", "begun", "finished"]:
     """How far a run has got; the folder must hold the run of this recipe.
 
     Args:
         folder: The run's folder.
         recipe: The recipe as resolved for a new run.
+        other_start: How the run started, if it was not as this one does.
         checked: Whether a finished run has a report.
 
     Raises:
@@ -162,6 +158,8 @@ def standing(folder: RunFolder, recipe: Recipe, *, checked: bool) -> Literal["no
         return "none"
     before, now = (_settings(r) for r in (folder.kept_recipe(), recipe))
     changed = [key for key in _in_order(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if other_start is not None and set(changed) <= {"data.mean", "data.std"}:  # which follow from the start
+        raise OutputExists(f"{folder.path} holds a run with another start: {other_start}.", _ANOTHER)
     if changed:
         raise OutputExists(
             f"{folder.path} holds a run of another recipe: {changed[0]} is {before.get(changed[0])!r} there, but "

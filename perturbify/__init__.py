@@ -59,7 +59,12 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
+_ROOMS = ("attacks", "certification", "checks", "data", "methods", "recipe", "zoo")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"perturbify.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'perturbify' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
@@ -68,4 +73,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_ROOMS])

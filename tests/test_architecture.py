@@ -139,6 +139,11 @@ def test_importing_the_library_does_not_import_torch():
     assert done.stdout.strip() == "[]"
 
 
+def test_rooms_are_attributes_of_the_package():
+    script = "import perturbify as p; print(p.data.load, p.recipe.load, p.zoo.create, p.methods.get, p.checks.check)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
 def test_every_public_name_exists():
     import perturbify
 

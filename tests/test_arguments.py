@@ -1,5 +1,7 @@
 """Arguments of another type: one sentence that names what was given, and what to give instead."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,27 @@ from networks.greys import Brightness, noisy
 from torch import nn
 
 import perturbify as p
+from perturbify.attacks import Passes
 from perturbify.checks.compare import compare
 from perturbify.errors import PerturbifyError, WrongType
 
 X = torch.rand(2, 3, 6, 6)
 PAIR = (X, torch.tensor([0, 1]))
 PLAIN, NOISY = Brightness(), noisy()
+INSIDE = p.wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), example_input=X, normalize=p.Normalize([0.5], [0.5]))
+
+
+@dataclass(frozen=True)
+class Bare:
+    """An attack that returns images alone."""
+
+    epsilon: float = 0.1
+    norm = "linf"
+    passes = Passes(1, 0)
+
+    def craft(self, model, x, y):
+        return x
+
 
 WRONG = {
     "a grain": (lambda: p.wrap(PLAIN, "channel", example_input=X), r'PerturbConfig\(grain="channel"\)'),
@@ -28,10 +45,15 @@ WRONG = {
     "numbers": (lambda: p.wrap(PLAIN, example_input=X, normalize=(0.5, 0.5)), r"perturbify\.Normalize\(mean, std\)"),
     "a preset": (lambda: p.check(PLAIN, PAIR, "quick"), r'PRESETS\["quick"\]'),
     "one attack": (lambda: p.check(PLAIN, PAIR, attacks="pgd"), r"attacks=\["),
+    "an attack's tensor": (lambda: p.check(PLAIN, PAIR, attacks=[Bare()]), "returned Tensor"),
     "another network": (lambda: p.check(PLAIN, PAIR, against=PLAIN), r'Pass \("name", network\)'),
     "a missing folder": (lambda: p.check(PLAIN, PAIR, folder="nowhere"), "There is no folder 'nowhere'"),
     "an array": (lambda: p.predict(NOISY, X.numpy()), r"torch\.from_numpy"),
     "grey levels": (lambda: p.predict(NOISY, (255 * X).byte()), r"images\.float\(\) / 255"),
+    "grey levels in floats": (
+        lambda: p.predict(INSIDE, 255 * X),
+        r"pixels in \[0, 1\], and these are from .* to 2\d\d",
+    ),
     "channels last": (lambda: p.predict(NOISY, X.movedim(1, -1)), "Channels come first"),
     "another device": (lambda: p.predict(NOISY, X.to("meta")), r"images\.to\('cpu'\)"),
     "half a draw": (lambda: p.predict(NOISY, X, 2.5), "a number of draws, not float"),

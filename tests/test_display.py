@@ -32,6 +32,7 @@ def objects():
         "prediction": predict(net, torch.rand(5, 3, 6, 6)),
         "comparison": compare({f"net {i} {HOSTILE}".replace("/", ""): Brightness() for i in range(2)}, data, PLAN),
         "header": checkpoint.describe(net),
+        "data": replace(data, classes=(HOSTILE, "bright"), name=HOSTILE),
     }
 
 
@@ -49,7 +50,7 @@ def columns(line):
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
 
 
-@pytest.mark.parametrize("what", ["plan", "report", "result", "prediction", "comparison", "header"])
+@pytest.mark.parametrize("what", ["plan", "report", "result", "prediction", "comparison", "header", "data"])
 def test_a_few_short_lines(what, objects):
     lines = repr(objects[what]).splitlines()
     assert 1 <= len(lines) <= 12 and max(map(columns, lines)) <= 80

@@ -24,7 +24,7 @@ from perturbify.checkpoint.agreement import check_arguments, check_file, check_v
 from perturbify.checkpoint.building import check_answers
 from perturbify.checkpoint.container import Contents
 from perturbify.checkpoint.header import FORMAT, Header, versions
-from perturbify.errors import CheckpointError, nearest
+from perturbify.errors import CheckpointError, WrongType, nearest
 from perturbify.files import check_output
 from perturbify.surgery.noisy import Perturbed, noisy_sites, source_class
 from perturbify.surgery.wrap import unwrap
@@ -87,6 +87,7 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
 
     Raises:
         CheckpointError: ``model`` is not a perturbed network.
+        WrongType: A field of ``about`` is none.
         OutputExists: The file exists.
         PerturbifyError: The file cannot be written.
     """
@@ -104,7 +105,7 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False, **about
     tensors, aliases = unique_tensors(state)
     unknown = about.keys() - {field.name for field in fields(Header)}
     if unknown:
-        raise CheckpointError(
+        raise WrongType(
             f"A file has no field {min(unknown)!r}.", nearest(min(unknown), _ABOUT) or f"There are {', '.join(_ABOUT)}."
         )
     header = replace(describe(model), aliases=aliases, **about)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perturbify.attacks import Attack, Frozen
+from perturbify.attacks import Attack, Crafted, Frozen
 from perturbify.checks.cases import ITSELF, Case
 from perturbify.checks.estimate import Estimate, estimate
 from perturbify.checks.pictures import strip
@@ -188,6 +188,11 @@ class Bench:
         if case.attack is not None:
             with seeded(seed, [self._device]), self._crafting(case) as target:
                 made = case.attack.craft(target, x, y)
+            if not isinstance(made, Crafted):
+                raise CheckError(
+                    f"The attack {case.name} returned {type(made).__name__}.",
+                    "craft() returns perturbify.attacks.Crafted(images, fooled).",
+                )
             crafted, fooled = _within(case.name, case.attack, made.images, x), made.fooled.tolist()
         draws = self._draws(case)
         # Further queries are worth their time only for the clean images and for one attack.

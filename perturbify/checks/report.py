@@ -25,7 +25,7 @@ from perturbify.errors import CheckError
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 3
+SCHEMA = 4
 
 NOT_ELIGIBLE = "Not eligible for the RobustBench leaderboard, which takes deterministic models only."
 

@@ -41,6 +41,7 @@ from perturbify.prediction import Ensemble
 from perturbify.ranks import ranks
 from perturbify.surgery.noisy import Perturbed
 from perturbify.text import first_line, percent
+from perturbify.zoo.pixels import in_words
 
 PROBED, FEW = 128, 16
 """Images whose gradients are tested, and images that are queried under different circumstances."""
@@ -103,6 +104,7 @@ def check(
         raise CheckError(f"There is no folder {str(folder)!r} for the records.", "Make it first.")
     if attacks is not None:
         plan = replace(plan, attacks=tuple(attacks), preset="custom" if plan.preset in PRESETS else plan.preset)
+    about = {"normalisation": _pixels(model, normalize), **(about or {})}
     architecture, own_remarks = _architecture(model), _of_method(model) + _answers(model)
     if normalize is not None:
         if isinstance(model, Perturbed):
@@ -195,7 +197,7 @@ def check(
             *_near_chance(results, classes),
             *own_remarks,
         ),
-        about=dict(about or {}),
+        about=about,
     )
 
 
@@ -318,6 +320,16 @@ def _remarks(kind: str, plan: CheckPlan, liveness: Liveness) -> list[str]:
             "changes nothing for a single image."
         )
     return said
+
+
+def _pixels(model: nn.Module, normalize: Normalize | None) -> str:
+    """How pixels reach the network."""
+    layer = model.normalize if isinstance(model, Perturbed) and model.surgery.normalizes else None
+    if layer is not None:
+        return f"Pixels are normalised inside the network: {in_words(layer)}"
+    if normalize is not None:
+        return f"Pixels are normalised before the network: {in_words(normalize)}"
+    return "Pixels go into the network as they are, in [0, 1]"
 
 
 def _near_chance(results: Sequence[Result], classes: int) -> list[str]:

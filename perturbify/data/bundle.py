@@ -13,7 +13,9 @@ from perturbify.data.colours import GREY, WAYS, Recoloured, recoloured
 from perturbify.data.fingerprint import digest_of_texts
 from perturbify.data.names import check_class_names, check_name
 from perturbify.data.split import Split
+from perturbify.display import lines, some
 from perturbify.errors import DataError
+from perturbify.text import times
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -46,6 +48,10 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        images = f"{len(self.train):,} to train on, {len(self.test):,} to test on, {times(self.input_size)}"
+        return lines(f"Data: {self.name}", [("images", images), ("classes", some(self.classes, len(self.classes)))])
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:

@@ -75,6 +75,11 @@ def _check_images(model: Perturbed, images: Any) -> None:
             f"The network takes pixels in [0, 1], not {str(images.dtype).removeprefix('torch.')}.",
             "Give images.float() / 255, where they are grey levels.",
         )
+    if model.surgery.normalizes and images.numel() and not -0.1 <= images.min() <= images.max() <= 1.1:
+        raise SurgeryError(
+            f"The network takes pixels in [0, 1], and these are from {images.min():.3g} to {images.max():.3g}.",
+            "It normalises by itself: give the pixels as they are, divided by 255 where they are grey levels.",
+        )
     parameter = next(model.parameters(), images)
     if parameter.device != images.device:
         raise SurgeryError(

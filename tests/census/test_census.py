@@ -157,7 +157,7 @@ def test_ctrl_c_stops_at_once_without_noting_crashes(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.decode().splitlines()[-1]) == (
         130,
-        "Interrupted. Nothing is half written; the same command starts over.",
+        "Interrupted. No file is half written; the same command starts over.",
     )
     assert len(notes.read_text().splitlines()) == 1
 

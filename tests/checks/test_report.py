@@ -80,7 +80,7 @@ def test_its_keys(report):
     assert all(set(c) == CRITERION for c in values["criteria"])
     assert all(set(e) == EVIDENCE for c in values["criteria"] for e in c["evidence"])
     assert values["examples"] and all(set(e) == EXAMPLE for e in values["examples"])
-    assert values["schema"] == 3 and values["norm"] == "linf" and values["name"] == 'Ω & "x"'
+    assert values["schema"] == 4 and values["norm"] == "linf" and values["name"] == 'Ω & "x"'
     assert set(values["machine"]) == {"torch", "python", "device", "threads"}
     assert (values["footnote"] is None) == values["deterministic"]
     assert values["status"] == {"established": 0, "failed": 3, "not established": 4}[values["verdict"]]
@@ -128,7 +128,7 @@ DAMAGE = {
 def test_a_damaged_report_is_refused(report, damage):
     values = copy.deepcopy(report.to_dict())
     DAMAGE[damage](values)
-    with pytest.raises(CheckError, match=r"not a report of schema 3|damaged") as caught:
+    with pytest.raises(CheckError, match=r"not a report of schema 4|damaged") as caught:
         Report.from_dict(values)
     assert caught.value.hint == "Run the check again."
 

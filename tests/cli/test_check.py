@@ -309,6 +309,16 @@ def test_data_that_do_not_fit(refused, trained, npz, folder):
     assert "'nowhere'" in refused("check", trained.model, "--data", "nowhere")
 
 
+def test_a_run_knows_where_its_images_are(cli, refused, folder, npz):
+    data = npz("mine.npz", [*range(10)] * 5, [*range(10)])
+    small = ("--set", "model=factories:small", "--set", "train.epochs=1", "--set", "train.warmup_epochs=0")
+    cli("finetune", "--recipe", "smoke", *small, "--data", data, "--no-check", "-o", "run", "-q")
+    trust = ("--trust-factory", "--attacks", "fgsm", "-q")
+    cli("check", "run", *trust, status=4)
+    shutil.copy("run/model.safetensors", "alone.safetensors")
+    assert "was trained on npz:mine, but does not say where" in refused("check", "alone.safetensors", *trust)
+
+
 def test_a_converted_file_names_no_data(cli, refused, folder):
     cli("convert", "factories:small", "--input-size", "3x8x8", "-o", "out.safetensors")
     assert "--data NAME" in refused("check", "out.safetensors", "--trust-factory")

@@ -23,7 +23,8 @@ from torch import nn
 import perturbify
 from perturbify import zoo
 from perturbify.checks.compare import PLAN, compare
-from perturbify.cli.curves import COLOURS, MARKERS, draw
+from perturbify.cli.curves import draw
+from perturbify.cli.figures import COLOURS
 from perturbify.cli.main import run
 from perturbify.data.split import MemorySplit
 
@@ -248,7 +249,7 @@ def test_bare_weights_take_part(model, metadata, said, files, folder, capsys):
     found = json.loads(out)["networks"][1]
     assert (found["name"], found["method"], found["weights"], found["deterministic"]) == ("plain", None, WEIGHTS, True)
     assert f"plain, without noise: Pixels {said}" in err
-    assert ("bare weights (plain) are taken as timm:test_resnet, as the FILEs beside" in err) == (not model)
+    assert ("bare weights (plain) are taken as timm:test_resnet, like the other FILEs" in err) == (not model)
     assert "weights: file:mine.safetensors" in err
     assert ("warning: plain, without noise: that normalisation is a guess" in err) == (not metadata)
 
@@ -433,16 +434,19 @@ def test_ten_networks_are_told_apart(files):
     fgsm, pgd = figure.axes
     assert [axes.get_title("left") for axes in (fgsm, pgd)] == ["Accuracy under FGSM, %", "Accuracy under PGD-1, %"]
     for axes, line in ((fgsm, "FGSM"), (pgd, "PGD-1")):
-        for entry, drawn in zip(found.entries, axes.get_lines(), strict=False):
+        filled = [d for d in axes.get_lines() if d.get_markerfacecolor() != "white"]
+        for entry, drawn in zip(found.entries, filled, strict=True):
             curve = entry.curve(line)
-            assert list(drawn.get_xdata()) == [255 * epsilon for epsilon, _ in curve]
+            assert list(drawn.get_xdata()) == pytest.approx([255 * epsilon for epsilon, _ in curve], abs=0.7)
             assert list(drawn.get_ydata()) == [100 * row.accuracy for _, row in curve]
-    looks = {(d.get_color(), d.get_marker(), d.get_linestyle()) for d in pgd.get_lines()[: len(names)]}
-    assert len(looks) == len(names) > len(COLOURS) == len(MARKERS)
+        left = [d.get_xdata()[0] for d in filled]
+        assert left == sorted(set(left)), "side by side"
+    looks = {(d.get_color(), d.get_marker(), d.get_linestyle()) for d in filled}
+    assert len(looks) == len(names) > len(COLOURS)
     (eot,) = [d for d in pgd.get_lines() if d.get_markerfacecolor() == "white"]
     assert list(eot.get_ydata()) == [100 * found.entries[1].figures["eot"].accuracy]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(legend) == len(names) and "a \\$name\\$ of more than thirty-tw…" in " ".join(legend)
+    assert len(legend) == len(names) and "a \\$name\\$ o…irty-two characters" in " ".join(legend)
     shown = [float(text.split()[0]) for text in legend]
     assert shown == sorted(shown, reverse=True) and shown[0] > shown[-1]
     colours = dict(zip(legend, (h.get_color() for h in figure.legends[0].legend_handles), strict=True))

@@ -206,3 +206,16 @@ def test_a_baseline_without_noise(cli, refused, folder):
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(model(x), model(x))
     assert "has no noise, so --grain does not apply" in refused(*given, "--grain", "layer", status=2)
+
+
+def test_a_factory_gets_its_classes_by_model_arg(refused, folder):
+    given = ("convert", "factories:small", "--input-size", "3x8x8", "--num-classes", "5")
+    assert "your own factory takes --model-arg num_classes=5" in refused(*given, status=2)
+
+
+def test_images_are_fitted_when_asked(cli, refused, folder, npz):
+    data = npz("mine.npz", [0, 1], [0, 1], (8, 12))
+    given = ("convert", "factories:small", "--data", data, "--model-arg", "num_classes=2", "-o", "out.safetensors")
+    cli(*given, "--image-size", "6", "-q")
+    assert read_header("out.safetensors").inputs == {"x": {"shape": [3, 6, 6]}}
+    assert "--image-size fits the images of --data" in refused("convert", "resnet18", "--image-size", "6", status=2)

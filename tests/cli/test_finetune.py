@@ -57,9 +57,11 @@ def test_a_whole_run(trained):
 
 def test_the_table_at_the_end(cli, folder):
     text = cli("finetune", "--recipe", "smoke", *SMALL, "-o", "run")
-    head, _, first, second, _, model = text.splitlines()
-    assert head.startswith("epoch (from 0)  clean loss")
-    assert (first.split()[0], second.split()[0]) == ("0", "1")
+    head, _, _, first, second, _, model = text.splitlines()
+    assert head.startswith("epoch  clean loss") and max(map(len, text.splitlines())) <= 80
+    whole = cli("finetune", "--resume", "run", "--trust-factory", "--wide").splitlines()
+    assert whole[0].startswith("epoch  clean loss") and "θ min" in whole[0]
+    assert (first.split()[0], second.split()[0]) == ("1", "2")
     assert model == "model: run/model.safetensors"
 
 

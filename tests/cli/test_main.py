@@ -122,8 +122,8 @@ def test_internal_errors_take_one_line_traceback_on_request(monkeypatch, capsys,
     assert run(["convert", "resnet18"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines()[0] == "Error: ZeroDivisionError: of ours over two lines"
-    assert "or in a plug-in of yours; PERTURBIFY_DEBUG=1" in err.splitlines()[1]
+    assert err.splitlines()[:2] == ["building: resnet18", "Error: ZeroDivisionError: of ours over two lines"]
+    assert "or in a plug-in of yours; PERTURBIFY_DEBUG=1" in err.splitlines()[2]
     monkeypatch.setenv("PERTURBIFY_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         run(["convert", "resnet18"])
@@ -146,4 +146,5 @@ def test_interrupted(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(convert.models, "create", interrupt)
     assert run(["convert", "resnet18"]) == 130
-    assert capsys.readouterr().err.strip() == "Interrupted. Nothing is half written; the same command starts over."
+    said = "Interrupted. No file is half written; the same command starts over."
+    assert capsys.readouterr().err.splitlines() == ["building: resnet18", "", said]

@@ -93,7 +93,7 @@ def test_sites_are_told_apart_and_named(sites):
     lines = figure.axes[2].get_lines()[:-1]
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(looks) == len(lines) == sites
-    named = [text.get_text() for text in figure.legends[-1].get_texts()]
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(set(named)) == len(named) == min(sites, plot.NAMED) + 1
     assert overlapping(figure) == [] and outside(figure) == []
     assert min(text.get_fontsize() for text in texts(figure)) >= 9

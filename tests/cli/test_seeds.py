@@ -108,13 +108,13 @@ def test_different_initial_weights_are_refused_without_force(cli, refused, folde
     cli(*RUNS, "--no-check", "--seeds", 1, "-o", "a")
     cli("convert", "factories:small", "--input-size", "3x8x8", "-o", "mine.safetensors")
     said = refused(*common, "--model", "mine.safetensors")
-    assert "a/seed-0 holds a run that began otherwise: weights fresh" in said and "a FILE of digest" in said
+    assert "a/seed-0 holds a run with another start: weights fresh" in said and "a FILE of digest" in said
     cli(*common, "--model", "mine.safetensors", "--force")
     kept = Path("a/seed-0/model.safetensors").stat().st_mtime_ns
     cli(*common, "--model", "mine.safetensors")
     assert Path("a/seed-0/model.safetensors").stat().st_mtime_ns == kept
     said = refused(*common, "--model", "a/seed-0")  # the network of a run is a FILE as well
-    assert "began otherwise: a FILE of digest" in said
+    assert "with another start: a FILE of digest" in said
 
 
 def test_different_images_under_one_name_are_refused(refused, cli, folder, npz):
@@ -126,7 +126,7 @@ def test_different_images_under_one_name_are_refused(refused, cli, folder, npz):
     with np.load("mine.npz") as kept:
         arrays = {**kept}
     np.savez("mine.npz", **(arrays | {"x_train": 255 - arrays["x_train"]}))
-    assert "a/seed-0 holds a run that began otherwise: weights fresh, images of digest" in refused(*again)
+    assert "a/seed-0 holds a run with another start: weights fresh, images of digest" in refused(*again)
 
 
 def test_the_exit_status_is_the_worst_runs(folder, monkeypatch, capsys):

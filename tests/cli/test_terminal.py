@@ -1,15 +1,14 @@
 """What a person sees in a terminal: no word is broken, no bar is left behind, errors have colours."""
 
-import re
-
 import pytest
-from screens import seen
 
+from benchmarks.screens import seen
+from benchmarks.sessions import BAR
 from perturbify.cli import terminal
+from perturbify.cli.main import COMMANDS, run
 from perturbify.text import table
 
 SIZES = pytest.mark.parametrize(("columns", "lines"), [(80, 24), (100, 35), (40, 20)])
-BAR = re.compile(r" \[\d\d:\d\d, .* left")
 
 
 def broken(lines, columns):
@@ -83,8 +82,12 @@ def test_lines_are_wrapped_between_words():
     assert terminal.wrapped("one two three\nfour", 8) == "one two\n  three\nfour"
 
 
-def test_every_help_in_full_sentences(command):
-    said = command("--help").stdout
+def test_every_help_in_full_sentences(capsys):
+    for name in COMMANDS:
+        assert run([name, "--help"]) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80, name
+    assert run(["--help"]) == 0
+    said = capsys.readouterr().out
     commands = said.partition("Commands:\n")[2].splitlines()
     assert len(commands) > 10 and all(line.endswith(".") and not line.endswith("..") for line in commands)
     assert max(map(len, said.splitlines())) <= 80

@@ -49,8 +49,8 @@ def to_markdown(report: Report) -> str:
             "",
         ]
     lines += ["## Noise", "", *_list(words.liveness(report)), ""]
-    if report.remarks:
-        lines += ["## Remarks", "", *_list(report.remarks), ""]
+    if remarks := words.remarks(report):
+        lines += ["## Remarks", "", *_list(remarks), ""]
     lines += [
         *("## Settings", "", *_settings(report), ""),
         *(f"Measured with {markdown(words.settings(report.machine))}.", ""),

@@ -58,7 +58,7 @@ def to_html(report: Report) -> str:
 {_banner(report)}
 {_tiles(report)}
 {_open(report)}
-{_section("Remarks", _list(report.remarks)) if report.remarks else ""}
+{_section("Remarks", _list(words.remarks(report))) if words.remarks(report) else ""}
 {_figures(report)}
 {_strip(report)}
 {_section("All attacks", _rows(report))}

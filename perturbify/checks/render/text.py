@@ -51,7 +51,7 @@ def to_text(report: Report, width: int | None = WIDTH) -> str:
     lines += [_item(f"holds: {'; '.join(held)}")] if held else []
     lines += [_item(said) for said in words.answered(report)]
     lines += [_item(f"noise: {finding}") for finding in words.liveness(report)]
-    lines += [_item(f"remark: {remark}") for remark in report.remarks]
+    lines += [_item(f"remark: {remark}") for remark in words.remarks(report)]
     if not report.deterministic:
         lines.append(_item(f"remark: {NOT_ELIGIBLE}"))
     return "\n".join(lines)

@@ -191,6 +191,12 @@ def evidence(e: Evidence) -> str:
     return f"{percent(e.estimate, e.interval)} (limit {percent(e.limit)}{tolerance})"
 
 
+def remarks(report: Report) -> list[str]:
+    """How pixels reach the network, where the report has it, and what else there is to remark."""
+    said = report.about.get("normalisation")
+    return [*([f"{said}."] if isinstance(said, str) else []), *report.remarks]
+
+
 def liveness(report: Report) -> list[str]:
     """Whether the noise is alive, a line for each finding."""
     live = report.liveness
