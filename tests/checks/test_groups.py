@@ -78,7 +78,7 @@ def test_a_runs_best_checkpoint_is_not_another_run(header):
 def test_other_data_are_refused(header):
     check_same_data({"a": header(0), "b": header(1), "c": header(recipe=None, classes=None)})
     check_same_data({"a": header(0, {"data.name": "x/mine.npz"}), "b": header(0, {"data.name": "mine.npz"})})
-    with pytest.raises(CheckError, match=r"^b was trained on cifar10, and a on digits\.") as caught:
+    with pytest.raises(CheckError, match=r"^b was trained on cifar10, but a on digits\.") as caught:
         check_same_data({"a": header(0), "b": header(0, {"data.name": "cifar10"})})
     assert "one dataset at a time" in caught.value.hint
     with pytest.raises(CheckError, match="b tells other classes apart than a: 3 against 2"):

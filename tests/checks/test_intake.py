@@ -104,15 +104,18 @@ WRONG = {
     "pixels above 1": ((255 * X, Y), "pixels range from .* to 2.*within \\[0, 1\\].*Normalize"),
     "normalised pixels": ((X - 0.5, Y), "pixels range from -0.*within \\[0, 1\\].*Normalize"),
     "NaN": ((X * float("nan"), Y), "pixels range from nan"),
-    "a channel less": ((X[:, 0], Y), r"shape \(12, 6, 6\) .* do not go.*\(N, C, H, W\)"),
-    "a label less": ((X, Y[:-1]), "do not go"),
-    "labels as floats": ((X, Y.float()), "torch.float32 do not go"),
-    "labels as logits": ((X, torch.rand(12, 2)), "do not go"),
+    "a channel less": ((X[:, 0], Y), r"shape \(12, 6, 6\) .* not a batch.*\(N, C, H, W\)"),
+    "a label less": ((X, Y[:-1]), "do not match"),
+    "labels as floats": ((X, Y.float()), "torch.float32"),
+    "labels as logits": ((X, torch.rand(12, 2)), "do not match"),
     "nothing": ([], "there are no images"),
-    "a number": (3, "no images to be had from int"),
-    "None": (None, "no images to be had from NoneType"),
-    "pictures that are no tensors": ([("picture", 0)], "come as tuple.*ToTensor"),
-    "a dict without a label": ([{"image": X[0], "id": 0}], "a dict with image, id, in which no image and label"),
+    "a number": (3, "int is not a form of images"),
+    "None": (None, "NoneType is not a form of images"),
+    "pictures that are no tensors": ([("picture", 0)], "type tuple.*ToTensor"),
+    "a dict without a label": (
+        [{"image": X[0], "id": 0}],
+        "a dict with the keys image, id, without an image and a label",
+    ),
     "grey levels": (((255 * X).byte(), Y), r"pixels are uint8.*x\.float\(\) / 255"),
     "one-hot labels": ((X, torch.eye(12)), r"a label is one number.*argmax"),
     "channels last": ((X.permute(0, 2, 3, 1), Y), r"channels last.*permute"),
@@ -234,12 +237,12 @@ REFUSED = {
     "more classes than the data": (
         nn.Sequential(Brightness(), nn.Linear(2, 5)),
         named(brightness(4, 4)),
-        "tells 5 classes apart, the data have 2",
+        "has 5 classes, but the data have 2",
     ),
     "fewer classes than the data": (
         Brightness(),
         named(brightness(4, 4), ("dark", "bright", "blinding")),
-        "tells 2 classes apart, the data have 3",
+        "has 2 classes, but the data have 3",
     ),
     "no logits in a dict": (Answering(lambda z: {"embedding": z}), None, "answers with dict, in which no logits"),
     "no logits in text": (Answering(lambda z: "a cat"), None, "answers with str, in which no logits"),
@@ -254,7 +257,7 @@ REFUSED = {
     "one row for all": (Answering(lambda z: z.mean(0, keepdim=True)), None, "not a classifier"),
     "whole numbers": (Answering(lambda z: z.long()), None, "not a classifier"),
     "another precision": (Half(), None, "does not take 3×6×6 images in float32.*float"),
-    "another number of channels": (Grey(4), None, "does not take 3×6×6 images.*Its own images have 4 in place of 3"),
+    "another number of channels": (Grey(4), None, "does not take 3×6×6 images.*It needs images of 4 channels, not 3"),
 }
 
 
@@ -272,7 +275,7 @@ def test_a_missing_gradient_is_not_refused():
 
 @pytest.mark.parametrize("given", [{"sources": {"itself": Brightness()}}, {"against": ("itself", Brightness())}])
 def test_a_name_reserved_by_the_report_is_refused(given):
-    with pytest.raises(CheckError, match="can be called 'itself'"):
+    with pytest.raises(CheckError, match="may be called 'itself'"):
         check(Brightness(), brightness(4, 4), PLAN, **given)
 
 
@@ -280,7 +283,7 @@ def test_other_networks_are_validated_before_any_work():
     for given in ({"sources": {"x": Grey()}}, {"against": ("x", Grey())}):
         with pytest.raises(CheckError, match="Grey does not take"):
             check(Brightness(), brightness(4, 4), PLAN, on_start=pytest.fail, **given)
-    with pytest.raises(CheckError, match="tells 5 classes"):
+    with pytest.raises(CheckError, match="has 5 classes"):
         check(Brightness(), named(brightness(4, 4)), PLAN, against=("x", nn.Sequential(Brightness(), nn.Linear(2, 5))))
 
 

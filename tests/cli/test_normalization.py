@@ -100,7 +100,7 @@ def test_a_run_saves_constants_in_its_recipe(called):
     [
         (("--mean", "0.5"), "--mean and --std go together"),
         (("--mean", "0.5", "--std", "0.5,0.5"), "--mean has 1 numbers and --std 2"),
-        (("--mean", "0.5", "--std", "0.5", "--no-normalize"), "say different things"),
+        (("--mean", "0.5", "--std", "0.5", "--no-normalize"), "contradict each other"),
         (("--mean", "123.7,116.3,103.5", "--std", "58,57,57"), "divide by 255"),
         (("--mean", "a", "--std", "0.5"), "'a' is not a list of numbers"),
         (("--mean", "0.5", "--std", "0"), "has a zero"),
@@ -118,7 +118,7 @@ def test_a_file_is_used_unchanged(command, called):
     assert called("convert", "timm:test_resnet", "--data", "digits", "-o", "net.safetensors").status == 0
     given = {"finetune": ("--recipe", "smoke", "--model", "net.safetensors")}.get(command, ("net.safetensors",))
     done = called(command, *given, "--data", "digits", "--mean", "0.5", "--std", "0.5")
-    assert done.status == 2 and "net.safetensors is taken as it is" in " ".join(done.err.split()), done.err
+    assert done.status == 2 and "net.safetensors is used as it is" in " ".join(done.err.split()), done.err
 
 
 def test_chance_accuracy_is_remarked_upon(cli):

@@ -66,7 +66,7 @@ def test_the_file_extension_sets_the_format(name, begins, cli, run):
 
 def test_another_format(refused):
     said = refused("plot", "run", "-o", "figure.txt", status=2)
-    assert "figure.txt is no picture that can be drawn: end its name in .png, .pdf, .svg" in said
+    assert "figure.txt has an unknown format: end its name in .png, .pdf, .svg" in said
 
 
 def test_nothing_to_draw_yet(refused, run):

@@ -34,11 +34,12 @@ def test_ls_prints_one_line_per_recipe() -> None:
     lines = output("ls").splitlines()
     assert [line.split()[0] for line in lines] == list(recipe.names())
     assert (
-        lines[0].split("  ", 1)[1].lstrip() == "Learn2Perturb on CIFAR-10: the paper's method, its authors' schedule."
+        lines[0].split("  ", 1)[1].lstrip()
+        == "Learn2Perturb on CIFAR-10: the paper's method with the release's schedule."
     )
     assert json.loads(output("ls", "--json"))[0] == {
         "name": "cifar10",
-        "description": "Learn2Perturb on CIFAR-10: the paper's method, its authors' schedule.",
+        "description": "Learn2Perturb on CIFAR-10: the paper's method with the release's schedule.",
     }
 
 

@@ -207,8 +207,8 @@ def test_a_small_table_3_with_and_without_foolbox(cli, folder, monkeypatch):
         Path("out/cifar_resnet18-learn2perturb", file).unlink()
     said = cli(*asked, "--equal-schedule", "tiny.toml", "--json")["rows"][0]
     assert [f["accuracy"] is None for f in said["figures"]] == [False, *[True] * 5, False]
-    assert "for want of foolbox" in said["remarks"][0]
-    assert "Not run, for want of foolbox" in Path("out/table3.md").read_text(encoding="utf-8")
+    assert "foolbox is not installed" in said["remarks"][0]
+    assert "Not run (foolbox is not installed" in Path("out/table3.md").read_text(encoding="utf-8")
 
 
 def tiny(name="tiny.toml"):
@@ -404,10 +404,12 @@ def test_what_is_refused(refused, folder):
     assert "There is no method 'pni' in table1" in refused(*ONE, "--methods", "pni", status=2)
     assert "0 epochs train nothing: use 1 or more" in refused(*TABLE1, "--budget", "0", status=2)
     assert "neither 'paper' nor a number" in refused(*TABLE1, "--budget", "-1", status=2)
-    assert "0 runs are not from 1 to 1,000" in refused(*ONE, "--seeds", "0", status=2)
+    assert "number of runs, 0, is not between 1 and 1,000" in refused(*ONE, "--seeds", "0", status=2)
     assert "the seed 4 comes twice" in refused(*ONE, "--seeds", "4,0,4", status=2)
-    assert "'a' is no whole number: give how many runs, 3, or their seeds" in refused(*ONE, "--seeds", "a,b", status=2)
-    assert "1001 runs are not from 1 to 1,000" in refused(*ONE, "--seeds", "1001", status=2)
+    assert "'a' is not a whole number: give how many runs, 3, or their seeds" in refused(
+        *ONE, "--seeds", "a,b", status=2
+    )
+    assert "number of runs, 1001, is not between 1 and 1,000" in refused(*ONE, "--seeds", "1001", status=2)
     assert "not both" in refused(*ONE, "--seeds", "3", "--seed", "1", status=2)
     assert "table4 has no row with rse on cifar_resnet18" in refused(
         *("reproduce", "table4", "--budget", "1", "--networks", "cifar_resnet18", "--methods", "rse"), status=2

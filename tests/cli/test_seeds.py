@@ -153,16 +153,16 @@ def test_the_exit_status_is_the_worst_runs(folder, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("0,4,0", "the seed 0 comes twice"),
+        ("0,4,0", "the seed 0 occurs twice"),
         ("", "empty"),
         (",", "it names no seed"),
         (" , ", "it names no seed"),
-        ("three", "'three' is no whole number: give how many runs, 3, or their seeds, 0,4,7"),
-        ("0,1.5", "'1.5' is no whole number"),
-        ("0", "0 runs are not from 1 to 1,000; one seed alone is 0,"),
-        ("4000", "4000 runs are not from 1 to 1,000"),
+        ("three", "'three' is not a whole number: use a number of runs, such as 3, or seeds, such as 0,4,7"),
+        ("0,1.5", "'1.5' is not a whole number"),
+        ("0", "number of runs, 0, is not between 1 and 1,000; for one seed, use 0,"),
+        ("4000", "number of runs, 4000, is not between 1 and 1,000"),
         ("0,-1", "-1"),
-        ("0,99999999999", "the seed 99999999999 is not from 0 to 4,294,967,295"),
+        ("0,99999999999", "the seed 99999999999 is not between 0 and 4,294,967,295"),
     ],
 )
 def test_invalid_seeds(given, said, refused):
@@ -180,7 +180,7 @@ def test_folders_of_other_seeds_and_recipes(cli, refused, trained, folder, npz):
     assert "run is a run itself" in refused("finetune", "--recipe", "smoke", "--seeds", 2, "-o", "run")
     cli(*RUNS, "--no-check", "--seeds", "0,1", "-o", "a")
     said = refused(*RUNS, "--no-check", "--seeds", "0,1", "-o", "a", "--set", "optimizer.lr=0.2")
-    assert "a/seed-0 holds a run of another recipe: optimizer.lr is 0.1 there, and 0.2 here." in said
+    assert "a/seed-0 holds a run of another recipe: optimizer.lr is 0.1 there, but 0.2 here." in said
     assert "--force" in said
     assert "holds no run" in refused("finetune", "--recipe", "smoke", *SMALL, "-o", "a")
     Path("a/seed-2").mkdir()
