@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from perturbify import escape
 from perturbify.text import duration, fill
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Bar:
         """The most detailed form of the bar that fits the terminal: no word is cut."""
         assert self._drawn is not None
         figures, room = self._drawn.format_dict | {"ncols": None}, shutil.get_terminal_size().columns - 1
-        what, more = (text.replace("{", "{{").replace("}", "}}") for text in (what, more))
+        what, more = (escape.terminal(text).replace("{", "{{").replace("}", "}}") for text in (what, more))
         forms = (
             f"{what} |{{bar:20}}| {done} [{{elapsed}}, {left}, {{rate_fmt}}]{more}",
             f"{what} |{{bar:10}}| {done} [{{elapsed}}, {left}, {{rate_fmt}}]",

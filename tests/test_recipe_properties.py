@@ -54,6 +54,7 @@ def data_settings(draw: st.DrawFn) -> DataSettings:
         draw(words),
         draw(st.none() | words),
         draw(st.none() | sides),
+        draw(st.none() | words),
         draw(optional),
         draw(optional),
         draw(st.integers(0, 256)),

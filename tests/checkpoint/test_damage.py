@@ -227,7 +227,7 @@ def test_a_file_cannot_trigger_downloads_or_unpickling(library, argument, good, 
     (tmp_path / "evil.pth").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     kwargs = {argument: str(tmp_path / "evil.pth")}
     rewritten(good, path, model={"name": library, "kwargs": kwargs, "weights": "fresh"})
-    with pytest.raises(ModelError, match=f"takes no '{argument}' here"):
+    with pytest.raises(ModelError, match=f"does not accept '{argument}' here"):
         perturbify.load(path)
 
 

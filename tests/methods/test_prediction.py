@@ -45,14 +45,18 @@ def test_draws_default_to_the_methods_own():
     assert perturbify.predict(network(None, "vanilla"), X).draws == 1
 
 
-def test_predict_restores_the_network_even_after_errors():
+def test_predict_restores_the_network_even_after_errors(monkeypatch):
+    def broken(_):
+        raise RuntimeError("broken")
+
     net = network()
     net.get_submodule("1").eval()
     modes = [m.training for m in net.modules()]
     perturbify.predict(net, X, draws=2)
     assert [m.training for m in net.modules()] == modes
-    with pytest.raises(RuntimeError):
-        perturbify.predict(net, X[:, :2], draws=2)
+    with pytest.raises(RuntimeError, match="broken"), monkeypatch.context() as patch:
+        patch.setattr(net[4], "forward", broken)
+        perturbify.predict(net, X, draws=2)
     assert [m.training for m in net.modules()] == modes
     assert all(not p.requires_grad or p.grad is None for p in net.parameters())
 

@@ -109,7 +109,7 @@ def test_a_folder_with_a_recipe_is_no_run(tmp_path, make_recipe, checked):
         (project.path / name).write_text(text, encoding="utf-8")
     before = contents(project.path)
     for force in (False, True):
-        with pytest.raises(OutputExists, match="not empty, and it holds no run"):
+        with pytest.raises(OutputExists, match="not empty and holds no run"):
             project.begin(make_recipe(), force=force)
     with pytest.raises(TrainingError, match="holds no run"):
         project.read_recipe()

@@ -85,5 +85,5 @@ def test_without_held_out_images_nothing_is_best(start):
 
 
 def test_more_images_than_exist(start):
-    with pytest.raises(DataError, match="26 of 26 images cannot be kept apart"):
+    with pytest.raises(DataError, match="26 of 26 images cannot be held out"):
         start("run", data__held_out=26)

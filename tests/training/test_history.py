@@ -130,5 +130,5 @@ def test_a_run_resumes_whatever_happened_to_its_metrics(start, continue_run, tmp
         start("stopped", stop_after=12)
     metrics = RunFolder(tmp_path / "stopped").metrics
     metrics.write_bytes(metrics.read_bytes()[:-30])
-    with pytest.warns(UserWarning, match="written anew as the state has it"):
+    with pytest.warns(UserWarning, match="restored from the state"):
         assert_same_run(continue_run("stopped"), whole)
