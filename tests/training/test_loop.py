@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from safetensors import safe_open
+from torch import nn
 
 import perturbify
 from perturbify import recipe as recipes
