@@ -204,7 +204,7 @@ def test_an_averaging_method_is_scored_with_fewer_repeats():
     plan = replace(PLAN, attacks=("fgsm", "pgd"), draws=60)
     found = compare({"rse": model, "noisy": noisy()}, brightness(4, 4), plan)
     assert [e.figures["pgd"].draws for e in found.entries] == [4, 60]
-    assert "rse averages 50 draws for an answer, each image has 4 answers." in " ".join(to_text(found).split())
+    assert "rse averages 50 draws for an answer; each image has 4 answers." in " ".join(to_text(found).split())
 
 
 # What is refused

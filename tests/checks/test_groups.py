@@ -81,9 +81,9 @@ def test_other_data_are_refused(header):
     with pytest.raises(CheckError, match=r"^b was trained on cifar10, but a on digits\.") as caught:
         check_same_data({"a": header(0), "b": header(0, {"data.name": "cifar10"})})
     assert "one dataset at a time" in caught.value.hint
-    with pytest.raises(CheckError, match="b tells other classes apart than a: 3 against 2"):
+    with pytest.raises(CheckError, match="b and a have different classes: 3 instead of 2"):
         check_same_data({"a": header(0), "b": header(0, classes=["a", "b", "c"])})
-    with pytest.raises(CheckError, match="b tells other classes apart than a: number 1 is 'c' there, and 'b' here"):
+    with pytest.raises(CheckError, match="b and a have different classes: class 1 is 'c' in one and 'b' in the other"):
         check_same_data({"a": header(0), "b": header(0, classes=["a", "c"])})
 
 

@@ -115,7 +115,7 @@ def test_output_and_embed(check, refused, trained, folder):
     again = check("run/model.safetensors", *FEW, "-o", "out", "--resume", "--json")
     assert again["results"] == report["results"], "with its very times: nothing was done again"
     other = refused("check", "run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--resume")
-    assert "the records of another check: another plan" in other
+    assert "the records of another check, which differs in plan" in other
     check("run/model.safetensors", *FEW, "--seed", 1, "-o", "out", "--force", "--json")
 
 
@@ -166,9 +166,9 @@ def test_another_process_is_using_the_folder(refused, trained, folder):
         assert other.stdout.readline() == "held\n"
         for how in ("--resume", "--force"):
             assert "already at work in run" in refused("check", trained.model, *FEW, "-o", "run", how)
-        assert "training in run already" in refused("check", "run", *FEW, "--embed")
-        assert "training in run already" in refused("finetune", "--resume", "run", "--no-check")
-        assert "training in run already" in refused("finetune", "--recipe", "smoke", "-o", "run", "--force")
+        assert "already training in run" in refused("check", "run", *FEW, "--embed")
+        assert "already training in run" in refused("finetune", "--resume", "run", "--no-check")
+        assert "already training in run" in refused("finetune", "--recipe", "smoke", "-o", "run", "--force")
     finally:
         other.kill()
         other.communicate()

@@ -105,7 +105,7 @@ def test_an_existing_folder_is_resumed_or_replaced(side_by_side, refused, files)
     assert "out already holds a comparison. Hint: Resume it: --resume" in refused(*again)
     assert timeless(side_by_side("-o", "out", "--resume")) == timeless(whole)
     assert records.read_bytes() == before, "nothing was done again"
-    assert "noisy: out/noisy holds the records of another check: another plan" in refused(
+    assert "noisy: out/noisy holds the records of another check, which differs in plan" in refused(
         *again, "--resume", "--seed", 1
     )
     replaced = side_by_side("-o", "out", "--force", "--seed", 1)
@@ -220,7 +220,7 @@ def test_folders_of_seeds(cli, runs):
 def test_an_unfinished_run_among_several(refused, runs, folder):
     shutil.copytree(runs / "noisy", "half")
     Path("half/seed-1/model.safetensors").unlink()
-    assert "half/seed-1 holds no model.safetensors" in refused("compare", "half", "--data", "digits", *FEW)
+    assert "half/seed-1 has no model.safetensors" in refused("compare", "half", "--data", "digits", *FEW)
 
 
 def bare(files, path, **metadata):
@@ -232,7 +232,7 @@ def bare(files, path, **metadata):
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
-        ({}, "go into the network as they are, in [0, 1] (GUESSED: as noisy has it, of the same architecture)"),
+        ({}, "go into the network as they are, in [0, 1] (GUESSED: as in noisy, which has the same architecture)"),
         (
             {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]"},
             "are normalised before the network: mean 0.1, 0.2, 0.3, std 1, 1, 1 (from the weights file's own mean and "
@@ -261,7 +261,7 @@ def test_the_weights_a_file_started_from(cli, called, files):
     cli(*convert, *constants, "-o", "noisy.safetensors", "-q")
     done = called("compare", "plain=mine.safetensors", "noisy.safetensors", "--data", "digits", *FEW)
     assert done.status == 0, done.err
-    said = "mean 0.25, 0.25, 0.25, std 0.5, 0.5, 0.5 (as noisy has it, which began with these weights)"
+    said = "mean 0.25, 0.25, 0.25, std 0.5, 0.5, 0.5 (as in noisy, which started from these weights)"
     assert said in done.err and "warning" not in done.err
     given = called("compare", "plain=mine.safetensors", "noisy.safetensors", "--data", "digits", *FEW, "--no-normalize")
     assert "plain, without noise: Pixels go into the network as they are, in [0, 1] (as given)" in given.err
@@ -271,7 +271,7 @@ def test_bare_weights_with_several_models(refused, cli, files, folder):
     bare(files, "mine.safetensors")
     cli("convert", "cifar_resnet20", "--data", "digits", "-o", "other.safetensors", "-q")
     said = refused("compare", "mine.safetensors", files / "noisy.safetensors", "other.safetensors", "--data", "digits")
-    assert "mine.safetensors holds bare weights, and the FILEs beside it are of several models" in said
+    assert "mine.safetensors holds bare weights, and the other FILEs are of several models" in said
 
 
 def test_bare_weights_are_normalised_like_the_dataset(folder, capsys, monkeypatch):
@@ -354,14 +354,14 @@ def test_runs_of_other_data(refused, runs, files, folder):
     model = perturbify.load(files / "plain.safetensors")
     perturbify.save(model, "other.safetensors", recipe=recipe.replace('"digits"', '"cifar10"'))
     said = refused("compare", runs / "noisy", "other.safetensors", "--data", "digits", *FEW)
-    assert "other was trained on cifar10, and noisy-seed-0 on digits" in said
+    assert "other was trained on cifar10, but noisy-seed-0 on digits" in said
 
 
 def test_a_file_named_twice_is_no_second_run(refused, runs, files, folder):
     (folder / "link.safetensors").symlink_to(files / "plain.safetensors")
     more = ("--data", "digits", *FEW)
     said = refused("compare", runs / "noisy", f"again={runs / 'noisy'}", *more)
-    assert "noisy-seed-0 and again-seed-0 are one file" in said and "Name each network once" in said
+    assert "noisy-seed-0 and again-seed-0 are the same file" in said and "Name each network once" in said
     assert "plain and link are one file" in refused("compare", files / "plain.safetensors", "link.safetensors", *more)
 
 
@@ -369,7 +369,7 @@ def test_data_that_do_not_fit(refused, cli, files, npz):
     npz("two.npz", [0, 1] * 3, [0, 1])
     npz("large.npz", list(range(10)) * 2, list(range(10)), size=(12, 12))
     networks = ("compare", files / "plain.safetensors", *FEW)
-    assert "plain: The network tells 10 classes apart, the data have 2" in refused(*networks, "--data", "two.npz")
+    assert "plain: The network has 10 classes, but the data have 2" in refused(*networks, "--data", "two.npz")
     said = refused(*networks, "--data", "large.npz")
     assert (
         "plain was made for images of 3×8×8, but those of npz:large are 3×12×12. Hint: Fit them: --image-size 8" in said
@@ -385,7 +385,7 @@ def test_inputs_that_are_not_networks(refused, files, folder):
     (folder / "empty").mkdir()
     plain = files / "plain.safetensors"
     more = ("--data", "digits", *FEW)
-    assert "folder empty holds no model.safetensors" in refused("compare", plain, "empty", *more)
+    assert "folder empty has no model.safetensors" in refused("compare", plain, "empty", *more)
     assert "no file nowhere" in refused("compare", plain, "nowhere", *more)
     assert "factories.py" in refused("compare", "factories.py", *more)
     assert "called 'a/b'" in refused("compare", f"a/b={plain}", *more, "-o", "out")

@@ -94,7 +94,7 @@ def test_a_recipe_copy_with_a_name_too_long(refused):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("width=100000000", "with width=100000000 is too large: 30,000 is the most"),
+        ("width=100000000", "with width=100000000 is too large: the maximum is 30,000"),
         ("num_classes=1000000000000", "is too large: the maximum is 10,000,000"),
         ("width=20000", "GB are available"),
         ("a=" + "[" * 100_000, "has no argument 'a'"),
@@ -219,7 +219,7 @@ def test_model_arguments_cannot_change_where_timm_loads_weights(refused):
     place = json.dumps({"url": "http://example.invalid/x.pth"})
     for key in ("pretrained_cfg", "pretrained_cfg_overlay"):
         said = refused("convert", "resnet10t", "--pretrained", "--model-arg", f"{key}={place}")
-        assert f"takes no '{key}' with pretrained weights" in said
+        assert f"does not accept '{key}' with pretrained weights" in said
 
 
 @pytest.mark.parametrize(
