@@ -262,7 +262,7 @@ def test_paths_that_are_not_files(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=rf"{name}\.pth' is not a weights file but a .*{kind}"):
             read_weights(tmp_path / f"{name}.pth")
     for name in ("a" * 300, "\0", "", "\udcff", "/dev/zero"):
-        with pytest.raises(WeightsError, match="not a weights file|There is no weights file"):
+        with pytest.raises(WeightsError, match=r"not a weights file|There is no weights file"):
             read_weights(name)
 
 
