@@ -251,7 +251,7 @@ def test_bare_weights_take_part(model, metadata, said, files, folder, capsys):
     assert f"plain, without noise: Pixels {said}" in err
     assert ("bare weights (plain) are taken as timm:test_resnet, like the other FILEs" in err) == (not model)
     assert "weights: file:mine.safetensors" in err
-    assert ("warning: plain, without noise: that normalisation is a guess" in err) == (not metadata)
+    assert ("warning: plain, without noise: this normalisation is a guess" in err) == (not metadata)
 
 
 def test_the_weights_a_file_started_from(cli, called, files):
@@ -362,7 +362,8 @@ def test_a_file_named_twice_is_no_second_run(refused, runs, files, folder):
     more = ("--data", "digits", *FEW)
     said = refused("compare", runs / "noisy", f"again={runs / 'noisy'}", *more)
     assert "noisy-seed-0 and again-seed-0 are the same file" in said and "Name each network once" in said
-    assert "plain and link are one file" in refused("compare", files / "plain.safetensors", "link.safetensors", *more)
+    said = refused("compare", files / "plain.safetensors", "link.safetensors", *more)
+    assert "plain and link are the same file" in said
 
 
 def test_data_that_do_not_fit(refused, cli, files, npz):
@@ -388,8 +389,8 @@ def test_inputs_that_are_not_networks(refused, files, folder):
     assert "folder empty has no model.safetensors" in refused("compare", plain, "empty", *more)
     assert "no file nowhere" in refused("compare", plain, "nowhere", *more)
     assert "factories.py" in refused("compare", "factories.py", *more)
-    assert "called 'a/b'" in refused("compare", f"a/b={plain}", *more, "-o", "out")
-    assert "Two networks are called 'a'" in refused("compare", f"a={plain}", f"a={plain}", *more, status=2)
+    assert "'a/b' cannot be a network's name" in refused("compare", f"a/b={plain}", *more, "-o", "out")
+    assert "Two networks have the name 'a'" in refused("compare", f"a={plain}", f"a={plain}", *more, status=2)
 
 
 def test_contradictory_options(refused, files, folder):
