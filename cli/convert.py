@@ -89,7 +89,7 @@ def convert(
     \b
       perturbify convert resnet18 --pretrained
       perturbify convert cifar_resnet20 --num-classes 10 --dry-run
-      perturbify convert mypackage.nets:build --weights mine.pth --input-size 3x224x224
+      perturbify convert mynets:build --weights mine.pth --input-size 3x96x96
     """
     default = methods.get(method).perturb
     spelling.model(name)

@@ -51,7 +51,9 @@ def attacks(names: Iterable[str] | None) -> None:
         UsageError: A name is unknown.
     """
     unknown = [name for name in names or () if name not in ATTACKS]
-    if unknown and not entry_points(group="perturbify.attacks"):  # plug-ins may register others
+    # Plug-ins and code that imported the registry may have added others.
+    others = "perturbify.attacks.registry" in sys.modules or entry_points(group="perturbify.attacks")
+    if unknown and not others:
         there = f"{nearest(unknown[0], ATTACKS)} There are {', '.join(ATTACKS)}.".lstrip()
         raise click.UsageError(f"There is no attack {unknown[0]!r}. {there}")
 

@@ -342,7 +342,7 @@ def test_unknown_attacks_and_invalid_radii(refused, files):
 def test_bare_weights_that_name_no_model(refused, files, folder):
     bare(files, "mine.safetensors")
     plain, more = files / "plain.safetensors", ("--data", "digits", *FEW)
-    assert "holds bare weights" in refused("compare", plain, "mine.safetensors", *more)
+    assert "holds bare weights" in refused("compare", "mine.safetensors", *more)
     assert "--model is for bare weights" in refused("compare", plain, "--model", "cifar_resnet20", *more, status=2)
     assert "--model-arg" in refused("compare", plain, "--model-arg", "width=2", *more, status=2)
     said = refused("compare", "mine.safetensors", "--model", "cifar_resnet20", *more)

@@ -217,5 +217,5 @@ def test_images_are_fitted_when_asked(cli, refused, folder, npz):
     data = npz("mine.npz", [0, 1], [0, 1], (8, 12))
     given = ("convert", "factories:small", "--data", data, "--model-arg", "num_classes=2", "-o", "out.safetensors")
     cli(*given, "--image-size", "6", "-q")
-    assert read_header("out.safetensors").inputs == {"x": {"shape": [3, 6, 6]}}
+    assert read_header("out.safetensors").inputs == {"input": {"shape": [3, 6, 6]}}
     assert "--image-size fits the images of --data" in refused("convert", "resnet18", "--image-size", "6", status=2)

@@ -221,11 +221,11 @@ def test_a_missing_dataset_suggests_download(refused, folder, monkeypatch):
 
 def test_devices_and_folders(refused, folder):
     for device in ("cuda:99", "gpu"):
-        assert f"no device '{device}' here" in refused(*start("--device", device))
+        assert f"no device '{device}'" in refused(*start("--device", device))
     (folder / "run").mkdir()
     (folder / "run" / "README.md").write_text("mine")
     for force in ((), ("--force",)):
-        assert "not empty, and it holds no run" in refused(*start(*force))
+        assert "not empty and holds no run" in refused(*start(*force))
     assert "factories.py is a file" in refused("finetune", "--recipe", "smoke", "-o", "factories.py")
 
 

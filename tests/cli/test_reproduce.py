@@ -188,7 +188,7 @@ def test_a_small_table_3_with_and_without_foolbox(cli, folder, monkeypatch):
     monkeypatch.setitem(TABLES, "table3", replace(TABLES["table3"], eot_draws=2))
     Path("tiny.toml").write_text(recipe.text("smoke").replace("train_images = 200", "train_images = 20"))
     asked = ("reproduce", "table3", "--budget", "1", "--methods", "learn2perturb", "--images", "4", "-o", "out")
-    text = cli(*asked, "--equal-schedule", "tiny.toml")
+    text = cli(*asked, "--equal-schedule", "tiny.toml", "--wide")
     assert "paper's" in text.splitlines()[2]
     lines = [line.split("  ") for line in text.splitlines() if line.startswith("ResNet-V2(18)")]
     attacks = ["clean", *(f"C&W, κ = {k}" for k in ("0", "0.1", "1", "2", "5")), "EOT-PGD-2, 2 draws", "worst case"]
@@ -278,7 +278,7 @@ def test_a_curve_and_its_picture(cli, folder, monkeypatch):
     figures = {("cifar_resnet20", method): {} for method in ("vanilla", "learn2perturb")}
     monkeypatch.setitem(TABLES, "fig3", replace(TABLES["fig3"], figures=figures))
     asked = ("reproduce", "fig3", "--budget", "1", "--equal-schedule", tiny(), "--images", "4", "-o", "out", "-q")
-    text = cli(*asked)
+    text = cli(*asked, "--wide")
     head = next(line for line in text.splitlines() if line.startswith("network"))
     assert all(f"PGD-2, ε = {e}  " in head for e in ("0.025", "0.05", "0.075", "0.1", "0.125", "0.15", "0.2"))
     assert "The paper's figure has no numbers" in text
@@ -306,7 +306,7 @@ def test_a_small_few_pixel_table(cli, folder, monkeypatch):
     monkeypatch.setattr("perturbify.reproduction.job.POPULATION", 4)
     monkeypatch.setattr("perturbify.reproduction.job.GENERATIONS", 1)
     asked = ("reproduce", "fewpixel", "--budget", "paper", "--equal-schedule", tiny(), "--networks", "cifar_resnet20")
-    text = cli(*asked, "--methods", "vanilla", "--images", "4", "-q")
+    text = cli(*asked, "--methods", "vanilla", "--images", "4", "-q", "--wide")
     lines = [line.split("  ") for line in text.splitlines() if line.startswith("ResNet-V1(20)")]
     attacks = [next(cell.strip() for cell in line[3:] if cell.strip()) for line in lines]
     assert attacks == ["clean", "1 pixel", "2 pixels", "3 pixels", "worst case"]
@@ -405,7 +405,7 @@ def test_what_is_refused(refused, folder):
     assert "0 epochs train nothing: use 1 or more" in refused(*TABLE1, "--budget", "0", status=2)
     assert "neither 'paper' nor a number" in refused(*TABLE1, "--budget", "-1", status=2)
     assert "number of runs, 0, is not between 1 and 1,000" in refused(*ONE, "--seeds", "0", status=2)
-    assert "the seed 4 comes twice" in refused(*ONE, "--seeds", "4,0,4", status=2)
+    assert "the seed 4 occurs twice" in refused(*ONE, "--seeds", "4,0,4", status=2)
     assert "'a' is not a whole number: give how many runs, 3, or their seeds" in refused(
         *ONE, "--seeds", "a,b", status=2
     )

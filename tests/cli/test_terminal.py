@@ -30,7 +30,7 @@ def test_training_and_its_check(columns, lines, tmp_path):
     assert not any(BAR.search(line) for line in text)
     said = "\n".join(text)
     assert said.index("after training: a check of") < said.index("epoch 1/2: ")
-    assert ("left out: " in said) == (columns < 90)
+    assert ("left out: " in said) == (columns < 80)
 
 
 @SIZES

@@ -21,7 +21,7 @@ class Block(nn.Module):
     def forward(self, x):
         y = self.norm(self.conv(x))
         for _ in range(self.repeats):
-            y = self.again(y).relu()
+            y = nn.functional.silu(self.again(y))  # no unit is dead: θ has a gradient
         return x + y if self.residual else y
 
 
