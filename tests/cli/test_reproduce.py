@@ -196,7 +196,7 @@ def test_a_small_table_3_with_and_without_foolbox(cli, folder, monkeypatch):
     assert [line[-1].strip() for line in lines] == ["–", "83.6", "84.0", "76.4", "66.5", "34.8", "53.34", "–"]
     assert "- surviving C&W: the accuracy on fresh noise after the attack" in text
     assert "- weight c in C&W: from 1e-3 to 1e5" in text
-    assert "- EOT-PGD: 2 independent draws a step; the authors' release: 80 draws a step, which are one and" in text
+    assert "- EOT-PGD: 2 independent draws a step; the authors' release: 80 identical draws a step" in text
     assert "- The paper does not name the network of these figures." in text
     figures = json.loads(Path("out/table3.json").read_text())["rows"][0]["figures"]
     assert all(f["n"] == 4 for f in figures)
@@ -297,7 +297,7 @@ def test_a_curve_and_its_picture(cli, folder, monkeypatch):
     monkeypatch.setattr("perturbify.cli.reports.keep_figure", lambda figure, *_, **__: drawn.append(figure))
     cli(*asked, "--methods", "vanilla", "--seeds", "2", "-o", "several")
     drawn[-1].canvas.draw()
-    title = drawn[-1].axes[0]._left_title
+    title = drawn[-1]._suptitle
     assert title.get_text().endswith("bars: standard deviation over training runs; hollow: EOT-PGD")
     assert title.get_window_extent().x1 <= drawn[-1].bbox.x1, "cut off"
 
@@ -406,7 +406,7 @@ def test_what_is_refused(refused, folder):
     assert "neither 'paper' nor a number" in refused(*TABLE1, "--budget", "-1", status=2)
     assert "number of runs, 0, is not between 1 and 1,000" in refused(*ONE, "--seeds", "0", status=2)
     assert "the seed 4 occurs twice" in refused(*ONE, "--seeds", "4,0,4", status=2)
-    assert "'a' is not a whole number: give how many runs, 3, or their seeds" in refused(
+    assert "'a' is not a whole number: use a number of runs, such as 3, or seeds" in refused(
         *ONE, "--seeds", "a,b", status=2
     )
     assert "number of runs, 1001, is not between 1 and 1,000" in refused(*ONE, "--seeds", "1001", status=2)
