@@ -28,7 +28,7 @@ from perturbify.zoo.state_dicts import choose
 from perturbify.zoo.weights import read_weights
 
 PATIENCE_SECONDS = 10.0  # how long a server may be silent during a download
-ANSWER_SECONDS = 5.0  # how long it may take to answer before we count as offline
+ANSWER_SECONDS = 3.0  # how long it may take to answer before we count as offline
 
 # Arguments with which a library would fetch or unpickle weights unasked.
 _RESERVED = {"checkpoint_path", "pretrained", "pretrained_backbone", "weights", "weights_backbone"}
