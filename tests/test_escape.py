@@ -402,7 +402,8 @@ def on_terminal(code, cwd, *arguments):
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         stderr=theirs,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "400"},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "400"},
     )
     os.close(theirs)
     got = b""
