@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from perturbify.data.split import Split
+from perturbify.data.split import Split, as_floats
 
 GREY, COLOUR = 1, 3
 WAYS = {
@@ -36,16 +36,6 @@ class Recoloured(Split):
         self.inner = inner
         self.channels = channels
 
-    def batches(
-        self, batch_size: int, *, order: Tensor | None = None, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Reads the images batch by batch."""
-        for x, y in self.inner.batches(batch_size, order=order, start=start):
-            if self.channels == COLOUR:
-                yield x.expand(-1, COLOUR, -1, -1).contiguous(), y
-            else:
-                yield torch.einsum("nchw,c->nhw", x, x.new_tensor(_LUMINANCE))[:, None].clamp_(0, 1), y
-
     @property
     def bytes(self) -> int | None:
         """Size of the pixels in memory, as stored."""
@@ -64,4 +54,9 @@ class Recoloured(Split):
         return self.inner.digest()
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
-        raise NotImplementedError("its batches are made of the other split's")
+        for pixels in self.inner._read(chunks):
+            if self.channels == COLOUR:
+                yield pixels.expand(-1, COLOUR, -1, -1).contiguous()
+            else:
+                x = as_floats(pixels)
+                yield torch.einsum("nchw,c->nhw", x, x.new_tensor(_LUMINANCE))[:, None].clamp_(0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,71 +11,21 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from perturbify.data.items import LABELS, check_labels, pairs_of
 from perturbify.data.names import told_apart
-from perturbify.data.split import Split, digest_of_dataset
-from perturbify.data.workers import read_in_workers
+from perturbify.data.split import OnDemandSplit
 from perturbify.errors import DataError
 from perturbify.text import first_line, times
 
 _LOOKED_AT = 16  # items whose labels are compared with the dataset's list of labels
 
 
-class MapStyleSplit(Split):
+class MapStyleSplit(OnDemandSplit):
     """A split whose images a user's dataset returns on demand, floats in [0, 1].
 
-    Args:
-        dataset: Returns for an index what :func:`~perturbify.data.items.pairs_of` takes.
-        labels: int64 of shape (N,).
-        size: (C, H, W) of an image.
-        rows: The index within ``dataset`` of each image, int64 of shape (N,); 0..N-1 by default.
-        workers: Processes that read the images; 0 reads them here.
+    Its dataset returns what :func:`~perturbify.data.items.pairs_of` takes; its ``size`` is the (C, H, W) of an image.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        labels: Tensor,
-        size: tuple[int, ...],
-        *,
-        rows: Tensor | None = None,
-        workers: int | None = 0,
-    ) -> None:
-        super().__init__(labels)
-        self.dataset = dataset
-        self.size = size
-        self.rows = torch.arange(len(labels)) if rows is None else rows
-        self.workers = workers
-
-    def batches(
-        self, batch_size: int, *, order: Tensor | None = None, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Reads the images batch by batch, as the dataset returns them."""
-        order = torch.arange(len(self)) if order is None else order.cpu()
-        chunks = order.split(batch_size)[start:] if len(order) else ()
-        for chunk, x in zip(chunks, self._read(chunks), strict=True):
-            yield x, self.labels[chunk]
-
-    @property
-    def bytes(self) -> None:
-        """None: the split holds no pixels."""
-        return None
-
-    def to(self, device: torch.device) -> MapStyleSplit:
-        """The split itself: the images stay in the dataset."""
-        return self
-
-    def subset(self, indices: Tensor) -> MapStyleSplit:
-        """The images at ``indices`` (int64), in that order."""
-        return MapStyleSplit(
-            self.dataset, self.labels[indices], self.size, rows=self.rows[indices], workers=self.workers
-        )
-
-    def digest(self) -> str:
-        """A hash of the labels and, if the dataset names its files, of their names and sizes."""
-        return digest_of_dataset(self.dataset, self.labels, self.rows)
-
-    def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
-        rows = [self.rows[chunk].tolist() for chunk in chunks]
-        return read_in_workers(_Reader(self.dataset, self.size), rows, self.workers)
+    def _reader(self) -> Dataset[Tensor | DataError]:
+        return _Reader(self.dataset, self.size)
 
 
 class _Reader(Dataset[Tensor | DataError]):

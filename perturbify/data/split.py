@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from perturbify.text import times
 
 
 class Split(ABC):
-    """Images with labels, in a fixed order: stored as uint8, read as floats in [0, 1].
+    """Images with labels, in a fixed order: stored as uint8 or floats, read as floats in [0, 1].
 
     Attributes:
         labels: The class of each image, int64 of shape (N,); known without decoding any image.
@@ -52,7 +52,7 @@ class Split(ABC):
         order = torch.arange(len(self)) if order is None else order.cpu()
         chunks = order.split(batch_size)[start:] if len(order) else ()
         for chunk, pixels in zip(chunks, self._read(chunks), strict=True):
-            yield pixels.float().div_(255), self.labels[chunk]
+            yield as_floats(pixels), self.labels[chunk]
 
     @property
     @abstractmethod
@@ -121,7 +121,12 @@ class Split(ABC):
 
     @abstractmethod
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yields uint8 images of shape (B, C, H, W) for each chunk of indices."""
+        """Yields the pixels of each chunk of indices, shape (B, C, H, W): uint8, or floats in [0, 1]."""
+
+
+def as_floats(pixels: Tensor) -> Tensor:
+    """Pixels as float32 in [0, 1]: uint8 is divided by 255, floats stay as they are."""
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
 
 
 class MemorySplit(Split):
@@ -188,14 +193,6 @@ class FloatSplit(MemorySplit):
         labels: int64 of shape (N,).
     """
 
-    def batches(
-        self, batch_size: int, *, order: Tensor | None = None, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Reads the images batch by batch, unchanged."""
-        order = torch.arange(len(self)) if order is None else order.cpu()
-        for chunk in order.split(batch_size)[start:] if len(order) else ():
-            yield self.images[chunk].float(), self.labels[chunk]
-
     def to(self, device: torch.device) -> FloatSplit:
         """The split with its pixels on a device, where its batches are, too."""
         return FloatSplit(self.images.to(device), self.labels)
@@ -205,26 +202,20 @@ class FloatSplit(MemorySplit):
         return FloatSplit(self.images[indices], self.labels[indices])
 
 
-class DecodedSplit(Split):
-    """A split whose images are decoded, resized and cropped on demand.
+class OnDemandSplit(Split):
+    """A split whose images a dataset returns when they are read, in this process or in workers.
 
     Args:
-        dataset: Returns ``(PIL image, label)`` for an index; its ``samples`` or ``filename()``, if any, name an image's
+        dataset: Returns an image and its label for an index; its ``samples`` or ``filename()``, if any, name an image's
             file.
         labels: int64 of shape (N,).
-        size: Side of the square to which images are fitted, in pixels; or the (H, W) that they all have.
+        size: What its reader needs to know of the images' size.
         rows: The index within ``dataset`` of each image, int64 of shape (N,); 0..N-1 by default.
-        workers: Processes that decode; by default up to four, and none for a few images.
+        workers: Processes that read the images; 0 reads them here, None takes up to four, and none for a few images.
     """
 
     def __init__(
-        self,
-        dataset: Any,
-        labels: Tensor,
-        size: int | tuple[int, int],
-        *,
-        rows: Tensor | None = None,
-        workers: int | None = None,
+        self, dataset: Any, labels: Tensor, size: Any, *, rows: Tensor | None = None, workers: int | None = None
     ) -> None:
         super().__init__(labels)
         self.dataset = dataset
@@ -237,35 +228,40 @@ class DecodedSplit(Split):
         """None: the split holds no pixels."""
         return None
 
-    def to(self, device: torch.device) -> DecodedSplit:
-        """The split itself: images are decoded on demand."""
+    def to(self, device: torch.device) -> Self:
+        """The split itself: the images stay in the dataset."""
         return self
 
-    def subset(self, indices: Tensor) -> DecodedSplit:
+    def subset(self, indices: Tensor) -> Self:
         """The images at ``indices`` (int64), in that order."""
-        return DecodedSplit(
-            self.dataset,
-            self.labels[indices],
-            self.size,
-            rows=self.rows[indices],
-            workers=self.workers,
-        )
+        labels, rows = self.labels[indices], self.rows[indices]
+        return type(self)(self.dataset, labels, self.size, rows=rows, workers=self.workers)
 
     def digest(self) -> str:
         """A hash of the labels and, if the dataset names its files, of their names within it and sizes."""
-        return digest_of_dataset(self.dataset, self.labels, self.rows)
+        samples, root = getattr(self.dataset, "samples", None), str(getattr(self.dataset, "root", ""))
+        paths = [] if samples is None else [str(samples[row][0]) for row in self.rows.tolist()]
+        names = [path.removeprefix(root).replace(os.sep, "/").lstrip("/") for path in paths]
+        return digest_of_files(self.labels, names, paths)
 
     def _read(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         rows = [self.rows[chunk].tolist() for chunk in chunks]
-        return read_in_workers(_Decoder(self.dataset, self.size), rows, self.workers)
+        return read_in_workers(self._reader(), rows, self.workers)
+
+    @abstractmethod
+    def _reader(self) -> Dataset[Tensor | DataError]:
+        """Reads a batch for the list of its rows, in this process or a worker."""
 
 
-def digest_of_dataset(dataset: Any, labels: Tensor, rows: Tensor) -> str:
-    """A hash of labels and, if the dataset names its files, of their names within it and sizes."""
-    samples, root = getattr(dataset, "samples", None), str(getattr(dataset, "root", ""))
-    paths = [] if samples is None else [str(samples[row][0]) for row in rows.tolist()]
-    names = [path.removeprefix(root).replace(os.sep, "/").lstrip("/") for path in paths]
-    return digest_of_files(labels, names, paths)
+class DecodedSplit(OnDemandSplit):
+    """A split whose images are decoded, resized and cropped on demand.
+
+    Its dataset returns PIL images; its ``size`` is the side of the square that they are fitted to, in pixels, or the
+    (H, W) that they all have.
+    """
+
+    def _reader(self) -> Dataset[Tensor | DataError]:
+        return _Decoder(self.dataset, self.size)
 
 
 class _Decoder(Dataset[Tensor | DataError]):
