@@ -6,7 +6,6 @@ import csv
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ _COLUMNS = {
     "split": ("split", "part", "subset", "set", "fold"),
 }
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation", "dev")
-_MOST_ROWS = 10**8
+_LONGEST_HEADER = 10_000  # characters that are looked at for the delimiter
 
 
 @dataclass(frozen=True)
@@ -194,10 +193,12 @@ def _text(path: Path) -> Iterator[list[str]]:
     """The header and the rows of a .csv or .tsv file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-            header = next(lines, [])
-            yield header
-            yield from islice(lines, _MOST_ROWS)
+            first = file.readline(_LONGEST_HEADER)
+            file.seek(0)
+            # Spreadsheets of countries with a decimal comma write semicolons.
+            lines = csv.reader(file, delimiter=max(",\t;|", key=first.count), strict=True)
+            yield next(lines, [])
+            yield from lines
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table in UTF-8: {first_line(error)}.") from error
 

@@ -120,8 +120,10 @@ def test_a_manifest_names_images_and_parts(tmp_path: Path) -> None:
     data = load(manifest(tmp_path, ROWS))
     assert data.name == "manifest:m" and data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0, 1] and data.test.labels.tolist() == [1, 0]
-    (tmp_path / "m.tsv").write_text((tmp_path / "m.csv").read_text().replace(",", "\t"))
-    assert load(str(tmp_path / "m.tsv")).fingerprint["digest"] == data.fingerprint["digest"]
+    text = (tmp_path / "m.csv").read_text()
+    for name, between in (("m.tsv", "\t"), ("spreadsheet.csv", ";"), ("bom.csv", ",")):
+        (tmp_path / name).write_text("\ufeff" + text.replace(",", between), encoding="utf-8")
+        assert load(str(tmp_path / name)).fingerprint["digest"] == data.fingerprint["digest"]
     numbers = load(manifest(tmp_path, [row.replace("cat", "0").replace("dog", "1") for row in ROWS]))
     assert numbers.classes == ("0", "1") and numbers.test.labels.tolist() == [1, 0]
 
