@@ -65,7 +65,7 @@ def _report(report: Report) -> list[Fact]:
     criteria = {kind: [c.name for c in report.criteria if c.outcome == kind] for kind in ("fail", "undecided")}
     open_ = criteria["undecided"] + [c.name for c in report.criteria if c.outcome == "not measured"]
     return [
-        ("network", f"{fitted(report.name, 30)}, {fitted(report.architecture, 36)}"),
+        ("network", ", ".join(fitted(part, 33) for part in dict.fromkeys((report.name, report.architecture)))),
         ("images", f"{report.n:,} of {fitted(report.dataset, 24)}, {_adversary(report)}"),
         ("dead", "" if dead is None else f"GRADIENTS ARE DEAD on {percent(dead)} % of the images"),
         ("clean", accuracy(head.clean.value, head.clean.interval)),

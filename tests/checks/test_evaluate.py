@@ -20,6 +20,7 @@ from perturbify import check
 from perturbify.attacks import Crafted, Passes
 from perturbify.checks import PRESETS, Case, CheckPlan, run
 from perturbify.checks.evaluate import ENOUGH, seed_of
+from perturbify.checks.render import to_text
 from perturbify.errors import CheckError
 from perturbify.generators import seeded
 from perturbify.ranks import Ranks
@@ -53,6 +54,11 @@ def test_a_plain_network_and_a_noisy_one():
     assert [r.id for r in random.results] == ALL
     assert not random.deterministic and random.noise_mode == "fresh"
     assert [r.id for r in random.results if r.noise == "off"] == ["twin-pgd"]
+
+
+def test_a_network_without_a_name_is_named_once():
+    report = check(Brightness(), brightness(4, 4), PLAN)
+    assert repr(report).count("Brightness") == to_text(report).count("Brightness") == 1
 
 
 def test_overwhelming_noise_leaves_chance_accuracy():

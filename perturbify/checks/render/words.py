@@ -124,9 +124,10 @@ def columns(report: Report) -> list[Column]:
 
 def subject(report: Report) -> str:
     """What was measured, on one line, without the name."""
+    architecture = "" if report.architecture == report.name else f"{report.architecture}, "
     return (
-        f"{report.architecture}, {report.n} test images of {report.dataset}, l∞ ε = "
-        f"{fraction(report.epsilon)}, preset {report.preset}, seed {report.seed}"
+        f"{architecture}{report.n} test images of {report.dataset}, l∞ ε = {fraction(report.epsilon)}, "
+        f"preset {report.preset}, seed {report.seed}"
     )
 
 
