@@ -92,17 +92,18 @@ def _choice(right: Right, ran: Right) -> Shares:
     return np.where(ran, (draws * shares + PRIOR * left) / (draws + PRIOR), np.nan)
 
 
-def difference(first: Right, second: Right, *, shared: bool) -> Figure:
+def difference(first: Right, second: Right, *, shared: bool, runs: tuple[int, int] = (1, 1)) -> Figure:
     """The accuracy of some answers minus that of others on the same images.
 
     Args:
         first: Shape (n, K), bool.
         second: Shape (m, L), bool; only the first images, which both have, are compared.
         shared: Whether the images of a batch share their draws.
+        runs: As for :func:`~perturbify.checks.statistics.difference_interval`.
     """
     n = min(len(first), len(second))
     a, b = first[:n], second[:n]
-    return Figure(float(a.mean() - b.mean()), difference_interval(a, b, shared=shared))
+    return Figure(float(a.mean() - b.mean()), difference_interval(a, b, shared=shared, runs=runs))
 
 
 def criteria(

@@ -39,14 +39,15 @@ class Figure:
     interval: tuple[float, float]
 
     @classmethod
-    def of(cls, right: Right, *, shared: bool = False) -> Figure:
+    def of(cls, right: Right, *, shared: bool = False, runs: int = 1) -> Figure:
         """The mean of the answers.
 
         Args:
             right: For each image and draw, whether the answer was right; shape (n, K), bool.
             shared: Whether images shared their draws.
+            runs: As for :func:`~perturbify.checks.statistics.mean_interval`.
         """
-        return cls(float(right.mean()), mean_interval(right, shared=shared))
+        return cls(float(right.mean()), mean_interval(right, shared=shared, runs=runs))
 
     @classmethod
     def of_shares(cls, shares: Shares) -> Figure:

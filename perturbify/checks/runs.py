@@ -67,10 +67,10 @@ class Pooled:
 
         Args:
             rights: For each run, image and draw, whether the answer was right; shape (n, K), bool.
-            shared: Whether images shared their draws. Then the differences between runs widen the interval, too.
+            shared: Whether images shared their draws.
         """
         spread = Spread.of([float(right.mean()) for right in rights])
-        return cls(spread, Figure.of(np.hstack(rights), shared=shared).interval)
+        return cls(spread, Figure.of(np.hstack(rights), shared=shared, runs=len(rights)).interval)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Ahead:
     @classmethod
     def of(cls, first: Sequence[Right], second: Sequence[Right], *, shared: bool) -> Ahead:
         """The difference of two groups; arguments as for :class:`Pooled`."""
-        figure = difference(np.hstack(first), np.hstack(second), shared=shared)
+        figure = difference(np.hstack(first), np.hstack(second), shared=shared, runs=(len(first), len(second)))
         means = [[float(right.mean()) for right in rights] for rights in (first, second)]
         return cls(figure.value, figure.interval, welch(*means))
 

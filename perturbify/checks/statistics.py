@@ -38,7 +38,7 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return p - _reach(p * q, p, n), p + _reach(p * q, q, n)
 
 
-def mean_interval(right: Right, *, shared: bool = False) -> tuple[float, float]:
+def mean_interval(right: Right, *, shared: bool = False, runs: int = 1) -> tuple[float, float]:
     """95% interval of the accuracy over all images like these, and over all draws.
 
     Wilson's score (1927) for the images' shares in place of single trials: a bound is where the estimate is 1.96
@@ -55,6 +55,8 @@ def mean_interval(right: Right, *, shared: bool = False) -> tuple[float, float]:
         right: Whether image i was right in draw k; shape (n, K).
         shared: Whether draw k is the same noise for several images, in a batch or in all. One such draw says nothing
             about others, so the interval is then (0, 1): leave it False for a deterministic network.
+        runs: Training runs that the columns come from, one after the other, each with equally many draws. The runs are
+            taken as given: only draws within them vary.
 
     Returns:
         Lower and upper bound in [0, 1].
@@ -64,14 +66,14 @@ def mean_interval(right: Right, *, shared: bool = False) -> tuple[float, float]:
     """
     _demand(right)
     n, draws = right.shape
-    if shared and draws == 1:
+    if shared and draws == runs:
         return 0.0, 1.0
     shares = right.mean(axis=1)
     mean, variance = float(shares.mean()), float(shares.var())
     below, above = _reach(variance, mean, n), _reach(variance, 1 - mean, n)
     if shared and 0 < mean < 1:
         odds = mean / (1 - mean)
-        factor = math.exp(_draws_reach(right.mean(axis=0)) / (mean * (1 - mean)))
+        factor = math.exp(_draws_reach(right.mean(axis=0), runs) / (mean * (1 - mean)))
         below = math.hypot(below, mean - odds / (odds + factor))
         above = math.hypot(above, odds / (odds + 1 / factor) - mean)
     return max(0.0, mean - below), min(1.0, mean + above)
@@ -84,7 +86,9 @@ def shares_interval(shares: Shares) -> tuple[float, float]:
     return max(0.0, mean - _reach(variance, mean, n)), min(1.0, mean + _reach(variance, 1 - mean, n))
 
 
-def difference_interval(first: Right, second: Right, *, shared: bool = False) -> tuple[float, float]:
+def difference_interval(
+    first: Right, second: Right, *, shared: bool = False, runs: tuple[int, int] = (1, 1)
+) -> tuple[float, float]:
     """95% interval of the difference of two accuracies, paired by image.
 
     The score interval of :func:`mean_interval` for the images' differences of shares, from -1 to 1; as in Tango's
@@ -101,6 +105,7 @@ def difference_interval(first: Right, second: Right, *, shared: bool = False) ->
         second: The same images with the other network or attack; shape (n, K₂).
         shared: Whether a draw is the same noise for several images. Then a single column against several is a
             deterministic network, and two single columns say nothing about other draws: the interval is (-1, 1).
+        runs: Training runs of each side, as for :func:`mean_interval`; a run of a single column is deterministic.
 
     Returns:
         Lower and upper bound in [-1, 1].
@@ -112,17 +117,17 @@ def difference_interval(first: Right, second: Right, *, shared: bool = False) ->
     _demand(second)
     if len(first) != len(second):
         raise ValueError(f"{len(first)} images are not paired with {len(second)}")
-    if shared and first.shape[1] == second.shape[1] == 1:
+    if shared and (first.shape[1], second.shape[1]) == runs:
         return -1.0, 1.0
     n = len(first)
     differences = first.mean(axis=1) - second.mean(axis=1)
     mean, variance = float(differences.mean()), float(differences.var())
     below, above = _reach(variance, 1 + mean, n), _reach(variance, 1 - mean, n)
     if shared:
-        columns = [first.mean(axis=0), second.mean(axis=0)]
-        if first.shape == second.shape:
-            columns = [columns[0] - columns[1]]
-        draws = math.hypot(*(_draws_reach(means) for means in columns if len(means) > 1))
+        columns = list(zip((first.mean(axis=0), second.mean(axis=0)), runs, strict=True))
+        if first.shape == second.shape and runs[0] == runs[1]:
+            columns = [(columns[0][0] - columns[1][0], runs[0])]
+        draws = math.hypot(*(_draws_reach(means, number) for means, number in columns if len(means) > number))
         below, above = math.hypot(below, draws), math.hypot(above, draws)
     return max(-1.0, mean - below), min(1.0, mean + above)
 
@@ -190,9 +195,9 @@ def _reach(variance: float, room: float, n: int) -> float:
     return (half + math.sqrt(half * half + (1 + c) * c * variance)) / (1 + c)
 
 
-def _draws_reach(means: NDArray[np.float64]) -> float:
-    """Half the width of Student's interval for the mean of K > 1 independent values."""
+def _draws_reach(means: NDArray[np.float64], runs: int) -> float:
+    """Half the width of Student's interval for the mean of K > 1 independent values in each of so many given runs."""
     from scipy.special import stdtrit
 
-    draws = len(means)
-    return float(stdtrit(draws - 1, (1 + LEVEL) / 2) * means.std(ddof=1) / math.sqrt(draws))
+    variance = means.reshape(runs, -1).var(axis=1, ddof=1).mean() / len(means)
+    return float(stdtrit(len(means) - runs, (1 + LEVEL) / 2) * math.sqrt(variance))

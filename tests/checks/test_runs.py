@@ -67,6 +67,25 @@ def test_a_difference_covers_images_and_runs():
     assert Ahead.of(ours[:1], theirs, shared=False).over_runs is None
 
 
+def test_shared_draws_vary_within_runs_alone():
+    """Deterministic runs beside noisy ones whose images share their draws: the spread of runs is not that of draws."""
+    generator = np.random.default_rng(2)
+    plain = [generator.random((400, 1)) < share for share in (0.3, 0.5)]
+    odds = [generator.normal(share, 0.02, 20) for share in (0.45, 0.65)]
+    noisy = [generator.random((400, 20)) < each for each in odds]
+    ahead = Ahead.of(noisy, plain, shared=True)
+    value, (low, high) = ahead.value, ahead.over_images
+    free = Ahead.of(noisy, plain, shared=False).over_images
+    assert low < free[0] and high > free[1] and high - low < 1.5 * (free[1] - free[0])
+    within = np.sqrt(sum(np.var(run.mean(axis=0), ddof=1) / 20 for run in noisy)) / 2
+    from scipy.stats import t
+
+    assert high == pytest.approx(value + np.hypot(free[1] - value, t.ppf(0.975, 38) * within))
+    one, two = Pooled.of(noisy, shared=True).over_images, Pooled.of([noisy[0]] * 2, shared=True).over_images
+    assert one[1] - one[0] < 0.2 and two == pytest.approx(mean_interval(noisy[0], shared=True), abs=0.01)
+    assert Ahead.of(plain, plain, shared=True).over_images == (-1, 1), "one draw a run says nothing"
+
+
 @pytest.mark.parametrize(
     ("images", "runs", "verdict"),
     [
